@@ -1,0 +1,12 @@
+from .checks import as_rows as as_rows
+from .datasets import Dataset as Dataset
+from .datasets import load_dataset as load_dataset
+from .engines.em import fit_em as fit_em
+from .families import FAMILIES as FAMILIES
+from .families import Family as Family
+from .mixture import Mixture as Mixture
+from .moments import expected_moments as expected_moments
+from .moments import log_likelihood as log_likelihood
+from .results import Fit as Fit
+from .results import FitWarning as FitWarning
+from .results import ResultCode as ResultCode

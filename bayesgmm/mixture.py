@@ -1,0 +1,275 @@
+r"""What a Gaussian mixture is: the pytree `Mixture`, its density, responsibilities and sampling.
+
+The density of one row x in d dimensions under k components is
+
+$$ p(x) = \sum_{j=1}^{k} w_j \, \mathcal N(x \mid \mu_j, \Sigma_j). $$
+
+This module is the only place where a Gaussian log-density is formed, and the only one that sums over components
+(`joint_and_marginal`). Every engine, criterion and plot of the package calls it.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from bayesgmm.precision import AnyArray, matching_precision
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "precision_factor"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Mixture:
+    r"""A Gaussian mixture, or many of them: every field may carry the same leading axes, such as (chain, draw).
+
+    `precision_factor` is $F_j$ with $\Sigma_j^{-1} = F_j^\top F_j$, the map that whitens component $j$. It has one of
+    two representations, and nothing in the package asks for more:
+
+    * triangular, shape (..., e, d, d): lower triangular with a positive diagonal;
+    * diagonal, shape (..., e, d): the reciprocals of the standard deviations.
+
+    e is 1 where all components share one covariance, else k. Storing the factor of the precision rather than of the
+    covariance makes the density a product instead of a triangular solve: faster, and exact for ill-conditioned
+    covariances.
+
+    Attributes:
+        log_weights: log mixing proportions, shape (..., k).
+        means: component means in the units of the data, shape (..., k, d).
+        precision_factor: see above, in reciprocal units of the data.
+    """
+
+    log_weights: Shaped[AnyArray, "*draws k"]
+    means: Shaped[AnyArray, "*draws k d"]
+    precision_factor: Shaped[AnyArray, "*draws e d d"] | Shaped[AnyArray, "*draws e d"]
+
+    @classmethod
+    def from_covariances(cls, weights: Any, means: Any, covariances: Any) -> Self:
+        """The mixture with these mixing proportions (k), means (k, d) and covariances.
+
+        Covariances are (e, d, d), or (e, d) variances for a diagonal representation, with e either 1 or k; further
+        leading axes are shared by all three. A covariance that is not positive definite gives NaN factors, as
+        elsewhere in JAX.
+        """
+        weights, means, covariances = (_as_array(value) for value in (weights, means, covariances))
+        return cls(*_fields_from_covariances(weights, means, covariances))
+
+    @property
+    def num_components(self) -> int:
+        """k."""
+        return self.means.shape[-2]
+
+    @property
+    def num_features(self) -> int:
+        """d."""
+        return self.means.shape[-1]
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the precision factor is stored as a diagonal."""
+        return self.precision_factor.ndim == self.means.ndim
+
+    @property
+    def draw_shape(self) -> tuple[int, ...]:
+        """Shape of the leading axes, () for a single mixture."""
+        return self.means.shape[:-2]
+
+    @property
+    def weights(self) -> Shaped[AnyArray, "*draws k"]:
+        """Mixing proportions, shape (..., k)."""
+        return _weights(self)
+
+    @property
+    def covariances(self) -> Shaped[AnyArray, "*draws k d d"]:
+        """Dense covariance of every component, shape (..., k, d, d), in squared units of the data."""
+        return _covariances(self)
+
+    @property
+    def scales(self) -> Shaped[AnyArray, "*draws k d"]:
+        """Standard deviation of every component along every feature, shape (..., k, d)."""
+        return _scales(self)
+
+    def __getitem__(self, index: Any) -> "Mixture":
+        """Select among the leading axes: `posterior[0, 10]` is draw 10 of chain 0."""
+        if not self.draw_shape:
+            raise IndexError("a single mixture has no leading axes to index; use .permute to reorder components")
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def permute(self, order: Any) -> "Mixture":
+        """The same mixture with its components in another order; `order` has shape (..., k)."""
+        return _permute(self, order)
+
+    def joint_log_prob(self, x: Any) -> Float[AnyArray, "*draws n k"]:
+        r"""$\log w_j + \log \mathcal N(x_i \mid \mu_j, \Sigma_j)$ for every row and component, shape (..., n, k)."""
+        return _over_rows(_joint_rows, self, x)
+
+    def log_prob(self, x: Any) -> Float[AnyArray, "*draws n"]:
+        r"""$\log p(x_i)$ for every row, shape (..., n)."""
+        return _over_rows(_log_prob, self, x)
+
+    def responsibilities(self, x: Any) -> Float[AnyArray, "*draws n k"]:
+        r"""Posterior probability $p(j \mid x_i)$ of every component for every row, shape (..., n, k)."""
+        return _over_rows(_responsibilities, self, x)
+
+    def predict(self, x: Any) -> Int[AnyArray, "*draws n"]:
+        """Hard assignment of every row: the component of largest responsibility, shape (..., n)."""
+        return _over_rows(_predict, self, x)
+
+    def sample(self, num_rows: int, *, key: Key[Array, ""]) -> Float[AnyArray, "*draws n d"]:
+        """`num_rows` independent rows from the mixture (from every draw, if there are leading axes)."""
+        return _sample(self, key, num_rows)
+
+
+def over_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:
+    """`function` of one mixture, mapped over the leading axes that `mixture` has."""
+    for _ in mixture.draw_shape:
+        function = jax.vmap(function)
+    return function
+
+
+def factor_of_covariances(covariances: Array, diagonal: bool) -> Array:
+    """Precision factor of covariances (..., d, d), or of variances (..., d) for the diagonal representation."""
+    if diagonal:
+        return 1.0 / jnp.sqrt(covariances)
+    lower = jnp.linalg.cholesky(covariances, symmetrize_input=False)
+    return solve_triangular(
+        lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape), lower=True
+    )
+
+
+def whiten(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
+    r"""$F_j (x_i - \mu_j)$, with rows as the fastest axis, in which exp and sums over components vectorise."""
+    centred = x.T[None] - mixture.means[:, :, None]
+    if mixture.is_diagonal:
+        return centred * mixture.precision_factor[:, :, None]
+    factor = jnp.tril(mixture.precision_factor)
+    factor = jnp.broadcast_to(factor, (mixture.num_components, *factor.shape[1:]))
+    return jnp.matmul(factor, centred, precision="highest")
+
+
+def log_normaliser(mixture: Mixture) -> Float[Array, " k"]:
+    r"""$\log|F_j| - \tfrac d2 \log 2\pi$, the log-density of every component at its own mean."""
+    factor = mixture.precision_factor
+    diagonal = factor if mixture.is_diagonal else jnp.diagonal(factor, axis1=-2, axis2=-1)
+    log_determinant = jnp.broadcast_to(jnp.log(diagonal).sum(-1), (mixture.num_components,))
+    return log_determinant - 0.5 * mixture.num_features * math.log(2 * math.pi)
+
+
+def joint_of_whitened(mixture: Mixture, whitened: Float[Array, "k d n"]) -> Float[Array, "k n"]:
+    r"""$\log w_j + \log|F_j| - \tfrac d2 \log 2\pi - \tfrac12 \lVert F_j (x_i - \mu_j) \rVert^2$. The one density."""
+    return (mixture.log_weights + log_normaliser(mixture))[:, None] - 0.5 * jnp.square(whitened).sum(1)
+
+
+def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
+    """Whitened rows (k, d, n), joint log-densities (k, n) and the marginal log-density (n) of every row."""
+    whitened = whiten(mixture, x)
+    joint = joint_of_whitened(mixture, whitened)
+    return whitened, joint, jax.nn.logsumexp(joint, axis=0)
+
+
+def covariance_factor(factor: AnyArray) -> Array:
+    r"""Lower triangular $L$ with $\Sigma = L L^\top$, from a triangular precision factor: its inverse."""
+    identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
+    return solve_triangular(factor, identity, lower=True)
+
+
+def _as_array(value: Any) -> AnyArray:
+    return value if isinstance(value, jax.Array) else np.asarray(value)
+
+
+@matching_precision
+def _over_rows(function: Callable[[Mixture, Array], Array], mixture: Mixture, x: Any) -> Array:
+    x = jnp.asarray(x, dtype=mixture.means.dtype)
+    if x.ndim != 2 or x.shape[1] != mixture.num_features:
+        raise ValueError(f"x must have shape (rows, {mixture.num_features}) like the means; got {x.shape}")
+    return over_draws(lambda mixture: function(mixture, x), mixture)(mixture)
+
+
+@jax.jit
+def _joint_rows(mixture: Mixture, x: Array) -> Array:
+    return joint_and_marginal(mixture, x)[1].T
+
+
+@jax.jit
+def _log_prob(mixture: Mixture, x: Array) -> Array:
+    return joint_and_marginal(mixture, x)[2]
+
+
+@jax.jit
+def _responsibilities(mixture: Mixture, x: Array) -> Array:
+    _, joint, marginal = joint_and_marginal(mixture, x)
+    return jnp.exp(joint - marginal[None]).T
+
+
+@jax.jit
+def _predict(mixture: Mixture, x: Array) -> Array:
+    return joint_and_marginal(mixture, x)[1].argmax(0)
+
+
+@matching_precision
+def _fields_from_covariances(weights: Any, means: Any, covariances: Any) -> tuple[Array, Array, Array]:
+    weights, means, covariances = (jnp.asarray(value) for value in (weights, means, covariances))
+    return jnp.log(weights), means, factor_of_covariances(covariances, covariances.ndim == means.ndim)
+
+
+@matching_precision
+def _weights(mixture: Mixture) -> Array:
+    return jnp.exp(mixture.log_weights)
+
+
+@matching_precision
+@jax.jit
+def _covariances(mixture: Mixture) -> Array:
+    factor = mixture.precision_factor
+    if mixture.is_diagonal:
+        dense = jnp.square(1.0 / factor)[..., None] * jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    else:
+        lower = covariance_factor(factor)
+        dense = jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
+    return jnp.broadcast_to(dense, (*mixture.means.shape, mixture.num_features))
+
+
+@matching_precision
+def _scales(mixture: Mixture) -> Array:
+    return jnp.sqrt(jnp.diagonal(_covariances(mixture), axis1=-2, axis2=-1))
+
+
+@matching_precision
+def _permute(mixture: Mixture, order: Any) -> Mixture:
+    num_leading = len(mixture.draw_shape)
+    order = jnp.broadcast_to(jnp.asarray(order), mixture.log_weights.shape)
+
+    def reorder(field: Any) -> Array:
+        field = jnp.asarray(field)
+        if field.shape[num_leading] == 1:
+            return field
+        index = order.reshape(*order.shape, *(1,) * (field.ndim - order.ndim))
+        return jnp.take_along_axis(field, index, axis=num_leading)
+
+    return jax.tree.map(reorder, mixture)
+
+
+@matching_precision
+def _sample(mixture: Mixture, key: Array, num_rows: int) -> Array:
+    keys = jax.random.split(key, mixture.draw_shape) if mixture.draw_shape else key
+    return over_draws(functools.partial(_sample_one, num_rows=num_rows), mixture)(mixture, keys)
+
+
+@functools.partial(jax.jit, static_argnames="num_rows")
+def _sample_one(mixture: Mixture, key: Array, *, num_rows: int) -> Array:
+    label_key, normal_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, mixture.log_weights, shape=(num_rows,))
+    noise = jax.random.normal(normal_key, (num_rows, mixture.num_features), dtype=mixture.means.dtype)
+    factor = jnp.broadcast_to(mixture.precision_factor, (mixture.num_components, *mixture.precision_factor.shape[1:]))
+    if mixture.is_diagonal:
+        return mixture.means[labels] + noise / factor[labels]
+    return mixture.means[labels] + jnp.einsum(
+        "nij,nj->ni", covariance_factor(factor)[labels], noise, precision="highest"
+    )

@@ -1,0 +1,53 @@
+"""Floating-point precision: every result has the precision of its input, whatever JAX's global setting.
+
+JAX computes in float32 unless 64-bit types are enabled for the whole process. A library must not change a global
+setting, and a density silently rounded to seven digits is a wrong density. So the entry points are decorated with
+`matching_precision`: float64 arrays in, float64 arrays out.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+AnyArray = jax.Array | np.ndarray
+"""An array of JAX or of NumPy; fields of results are NumPy arrays where JAX itself is limited to float32."""
+
+
+def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """Compute in float64 when an array argument is float64.
+
+    Where JAX's 64-bit types are switched off, they are switched on for the duration of the call and the result is
+    handed back in NumPy arrays, which keep their precision in whatever is done with them next. Everywhere else (64-bit
+    types on, float32 input, or inside the caller's own `jit`, `vmap` or `grad`) nothing changes.
+    """
+
+    @functools.wraps(function)
+    def at_input_precision(*args: P.args, **kwargs: P.kwargs) -> R:
+        if jax.config.jax_enable_x64 or not _holds_concrete_float64((args, kwargs)):  # pyright: ignore[reportAttributeAccessIssue]
+            return function(*args, **kwargs)
+        with jax.enable_x64(True):
+            return jax.tree.map(_as_numpy, function(*args, **kwargs))
+
+    return at_input_precision
+
+
+def _holds_concrete_float64(arguments: Any) -> bool:
+    if is_traced(arguments):
+        return False
+    return any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(arguments))
+
+
+def is_traced(value: Any) -> bool:
+    """Whether the value is known only to the caller's own `jit`, `vmap` or `grad`: it has a shape but no contents."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _as_numpy(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return np.asarray(leaf)
