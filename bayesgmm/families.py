@@ -44,6 +44,7 @@ class Family:
         return (k - 1) + k * d + self.num_covariance_parameters(k, d)
 
     def has_correlations(self, num_features: int) -> bool:
+        """Whether covariances have entries off the diagonal."""
         return not self.diagonal and num_features > 1
 
 

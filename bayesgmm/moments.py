@@ -17,6 +17,7 @@ differentiable again.
 Row weights and padding are the business of this module and of no other.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Moments:
     def __add__(self, other: Self) -> Self:
         """Moments of both sets of rows; they must be about the same origin."""
         both = jax.tree.map(jnp.add, self, other)
-        return type(self)(self.origin, both.count, both.first, both.second, both.log_likelihood)
+        return dataclasses.replace(both, origin=self.origin)
 
 
 @matching_precision
@@ -193,7 +194,7 @@ def _sum_over_blocks(
     padded = jnp.concatenate([row_weights, jnp.zeros(-num_rows % size, row_weights.dtype)])
     blocks = (_blocks(x, size), padded.reshape(-1, size), *(_blocks(other, size) for other in others))
     shapes = jax.eval_shape(function, *(block[0] for block in blocks))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     return jax.lax.scan(lambda sums, block: (jax.tree.map(jnp.add, sums, function(*block)), None), zeros, blocks)[0]
 
 
@@ -223,7 +224,8 @@ def _expected_moments(mixture: Mixture, x: Array, row_weights: Array) -> Moments
         first, second = _weighted_sums(shares, x.T[None] - mixture.means[:, :, None], mixture.is_diagonal)
         return shares.sum(1), first, second, jnp.dot(v, marginal, precision="highest")
 
-    return Moments(mixture.means, *_sum_over_blocks(block, x, row_weights, num_components=mixture.num_components))
+    sums = _sum_over_blocks(block, x, row_weights, num_components=mixture.num_components)
+    return Moments(mixture.means, *sums)
 
 
 @jax.custom_jvp

@@ -7,15 +7,18 @@ setting, and a density silently rounded to seven digits is a wrong density. So t
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-AnyArray = jax.Array | np.ndarray
-"""An array of JAX or of NumPy; fields of results are NumPy arrays where JAX itself is limited to float32."""
+if TYPE_CHECKING:
+    AnyArray = Any  # to a type checker JAX and NumPy arrays differ; to the functions here they are alike
+else:
+    AnyArray = jax.Array | np.ndarray
+"""An array of JAX, or of NumPy where JAX itself is limited to float32."""
 
 
 def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:

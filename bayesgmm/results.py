@@ -65,7 +65,7 @@ class FitWarning(UserWarning):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["mixture", "log_likelihood", "result", "num_steps", "trace", "draws", "sample_stats"],
+    data_fields=["mixture", "log_likelihood", "result", "num_steps", "trace", "draws", "sample_stats", "summary"],
     meta_fields=["engine", "family"],
 )
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Fit:
             (MAP), ELBO (VI), log posterior density of every draw (NUTS, with chains as the first axis). NaN past
             `num_steps`.
         draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
-        sample_stats: what the sampler said about every draw, arrays (chain, draw); empty for other engines.
+        sample_stats: what the sampler said about every draw, arrays (chain, draw) with ArviZ's names; else empty.
+        summary: single numbers that tell how far to trust the fit, such as NUTS's worst R-hat.
     """
 
     engine: str
@@ -96,6 +97,7 @@ class Fit:
     trace: Float[AnyArray, "*restarts steps"]
     draws: Mixture | None = None
     sample_stats: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def code(self) -> ResultCode:

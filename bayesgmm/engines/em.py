@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bayesgmm.checks import as_row_weights, as_rows, enough_rows
+from bayesgmm.checks import InputError, as_row_weights, as_rows, enough_rows
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import Moments, expected_moments, maximise
@@ -71,21 +71,21 @@ def fit_em(
         A `Fit`; components of random starts are sorted by their means, first feature first.
 
     Raises:
-        ValueError: for arguments that cannot be fitted, before anything is compiled.
+        InputError: for arguments that cannot be fitted, before anything is compiled.
     """
     family = get_family(family)
     x = as_rows(x)
     enough_rows(x, num_components, family)
     weights = as_row_weights(row_weights, x)
     if start is None and key is None:
-        raise ValueError("key=None, but random starts need one; pass key=jax.random.key(seed), or a start")
+        raise InputError("key=None, but random starts need one; pass key=jax.random.key(seed), or a start")
     if start is not None and start.means.shape != (num_components, x.shape[1]):
-        raise ValueError(
+        raise InputError(
             f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
             f"{x.shape[1]} features"
         )
     if num_restarts < 1 or max_steps < 1:
-        raise ValueError(f"num_restarts={num_restarts} and max_steps={max_steps} must both be at least 1")
+        raise InputError(f"num_restarts={num_restarts} and max_steps={max_steps} must both be at least 1")
     fit = _fit(x, weights, num_components, family, key, num_restarts, start, tol, max_steps, reg_covar)
     return announce(fit, on_failure)
 
@@ -236,7 +236,7 @@ def _failure(mixture: Mixture) -> Array:
 
 
 def _collapsed(mixture: Mixture, count: Array, ridge: Array, variances: Array, num_rows: int) -> Array:
-    """Whether a component is empty, or its variance along some direction is the ridge's or rounding's, not the data's."""
+    """Whether a component is empty, or has a variance that is the ridge's or rounding's and not the data's."""
     factor = mixture.precision_factor
     diagonal = factor if mixture.is_diagonal else jnp.diagonal(factor, axis1=-2, axis2=-1)
     floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, 100 * jnp.finfo(factor.dtype).eps * variances)

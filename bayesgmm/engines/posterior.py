@@ -1,0 +1,66 @@
+"""From draws of the model's sites to a `Fit`: mixtures with matched labels, their mean, and its log-likelihood."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesgmm.engines import space
+from bayesgmm.families import Family
+from bayesgmm.labels import relabel
+from bayesgmm.mixture import Mixture, factor_of_covariances
+from bayesgmm.moments import log_likelihood
+from bayesgmm.priors import Prior
+from bayesgmm.results import Fit, ResultCode
+
+
+def posterior_fit(
+    engine: str,
+    sites: space.Sites,
+    x: Array,
+    family: Family,
+    prior: Prior,
+    reference: Mixture,
+    *,
+    result: ResultCode,
+    num_steps: int,
+    trace: Array,
+    sample_stats: dict[str, Any],
+    summary: dict[str, Any],
+) -> Fit:
+    """The fit made of draws of the standardised model's sites, arrays with leading axes (chain, draw)."""
+    draws = jax.vmap(jax.vmap(lambda one: space.mixture_of(one, family, prior)))(sites)
+    draws = relabel(draws, reference)
+    mixture = mean_mixture(draws)
+    return Fit(
+        engine=engine,
+        family=family.name,
+        mixture=mixture,
+        log_likelihood=log_likelihood(mixture, x),
+        result=np.int32(result),
+        num_steps=np.int32(num_steps),
+        trace=trace,
+        draws=draws,
+        sample_stats=sample_stats,
+        summary=summary,
+    )
+
+
+def mean_mixture(draws: Mixture) -> Mixture:
+    """The mixture of posterior means of weights, means and covariances; draws must have matched labels.
+
+    Averages of covariances stay inside every family whose covariances are closed under averaging, as are all four.
+    """
+    axes = tuple(range(len(draws.draw_shape)))
+    covariances = draws.covariances
+    num_factors = draws.precision_factor.shape[len(axes)]
+    covariances = jnp.mean(covariances, axis=axes)[:num_factors]
+    if draws.is_diagonal:
+        covariances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    return Mixture(
+        jnp.log(jnp.mean(draws.weights, axis=axes)),
+        jnp.mean(draws.means, axis=axes),
+        factor_of_covariances(covariances, draws.is_diagonal),
+    )

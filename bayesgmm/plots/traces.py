@@ -1,0 +1,164 @@
+"""What every engine watched while it ran."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bayesgmm.plots.panels import root_figure
+from bayesgmm.plots.style import FONT_SIZE, PALETTE, tidy
+from bayesgmm.results import Fit
+
+_LONG = 50  # steps from which the first ones may leave the panel, so that the end can be seen
+_SMOOTHED = 25  # the smoothed ELBO averages a window of this fraction of the steps
+
+
+class _Watched(NamedTuple):
+    title: str
+    step: str
+    quantity: str
+
+
+_WATCHED = {
+    "em": _Watched("EM", "step", "log-likelihood"),
+    "map": _Watched("MAP", "step", "log posterior density"),
+    "vi": _Watched("VI", "step", "ELBO"),
+    "nuts": _Watched("NUTS", "draw", "log posterior density"),
+}
+
+
+def plot_traces(fits: Mapping[str, Fit], *, axes: Any = None) -> Figure:
+    """Draw what each engine watched, one panel for every engine among the fits.
+
+    EM: the log-likelihood at every step. MAP: the log posterior density at every step. VI: the ELBO at every step, raw
+    and averaged over a moving window of 1/25 of the steps. NUTS: the log posterior density of every draw, by chain.
+    Where a trace is long, the limits show where it settled rather than where it started.
+
+    Args:
+        fits: fits by name; fits of the same engine share a panel.
+        axes: axes to draw on, one for every engine, in the order in which engines first occur.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for no fits, a trace without a finite value, or the wrong number of axes.
+    """
+    if not fits:
+        raise ValueError("fits is empty; give at least one, such as {'EM': fit}")
+    engines = list(dict.fromkeys(fit.engine for fit in fits.values()))
+    if axes is None:
+        num_columns = min(len(engines), 2)
+        num_rows = -(-len(engines) // num_columns)
+        figure = Figure(figsize=(3.8 * num_columns + 0.2, 2.7 * num_rows), layout="constrained")
+        axes = figure.subplots(num_rows, num_columns, squeeze=False)
+        for spare in axes.ravel()[len(engines) :]:
+            spare.set_axis_off()
+        axes = axes.ravel()[: len(engines)]
+    axes = np.ravel(np.asarray(axes, object))
+    if len(axes) != len(engines):
+        raise ValueError(f"axes holds {len(axes)} axes, but the fits are of {len(engines)} engines")
+    for engine, ax in zip(engines, axes, strict=True):
+        traces = {name: trace_lines(name, fit) for name, fit in fits.items() if fit.engine == engine}
+        _draw_panel(ax, engine, traces)
+    return root_figure(axes[0])
+
+
+def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
+    """The trace as one line for every chain or restart, without the padding at its end.
+
+    Raises:
+        ValueError: when no value is finite.
+    """
+    trace = np.asarray(fit.trace, np.float64)
+    lines = trace.reshape(-1, trace.shape[-1])
+    used = np.flatnonzero(np.isfinite(lines).any(0))
+    if not used.size:
+        raise ValueError(f"the trace of fit {name!r} has no finite value; look at fit.code")
+    lines = lines[:, : used[-1] + 1]
+    # An infinite objective has no place on the axis: a gap.
+    return np.where(np.isfinite(lines), lines, np.nan)
+
+
+def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "lines steps"]]) -> None:
+    watched = _WATCHED.get(engine, _Watched(engine.upper(), "step", "objective"))
+    ax.set_title(f"{watched.title}: {watched.quantity}", loc="left")
+    ax.set_xlabel(watched.step)
+    ax.set_ylabel(watched.quantity)
+    longest = max(lines.shape[1] for lines in traces.values())
+    drawn = 0
+    for name, lines in traces.items():
+        for row, values in enumerate(lines):
+            label = f"chain {row}" if engine == "nuts" else f"run {row}" if len(lines) > 1 else name
+            if len(traces) > 1 and len(lines) > 1:
+                label = f"{name}, {label}"
+            _draw_line(ax, engine, values, label, PALETTE[drawn % len(PALETTE)])
+            drawn += 1
+    # The density of draws has no start to leave behind, and EM takes few steps, all of them of interest.
+    if engine not in ("nuts", "em") and longest > _LONG:
+        ax.set_ylim(settled_limits(list(traces.values())))
+    ax.margins(x=0.02)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    tidy(ax)
+    if 1 < drawn <= 8:
+        _add_legend(ax, engine, drawn)
+
+
+def _draw_line(ax: Axes, engine: str, values: Float[np.ndarray, " steps"], label: str, colour: str) -> None:
+    steps = np.arange(len(values))
+    if engine == "vi":
+        ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3, rasterized=len(values) > 5000, gid="raw")
+        ax.plot(
+            *smooth(values, max(len(values) // _SMOOTHED, 1)), color=colour, linewidth=1.6, label=label, gid="smooth"
+        )
+    elif engine == "nuts":
+        ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.75, rasterized=len(values) > 5000, label=label)
+    else:
+        marker = "o" if len(values) <= _LONG else ""
+        ax.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3.0, label=label)
+
+
+def smooth(values: Float[np.ndarray, " steps"], window: int) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Centres and means of a moving window, over the finite values in it."""
+    finite = np.isfinite(values)
+    kernel = np.ones(window)
+    count = np.convolve(finite, kernel, mode="valid")
+    total = np.convolve(np.where(finite, values, 0.0), kernel, mode="valid")
+    centres = np.arange(len(count)) + (window - 1) / 2
+    return centres[count > 0], total[count > 0] / count[count > 0]
+
+
+def settled_limits(traces: list[Float[np.ndarray, "lines steps"]]) -> tuple[float, float]:
+    """Limits that hold nearly all of the second half of every trace, and as much again below for the way there."""
+    lows, highs = [], []
+    for lines in traces:
+        half = lines[:, lines.shape[1] // 2 :]
+        low, high = np.nanquantile(half, [0.02, 0.998])
+        lows.append(low)
+        highs.append(high)
+    low, high = float(min(lows)), float(max(highs))
+    span = high - low or max(abs(high), 1.0) * 1e-3
+    return low - 1.2 * span, high + 0.2 * span
+
+
+def _add_legend(ax: Axes, engine: str, num_lines: int) -> None:
+    """Rising traces leave the lower right free; draws leave nothing free, so room is made below them."""
+    if engine == "nuts":
+        low, high = ax.get_ylim()
+        ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // 4), high)
+    legend = ax.legend(
+        loc="lower center" if engine == "nuts" else "lower right",
+        ncols=4 if engine == "nuts" else 1,
+        frameon=False,
+        fontsize=FONT_SIZE - 1,
+        handlelength=1.2,
+        columnspacing=1.0,
+    )
+    for handle in legend.get_lines():
+        handle.set_linewidth(1.6)
+        handle.set_alpha(1.0)

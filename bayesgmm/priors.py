@@ -1,0 +1,127 @@
+r"""Priors on the parameters of a mixture.
+
+The weakly informative prior, scaled from the data so that the units of a feature do not matter:
+
+$$ w \sim \mathrm{Dirichlet}(\alpha), \quad \mu_{jl} \sim \mathcal N(m_l, s_l^2), \quad
+   \log \sigma_{jl} \sim \mathcal N(\log t_l, \tau^2), \quad R_j \sim \mathrm{LKJ}(\eta), $$
+
+with $\Sigma_j = \operatorname{diag}(\sigma_j) R_j \operatorname{diag}(\sigma_j)$. The log-normal scales vanish at zero
+faster than any power, so a component cannot collapse onto a row: the posterior density is bounded, which it is not
+under a half-normal or half-Cauchy scale.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bayesgmm.checks import InputError, as_rows
+from bayesgmm.precision import AnyArray, is_traced
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "concentration",
+        "mean_loc",
+        "mean_scale",
+        "scale_median",
+        "scale_sigma",
+        "correlation_concentration",
+    ],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Prior:
+    """Numbers of the weakly informative prior; a pytree, so another number is not another compilation.
+
+    Attributes:
+        concentration: Dirichlet parameter of the weights, one for each component, shape (k).
+        mean_loc: prior mean of the component means, in the units of the data, shape (d).
+        mean_scale: prior standard deviation of the component means, in the units of the data, shape (d).
+        scale_median: prior median of a component's standard deviation along each feature, shape (d).
+        scale_sigma: standard deviation of the logarithm of those standard deviations, ().
+        correlation_concentration: LKJ concentration; 1 is uniform over correlation matrices, larger favours none, ().
+    """
+
+    concentration: Float[AnyArray, " k"]
+    mean_loc: Float[AnyArray, " d"]
+    mean_scale: Float[AnyArray, " d"]
+    scale_median: Float[AnyArray, " d"]
+    scale_sigma: Float[AnyArray, ""]
+    correlation_concentration: Float[AnyArray, ""]
+
+    def describe(self, feature_names: Any = None) -> str:
+        """What the prior assumes, in words and numbers."""
+        names = feature_names or [f"x{index}" for index in range(len(self.mean_loc))]
+        spread = float(np.exp(1.96 * np.asarray(self.scale_sigma)))
+        lines = [
+            f"weights      ~ Dirichlet({', '.join(f'{value:g}' for value in np.asarray(self.concentration))})",
+            "means        ~ Normal, "
+            + "; ".join(
+                f"{name}: mean {loc:.4g}, sd {scale:.4g}"
+                for name, loc, scale in zip(names, self.mean_loc, self.mean_scale, strict=True)
+            ),
+            f"scales       ~ LogNormal, sd of the logarithm {float(self.scale_sigma):g}; median and 95% interval "
+            + "; ".join(
+                f"{name}: {median:.4g} ({median / spread:.3g} to {median * spread:.3g})"
+                for name, median in zip(names, self.scale_median, strict=True)
+            ),
+            f"correlations ~ LKJ({float(self.correlation_concentration):g}) (families full and tied, several features)",
+        ]
+        return "\n".join(lines)
+
+
+def default_prior(
+    x: Any,
+    num_components: int,
+    *,
+    concentration: Any = 2.0,
+    mean_loc: Any = None,
+    mean_scale: Any = None,
+    scale_median: Any = None,
+    scale_sigma: Any = 1.0,
+    correlation_concentration: Any = 2.0,
+) -> Prior:
+    r"""The weakly informative prior for rows x (n, d), with any of its numbers set by the caller.
+
+    Defaults: means are centred on the column means with twice the columns' standard deviations; the median scale of a
+    component is the column's standard deviation divided by $k^{1/d}$, so that k components of that size fill the
+    volume of the data (the choice of Fraley & Raftery 2007, section 3, for their inverse-Wishart scale).
+
+    Raises:
+        InputError: for a number out of range or of a shape that fits neither k nor d.
+    """
+    x = as_rows(x)
+    num_features = x.shape[1]
+    array = jnp if is_traced(x) else np
+    dtype = x.dtype
+    loc, sd = x.mean(0), x.std(0)
+
+    def number(name: str, value: Any, shape: tuple[int, ...], positive: bool = True) -> Any:
+        if is_traced(value):
+            return jnp.broadcast_to(value, shape)
+        given = np.asarray(value, dtype)
+        if given.shape not in ((), shape):
+            raise InputError(f"prior {name} has shape {given.shape}; give one number or an array of shape {shape}")
+        if not np.isfinite(given).all() or (positive and (given <= 0).any()):
+            raise InputError(f"prior {name}={value} must be finite{' and greater than 0' if positive else ''}")
+        return np.broadcast_to(given, shape)
+
+    by_feature = (num_features,)
+    return Prior(
+        concentration=number("concentration", concentration, (num_components,)),
+        mean_loc=number("mean_loc", loc if mean_loc is None else mean_loc, by_feature, positive=False),
+        mean_scale=number("mean_scale", 2.0 * sd if mean_scale is None else mean_scale, by_feature),
+        scale_median=number(
+            "scale_median",
+            sd / num_components ** (1 / num_features) if scale_median is None else scale_median,
+            by_feature,
+        ),
+        scale_sigma=array.asarray(number("scale_sigma", scale_sigma, ())),
+        correlation_concentration=array.asarray(number("correlation_concentration", correlation_concentration, ())),
+    )

@@ -1,0 +1,112 @@
+"""Tables that a person can read in a terminal, from a `Comparison`."""
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from bayesgmm.comparison import Comparison
+from bayesgmm.results import Fit, ResultCode
+
+
+def with_uncertainty(value: float, sd: float | None) -> str:
+    """`value ± sd`, both with the decimals that show two significant digits of the sd."""
+    if sd is None or not math.isfinite(sd) or sd <= 0:
+        return f"{value:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(sd)))
+    return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
+
+
+def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of engines."""
+    header = ["engine", "log-lik.", "BIC", "AIC", "ICL", "ELPD-LOO", "seconds", "converged"]
+    rows = []
+    for row in comparison.table.to_dict("records"):
+        elpd = "–" if math.isnan(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['elpd_loo_se']:.1f}"
+        fit = comparison.fits[row["engine"]]
+        rows.append(
+            [
+                row["engine"],
+                *(f"{row[name]:.2f}" for name in ("log_likelihood", "bic", "aic", "icl")),
+                elpd,
+                f"{row['seconds']:.1f}",
+                verdict(fit),
+            ]
+        )
+    return header, rows
+
+
+def verdict(fit: Fit) -> str:
+    """Yes or no, and the number that says so."""
+    summary = fit.summary
+    evidence = {
+        "em": f"{int(fit.num_steps)} steps",
+        "map": f"{int(fit.num_steps)} steps",
+        "vi": f"{int(fit.num_steps)} steps, k-hat {summary.get('khat', math.nan):.2f}",
+        "nuts": f"R-hat {summary.get('r_hat', math.nan):.3f}, {summary.get('divergences', 0)} divergences",
+    }[fit.engine]
+    yes = "yes" if fit.code is ResultCode.successful else f"no: {fit.code.name.replace('_', ' ')}"
+    return f"{yes} ({evidence})"
+
+
+def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of weights and means: one row for each quantity, one column for each engine."""
+    header = ["cluster", "quantity", *comparison.fits]
+    rows = []
+    for cluster in range(comparison.num_components):
+        quantities: list[tuple[str, Any]] = [("weight", lambda mixture, j=cluster: mixture.weights[..., j])]
+        for index, name in enumerate(comparison.feature_names):
+            quantities.append((f"mean {name}", lambda mixture, j=cluster, i=index: mixture.means[..., j, i]))
+        for label, pick in quantities:
+            cells = []
+            for fit in comparison.fits.values():
+                sd = None if fit.draws is None else float(np.std(np.asarray(pick(fit.draws)), ddof=1))
+                cells.append(with_uncertainty(float(pick(fit.mixture)), sd))
+            rows.append([str(cluster), label, *cells])
+    return header, rows
+
+
+def candidate_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table over numbers of components."""
+    header = ["k", "log-lik.", "parameters", "BIC", "AIC", "ICL", "converged"]
+    rows = []
+    for row in comparison.candidates.to_dict("records"):
+        mark = " ←" if row["num_components"] == comparison.num_components else ""
+        rows.append(
+            [
+                f"{row['num_components']}{mark}",
+                f"{row['log_likelihood']:.2f}",
+                str(row["num_parameters"]),
+                *(f"{row[name]:.2f}" for name in ("bic", "aic", "icl")),
+                "yes" if row["result"] == ResultCode.successful.name else f"no: {row['result'].replace('_', ' ')}",
+            ]
+        )
+    return header, rows
+
+
+def rich_tables(comparison: Comparison) -> list[Table]:
+    """The tables of a comparison for a terminal."""
+    tables = []
+    if comparison.selected_by is not None:
+        title = f"Number of components by EM; {comparison.selected_by.upper()} selects k = {comparison.num_components}"
+        tables.append(_table(title, *candidate_rows(comparison), num_left=0))
+    family = comparison.fits["em"].family
+    title = f"k = {comparison.num_components}, family {family}: {len(comparison.x)} rows on one likelihood"
+    tables.append(_table(title, *engine_rows(comparison), num_left=1))
+    tables.append(_table("Weights and means (posterior mean ± sd)", *component_rows(comparison), num_left=2))
+    return tables
+
+
+def _table(title: str, header: list[str], rows: list[list[str]], num_left: int) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        left = index < num_left or name == "converged"
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "converged")
+    previous = None
+    for row in rows:
+        if num_left == 2 and previous not in (None, row[0]):
+            table.add_section()
+        previous = row[0]
+        table.add_row(*row)
+    return table

@@ -1,0 +1,67 @@
+"""Settings of every test: 8 CPU devices, checked annotations, a compilation cache, and seeds that can be replayed.
+
+Float64 stays off, as it is for users: the package follows the precision of its input. Tests that use `jax.numpy`
+themselves in float64 ask for the fixture `x64`.
+"""
+
+import os
+import zlib
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_ENABLE_X64"] = "0"
+os.environ["MPLBACKEND"] = "Agg"
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Annotations are checked in tests only: the hook must be there before the package is first imported.
+install_import_hook("bayesgmm", "beartype.beartype")
+
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+SEED = int(os.environ.get("BAYESGMM_TEST_SEED", "0"))
+
+
+def pytest_report_header():
+    return f"seed of the random tests: BAYESGMM_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def seed(request):
+    """A seed of the test's own, the same whatever else runs; shown when the test fails."""
+    request.node.add_report_section("call", "seed", f"BAYESGMM_TEST_SEED={SEED}")
+    return zlib.crc32(f"{SEED} {request.node.nodeid}".encode())
+
+
+@pytest.fixture
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def key(seed):
+    return jax.random.key(seed)
+
+
+@pytest.fixture
+def x64():
+    """JAX's 64-bit types on, for tests that call jax.numpy in float64 themselves."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """No implicit promotion of dtypes or ranks, for modules of tests; not for NumPyro, which relies on both."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield

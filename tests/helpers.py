@@ -1,0 +1,126 @@
+"""The tables that tests iterate over (families, data sets, random mixtures) and the oracles they are held to."""
+
+from dataclasses import dataclass
+from importlib import resources
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from bayesgmm.families import FAMILIES, Family
+from bayesgmm.mixture import Mixture
+
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+each_triangular_family = pytest.mark.parametrize(
+    "family", [pytest.param(family, id=name) for name, family in FAMILIES.items() if not family.diagonal]
+)
+
+
+def _columns(file_name, names):
+    table = np.genfromtxt(str(resources.files("bayesgmm") / "datasets" / file_name), delimiter=",", names=True)
+    return np.stack([table[name] for name in names], axis=1)
+
+
+def _simulated():
+    """Three well separated, correlated clusters in 5 dimensions, on scales from 0.1 to 100."""
+    rng = np.random.default_rng(5)
+    means = 4.0 * rng.normal(size=(3, 5))
+    clusters = [
+        mean + rng.normal(size=(num_rows, 5)) @ (np.eye(5) + 0.3 * rng.normal(size=(5, 5)))
+        for mean, num_rows in zip(means, (150, 100, 50), strict=True)
+    ]
+    return np.concatenate(clusters) * np.array([0.1, 1.0, 10.0, 100.0, 1.0])
+
+
+DATA = {
+    "faithful": _columns("faithful.csv", ("eruptions", "waiting")),
+    "iris": _columns("iris.csv", ("sepal_length", "sepal_width", "petal_length", "petal_width")),
+    "galaxies": _columns("galaxies.csv", ("velocity",)),
+    "simulated": _simulated(),
+}
+each_data_set = pytest.mark.parametrize("x", DATA.values(), ids=list(DATA))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mixture of a family in float64, and the same parameters as plain NumPy arrays, covariances (k, d, d) dense."""
+
+    mixture: Mixture
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+    def rows(self, num_rows, rng):
+        """Rows drawn by NumPy."""
+        labels = rng.choice(len(self.weights), num_rows, p=self.weights)
+        factors = np.linalg.cholesky(self.covariances)
+        return self.means[labels] + np.einsum("nij,nj->ni", factors[labels], rng.normal(size=(num_rows, self.means.shape[1])))
+
+    def joint_log_prob(self, x):
+        """The dense oracle, (n, k)."""
+        return np.stack(
+            [
+                np.log(weight) + stats.multivariate_normal(mean, covariance).logpdf(x).reshape(len(x))
+                for weight, mean, covariance in zip(self.weights, self.means, self.covariances, strict=True)
+            ],
+            axis=1,
+        )
+
+
+def random_covariances(family: Family, num_components, num_features, rng):
+    """Covariances of the family in its own shape: its M-step of random scatter."""
+    root = rng.normal(size=(num_components, num_features, 2 * num_features + 2)) / np.sqrt(2 * num_features + 2)
+    scale = np.exp(0.5 * rng.normal(size=(num_components, num_features)))
+    root = root * scale[:, :, None]
+    scatter = root @ np.swapaxes(root, 1, 2)
+    if family.diagonal:
+        scatter = np.diagonal(scatter, axis1=1, axis2=2)
+    count = rng.uniform(0.5, 2.0, size=num_components)
+    spread = count[:, None] if family.diagonal else count[:, None, None]
+    with jax.enable_x64(True):
+        return np.asarray(family.maximise(jnp.asarray(count), jnp.asarray(spread * scatter)))
+
+
+def dense(covariances, family: Family, num_components):
+    """Covariances of a family in its own shape, expanded to (k, d, d)."""
+    if family.diagonal:
+        covariances = covariances[:, :, None] * np.eye(covariances.shape[1])
+    return np.broadcast_to(covariances, (num_components, *covariances.shape[1:]))
+
+
+def random_case(family: Family, num_components, num_features, rng) -> Case:
+    weights = rng.dirichlet(np.full(num_components, 5.0))
+    means = 2.0 * rng.normal(size=(num_components, num_features))
+    covariances = random_covariances(family, num_components, num_features, rng)
+    return Case(
+        Mixture.from_covariances(weights, means, covariances),
+        weights,
+        means,
+        dense(covariances, family, num_components),
+    )
+
+
+def random_draws(family: Family, num_components, num_features, draw_shape, rng) -> Mixture:
+    """Many random mixtures as one with leading axes."""
+    mixtures = [random_case(family, num_components, num_features, rng).mixture for _ in range(np.prod(draw_shape))]
+    return jax.tree.map(lambda *fields: np.stack(fields).reshape(*draw_shape, *fields[0].shape), *mixtures)
+
+
+def assert_close(actual, expected, tolerance):
+    """Every array within `tolerance` of the expected one, relative to that array's largest entry."""
+    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(np.abs(other).max(), 1e-300))
+
+
+def to_float32(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
+
+
+def to_jax(tree):
+    return jax.tree.map(jnp.asarray, tree)
