@@ -1,11 +1,10 @@
-from .checks import InputError as InputError
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .criteria import Criteria as Criteria
 from .criteria import aic as aic
 from .criteria import bic as bic
-from .criteria import information_criteria as information_criteria
 from .criteria import icl as icl
+from .criteria import information_criteria as information_criteria
 from .criteria import pointwise_log_likelihood as pointwise_log_likelihood
 from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
@@ -21,6 +20,7 @@ from .engines.model import MixtureDistribution as MixtureDistribution
 from .engines.model import model as model
 from .engines.nuts import fit_nuts as fit_nuts
 from .engines.vi import fit_vi as fit_vi
+from .errors import InputError as InputError
 from .families import FAMILIES as FAMILIES
 from .families import Family as Family
 from .labels import match_labels as match_labels

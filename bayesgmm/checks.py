@@ -9,12 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family
-from bayesgmm.precision import AnyArray, is_traced
-
-
-class InputError(ValueError):
-    """An argument, a file or a setting that cannot be used; the message is one line for the person who gave it."""
+from bayesgmm.precision import AnyArray, RandomKey, is_traced
 
 
 def as_rows(x: Any, name: str = "x") -> AnyArray:
@@ -48,6 +45,20 @@ def as_rows(x: Any, name: str = "x") -> AnyArray:
             f"{rows[0]}, column {columns[0]} (counted from 0); drop or impute those rows"
         )
     return array
+
+
+def as_key(key: Any) -> RandomKey:
+    """A random key.
+
+    Raises:
+        InputError: for None, a seed or anything else that is not a key.
+    """
+    if isinstance(key, jax.Array) and (
+        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape[-1:] == (2,))
+    ):
+        return key
+    seed = key if isinstance(key, int) else 0
+    raise InputError(f"key={key!r} is not a random key; pass key=jax.random.key({seed})")
 
 
 def enough_rows(x: AnyArray, num_components: int, family: Family) -> None:

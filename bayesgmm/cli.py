@@ -55,7 +55,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Bad input ends in its message and exit code 2; anything else is a fault of ours, with its traceback."""
-    from bayesgmm.checks import InputError
+    from bayesgmm.errors import InputError
 
     try:
         yield

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
-from bayesgmm.checks import InputError, as_rows, enough_rows
+from bayesgmm.checks import as_key, as_rows, enough_rows
 from bayesgmm.criteria import information_criteria
 from bayesgmm.diagnostics import Loo, loo, to_datatree
 from bayesgmm.engines.em import fit_em
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.priors import Prior, default_prior
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.results import ENGINES, Fit, ResultCode
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-ENGINES = ("em", "map", "vi", "nuts")
 CRITERIA = ("bic", "aic", "icl")
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
@@ -72,7 +72,7 @@ def compare(
     *,
     family: str | Family = "full",
     engines: Sequence[str] = ENGINES,
-    key: Key[Array, ""],
+    key: Any,
     feature_names: Sequence[str] | None = None,
     select_by: str = "bic",
     guides: Sequence[str] = ("full_rank",),
@@ -105,7 +105,7 @@ def compare(
     family = get_family(family)
     if feature_names is None and isinstance(x, pd.DataFrame):
         feature_names = [str(name) for name in x.columns]
-    x = np.asarray(as_rows(x))
+    x, key = np.asarray(as_rows(x)), as_key(key)
     names = tuple(f"x{index}" for index in range(x.shape[1])) if feature_names is None else tuple(feature_names)
     counts = [num_components] if isinstance(num_components, int) else sorted(set(num_components))
     unknown = [engine for engine in engines if engine not in ENGINES]
@@ -212,7 +212,7 @@ def _select(candidates: pd.DataFrame, select_by: str) -> int:
     """The number of components of smallest criterion, among the fits that converged (all fits, if none did)."""
     converged = candidates[candidates["result"] == ResultCode.successful.name]
     pool = converged if len(converged) else candidates
-    return int(pool.sort_values(select_by, kind="stable")["num_components"].iloc[0])
+    return int(np.asarray(pool["num_components"])[np.argmin(pool[select_by])])
 
 
 def _row(name: str, fit: Fit, x: np.ndarray, leave_one_out: Loo | None, seconds: float) -> dict[str, Any]:

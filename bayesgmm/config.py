@@ -14,11 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from bayesgmm.checks import InputError
-from bayesgmm.datasets import SHIPPED, DataError, Dataset, load_dataset, read_table
+from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
+from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
-
-ENGINES = ("em", "map", "vi", "nuts")
+from bayesgmm.results import ENGINES
 
 
 class ConfigError(InputError):
@@ -91,12 +90,8 @@ class DataConfig(_Table):
         return self
 
     def load(self) -> Dataset:
-        """Read the rows; a file that cannot be used raises `ConfigError`, in one line."""
-        try:
-            return read_table(self.path, self.columns) if self.path is not None else load_dataset(str(self.dataset))
-        except DataError as error:
-            # `datasets` stays free of JAX, so its error is no `InputError`; seen from the settings it is one.
-            raise ConfigError(f"[data] {error}") from error
+        """Read the rows; a file that cannot be used raises `DataError`, in one line."""
+        return read_table(self.path, self.columns) if self.path is not None else load_dataset(str(self.dataset))
 
 
 class MixtureConfig(_Table):
@@ -142,7 +137,7 @@ class MapConfig(_Table):
     gtol: _Positive | None = Field(
         default=None, description="stop when no entry of the gradient per row exceeds this; by default as dtype allows"
     )
-    max_steps: _Count = Field(default=200, description="step limit")
+    max_steps: _Count = Field(default=500, description="step limit")
 
 
 class ViConfig(_Table):

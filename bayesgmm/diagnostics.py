@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
 
 from bayesgmm.checks import as_rows
 from bayesgmm.criteria import pointwise_log_likelihood
 from bayesgmm.engines.model import mixture_of_sites, sample_sites
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
-from bayesgmm.precision import matching_precision
+from bayesgmm.precision import RandomKey, matching_precision
 from bayesgmm.priors import Prior
 from bayesgmm.results import Fit
 
@@ -31,7 +30,7 @@ _MAX_PREDICTIVE = 2_000_000  # numbers kept in the posterior_predictive group, 1
 
 
 def to_datatree(
-    fit: Fit, x: Any, *, prior: Prior, key: Key[Array, ""], feature_names: Sequence[str] | None = None
+    fit: Fit, x: Any, *, prior: Prior, key: RandomKey, feature_names: Sequence[str] | None = None
 ) -> "DataTree":
     """A Bayesian fit as an ArviZ `DataTree`.
 
@@ -104,7 +103,7 @@ def _variables(draws: Mixture, family: Family) -> dict[str, np.ndarray]:
 
 
 @matching_precision
-def draw_prior(prior: Prior, family: Family, num_components: int, num_draws: int, *, key: Key[Array, ""]) -> Mixture:
+def draw_prior(prior: Prior, family: Family, num_components: int, num_draws: int, *, key: RandomKey) -> Mixture:
     """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning."""
     from numpyro.infer import Predictive
 

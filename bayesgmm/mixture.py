@@ -12,15 +12,15 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
-from bayesgmm.precision import AnyArray, matching_precision
+from bayesgmm.precision import AnyArray, RandomKey, matching_precision
 
 
 @functools.partial(
@@ -51,7 +51,7 @@ class Mixture:
     precision_factor: Shaped[AnyArray, "*draws e d d"] | Shaped[AnyArray, "*draws e d"]
 
     @classmethod
-    def from_covariances(cls, weights: Any, means: Any, covariances: Any) -> Self:
+    def from_covariances(cls, weights: Any, means: Any, covariances: Any) -> "Mixture":
         """The mixture with these mixing proportions (k), means (k, d) and covariances.
 
         Covariances are (e, d, d), or (e, d) variances for a diagonal representation, with e either 1 or k; further
@@ -122,7 +122,7 @@ class Mixture:
         """Hard assignment of every row: the component of largest responsibility, shape (..., n)."""
         return _over_rows(_predict, self, x)
 
-    def sample(self, num_rows: int, *, key: Key[Array, ""]) -> Float[AnyArray, "*draws n d"]:
+    def sample(self, num_rows: int, *, key: RandomKey) -> Float[AnyArray, "*draws n d"]:
         """`num_rows` independent rows from the mixture (from every draw, if there are leading axes)."""
         return _sample(self, key, num_rows)
 

@@ -21,7 +21,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class Moments:
     second: Float[AnyArray, "k d d"] | Float[AnyArray, "k d"]
     log_likelihood: Float[AnyArray, ""]
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: "Moments") -> "Moments":
         """Moments of both sets of rows; they must be about the same origin."""
         both = jax.tree.map(jnp.add, self, other)
         return dataclasses.replace(both, origin=self.origin)
@@ -255,7 +255,7 @@ def _log_likelihood_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> 
 
 def _instantiate(tangents: Any) -> Any:
     def zeros(leaf: Any) -> Any:
-        return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf
+        return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf  # pyright: ignore
 
     return jax.tree.map(zeros, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
 
@@ -285,8 +285,8 @@ def _row_log_prob_backward(residuals: Any, cotangent: Array) -> tuple[Mixture, A
         first, second = _weighted_sums(shares, x.T[None] - mixture.means[:, :, None], mixture.is_diagonal)
         return shares.sum(1), first, second
 
-    sums = _sum_over_blocks(block, x, cotangent, responsibilities)
-    moments = Moments(mixture.means, *sums, jnp.zeros((), x.dtype))
+    count, first, second = _sum_over_blocks(block, x, cotangent, responsibilities)
+    moments = Moments(mixture.means, count, first, second, jnp.zeros((), x.dtype))
     in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
     _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
     return in_mixture, in_rows(cotangent)[0]

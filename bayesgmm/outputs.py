@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bayesgmm.checks import InputError
 from bayesgmm.comparison import Comparison, parameters, provenance
 from bayesgmm.diagnostics import save_datatree
+from bayesgmm.errors import InputError
 from bayesgmm.report import render_report
 
 

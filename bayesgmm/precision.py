@@ -13,12 +13,16 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Key, UInt32
 
 if TYPE_CHECKING:
     AnyArray = Any  # to a type checker JAX and NumPy arrays differ; to the functions here they are alike
 else:
     AnyArray = jax.Array | np.ndarray
 """An array of JAX, or of NumPy where JAX itself is limited to float32."""
+
+RandomKey = Key[jax.Array, ""] | UInt32[jax.Array, "2"]
+"""A key of `jax.random.key`, or an old-style one of `jax.random.PRNGKey`, as NumPyro passes them."""
 
 
 def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:

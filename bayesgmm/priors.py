@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bayesgmm.checks import InputError, as_rows
+from bayesgmm.checks import as_rows
+from bayesgmm.errors import InputError
 from bayesgmm.precision import AnyArray, is_traced
 
 
@@ -32,6 +33,8 @@ from bayesgmm.precision import AnyArray, is_traced
         "scale_median",
         "scale_sigma",
         "correlation_concentration",
+        "column_mean",
+        "column_scale",
     ],
     meta_fields=[],
 )
@@ -46,6 +49,9 @@ class Prior:
         scale_median: prior median of a component's standard deviation along each feature, shape (d).
         scale_sigma: standard deviation of the logarithm of those standard deviations, ().
         correlation_concentration: LKJ concentration; 1 is uniform over correlation matrices, larger favours none, ().
+        column_mean: where the data lie, shape (d): the origin from which engines measure component means.
+        column_scale: how wide the data are, shape (d): the unit in which engines measure them. Both are coordinates,
+            no part of what the prior assumes: step sizes fit the data however vague the prior is.
     """
 
     concentration: Float[AnyArray, " k"]
@@ -54,6 +60,8 @@ class Prior:
     scale_median: Float[AnyArray, " d"]
     scale_sigma: Float[AnyArray, ""]
     correlation_concentration: Float[AnyArray, ""]
+    column_mean: Float[AnyArray, " d"]
+    column_scale: Float[AnyArray, " d"]
 
     def describe(self, feature_names: Any = None) -> str:
         """What the prior assumes, in words and numbers."""
@@ -124,4 +132,6 @@ def default_prior(
         ),
         scale_sigma=array.asarray(number("scale_sigma", scale_sigma, ())),
         correlation_concentration=array.asarray(number("correlation_concentration", correlation_concentration, ())),
+        column_mean=loc,
+        column_scale=sd,
     )

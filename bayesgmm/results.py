@@ -4,7 +4,7 @@ import enum
 import functools
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Shaped
 
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray, is_traced
+
+ENGINES = ("em", "map", "vi", "nuts")
+"""The engines by name, in the order in which they are run and shown."""
 
 
 class ResultCode(enum.IntEnum):
@@ -116,10 +119,7 @@ class Fit:
         return trace[..., : int(self.num_steps) + 1] if self.engine == "em" else trace
 
 
-OnFailure = Literal["warn", "raise", "ignore"]
-
-
-def announce(fit: Fit, on_failure: OnFailure) -> Fit:
+def announce(fit: Fit, on_failure: str) -> Fit:
     """Tell the caller once, in one sentence, that a fit failed. Inside a caller's trace there is only the code.
 
     Raises:

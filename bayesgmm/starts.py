@@ -8,11 +8,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import maximise, moments_of_partition
+from bayesgmm.precision import RandomKey
 
 
 def standardise(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, "n d"]:
@@ -29,7 +30,7 @@ def column_moments(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> t
 
 
 def kmeans_plus_plus(
-    x: Float[Array, "n d"], num_components: int, row_weights: Float[Array, " n"], *, key: Key[Array, ""]
+    x: Float[Array, "n d"], num_components: int, row_weights: Float[Array, " n"], *, key: RandomKey
 ) -> Int[Array, " n"]:
     """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
 
@@ -76,7 +77,7 @@ def start_at_seeds(
     family: Family,
     reg_covar: Float[Array, " d"],
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
 ) -> Mixture:
     """The starting mixture of EM: k-means++ on standardised columns, then one M-step."""
     labels = kmeans_plus_plus(standardise(x, row_weights), num_components, row_weights, key=key)

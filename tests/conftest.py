@@ -12,14 +12,29 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ["JAX_ENABLE_X64"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
 
+from typing import Self
+
+import beartype
 import hypothesis
 import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-# Annotations are checked in tests only: the hook must be there before the package is first imported.
-install_import_hook("bayesgmm", "beartype.beartype")
+
+def checked(function):
+    """Annotations checked by beartype, where they can be.
+
+    Constructors are left alone, because JAX rebuilds pytrees around placeholders that are no arrays; beartype knows
+    `Self` only in classes that it decorates as a whole.
+    """
+    if function.__name__ == "__init__" or Self in function.__annotations__.values():
+        return function
+    return beartype.beartype(function)
+
+
+# In tests only, so that users pay nothing; before the package is first imported.
+install_import_hook("bayesgmm", f"{__name__}.checked")
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

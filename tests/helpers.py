@@ -56,7 +56,9 @@ class Case:
         """Rows drawn by NumPy."""
         labels = rng.choice(len(self.weights), num_rows, p=self.weights)
         factors = np.linalg.cholesky(self.covariances)
-        return self.means[labels] + np.einsum("nij,nj->ni", factors[labels], rng.normal(size=(num_rows, self.means.shape[1])))
+        return self.means[labels] + np.einsum(
+            "nij,nj->ni", factors[labels], rng.normal(size=(num_rows, self.means.shape[1]))
+        )
 
     def joint_log_prob(self, x):
         """The dense oracle, (n, k)."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayesgmm.config import _TABLES, ENGINES, Config, ConfigError, load_config
+from bayesgmm.datasets import DataError
 from bayesgmm.families import FAMILIES
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
@@ -67,7 +68,7 @@ def test_defaults(load):
             "correlation_concentration": 2.0,
         },
         "em": {"num_restarts": 10, "tol": 1e-6, "max_steps": 1000, "reg_covar": None},
-        "map": {"gtol": None, "max_steps": 200},
+        "map": {"gtol": None, "max_steps": 500},
         "vi": {"guides": ["normal", "full_rank"], "num_draws": 2000, "max_steps": 20000, "num_particles": 8},
         "nuts": {"num_chains": 4, "num_warmup": 500, "num_draws": 1000, "target_accept": 0.8},
         "output": {"directory": "results/mine"},
@@ -143,7 +144,7 @@ def test_path_starts_at_the_folder_of_the_file(load, tmp_path, monkeypatch):
 def test_absolute_path_is_kept(load, tmp_path):
     config = load('[data]\npath = "/somewhere/my.csv"\n' + MIXTURE)
     assert config.data.path == Path("/somewhere/my.csv")
-    with pytest.raises(ConfigError, match=r"^\[data\] path='/somewhere/my.csv' does not exist"):
+    with pytest.raises(DataError, match=r"^path='/somewhere/my.csv' does not exist"):
         config.data.load()
 
 

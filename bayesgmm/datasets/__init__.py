@@ -30,10 +30,10 @@ def load_dataset(name: str) -> Dataset:
     - "iris": four lengths of 150 flowers in cm, with their species as labels.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones.
+        DataError: for an unknown name, listing the known ones.
     """
     if name not in SHIPPED:
-        raise ValueError(
+        raise DataError(
             f"name={name!r} is not a shipped data set; choose one of {', '.join(SHIPPED)}, or read a file of your own "
             "with read_table(path)"
         )

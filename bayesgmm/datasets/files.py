@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesgmm.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
 _SUFFIXES = (".csv", ".parquet", ".npy")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A table that cannot be used; the message is one line with the argument, the value and the cure."""
 
 

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from bayesgmm.checks import InputError, as_row_weights, as_rows, enough_rows
+from bayesgmm.checks import as_key, as_row_weights, as_rows, enough_rows
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import Moments, expected_moments, maximise
 from bayesgmm.precision import matching_precision
-from bayesgmm.results import Fit, OnFailure, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce
 from bayesgmm.starts import column_moments, start_at_seeds
 
 _RUNNING = -1
@@ -38,14 +39,14 @@ def fit_em(
     num_components: int,
     *,
     family: str | Family = "full",
-    key: Key[Array, ""] | None = None,
+    key: Any = None,
     num_restarts: int = 10,
     start: Mixture | None = None,
     row_weights: Any = None,
     tol: float | Array = 1e-6,
     max_steps: int = 1000,
     reg_covar: Any = None,
-    on_failure: OnFailure = "warn",
+    on_failure: str = "warn",
 ) -> Fit:
     """Fit a Gaussian mixture by maximum likelihood.
 
@@ -77,8 +78,7 @@ def fit_em(
     x = as_rows(x)
     enough_rows(x, num_components, family)
     weights = as_row_weights(row_weights, x)
-    if start is None and key is None:
-        raise InputError("key=None, but random starts need one; pass key=jax.random.key(seed), or a start")
+    key = as_key(key) if start is None else key
     if start is not None and start.means.shape != (num_components, x.shape[1]):
         raise InputError(
             f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "

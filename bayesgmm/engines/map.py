@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Key
+from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from bayesgmm.checks import InputError
 from bayesgmm.engines import space
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.labels import relabel
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import log_likelihood
 from bayesgmm.precision import matching_precision
 from bayesgmm.priors import Prior
-from bayesgmm.results import Fit, OnFailure, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce
 
 
 def fit_map(
@@ -37,11 +37,11 @@ def fit_map(
     *,
     family: str | Family = "full",
     prior: Prior | None = None,
-    key: Key[Array, ""],
+    key: Any,
     start: Mixture | None = None,
     gtol: float | None = None,
     max_steps: int = 500,
-    on_failure: OnFailure = "warn",
+    on_failure: str = "warn",
 ) -> Fit:
     """Fit the mixture at the mode of its posterior.
 
@@ -99,7 +99,8 @@ def _fit(
         # The last digits of the objective are rounding, on which a trust region chokes; the polish does without them.
         options={"gtol": 1e3 * tolerance, "maxiter": max_steps},
     )
-    point, num_polished = _polish(found.x, value_and_gradient, hessian_product, tolerance)
+    steps_left = min(20, max_steps - found.nit)
+    point, num_polished = _polish(found.x, value_and_gradient, hessian_product, tolerance, steps_left)
     value, gradient = value_and_gradient(point)
     trace.append(-value)
     if not np.isfinite(value) or not np.isfinite(gradient).all():
@@ -126,7 +127,7 @@ def _polish(
     value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
     hessian_product: Callable[[np.ndarray, np.ndarray], np.ndarray],
     tolerance: float,
-    max_steps: int = 20,
+    max_steps: int,
 ) -> tuple[np.ndarray, int]:
     """Newton steps judged by the gradient alone, for as long as each makes it smaller."""
     gradient = value_and_gradient(point)[1]

@@ -13,8 +13,9 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array
 from numpyro.distributions import constraints
+from numpyro.distributions.transforms import AffineTransform
 
-from bayesgmm.checks import InputError
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture, covariance_factor
 from bayesgmm.moments import row_log_prob
@@ -84,7 +85,7 @@ def sample_sites(num_components: int, family: Family, prior: Prior) -> dict[str,
         log_median = log_median.mean(keepdims=True)
     sites = {
         "weights": dist.Dirichlet(jnp.asarray(prior.concentration)),
-        "means": dist.Normal(prior.mean_loc, prior.mean_scale).expand([num_components, num_features]).to_event(2),
+        "means": _means(num_components, num_features, prior),
         "scales": dist.LogNormal(log_median, prior.scale_sigma).expand(shape).to_event(2),
     }
     if family.has_correlations(num_features):
@@ -92,6 +93,16 @@ def sample_sites(num_components: int, family: Family, prior: Prior) -> dict[str,
             dist.LKJCholesky(num_features, prior.correlation_concentration).expand(shape[:1]).to_event(1)
         )
     return {name: jnp.asarray(numpyro.sample(name, fn)) for name, fn in sites.items()}
+
+
+def _means(num_components: int, num_features: int, prior: Prior) -> dist.Distribution:
+    """Normal(mean_loc, mean_scale) for every component, written in the units of the data.
+
+    As an affine map of standardised means, so that engines can move in those (NumPyro's `TransformReparam`).
+    """
+    base = dist.Normal((prior.mean_loc - prior.column_mean) / prior.column_scale, prior.mean_scale / prior.column_scale)
+    to_data = AffineTransform(prior.column_mean, prior.column_scale)
+    return dist.TransformedDistribution(base.expand([num_components, num_features]).to_event(2), to_data)
 
 
 def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:

@@ -5,24 +5,24 @@ Vehtari et al. (2021), as implemented in ArviZ.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array
 from numpyro.infer import MCMC, NUTS
 
-from bayesgmm.checks import InputError
 from bayesgmm.engines import space
 from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
 from bayesgmm.priors import Prior
-from bayesgmm.results import Fit, OnFailure, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce
 
-ChainMethod = Literal["parallel", "sequential", "vectorized"]
+CHAIN_METHODS = ("parallel", "sequential", "vectorized")
 MAX_R_HAT = 1.01
 MIN_ESS_PER_CHAIN = 100
 _EXTRA_FIELDS = {
@@ -40,15 +40,15 @@ def fit_nuts(
     *,
     family: str | Family = "full",
     prior: Prior | None = None,
-    key: Key[Array, ""],
+    key: Any,
     start: Mixture | None = None,
     num_chains: int = 4,
     num_warmup: int = 500,
     num_draws: int = 1000,
     target_accept: float = 0.8,
     jitter: float = 0.1,
-    chain_method: ChainMethod | None = None,
-    on_failure: OnFailure = "warn",
+    chain_method: str | None = None,
+    on_failure: str = "warn",
 ) -> Fit:
     """Draw from the posterior by NUTS.
 
@@ -86,6 +86,8 @@ def fit_nuts(
         raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
     if not jitter >= 0:
         raise InputError(f"jitter={jitter} must not be negative")
+    if chain_method not in (None, *CHAIN_METHODS):
+        raise InputError(f"chain_method={chain_method!r} is not known; choose one of {', '.join(CHAIN_METHODS)}")
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
     if chain_method is None:
         chain_method = _default_chain_method(num_chains)
@@ -101,7 +103,7 @@ def fit_nuts(
     return announce(fit, on_failure)
 
 
-def _default_chain_method(num_chains: int) -> ChainMethod:
+def _default_chain_method(num_chains: int) -> str:
     if jax.local_device_count() >= num_chains:
         return "parallel"
     return "sequential" if jax.default_backend() == "cpu" else "vectorized"
@@ -115,7 +117,7 @@ def _fit(
     prior: Prior,
     start: Mixture,
     key: Array,
-    settings: tuple[int, int, int, float, float, ChainMethod],
+    settings: tuple[int, int, int, float, float, str],
 ) -> Fit:
     num_chains, num_warmup, num_draws, target_accept, jitter, chain_method = settings
     x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))

@@ -1,7 +1,7 @@
 """The space in which the Bayesian engines move: the model's sites without constraints and without units.
 
-Every site is mapped to the whole real space by NumPyro's own transforms, and the component means are measured in prior
-standard deviations from their prior means, so that one step size suits all coordinates.
+Every site is mapped to the whole real space by NumPyro's own transforms, and the component means are measured in the
+columns' standard deviations from the columns' means, so that one step size suits all coordinates.
 """
 
 import functools
@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import reparam, seed, trace
-from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
-from bayesgmm.checks import InputError, as_rows, enough_rows
+from bayesgmm.checks import as_key, as_rows, enough_rows
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.model import floor_weights, mixture_of_sites, model, sites_of_mixture
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray
@@ -26,8 +27,8 @@ from bayesgmm.priors import Prior, default_prior
 
 Sites = dict[str, Array]
 
-standardised_model = reparam(model, config={"means": LocScaleReparam(centered=0.0)})
-"""The same model with site `means_decentered` = (means - prior mean) / prior sd in place of `means`."""
+standardised_model = reparam(model, config={"means": TransformReparam()})
+"""The same model with site `means_base` = (means - column mean) / column scale in place of `means`."""
 
 
 def prepare(
@@ -36,7 +37,7 @@ def prepare(
     family: str | Family,
     prior: Prior | None,
     start: Mixture | None,
-    key: Key[Array, ""] | None,
+    key: Any,
 ) -> tuple[AnyArray, Family, Prior, Mixture]:
     """Checked arguments of a Bayesian engine, with the default prior and an EM fit as the start where none is given.
 
@@ -46,8 +47,7 @@ def prepare(
     family = get_family(family)
     x = as_rows(x)
     enough_rows(x, num_components, family)
-    if key is None:
-        raise InputError("key=None, but this engine needs one; pass key=jax.random.key(seed)")
+    key = as_key(key)
     prior = default_prior(x, num_components) if prior is None else prior
     if prior.concentration.shape != (num_components,) or prior.mean_loc.shape != x.shape[1:]:
         raise InputError(
@@ -82,7 +82,7 @@ def to_unconstrained(mixture: Mixture, family: Family, prior: Prior) -> Sites:
     """Unconstrained coordinates of a mixture."""
     supports = _supports(mixture.num_components, mixture.num_features, family)
     sites = sites_of_mixture(floor_weights(mixture), family)
-    sites["means_decentered"] = (sites.pop("means") - prior.mean_loc[None]) / prior.mean_scale[None]
+    sites["means_base"] = (sites.pop("means") - prior.column_mean[None]) / prior.column_scale[None]
     return {name: biject_to(support).inv(sites[name]) for name, support in supports.items()}
 
 
@@ -94,7 +94,7 @@ def to_sites(unconstrained: Sites, family: Family, num_components: int, num_feat
 
 def mixture_of(sites: Sites, family: Family, prior: Prior) -> Mixture:
     """The mixture with these values of the standardised model's sites (one point)."""
-    means = prior.mean_loc[None] + prior.mean_scale[None] * sites["means_decentered"]
+    means = prior.column_mean[None] + prior.column_scale[None] * sites["means_base"]
     return mixture_of_sites({**sites, "means": means}, family)
 
 
@@ -108,4 +108,5 @@ def constrained_log_density(
     """
     sites = to_sites(unconstrained, family, num_components, x.shape[1])
     density, _ = log_density(standardised_model, (x, num_components, family, prior), {}, sites)
-    return jnp.asarray(density)
+    # The density of the means, not of the standardised means.
+    return jnp.asarray(density) - num_components * jnp.log(prior.column_scale).sum()

@@ -63,12 +63,12 @@ def plot_assignments(
     panels = make_panels(view, ax)
     for (i, j), panel in panels.axes.items():
         if i == j:
-            is_alone = len(view.columns) == 1
-            _draw_densities(panel, marginal(mixture, [view.columns[i]]), view.shown[:, i], labels, is_alone)
+            single = marginal(mixture, [view.columns[i]])
+            _draw_densities(panel, single, view.shown[:, i], labels, is_alone=len(view.columns) == 1)
         else:
             draw_points(panel, view.shown[:, [j, i]], labels, mixture.num_components)
             draw_components(panel, marginal(mixture, [view.columns[j], view.columns[i]]), levels)
-    handles = cluster_handles(mixture, np.asarray(mixture.weights).tolist())
+    handles = cluster_handles(mixture)
     if len(view.columns) != 2:
         handles.append(Line2D([], [], color=INK, linewidth=1.6, label="mixture"))
     if len(view.columns) > 1:
@@ -119,20 +119,27 @@ def mass_handle(levels: Sequence[float]) -> Line2D:
 
 
 def _draw_densities(
-    ax: Axes, single: Mixture, values: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], is_alone: bool
+    ax: Axes, single: Mixture, values: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, is_alone: bool
 ) -> None:
     draw_histogram(ax, values, labels, single.num_components)
     grid = density_grid(single, values)
     for cluster, density in enumerate(component_densities(single, grid).T):
         ax.plot(grid, density, color=cluster_colour(cluster), linewidth=1.4, gid=f"component {cluster}")
     ax.plot(grid, densities(single, grid), color=INK, linewidth=1.6, gid="mixture")
+    ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if not is_alone:
         return
-    for cluster in range(single.num_components):
+    means = np.asarray(single.means)[:, 0]
+    for cluster, height in enumerate(np.diagonal(component_densities(single, means))):
         draw_rug(ax, values[labels == cluster], cluster_colour(cluster))
-        mean = np.asarray(single.means)[[cluster], 0]
-        height = component_densities(single, mean)[:, cluster]
-        ax.plot(mean, height, marker="X", markersize=7.0, markeredgecolor="white", color=INK, gid=f"mean {cluster}")
+        ax.plot(
+            means[cluster],
+            height,
+            marker="X",
+            markersize=7.0,
+            markeredgecolor="white",
+            color=INK,
+            gid=f"mean {cluster}",
+        )
     ax.set_ylabel("density")
     ax.set_xlim(float(grid[0]), float(grid[-1]))
-    ax.set_ylim(bottom=0.0)

@@ -126,7 +126,7 @@ def make_panels(view: View, ax: Any, *, diagonal: bool = True) -> Panels:
 
 
 def finish(panels: Panels, view: View, handles: Sequence[Any]) -> Figure:
-    """Equal limits along every row and column of the grid, feature names on the outside, the legend where it is free."""
+    """Equal limits along the rows and columns of the grid, feature names outside, the legend where it hides nothing."""
     last = len(view.columns) - 1
     for (i, j), ax in panels.axes.items():
         tidy(ax)

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 from scipy.stats import gaussian_kde
 
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots.panels import name_features, root_figure
-from bayesgmm.plots.style import DATA_GREY, FONT_SIZE, INK, LineStyle, cluster_colour, line_styles, tidy
+from bayesgmm.plots.style import DATA_GREY, FONT_SIZE, INK, cluster_colour, legend_beside, line_styles, tidy
 from bayesgmm.results import Fit
 
 _MOST_FEATURES = 8
@@ -49,17 +50,30 @@ def plot_posterior_parameters(
     num_clusters, num_features = next(iter(shapes.values()))
     names = name_features(None, num_features, feature_names)[:_MOST_FEATURES]
     num_rows = 1 + len(names)
+    handles = _handles(posteriors, points)
+    figure = None
     if axes is None:
         size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(num_rows, num_clusters, squeeze=False)
-        figure.legend(handles=_handles(posteriors, points), loc="outside lower center", ncols=4, **_LEGEND)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), max(int(size[0] / 1.4), 1)),
+            frameon=False,
+            fontsize=FONT_SIZE,
+            handlelength=2.6,
+        )
     axes = np.asarray(axes, object)
     if axes.shape != (num_rows, num_clusters):
         raise ValueError(f"axes has shape {axes.shape}; weights and means need ({num_rows}, {num_clusters})")
     for row in range(num_rows):
         for cluster in range(num_clusters):
-            draws = {name: _values(fit.draws, row, cluster).ravel() for name, fit in posteriors.items() if fit.draws}
+            draws = {
+                name: _values(fit.draws, row, cluster).ravel()
+                for name, fit in posteriors.items()
+                if fit.draws is not None
+            }
             marks = {name: float(_values(fit.mixture, row, cluster)) for name, fit in points.items()}
             _draw_panel(axes[row, cluster], draws, marks, line_styles(posteriors), cluster, is_weight=row == 0)
         for ax in axes[row]:
@@ -70,10 +84,9 @@ def plot_posterior_parameters(
     for ax in axes.ravel():
         tidy(ax)
         ax.set_yticks([])
+    if figure is None:
+        legend_beside(axes[0, -1], handles)
     return root_figure(axes[0, 0])
-
-
-_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": FONT_SIZE, "handlelength": 2.6}
 
 
 def _values(mixture: Mixture, row: int, cluster: int) -> Float[np.ndarray, "*draws"]:
@@ -87,7 +100,7 @@ def _draw_panel(
     ax: Axes,
     draws: Mapping[str, Float[np.ndarray, " s"]],
     marks: Mapping[str, float],
-    styles: Mapping[str, LineStyle],
+    styles: Mapping[str, LineStyleType],
     cluster: int,
     *,
     is_weight: bool,
@@ -99,7 +112,7 @@ def _draw_panel(
             ax.axvline(float(values[0]), color=colour, linestyle=styles[name], linewidth=1.6, gid=f"constant {name}")
             continue
         ax.plot(*curve, color=colour, linestyle=styles[name], linewidth=1.6, gid=f"density {name}")
-        ax.fill_between(*curve, color=colour, alpha=0.1, linewidth=0.0)
+        ax.fill_between(*curve, color=colour, alpha=0.07, linewidth=0.0)
     for position, (name, value) in enumerate(marks.items()):
         shade = _mark_colour(position)
         ax.axvline(value, color=shade, linewidth=0.9, zorder=1, gid=f"mark {name}")

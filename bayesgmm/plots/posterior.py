@@ -70,9 +70,9 @@ def plot_posterior_ellipses(
     panels = make_panels(view, ax)
     for (i, j), panel in panels.axes.items():
         if i == j:
-            column, is_alone = [view.columns[i]], len(view.columns) == 1
-            parts = (marginal(mixture, column) for mixture in (fit.mixture, shown, banded))
-            _draw_densities(panel, *parts, view.shown[:, i], is_alone)
+            column = [view.columns[i]]
+            point, few, many = (marginal(mixture, column) for mixture in (fit.mixture, shown, banded))
+            _draw_densities(panel, point, few, many, view.shown[:, i], is_alone=len(view.columns) == 1)
         else:
             pair = [view.columns[j], view.columns[i]]
             draw_plain_points(panel, view.shown[:, [j, i]])
@@ -97,7 +97,7 @@ def _draw_draws(ax: Axes, pair: Mixture, level: float) -> None:
 
 
 def _draw_densities(
-    ax: Axes, point: Mixture, shown: Mixture, banded: Mixture, values: Float[np.ndarray, " n"], is_alone: bool
+    ax: Axes, point: Mixture, shown: Mixture, banded: Mixture, values: Float[np.ndarray, " n"], *, is_alone: bool
 ) -> None:
     draw_histogram(ax, values, None, point.num_components)
     grid = density_grid(point, values)
@@ -113,8 +113,7 @@ def _draw_densities(
     )
     ax.add_collection(lines)
     ax.plot(grid, densities(point, grid), color=INK, linewidth=1.6, gid="mixture")
-    ax.autoscale_view()
-    ax.set_ylim(bottom=0.0)
+    ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if is_alone:
         draw_rug(ax, values, DATA_GREY)
         ax.set_ylabel("density")
@@ -134,7 +133,7 @@ def _handles(mixture: Mixture, num_columns: int, level: float) -> list[Any]:
     ]
     if num_columns == 1:
         return density
-    clusters = cluster_handles(mixture, np.asarray(mixture.weights).tolist())
+    clusters = cluster_handles(mixture)
     for handle in clusters:
         handle.set_marker("")
     ellipses = [*clusters, mass_handle((level,))]

@@ -37,8 +37,8 @@ def density_grid(single: Mixture, values: Float[np.ndarray, " n"]) -> Float[np.n
     pad = 0.12 * (high - low) or 3.0 * float(np.max(single.scales))
     near = np.asarray(single.means) + np.asarray(single.scales) * np.linspace(-4.0, 4.0, 81)
     even = np.linspace(low - pad, high + pad, 401)
-    grid = np.concatenate([even, near.ravel()])
-    return np.unique(grid[(grid >= even[0]) & (grid <= even[-1])])
+    # Clipped rather than cut: grids of one length share one compiled density.
+    return np.sort(np.clip(np.concatenate([even, near.ravel()]), even[0], even[-1]))
 
 
 def densities(single: Mixture, grid: Float[np.ndarray, " g"]) -> Float[np.ndarray, "*draws g"]:
@@ -51,15 +51,25 @@ def component_densities(single: Mixture, grid: Float[np.ndarray, " g"]) -> Float
     return np.exp(np.asarray(single.joint_log_prob(grid[:, None])))
 
 
-def bin_edges(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " edges"]:
-    """Edges of 12 to 50 equal bins, by the rule of Freedman & Diaconis (1981) within those bounds."""
+def bin_edges(values: Float[np.ndarray, " n"]) -> list[float]:
+    """Edges of some 12 to 50 equal bins, two thirds as wide as the rule of Freedman & Diaconis (1981) makes them.
+
+    That rule is for one smooth hump; clusters narrower than the whole want finer bins. Where the values are rounded,
+    every bin holds the same number of possible values: other bins would show a comb that is not in the data.
+    """
     low, high = float(values.min()), float(values.max())
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        return [low - 0.5, low + 0.5]
     lower, upper = np.quantile(values, [0.25, 0.75])
-    width = 2.0 * (upper - lower) / len(values) ** (1 / 3)
-    count = (high - low) / width if width > 0 else 50.0
-    return np.linspace(low, high, int(np.clip(np.ceil(count), 12, 50)) + 1)
+    width = 2.0 / 1.5 * float(upper - lower) / len(values) ** (1 / 3)
+    width = float(np.clip(width, (high - low) / 50, (high - low) / 12))
+    gaps = np.diff(np.unique(values))
+    gaps = gaps[gaps > 1e-5 * (high - low)]
+    if len(gaps) < len(values) / 2:
+        step = float(gaps.min())
+        width = max(np.ceil(width / step - 1e-3), 1) * step
+        low, high = low - step / 2, high + step / 2
+    return (low + width * np.arange(np.ceil((high - low) / width - 1e-6) + 1)).tolist()
 
 
 def draw_histogram(

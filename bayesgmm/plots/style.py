@@ -1,11 +1,13 @@
 """What all figures share: a colour and a marker for every cluster, a line style for every fit, and bare axes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 
 from bayesgmm.mixture import Mixture
 from bayesgmm.results import Fit
@@ -18,10 +20,8 @@ INK = "#222222"
 DATA_GREY = "#9A9A9A"
 FONT_SIZE = 9.0
 
-type LineStyle = str | tuple[float, tuple[float, ...]]
-
-_ENGINE_STYLES: Mapping[str, LineStyle] = {"nuts": "-", "vi": (0.0, (5.0, 2.0)), "map": (0.0, (1.0, 1.5)), "em": "-"}
-_SPARE_STYLES: Sequence[LineStyle] = (
+_ENGINE_STYLES: Mapping[str, LineStyleType] = {"nuts": "-", "vi": (0.0, (5.0, 2.0))}
+_SPARE_STYLES: Sequence[LineStyleType] = (
     (0.0, (6.0, 1.5, 1.0, 1.5)),
     (0.0, (1.0, 1.2)),
     (0.0, (9.0, 3.0)),
@@ -39,9 +39,9 @@ def cluster_marker(cluster: int) -> str:
     return MARKERS[cluster % len(MARKERS)]
 
 
-def line_styles(fits: Mapping[str, Fit]) -> dict[str, LineStyle]:
+def line_styles(fits: Mapping[str, Fit]) -> dict[str, LineStyleType]:
     """A line style for every fit: its engine's own, or a spare one where an earlier fit of the engine has taken it."""
-    styles: dict[str, LineStyle] = {}
+    styles: dict[str, LineStyleType] = {}
     spare = 0
     for name, fit in fits.items():
         style = _ENGINE_STYLES.get(fit.engine)
@@ -60,7 +60,7 @@ def tidy(ax: Axes) -> None:
     ax.title.set_fontsize(FONT_SIZE + 1)
 
 
-def cluster_handles(mixture: Mixture, weights: Iterable[float]) -> list[Any]:
+def cluster_handles(mixture: Mixture) -> list[Any]:
     """Legend entries of the clusters, with their mixing proportions."""
     return [
         Line2D(
@@ -72,7 +72,7 @@ def cluster_handles(mixture: Mixture, weights: Iterable[float]) -> list[Any]:
             linewidth=1.6,
             label=f"cluster {cluster} (weight {weight:.2f})",
         )
-        for cluster, weight in zip(range(mixture.num_components), weights, strict=True)
+        for cluster, weight in enumerate(np.asarray(mixture.weights))
     ]
 
 

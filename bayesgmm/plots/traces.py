@@ -26,7 +26,7 @@ class _Watched(NamedTuple):
 _WATCHED = {
     "em": _Watched("EM", "step", "log-likelihood"),
     "map": _Watched("MAP", "step", "log posterior density"),
-    "vi": _Watched("VI", "step", "ELBO"),
+    "vi": _Watched("Variational inference", "step", "ELBO"),
     "nuts": _Watched("NUTS", "draw", "log posterior density"),
 }
 
@@ -86,7 +86,7 @@ def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
 
 def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "lines steps"]]) -> None:
     watched = _WATCHED.get(engine, _Watched(engine.upper(), "step", "objective"))
-    ax.set_title(f"{watched.title}: {watched.quantity}", loc="left")
+    ax.set_title(watched.title)
     ax.set_xlabel(watched.step)
     ax.set_ylabel(watched.quantity)
     longest = max(lines.shape[1] for lines in traces.values())
@@ -102,8 +102,8 @@ def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "line
     if engine not in ("nuts", "em") and longest > _LONG:
         ax.set_ylim(settled_limits(list(traces.values())))
     ax.margins(x=0.02)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     tidy(ax)
     if 1 < drawn <= 8:
         _add_legend(ax, engine, drawn)
@@ -114,7 +114,12 @@ def _draw_line(ax: Axes, engine: str, values: Float[np.ndarray, " steps"], label
     if engine == "vi":
         ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3, rasterized=len(values) > 5000, gid="raw")
         ax.plot(
-            *smooth(values, max(len(values) // _SMOOTHED, 1)), color=colour, linewidth=1.6, label=label, gid="smooth"
+            *smooth(values, max(len(values) // _SMOOTHED, 1)),
+            color=colour,
+            linewidth=1.6,
+            label=label,
+            zorder=3,
+            gid="smooth",
         )
     elif engine == "nuts":
         ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.75, rasterized=len(values) > 5000, label=label)

@@ -7,19 +7,21 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.panels import Panels, View, finish, make_panels, marginal, thinned_draws, view_rows
+from bayesgmm.plots.panels import Panels, finish, make_panels, marginal, thinned_draws, view_rows
 from bayesgmm.plots.shapes import density_grid, draw_rug, ellipse_outlines, point_size
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour
 from bayesgmm.results import Fit
 
 _MOST_DRAWS = 200
 _BAND = (0.05, 0.95)
+# From a grey that recedes to a dark red that does not.
+_COLOURS = LinearSegmentedColormap.from_list("uncertainty", ["#B9BDC4", "#E69F00", "#B03A00", "#3D0C00"])
 
 
 def plot_responsibility_uncertainty(
@@ -62,16 +64,15 @@ def plot_responsibility_uncertainty(
         return finish(panels, view, handles)
     uncertainty = 1.0 - mean_responsibilities(draws, view.x).max(1)
     highest = 1.0 - 1.0 / max(draws.num_components, 2)
-    scale = ScalarMappable(Normalize(0.0, highest), _colours())
     # The doubtful rows last, on top.
     order = np.argsort(uncertainty, kind="stable")
     for (i, j), panel in panels.axes.items():
-        _draw_points(panel, view.shown[order][:, [j, i]], uncertainty[order], scale)
+        _draw_points(panel, view.shown[order][:, [j, i]], uncertainty[order], highest)
         if point is not None:
             pair = marginal(point, [view.columns[j], view.columns[i]])
             for outline in ellipse_outlines(pair, 0.9):
                 panel.plot(*outline.T, color=INK, linewidth=0.8, alpha=0.6, zorder=1, gid="ellipse")
-    _add_colourbar(panels, view, scale)
+    _add_colourbar(panels, highest)
     return finish(panels, view, [])
 
 
@@ -96,24 +97,16 @@ def _point_and_draws(mixtures_or_fit: Mixture | Fit) -> tuple[Mixture | None, Mi
     return mixtures_or_fit, mixtures_or_fit
 
 
-def _colours() -> Colormap:
-    """From pale grey, which recedes, to the palette's vermilion and on to dark."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("uncertainty", ["#C9CCD1", "#E69F00", "#B03A00", "#3D0C00"])
-
-
 def _draw_points(
-    ax: Axes, points: Float[np.ndarray, "n 2"], uncertainty: Float[np.ndarray, " n"], scale: ScalarMappable
+    ax: Axes, points: Float[np.ndarray, "n 2"], uncertainty: Float[np.ndarray, " n"], highest: float
 ) -> None:
-    relative = uncertainty / float(scale.norm.vmax or 1.0)
     ax.scatter(
         points[:, 0],
         points[:, 1],
-        s=point_size(len(points)) * (0.5 + 3.0 * relative),
+        s=point_size(len(points)) * (0.8 + 3.2 * uncertainty / highest),
         c=uncertainty,
-        cmap=scale.cmap,
-        norm=scale.norm,
+        cmap=_COLOURS,
+        norm=Normalize(0.0, highest),
         linewidths=0.3,
         edgecolors="white",
         zorder=2,
@@ -122,7 +115,8 @@ def _draw_points(
     )
 
 
-def _add_colourbar(panels: Panels, view: View, scale: ScalarMappable) -> None:
+def _add_colourbar(panels: Panels, highest: float) -> None:
+    scale = ScalarMappable(Normalize(0.0, highest), _COLOURS)
     if panels.corner is None:
         bar = panels.figure.colorbar(scale, ax=next(iter(panels.axes.values())), aspect=30, pad=0.02)
     else:

@@ -1,0 +1,5 @@
+"""The exception for what a caller can mend."""
+
+
+class InputError(ValueError):
+    """An argument, a file or a setting that cannot be used; one line for the person who gave it, with the cure."""

@@ -1,0 +1,136 @@
+"""The NumPyro model: its density is the package's, its sites are a mixture, and any NumPyro inference can use it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from helpers import DATA, assert_close, each_family, random_case
+from numpyro import distributions as dist
+from numpyro.infer import Predictive, log_likelihood
+from numpyro.infer.util import log_density
+from scipy import stats
+
+import bayesgmm
+from bayesgmm.engines import space
+from bayesgmm.engines.model import MixtureDistribution, mixture_of_sites, sites_of_mixture
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@each_family
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_sites_and_mixture_are_inverse(family, num_features, rng):
+    mixture = random_case(family, 3, num_features, rng).mixture
+    sites = sites_of_mixture(mixture, family)
+    assert ("correlation_cholesky" in sites) == family.has_correlations(num_features)
+    assert sites["scales"].shape == family.scale_shape(3, num_features)
+    assert_close(mixture_of_sites(sites, family), mixture, 1e-12)
+
+
+@each_family
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_unconstrained_coordinates_and_mixture_are_inverse(family, num_features, rng):
+    case = random_case(family, 2, num_features, rng)
+    prior = bayesgmm.default_prior(case.rows(50, rng), 2)
+    point = space.to_unconstrained(case.mixture, family, prior)
+    back = space.mixture_of(space.to_sites(point, family, 2, num_features), family, prior)
+    assert_close(back, case.mixture, 1e-12)
+
+
+@each_family
+def test_unconstrained_dimension_is_the_number_of_parameters(family, rng):
+    case = random_case(family, 3, 4, rng)
+    point = space.to_unconstrained(case.mixture, family, bayesgmm.default_prior(case.rows(50, rng), 3))
+    assert sum(leaf.size for leaf in point.values()) == family.num_parameters(3, 4)
+
+
+@each_family
+def test_log_density_is_the_shared_likelihood_plus_the_prior(family, rng):
+    """Against scipy for the prior terms, and the package's log-likelihood for the rows."""
+    case = random_case(family, 2, 3, rng)
+    x = case.rows(40, rng)
+    prior = bayesgmm.default_prior(x, 2, concentration=[1.5, 3.0], scale_sigma=0.7, correlation_concentration=1.3)
+    sites = sites_of_mixture(case.mixture, family)
+    density, _ = log_density(bayesgmm.model, (x, 2, family, prior), {}, sites)
+
+    log_median = np.log(prior.scale_median)
+    if sites["scales"].shape[1] == 1:
+        log_median = log_median.mean(keepdims=True)
+    scales = np.asarray(sites["scales"])
+    expected = float(bayesgmm.log_likelihood(case.mixture, x))
+    expected += stats.dirichlet(prior.concentration).logpdf(case.weights)
+    expected += stats.norm(prior.mean_loc, prior.mean_scale).logpdf(case.means).sum()
+    expected += (stats.norm(log_median, 0.7).logpdf(np.log(scales)) - np.log(scales)).sum()
+    if family.has_correlations(3):
+        cholesky = np.asarray(sites["correlation_cholesky"])
+        # LKJ on the Cholesky factor: the determinant to the power 2(eta - 1), times its diagonal's Jacobian.
+        powers = np.array([2 * (1.3 - 1) + 3 - 1 - row for row in range(1, 3)])
+        kernel = (powers * np.log(np.diagonal(cholesky, axis1=1, axis2=2)[:, 1:])).sum()
+        reference = dist.LKJCholesky(3, 1.3)
+        normaliser = float(reference.log_prob(jnp.eye(3)))  # where the kernel is zero
+        expected += kernel + normaliser * len(cholesky)
+    np.testing.assert_allclose(float(density), expected, rtol=1e-11)
+
+
+@each_family
+def test_numpyro_log_likelihood_is_ours_row_by_row(family, rng):
+    case = random_case(family, 2, 2, rng)
+    x = case.rows(30, rng)
+    sites = jax.tree.map(lambda leaf: leaf[None], sites_of_mixture(case.mixture, family))
+    pointwise = log_likelihood(bayesgmm.model, sites, x, 2, family.name)
+    assert set(pointwise) == {"x"}
+    np.testing.assert_allclose(pointwise["x"][0], case.mixture.log_prob(x), rtol=1e-12)
+
+
+@each_family
+def test_prior_predictive_rows(family, key, rng):
+    prior = bayesgmm.default_prior(random_case(family, 2, 3, rng).rows(50, rng), 2)
+    drawn = Predictive(bayesgmm.model, num_samples=7)(key, None, 2, family.name, prior, num_rows=11)
+    assert drawn["x"].shape == (7, 11, 3)
+    assert np.isfinite(drawn["x"]).all()
+    assert drawn["weights"].shape == (7, 2)
+
+
+def test_distribution_samples_the_mixture_and_is_a_pytree(key, rng):
+    case = random_case(bayesgmm.FAMILIES["full"], 2, 1, rng)
+    distribution = MixtureDistribution(case.mixture)
+    again = jax.tree.unflatten(*reversed(jax.tree.flatten(distribution)))
+    rows = again.sample(key, (4000,))
+    assert rows.shape == (4000, 1)
+
+    def cumulative(points):
+        scales = np.sqrt(case.covariances[:, 0, 0])
+        return stats.norm(case.means[:, 0], scales).cdf(points[:, None]) @ case.weights
+
+    assert stats.kstest(np.asarray(rows)[:, 0], cumulative).pvalue > 1e-3
+    assert jax.vmap(distribution.log_prob)(rows.reshape(4, 1000, 1)).shape == (4, 1000)
+
+
+def test_minibatch_plate_scales_the_likelihood(rng):
+    """The rows are an ordinary plate: a user's own model can subsample it around our distribution."""
+    case = random_case(bayesgmm.FAMILIES["diag"], 2, 2, rng)
+    x = case.rows(60, rng)
+
+    def minibatch():
+        with numpyro.plate("rows", 60, subsample_size=20):
+            batch = numpyro.subsample(jnp.asarray(x), event_dim=1)
+            numpyro.sample("x", MixtureDistribution(case.mixture), obs=batch)
+
+    with numpyro.handlers.seed(rng_seed=0):
+        density, sites = log_density(minibatch, (), {}, {})
+    batch = sites["x"]["value"]
+    np.testing.assert_allclose(density, 3.0 * case.mixture.log_prob(batch).sum(), rtol=1e-12)
+
+
+def test_default_prior_is_used_when_none_is_given(rng):
+    x = DATA["faithful"]
+    sites = sites_of_mixture(random_case(bayesgmm.FAMILIES["full"], 2, 2, rng).mixture, bayesgmm.FAMILIES["full"])
+    without, _ = log_density(bayesgmm.model, (x, 2), {}, sites)
+    with_prior, _ = log_density(bayesgmm.model, (x, 2, "full", bayesgmm.default_prior(x, 2)), {}, sites)
+    assert float(without) == float(with_prior)
+
+
+def test_prior_predictive_needs_a_prior_and_a_number_of_rows(key):
+    with pytest.raises(bayesgmm.InputError, match="x=None samples from the prior predictive and needs both"):
+        Predictive(bayesgmm.model, num_samples=1)(key, None, 2)
