@@ -3,6 +3,7 @@
 Dimensions are `cluster`, `feature` and `row`. (Not `component`: `arviz.psense_summary` uses that name itself.)
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,10 +106,15 @@ def _variables(draws: Mixture, family: Family) -> dict[str, np.ndarray]:
 @matching_precision
 def draw_prior(prior: Prior, family: Family, num_components: int, num_draws: int, *, key: RandomKey) -> Mixture:
     """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning."""
+    return _draw_prior(jax.tree.map(jnp.asarray, prior), family, num_components, num_draws, key)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_components", "num_draws"))
+def _draw_prior(prior: Prior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
     from numpyro.infer import Predictive
 
-    prior = jax.tree.map(jnp.asarray, prior)
-    latent = Predictive(sample_sites, num_samples=num_draws)(key, num_components, family, prior)
+    predictive = Predictive(sample_sites, num_samples=num_draws, parallel=True)
+    latent = predictive(key, num_components, family, prior)
     draws = jax.vmap(lambda sites: mixture_of_sites(sites, family))(latent)
     return jax.tree.map(lambda leaf: leaf[None], draws)
 

@@ -214,12 +214,14 @@ def _predict(mixture: Mixture, x: Array) -> Array:
 
 
 @matching_precision
+@jax.jit
 def _fields_from_covariances(weights: Any, means: Any, covariances: Any) -> tuple[Array, Array, Array]:
     weights, means, covariances = (jnp.asarray(value) for value in (weights, means, covariances))
     return jnp.log(weights), means, factor_of_covariances(covariances, covariances.ndim == means.ndim)
 
 
 @matching_precision
+@jax.jit
 def _weights(mixture: Mixture) -> Array:
     return jnp.exp(mixture.log_weights)
 
@@ -237,11 +239,13 @@ def _covariances(mixture: Mixture) -> Array:
 
 
 @matching_precision
+@jax.jit
 def _scales(mixture: Mixture) -> Array:
     return jnp.sqrt(jnp.diagonal(_covariances(mixture), axis1=-2, axis2=-1))
 
 
 @matching_precision
+@jax.jit
 def _permute(mixture: Mixture, order: Any) -> Mixture:
     num_leading = len(mixture.draw_shape)
     order = jnp.broadcast_to(jnp.asarray(order), mixture.log_weights.shape)

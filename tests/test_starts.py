@@ -26,6 +26,11 @@ def recorded_seeds(monkeypatch):
     return seeds
 
 
+def partitions_of(x, num_components, row_weights, keys):
+    """One partition for each key, (keys, n)."""
+    return jax.jit(jax.vmap(lambda key: kmeans_plus_plus(x, num_components, row_weights, key=key)))(keys)
+
+
 @pytest.mark.usefixtures("x64")
 def test_column_moments_are_weighted(rng):
     x, row_weights = rng.normal(size=(30, 3)) * [1.0, 10.0, 0.1] + [0.0, 1e4, -5.0], rng.uniform(size=30)
@@ -65,14 +70,14 @@ def test_one_component_takes_every_row(rng, key):
 def test_as_many_components_as_rows_gives_each_row_its_own():
     x = jnp.asarray(np.array([[0.0], [1.0], [1.5], [9.0]], np.float32))
     keys = jax.random.split(jax.random.key(0), 200)
-    labels = jax.vmap(lambda key: kmeans_plus_plus(x, 4, jnp.ones(4), key=key))(keys)
+    labels = partitions_of(x, 4, jnp.ones(4), keys)
     np.testing.assert_array_equal(np.sort(labels, axis=1), np.tile(np.arange(4), (200, 1)))
 
 
 def test_repeated_rows_are_never_two_seeds():
     x = jnp.asarray(np.repeat(np.array([[0.0], [1.0], [5.0]], np.float32), 10, axis=0))
     keys = jax.random.split(jax.random.key(0), 200)
-    labels = jax.vmap(lambda key: kmeans_plus_plus(x, 3, jnp.ones(30), key=key))(keys)
+    labels = partitions_of(x, 3, jnp.ones(30), keys)
     assert (np.sort(labels[:, ::10], axis=1) == np.arange(3)).all()
 
 
@@ -89,8 +94,8 @@ def test_seeds_are_drawn_by_weight_and_squared_distance(key):
         expected[partition] = expected.get(partition, 0.0) + probability
     num_draws = 20_000
     x, weights = jnp.asarray(points[:, None], jnp.float32), jnp.asarray(row_weights, jnp.float32)
-    draw = jax.jit(jax.vmap(lambda key: kmeans_plus_plus(x, 2, weights, key=key)))
-    partitions, counts = np.unique(draw(jax.random.split(key, num_draws)), axis=0, return_counts=True)
+    labels = partitions_of(x, 2, weights, jax.random.split(key, num_draws))
+    partitions, counts = np.unique(labels, axis=0, return_counts=True)
     observed = {tuple(partition.tolist()): count for partition, count in zip(partitions, counts, strict=True)}
     possible = [partition for partition, probability in expected.items() if probability > 0]
     assert set(observed) <= set(possible)
@@ -102,7 +107,7 @@ def test_a_row_of_weight_zero_is_never_a_seed(key):
     """Not even the one farthest away, which would otherwise nearly always be drawn."""
     x = jnp.asarray(np.array([[0.0], [1.0], [2.0], [1000.0]], np.float32))
     weights = jnp.asarray(np.array([1.0, 1.0, 1.0, 0.0], np.float32))
-    labels = jax.vmap(lambda key: kmeans_plus_plus(x, 3, weights, key=key))(jax.random.split(key, 500))
+    labels = partitions_of(x, 3, weights, jax.random.split(key, 500))
     # As a seed it would have a label of its own.
     assert (labels[:, 3] == labels[:, 2]).all()
 

@@ -1,5 +1,6 @@
 """From draws of the model's sites to a `Fit`: mixtures with matched labels, their mean, and its log-likelihood."""
 
+import functools
 from typing import Any
 
 import jax
@@ -31,8 +32,7 @@ def posterior_fit(
     summary: dict[str, Any],
 ) -> Fit:
     """The fit made of draws of the standardised model's sites, arrays with leading axes (chain, draw)."""
-    draws = jax.vmap(jax.vmap(lambda one: space.mixture_of(one, family, prior)))(sites)
-    draws = relabel(draws, reference)
+    draws = relabel(_mixtures_of(sites, family, prior), reference)
     mixture = mean_mixture(draws)
     return Fit(
         engine=engine,
@@ -48,6 +48,12 @@ def posterior_fit(
     )
 
 
+@functools.partial(jax.jit, static_argnames="family")
+def _mixtures_of(sites: space.Sites, family: Family, prior: Prior) -> Mixture:
+    return jax.vmap(jax.vmap(lambda one: space.mixture_of(one, family, prior)))(sites)
+
+
+@jax.jit
 def mean_mixture(draws: Mixture) -> Mixture:
     """The mixture of posterior means of weights, means and covariances; draws must have matched labels.
 

@@ -78,6 +78,7 @@ def _supports(num_components: int, num_features: int, family: Family) -> dict[st
     }
 
 
+@functools.partial(jax.jit, static_argnames="family")
 def to_unconstrained(mixture: Mixture, family: Family, prior: Prior) -> Sites:
     """Unconstrained coordinates of a mixture."""
     supports = _supports(mixture.num_components, mixture.num_features, family)

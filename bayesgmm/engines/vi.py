@@ -109,7 +109,7 @@ def _fit(
         space.standardised_model, init_loc_fn=functools.partial(init_to_value, values=values), init_scale=width
     )
     svi = SVI(space.standardised_model, guide, Adam(STEP_SIZES[0]), Trace_ELBO(num_particles=num_particles))
-    state = svi.init(begin_key, x, num_components, family, prior)
+    state = jax.jit(lambda key, x, prior: svi.init(key, x, num_components, family, prior))(begin_key, x, prior)
 
     @jax.jit
     def advance(state: Any, step_size: Array, x: Array, prior: Prior) -> tuple[Any, Array]:
@@ -139,14 +139,23 @@ def _fit(
     finite = bool(np.isfinite(trace[-window:]).all())
     result = ResultCode.successful if settled else ResultCode.max_steps_reached if finite else ResultCode.nonfinite
 
-    approximation = guide.get_posterior(svi.get_params(state))
-    latent = approximation.sample(draw_key, (num_draws,))
-    # The order of the sites in a latent vector is the guide's own affair, and it has no public way to tell it.
-    unravel = guide._unpack_latent
-    sites, log_p = jax.lax.map(
-        lambda one: _sites_and_log_density(unravel(one), x, prior, num_components, family), latent
-    )
-    log_q = approximation.log_prob(latent).reshape(num_draws, -1).sum(-1)  # the mean-field guide has one a coordinate
+    @jax.jit
+    def draw(parameters: Any, key: Array, x: Array, prior: Prior) -> tuple[space.Sites, Array, Array]:
+        approximation = guide.get_posterior(parameters)
+        latent = approximation.sample(key, (num_draws,))
+        log_q = approximation.log_prob(latent).reshape(num_draws, -1).sum(-1)  # mean-field: one a coordinate
+
+        def look(latent: Any) -> tuple[space.Sites, Array]:
+            # The order of the sites in a latent vector is the guide's own affair, and it has no public way to tell it.
+            unconstrained = guide._unpack_latent(latent)
+            potential = potential_energy(
+                space.standardised_model, (x, num_components, family, prior), {}, unconstrained
+            )
+            return space.to_sites(unconstrained, family, num_components, x.shape[1]), -jnp.asarray(potential)
+
+        return (*jax.lax.map(look, latent), log_q)
+
+    sites, log_p, log_q = draw(svi.get_params(state), draw_key, x, prior)
     return posterior_fit(
         "vi",
         jax.tree.map(lambda leaf: leaf[None], sites),
@@ -160,14 +169,6 @@ def _fit(
         sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
         summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": float(trace[-window:].mean())},
     )
-
-
-def _sites_and_log_density(
-    unconstrained: space.Sites, x: Array, prior: Prior, num_components: int, family: Family
-) -> tuple[space.Sites, Array]:
-    """Sites at unconstrained coordinates, and the log posterior density there, with the Jacobian of the transforms."""
-    potential = potential_energy(space.standardised_model, (x, num_components, family, prior), {}, unconstrained)
-    return space.to_sites(unconstrained, family, num_components, x.shape[1]), -jnp.asarray(potential)
 
 
 def pareto_khat(log_weights: np.ndarray) -> float:
