@@ -67,20 +67,13 @@ class Prior:
         """What the prior assumes, in words and numbers."""
         names = feature_names or [f"x{index}" for index in range(len(self.mean_loc))]
         spread = float(np.exp(1.96 * np.asarray(self.scale_sigma)))
-        lines = [
-            f"weights      ~ Dirichlet({', '.join(f'{value:g}' for value in np.asarray(self.concentration))})",
-            "means        ~ Normal, "
-            + "; ".join(
-                f"{name}: mean {loc:.4g}, sd {scale:.4g}"
-                for name, loc, scale in zip(names, self.mean_loc, self.mean_scale, strict=True)
-            ),
-            f"scales       ~ LogNormal, sd of the logarithm {float(self.scale_sigma):g}; median and 95% interval "
-            + "; ".join(
-                f"{name}: {median:.4g} ({median / spread:.3g} to {median * spread:.3g})"
-                for name, median in zip(names, self.scale_median, strict=True)
-            ),
-            f"correlations ~ LKJ({float(self.correlation_concentration):g}) (families full and tied, several features)",
-        ]
+        lines = [f"weights       Dirichlet({', '.join(f'{value:g}' for value in np.asarray(self.concentration))})"]
+        for name, loc, scale in zip(names, self.mean_loc, self.mean_scale, strict=True):
+            lines.append(f"means         Normal, {name}: mean {loc:.4g}, sd {scale:.4g}")
+        for name, median in zip(names, self.scale_median, strict=True):
+            interval = f"95% between {median / spread:.3g} and {median * spread:.3g}"
+            lines.append(f"scales        LogNormal, {name}: median {median:.4g}, {interval}")
+        lines.append(f"correlations  LKJ({float(self.correlation_concentration):g}), where a family has them")
         return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ def render_report(
         "<p class='lead'>Posterior mean ± standard deviation where the engine has draws.</p>",
     ]
     if comparison.selected_by is not None:
-        parts += ["<h2>Number of components</h2>", _html_table(*candidate_rows(comparison), left=set())]
+        parts += ["<h2>Number of components</h2>", _html_table(*candidate_rows(comparison), left={"converged"})]
     parts += _figures(comparison)
     parts += [
         "<h2>Prior</h2>",

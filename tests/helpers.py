@@ -92,6 +92,12 @@ def dense(covariances, family: Family, num_components):
     return np.broadcast_to(covariances, (num_components, *covariances.shape[1:]))
 
 
+def own_shape(covariances, family: Family):
+    """The reverse of `dense`: covariances (k, d, d) of a family in the shape that it keeps."""
+    covariances = np.asarray(covariances)[:1] if family.shared else np.asarray(covariances)
+    return np.diagonal(covariances, axis1=1, axis2=2).copy() if family.diagonal else covariances
+
+
 def random_case(family: Family, num_components, num_features, rng) -> Case:
     weights = rng.dirichlet(np.full(num_components, 5.0))
     means = 2.0 * rng.normal(size=(num_components, num_features))

@@ -9,6 +9,7 @@ from helpers import (
     assert_close,
     each_family,
     each_triangular_family,
+    own_shape,
     random_case,
     random_draws,
     to_float32,
@@ -49,8 +50,8 @@ def test_a_narrow_component_far_from_the_origin_loses_no_digits(family, rng):
     case = random_case(family, K, 2, rng)
     means = 1e6 + 1e-3 * case.means
     covariances = 1e-6 * case.covariances
-    own_shape = 1e-6 * _own_shape(case)
-    far = Case(Mixture.from_covariances(case.weights, means, own_shape), case.weights, means, covariances)
+    mixture = Mixture.from_covariances(case.weights, means, own_shape(covariances, family))
+    far = Case(mixture, case.weights, means, covariances)
     assert_density_agrees(far, far.rows(30, rng))
 
 
@@ -177,7 +178,9 @@ def test_shift_and_scale(family, rng):
     case = random_case(family, K, 3, rng)
     x = case.rows(20, rng)
     shift, scale = rng.normal(size=3), 7.3
-    moved = Mixture.from_covariances(case.weights, scale * case.means + shift, scale**2 * _own_shape(case))
+    moved = Mixture.from_covariances(
+        case.weights, scale * case.means + shift, scale**2 * own_shape(case.covariances, family)
+    )
     expected = case.mixture.log_prob(x) - 3 * np.log(scale)
     np.testing.assert_allclose(moved.log_prob(scale * x + shift), expected, rtol=1e-11)
 
@@ -279,10 +282,3 @@ def test_a_single_mixture_cannot_be_indexed():
     mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
     with pytest.raises(IndexError, match=r"\.permute"):
         mixture[0]
-
-
-def _own_shape(case):
-    """The case's covariances in the shape that its representation takes."""
-    shared = case.mixture.precision_factor.shape[0] == 1
-    covariances = case.covariances[:1] if shared else case.covariances
-    return np.diagonal(covariances, axis1=1, axis2=2).copy() if case.mixture.is_diagonal else covariances

@@ -73,6 +73,7 @@ def test_chain_methods_give_the_same_posterior(key):
         assert (np.abs(fit.mixture.means - fits[0].mixture.means) < 0.4 * deviation).all()
 
 
+@pytest.mark.slow
 def test_same_key_same_draws(key):
     x = DATA["faithful"]
     start = bayesgmm.fit_em(x, 2, key=key).mixture

@@ -63,9 +63,9 @@ def test_description_has_the_numbers_and_the_names():
     text = bayesgmm.default_prior(DATA["faithful"], 2).describe(["eruptions", "waiting"])
     assert "Dirichlet(2, 2)" in text
     assert "eruptions: mean 3.488, sd 2.279" in text
-    assert "waiting: 9.595 (1.35 to 68.1)" in text
+    assert "waiting: median 9.595, 95% between 1.35 and 68.1" in text
     assert "LKJ(2)" in text
-    assert len(text.splitlines()) == 4
+    assert len(text.splitlines()) == 6
 
 
 def test_float32_stays_float32_and_it_works_under_jit():

@@ -3,14 +3,25 @@
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_family
+from helpers import DATA
 
 import bayesgmm
 from bayesgmm.engines.vi import GUIDES, has_settled, pareto_khat
 
 
-@each_family
-@pytest.mark.parametrize("guide", list(GUIDES))
+@pytest.mark.parametrize(
+    ("family", "guide"),
+    [
+        pytest.param(
+            family,
+            guide,
+            marks=[] if guide == "full_rank" or name == "full" else [pytest.mark.slow],
+            id=f"{name}-{guide}",
+        )
+        for name, family in bayesgmm.FAMILIES.items()
+        for guide in GUIDES
+    ],
+)
 def test_fits_every_family(family, guide, key):
     x = DATA["faithful"]
     fit = bayesgmm.fit_vi(x, 2, family=family, key=key, guide=guide, num_draws=1000)

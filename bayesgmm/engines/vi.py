@@ -147,7 +147,7 @@ def _fit(
 
         def look(latent: Any) -> tuple[space.Sites, Array]:
             # The order of the sites in a latent vector is the guide's own affair, and it has no public way to tell it.
-            unconstrained = guide._unpack_latent(latent)
+            unconstrained: Any = guide._unpack_latent(latent)
             potential = potential_energy(
                 space.standardised_model, (x, num_components, family, prior), {}, unconstrained
             )

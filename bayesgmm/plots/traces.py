@@ -104,6 +104,7 @@ def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "line
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.ticklabel_format(axis="y", useOffset=False)
     tidy(ax)
     if 1 < drawn <= 8:
         _add_legend(ax, engine, drawn)

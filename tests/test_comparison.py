@@ -1,0 +1,71 @@
+"""`compare` from Python: the same job without files."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import DATA
+
+import bayesgmm
+
+
+def test_engines_are_run_on_the_selected_number_of_components(key):
+    frame = pd.DataFrame(DATA["faithful"], columns=["eruptions", "waiting"])
+    told = []
+    found = bayesgmm.compare(frame, [1, 2, 3], engines=["em", "map"], key=key, on_progress=told.append)
+    assert found.feature_names == ("eruptions", "waiting")
+    assert list(found.fits) == ["em", "map"]
+    assert list(found.candidates["num_components"]) == [1, 2, 3]
+    best = found.candidates.loc[found.candidates["bic"].idxmin(), "num_components"]
+    assert found.num_components == best == 2
+    assert found.selected_by == "bic"
+    assert found.fits["map"].mixture.num_components == 2
+    assert set(found.trees) == {"map"}
+    assert found.failures == {}
+    assert told[:2] == ["EM, k = 1", "EM, k = 2"]
+    for name, fit in found.fits.items():
+        row = found.table.set_index("engine").loc[name]
+        assert row["log_likelihood"] == pytest.approx(float(fit.mixture.log_prob(DATA["faithful"]).sum()))
+        assert row["bic"] == pytest.approx(bayesgmm.bic(fit, DATA["faithful"]))
+
+
+def test_a_collapsed_fit_is_not_selected(key):
+    """Beside a cluster of identical rows the likelihood of k = 3 has no maximum, and must not win by its height."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 2)), rng.normal(size=(40, 2)) + 8, np.full((5, 2), 30.0)])
+    start = bayesgmm.Mixture.from_covariances(
+        np.full(3, 1 / 3), np.array([[0.0, 0.0], [8.0, 8.0], [30.0, 30.0]]), np.stack([np.eye(2)] * 3)
+    )
+    found = bayesgmm.compare(x, 3, engines=["em"], key=key, em={"start": start})
+    assert found.table["result"][0] == "collapsed"
+    assert "shrank" in found.failures["em"]
+    # From random starts, other maxima are preferred to the spike; a collapsed k is passed over.
+    found = bayesgmm.compare(x, [1, 2, 3], engines=["em"], key=key)
+    assert found.fits["em"].code is bayesgmm.ResultCode.successful
+    assert np.asarray(found.fits["em"].mixture.scales).min() > 0.1
+
+
+def test_prior_settings_reach_the_engines(key):
+    x = DATA["galaxies"]
+    settings = {"concentration": 7.0, "scale_sigma": 0.3}
+    found = bayesgmm.compare(x, 2, engines=["em", "map"], key=key, prior_settings=settings)
+    np.testing.assert_array_equal(found.prior.concentration, [7.0, 7.0])
+    plain = bayesgmm.compare(x, 2, engines=["em", "map"], key=key)
+    assert not np.allclose(found.fits["map"].mixture.weights, plain.fits["map"].mixture.weights)
+    assert found.selected_by is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engines": ["em", "mcmc"]}, "engines has 'mcmc'; choose from em, map, vi, nuts"),
+        ({"select_by": "dic"}, "select_by='dic' is not known"),
+        ({"feature_names": ["a"]}, "feature_names has 1 names for 2 columns"),
+        ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
+        ({"key": 0}, r"key=0 is not a random key; pass key=jax.random.key\(0\)"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    arguments = {"num_components": 2, "key": jax.random.key(0), **arguments}
+    with pytest.raises(bayesgmm.InputError, match=message):
+        bayesgmm.compare(DATA["faithful"], **arguments)
