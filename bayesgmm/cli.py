@@ -1,7 +1,9 @@
 """The command line: `bayesgmm compare CONFIG`. What takes long to import is imported by the command that needs it."""
 
 import contextlib
+import importlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from importlib.metadata import version as version_of
@@ -101,6 +103,8 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
     from bayesgmm.outputs import write_outputs
     from bayesgmm.tables import rich_tables
 
+    # ArviZ takes seconds to import; XLA compiles the first fits meanwhile.
+    threading.Thread(target=importlib.import_module, args=("arviz",), daemon=True).start()
     progress = Console(stderr=True)
     x = np.asarray(data.x, settings.dtype)
     with progress.status("starting") as status:
@@ -133,8 +137,8 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
     for table in rich_tables(comparison):
         console.print(table)
         console.print()
-    for name, advice in comparison.failures.items():
-        console.print(f"{name}: {advice}.", markup=False, highlight=False)
+    for name, caution in comparison.cautions:
+        console.print(f"{name}: {caution}.", markup=False, highlight=False)
     console.print(f"{len(files)} files in {folder} after {time.perf_counter() - began:.0f} s:", highlight=False)
     for file in files:
         console.print(f"  {file.name}", highlight=False)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CRITERIA = ("bic", "aic", "icl")
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
+GOOD_PARETO_K = 0.7  # Vehtari et al. (2024): above it, importance sampling is unreliable
+
 OnProgress = Callable[[str], None]
 
 
@@ -61,9 +63,31 @@ class Comparison:
         return self.fits["em"].mixture.num_components
 
     @property
-    def failures(self) -> dict[str, str]:
-        """What went wrong and what to try, for the fits that were not successful."""
-        return {name: fit.code.explanation for name, fit in self.fits.items() if fit.code is not ResultCode.successful}
+    def cautions(self) -> list[tuple[str, str]]:
+        """What a reader of the table must know: (name of the fit, sentence), worst first."""
+        failed = [
+            (name, fit.code.explanation) for name, fit in self.fits.items() if fit.code is not ResultCode.successful
+        ]
+        rows = self.table.to_dict("records")
+        approximate = [
+            (
+                row["engine"],
+                f"Pareto k-hat is {row['khat']:.2f}, above {GOOD_PARETO_K}: the normal approximation misses part of the "
+                "posterior, and its uncertainties are not to be trusted",
+            )
+            for row in rows
+            if row["khat"] > GOOD_PARETO_K
+        ]
+        leaning = [
+            (
+                row["engine"],
+                f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {GOOD_PARETO_K}: its ELPD-LOO "
+                "leans on rows whose terms are unreliable",
+            )
+            for row in rows
+            if row["max_pareto_k"] > GOOD_PARETO_K
+        ]
+        return failed + approximate + leaning
 
 
 def compare(

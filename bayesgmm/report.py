@@ -51,20 +51,8 @@ def render_report(
         f"dimension{'s' if num_features > 1 else ''}, fitted by {_listed(list(comparison.fits))} on one likelihood."
     )
     parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="lead">{html.escape(lead)}</p>']
-    for name, advice in comparison.failures.items():
-        parts.append(f'<p class="warning"><strong>{html.escape(name)}:</strong> {html.escape(advice)}.</p>')
-    for name, row in zip(comparison.table["engine"], comparison.table.to_dict("records"), strict=True):
-        if row["khat"] > 0.7:
-            parts.append(
-                f'<p class="warning"><strong>{html.escape(name)}:</strong> Pareto k-hat is {row["khat"]:.2f}, above '
-                "0.7: the normal approximation misses part of the posterior, and its uncertainties are not to be "
-                "trusted.</p>"
-            )
-        if row["max_pareto_k"] > 0.7:
-            parts.append(
-                f'<p class="warning"><strong>{html.escape(name)}:</strong> the largest Pareto k of leave-one-out is '
-                f"{row['max_pareto_k']:.2f}, above 0.7: its ELPD-LOO leans on rows whose terms are unreliable.</p>"
-            )
+    for name, caution in comparison.cautions:
+        parts.append(f'<p class="warning"><strong>{html.escape(name)}:</strong> {html.escape(caution)}.</p>')
     parts += [
         "<h2>The engines side by side</h2>",
         _html_table(*engine_rows(comparison), left={"engine", "converged"}),

@@ -21,7 +21,7 @@ def test_engines_are_run_on_the_selected_number_of_components(key):
     assert found.selected_by == "bic"
     assert found.fits["map"].mixture.num_components == 2
     assert set(found.trees) == {"map"}
-    assert found.failures == {}
+    assert found.cautions == []
     assert told[:2] == ["EM, k = 1", "EM, k = 2"]
     for name, fit in found.fits.items():
         row = found.table.set_index("engine").loc[name]
@@ -38,7 +38,8 @@ def test_a_collapsed_fit_is_not_selected(key):
     )
     found = bayesgmm.compare(x, 3, engines=["em"], key=key, em={"start": start})
     assert found.table["result"][0] == "collapsed"
-    assert "shrank" in found.failures["em"]
+    assert found.cautions[0][0] == "em"
+    assert "shrank" in found.cautions[0][1]
     # From random starts, other maxima are preferred to the spike; a collapsed k is passed over.
     found = bayesgmm.compare(x, [1, 2, 3], engines=["em"], key=key)
     assert found.fits["em"].code is bayesgmm.ResultCode.successful
@@ -69,3 +70,11 @@ def test_bad_arguments(arguments, message):
     arguments = {"num_components": 2, "key": jax.random.key(0), **arguments}
     with pytest.raises(bayesgmm.InputError, match=message):
         bayesgmm.compare(DATA["faithful"], **arguments)
+
+
+def test_cautions_come_from_the_table(key):
+    found = bayesgmm.compare(DATA["galaxies"], 2, engines=["em"], key=key)
+    found.table.loc[0, ["khat", "max_pareto_k"]] = [0.9, 1.2]
+    (_, first), (_, second) = found.cautions
+    assert "k-hat is 0.90, above 0.7" in first
+    assert "leave-one-out is 1.20" in second
