@@ -72,8 +72,8 @@ class Comparison:
         approximate = [
             (
                 row["engine"],
-                f"Pareto k-hat is {row['khat']:.2f}, above {GOOD_PARETO_K}: the normal approximation misses part of the "
-                "posterior, and its uncertainties are not to be trusted",
+                f"Pareto k-hat is {row['khat']:.2f}, above {GOOD_PARETO_K}: the normal approximation misses part of "
+                "the posterior, and its uncertainties are not to be trusted",
             )
             for row in rows
             if row["khat"] > GOOD_PARETO_K
@@ -81,8 +81,8 @@ class Comparison:
         leaning = [
             (
                 row["engine"],
-                f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {GOOD_PARETO_K}: its ELPD-LOO "
-                "leans on rows whose terms are unreliable",
+                f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {GOOD_PARETO_K}: its "
+                "ELPD-LOO leans on rows whose terms are unreliable",
             )
             for row in rows
             if row["max_pareto_k"] > GOOD_PARETO_K

@@ -85,15 +85,16 @@ def _figures(comparison: Comparison) -> list[str]:
     # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
     shown = "nuts" if "nuts" in posteriors else next(reversed(posteriors), None)
     parts = ["<h2>The fit by maximum likelihood</h2>"]
+    one = x.shape[1] == 1
     figure = plots.plot_assignments(fits["em"].mixture, x, feature_names=names)
-    parts.append(_figure(figure, "Rows coloured by hard assignment, with the components of the EM fit: ellipses hold "
-                                 "50% and 90% of each component's mass."))  # fmt: skip
+    drawn = "density of the EM fit" if one else "components of the EM fit: ellipses hold 50% and 90% of each one's mass"
+    parts.append(_figure(figure, f"Rows coloured by hard assignment, with the {drawn}."))
     if shown is not None:
         fit = posteriors[shown]
         parts.append("<h2>The same with its uncertainty</h2>")
         figure = plots.plot_posterior_ellipses(fit, x, feature_names=names)
-        parts.append(_figure(figure, f"Components of posterior draws ({shown}), thin, around those of the posterior "
-                                     "mean."))  # fmt: skip
+        drawn = "Densities" if one else "Components"
+        parts.append(_figure(figure, f"{drawn} of posterior draws ({shown}), thin, around the posterior mean."))
         figure = plots.plot_responsibility_uncertainty(fit, x, feature_names=names)
         parts.append(_figure(figure, "How unsure each row's assignment is: one minus its largest responsibility, "
                                      f"averaged over posterior draws ({shown})."))  # fmt: skip
