@@ -9,9 +9,8 @@ from pathlib import Path
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -20,37 +19,29 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: int) -> None
     """Run all cells in place, with the working directory `folder`."""
     # Without folders to search, "python3" is ipykernel's own: this interpreter, whatever kernels are installed.
     specs = KernelSpecManager(kernel_dirs=[])
+    manager = KernelManager(kernel_name="python3", kernel_spec_manager=specs)
     client = NotebookClient(
         notebook,
-        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs),
+        km=manager,
         timeout=timeout,
+        coalesce_streams=True,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute()
+    try:
+        client.execute()
+    finally:  # nbclient leaves a kernel that it did not start itself
+        manager.shutdown_kernel(now=True)
 
 
-def stripped(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook without what changes from one machine to the next: timings and the version of Python."""
+def strip(notebook: nbformat.NotebookNode) -> None:
+    """Take out what changes from one machine to the next: timings and the version of Python."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    return notebook
-
-
-def failure(notebook: nbformat.NotebookNode, error: Exception) -> str:
-    """The source of the cell that failed, and its error."""
-    if not isinstance(error, CellExecutionError):
-        return f"{type(error).__name__}: {error}"
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                trace = "\n".join(output.traceback)
-                return f"--- cell {cell.get('id', '')}\n{cell.source}\n--- error\n{trace}"
-    return str(error)
 
 
 def main() -> int:
@@ -62,20 +53,21 @@ def main() -> int:
     failed = False
     with tempfile.TemporaryDirectory() as scratch:
         copy = shutil.copytree(NOTEBOOKS, Path(scratch) / "notebooks")
-        for path in sorted(NOTEBOOKS.rglob("*.ipynb")):
+        for path in sorted(copy.rglob("*.ipynb")):
             if ".ipynb_checkpoints" in path.parts:
                 continue
             began = time.perf_counter()
             notebook = nbformat.read(path, as_version=4)
             try:
-                execute(notebook, (copy / path.relative_to(NOTEBOOKS)).parent, options.timeout)
-            except Exception as error:  # a dead kernel or a timeout is a failure of the notebook as well
-                print(f"{path.name}: FAILED\n{failure(notebook, error)}", file=sys.stderr)
+                execute(notebook, path.parent, options.timeout)
+            except Exception as error:  # of a cell, with its source; or a dead kernel, or a timeout
+                print(f"{path.name}: FAILED\n{type(error).__name__}: {error}", file=sys.stderr)
                 failed = True
                 continue
-            print(f"{path.name}: ran in {time.perf_counter() - began:.0f} s")
+            print(f"{path.name}: ran in {time.perf_counter() - began:.0f} s", flush=True)
             if options.write:
-                nbformat.write(stripped(notebook), path)
+                strip(notebook)
+                nbformat.write(notebook, NOTEBOOKS / path.relative_to(copy))
     return int(failed)
 
 

@@ -231,7 +231,8 @@ def _weights(mixture: Mixture) -> Array:
 def _covariances(mixture: Mixture) -> Array:
     factor = mixture.precision_factor
     if mixture.is_diagonal:
-        dense = jnp.square(1.0 / factor)[..., None] * jnp.eye(factor.shape[-1], dtype=factor.dtype)
+        identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), (*factor.shape, factor.shape[-1]))
+        dense = jnp.square(1.0 / factor)[..., None] * identity
     else:
         lower = covariance_factor(factor)
         dense = jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")

@@ -19,6 +19,7 @@ Row weights and padding are the business of this module and of no other.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of both sets of rows; they must be about the same origin."""
-        both = jax.tree.map(jnp.add, self, other)
+        both = jax.tree.map(operator.add, self, other)
         return dataclasses.replace(both, origin=self.origin)
 
 

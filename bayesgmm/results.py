@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray, is_traced
 
@@ -52,8 +53,8 @@ _EXPLANATIONS = {
         "reg_covar or use fewer components"
     ),
     ResultCode.not_mixed: (
-        "the chains disagree (R-hat above 1.01 or fewer than 100 effective draws a chain); draw longer, or look for "
-        "several modes"
+        "the chains disagree (R-hat above 1.01 or fewer than 100 effective draws a chain); draw longer, or take "
+        "fewer components or a more restricted family"
     ),
     ResultCode.divergent: (
         "there were divergent transitions, so parts of the posterior may be missing; raise target_accept or tighten "
@@ -108,7 +109,7 @@ class Fit:
         return ResultCode(int(self.result))
 
     @property
-    def successful(self) -> Bool[AnyArray, "*restarts"]:
+    def successful(self) -> Bool[AnyArray, "*restarts"] | np.bool:
         """Whether the stopping rule was met."""
         return self.result == int(ResultCode.successful)
 
@@ -119,14 +120,22 @@ class Fit:
         return trace[..., : int(self.num_steps) + 1] if self.engine == "em" else trace
 
 
+def check_on_failure(on_failure: str) -> None:
+    """Refuse a word that is not one, before the fit.
+
+    Raises:
+        InputError: for anything but "warn", "raise" and "ignore".
+    """
+    if on_failure not in ("warn", "raise", "ignore"):
+        raise InputError(f'on_failure={on_failure!r} is not known; choose "warn", "raise" or "ignore"')
+
+
 def announce(fit: Fit, on_failure: str) -> Fit:
     """Tell the caller once, in one sentence, that a fit failed. Inside a caller's trace there is only the code.
 
     Raises:
         RuntimeError: for a fit that was not successful, when `on_failure` is "raise".
     """
-    if on_failure not in ("warn", "raise", "ignore"):
-        raise ValueError(f'on_failure={on_failure!r} is not known; choose "warn", "raise" or "ignore"')
     if on_failure == "ignore" or is_traced(fit.result) or jnp.ndim(fit.result):
         return fit
     if fit.code is not ResultCode.successful:

@@ -19,7 +19,7 @@ from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import Moments, expected_moments, maximise
 from bayesgmm.precision import matching_precision
-from bayesgmm.results import Fit, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.starts import column_moments, start_at_seeds
 
 _RUNNING = -1
@@ -36,14 +36,14 @@ class _State(NamedTuple):
 
 def fit_em(
     x: Any,
-    num_components: int,
+    num_components: Any,
     *,
     family: str | Family = "full",
     key: Any = None,
     num_restarts: int = 10,
     start: Mixture | None = None,
     row_weights: Any = None,
-    tol: float | Array = 1e-6,
+    tol: Any = 1e-6,
     max_steps: int = 1000,
     reg_covar: Any = None,
     on_failure: str = "warn",
@@ -51,8 +51,8 @@ def fit_em(
     """Fit a Gaussian mixture by maximum likelihood.
 
     Runs EM from `num_restarts` k-means++ starts in one vectorised program and keeps the highest log-likelihood; or from
-    `start`. Usable inside the caller's `jit`, `vmap` and `grad`, where arguments are not checked and a failure is only
-    a result code.
+    `start`. Usable inside the caller's `jit` and `vmap`, where arguments are not checked and a failure is only a result
+    code.
 
     Args:
         x: rows (n, d); NumPy, JAX, pandas. The fit is computed in its precision (integers in float64).
@@ -74,6 +74,7 @@ def fit_em(
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
     """
+    check_on_failure(on_failure)
     family = get_family(family)
     x = as_rows(x)
     enough_rows(x, num_components, family)
@@ -238,10 +239,12 @@ def _failure(mixture: Mixture) -> Array:
 def _collapsed(mixture: Mixture, count: Array, ridge: Array, variances: Array, num_rows: int) -> Array:
     """Whether a component is empty, or has a variance that is the ridge's or rounding's and not the data's."""
     factor = mixture.precision_factor
-    diagonal = factor if mixture.is_diagonal else jnp.diagonal(factor, axis1=-2, axis2=-1)
     floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, 100 * jnp.finfo(factor.dtype).eps * variances)
     empty = count < 0.5 * count.sum() / num_rows
-    return empty.any() | (1.0 / jnp.square(diagonal) < floor[None]).any()
+    # In units of the floor the narrowest direction, along the axes or not, gives the factor a row longer than one.
+    squares = jnp.square(factor) * floor.reshape(*(1,) * (factor.ndim - 1), -1)
+    longest = squares.max() if mixture.is_diagonal else squares.sum(-1).max()
+    return empty.any() | (longest > 1.0)
 
 
 def _replace_mixture(fit: Fit, mixture: Mixture) -> Fit:

@@ -28,7 +28,7 @@ from bayesgmm.mixture import Mixture
 from bayesgmm.moments import log_likelihood
 from bayesgmm.precision import matching_precision
 from bayesgmm.priors import Prior
-from bayesgmm.results import Fit, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 
 def fit_map(
@@ -63,6 +63,7 @@ def fit_map(
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
     """
+    check_on_failure(on_failure)
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
     if max_steps < 1 or (gtol is not None and not gtol > 0):
         raise InputError(f"max_steps={max_steps} must be at least 1 and gtol={gtol} greater than 0")

@@ -20,7 +20,7 @@ from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
 from bayesgmm.priors import Prior
-from bayesgmm.results import Fit, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 CHAIN_METHODS = ("parallel", "sequential", "vectorized")
 MAX_R_HAT = 1.01
@@ -88,6 +88,7 @@ def fit_nuts(
         raise InputError(f"jitter={jitter} must not be negative")
     if chain_method not in (None, *CHAIN_METHODS):
         raise InputError(f"chain_method={chain_method!r} is not known; choose one of {', '.join(CHAIN_METHODS)}")
+    check_on_failure(on_failure)
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
     if chain_method is None:
         chain_method = _default_chain_method(num_chains)

@@ -29,7 +29,7 @@ from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
 from bayesgmm.priors import Prior
-from bayesgmm.results import Fit, ResultCode, announce
+from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 GUIDES: dict[str, Callable[..., AutoContinuous]] = {"normal": AutoDiagonalNormal, "full_rank": AutoMultivariateNormal}
 STEP_SIZES = (2e-2, 5e-3, 1.25e-3)
@@ -83,6 +83,7 @@ def fit_vi(
             raise InputError(f"{name}={value} must be at least 1")
     if max_steps < 2 * window:
         raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
+    check_on_failure(on_failure)
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
     settings = (guide, num_draws, num_particles, window, max_steps)
     return announce(_fit(x, num_components, family, prior, start, key, settings, progress), on_failure)
