@@ -86,6 +86,7 @@ def enough_rows(x: AnyArray, num_components: int, family: Family) -> None:
             f"column {constant[0]} of x is constant ({rows[0, constant[0]]:g}), so its variance is zero; drop that "
             "column"
         )
+    # Sorting many rows costs more than the fit, and so many that few differ are no data for a mixture of Gaussians.
     if num_rows <= 100_000 and num_components > 1:
         distinct = len(np.unique(rows, axis=0))
         if num_components > distinct:

@@ -38,7 +38,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def compare(
     config: Annotated[Path, typer.Argument(help="Settings, a TOML file such as configs/old_faithful.toml.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; overrides the settings.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all randomness; overrides the settings.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; overrides the settings.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")] = False,
 ) -> None:
     """Fit one data set by several engines, print them side by side, and write tables, posteriors and a report."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,10 +21,16 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that holds something, before any work is done.
 
     Raises:
-        InputError: for a folder that exists and is not empty, unless `overwrite`, and for a path that is a file.
+        InputError: for a folder that exists and is not empty, unless `overwrite`, for a path that is a file, and for a
+            place that cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output folder {str(folder)!r} is a file; choose another with --out")
+    standing = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
+        raise InputError(
+            f"output folder {str(folder)!r} cannot be made in {str(standing)!r}; choose another with --out"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(f"output folder {str(folder)!r} is not empty; pass --overwrite, or choose another with --out")
 

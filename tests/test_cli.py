@@ -266,6 +266,16 @@ def test_digits_follow_the_uncertainty(value, sd, text):
     assert with_uncertainty(value, sd) == text
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(folder):
+    job = settings(folder, EM_ONLY)
+    result = run(job, "--out", folder / "rows.csv" / "out")
+    assert result.exit_code == 2
+    assert "cannot be made in" in result.stderr
+    result = run(job, "--out", folder / "rows.csv")
+    assert result.exit_code == 2
+    assert "is a file" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_configs_run(config, tmp_path):

@@ -6,6 +6,7 @@ its moments; so the log-likelihood reported always belongs to the mixture report
 Source: Dempster, Laird & Rubin (1977); McLachlan & Peel (2000), section 3.2.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ def _best_of_restarts(
     best = jnp.argmax(jnp.where(eligible, fits.log_likelihood, -jnp.inf))
     fit = jax.tree.map(lambda field: field[best], fits)
     order = jnp.lexsort(fit.mixture.means.T[::-1])
-    return _replace_mixture(fit, fit.mixture.permute(order))
+    return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
 
 
 @functools.partial(jax.jit, static_argnames=("family", "max_steps"))
@@ -245,7 +246,3 @@ def _collapsed(mixture: Mixture, count: Array, ridge: Array, variances: Array, n
     squares = jnp.square(factor) * floor.reshape(*(1,) * (factor.ndim - 1), -1)
     longest = squares.max() if mixture.is_diagonal else squares.sum(-1).max()
     return empty.any() | (longest > 1.0)
-
-
-def _replace_mixture(fit: Fit, mixture: Mixture) -> Fit:
-    return Fit(fit.engine, fit.family, mixture, fit.log_likelihood, fit.result, fit.num_steps, fit.trace)

@@ -183,7 +183,7 @@ def _judged(fit: Fit) -> Fit:
     stats = fit.sample_stats
     num_divergences = int(stats["diverging"].sum())
     num_chains = stats["diverging"].shape[0]
-    if not np.isfinite(float(fit.log_likelihood)):
+    if fit.code is ResultCode.nonfinite:
         result = ResultCode.nonfinite
     elif not (r_hat <= MAX_R_HAT and ess >= MIN_ESS_PER_CHAIN * num_chains):
         result = ResultCode.not_mixed

@@ -34,11 +34,14 @@ def posterior_fit(
     """The fit made of draws of the standardised model's sites, arrays with leading axes (chain, draw)."""
     draws = relabel(_mixtures_of(sites, family, prior), reference)
     mixture = mean_mixture(draws)
+    total = log_likelihood(mixture, x)
+    if not np.isfinite(total):
+        result = ResultCode.nonfinite
     return Fit(
         engine=engine,
         family=family.name,
         mixture=mixture,
-        log_likelihood=log_likelihood(mixture, x),
+        log_likelihood=total,
         result=np.int32(result),
         num_steps=np.int32(num_steps),
         trace=trace,
