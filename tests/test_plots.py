@@ -515,3 +515,14 @@ def test_colours_markers_and_lines_tell_apart(make_fit, rng):
     styles = line_styles(fits)
     assert styles["3"] == "-"
     assert len(set(styles.values())) == 5
+
+
+def test_fits_of_one_engine_may_have_traces_of_different_lengths(rng, make_fit):
+    case = random_case(FULL, 2, 2, rng)
+    fits = {
+        name: make_fit(case, engine="vi", trace=-50.0 + rng.normal(size=length))
+        for name, length in (("vi (normal)", 350), ("vi (full rank)", 400))
+    }
+    (ax,) = plot_traces(fits).axes
+    longest = max(line.get_xdata()[-1] for line in ax.lines)
+    assert longest == 399

@@ -84,7 +84,7 @@ def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
     return np.where(np.isfinite(lines), lines, np.nan)
 
 
-def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "lines steps"]]) -> None:
+def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "_ _"]]) -> None:
     watched = _WATCHED.get(engine, _Watched(engine.upper(), "step", "objective"))
     ax.set_title(watched.title)
     ax.set_xlabel(watched.step)
@@ -139,7 +139,7 @@ def smooth(values: Float[np.ndarray, " steps"], window: int) -> tuple[Float[np.n
     return centres[count > 0], total[count > 0] / count[count > 0]
 
 
-def settled_limits(traces: list[Float[np.ndarray, "lines steps"]]) -> tuple[float, float]:
+def settled_limits(traces: list[Float[np.ndarray, "_ _"]]) -> tuple[float, float]:
     """Limits that hold nearly all of the second half of every trace, and as much again below for the way there."""
     lows, highs = [], []
     for lines in traces:
