@@ -1,5 +1,9 @@
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
+from .conjugate import ConjugatePrior as ConjugatePrior
+from .conjugate import conjugate_prior as conjugate_prior
+from .conjugate import log_prior as log_prior
+from .conjugate import maximise_posterior as maximise_posterior
 from .criteria import Criteria as Criteria
 from .criteria import aic as aic
 from .criteria import bic as bic

@@ -37,8 +37,10 @@ def as_rows(x: Any, name: str = "x") -> AnyArray:
         raise InputError(
             f"{name} has shape {array.shape}: there is nothing to fit. Give at least one row and one column"
         )
-    bad = ~np.isfinite(np.asarray(array))
-    if bad.any():
+    rows_of = np.asarray(array)
+    with np.errstate(all="ignore"):
+        total = rows_of.sum()  # copies nothing; NaN and infinity survive it, and overflow is looked into
+    if not np.isfinite(total) and (bad := ~np.isfinite(rows_of)).any():
         rows, columns = np.nonzero(bad)
         raise InputError(
             f"{name} has NaN or infinite values in {len(set(rows.tolist()))} of {len(array)} rows, the first in row "

@@ -48,6 +48,7 @@ def compare(
     with _one_line_errors():
         settings, data, folder, seed = _read(config, out, seed, overwrite)
         _use_host_devices(settings.nuts.num_chains if "nuts" in settings.engines else 1)
+        _remember_programs()
         _compare(settings, data, folder, seed, overwrite, began)
 
 
@@ -94,6 +95,17 @@ def _use_host_devices(num_devices: int) -> None:
 
     with contextlib.suppress(RuntimeError):  # JAX has started already: a program calls us, and the setting is its own
         jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def _remember_programs() -> None:
+    """Compiled programs are kept in the user's cache folder, so that the next run of the command starts at once."""
+    import jax
+    from platformdirs import user_cache_path
+
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("bayesgmm") / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overwrite: bool, began: float) -> None:

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.checks import as_rows
+from bayesgmm.conjugate import AnyPrior
 from bayesgmm.criteria import pointwise_log_likelihood
 from bayesgmm.engines.model import mixture_of_sites, sample_sites
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import RandomKey, matching_precision
-from bayesgmm.priors import Prior
 from bayesgmm.results import Fit
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MAX_PREDICTIVE = 2_000_000  # numbers kept in the posterior_predictive group, 1
 
 
 def to_datatree(
-    fit: Fit, x: Any, *, prior: Prior, key: RandomKey, feature_names: Sequence[str] | None = None
+    fit: Fit, x: Any, *, prior: AnyPrior, key: RandomKey, feature_names: Sequence[str] | None = None
 ) -> "DataTree":
     """A Bayesian fit as an ArviZ `DataTree`.
 
@@ -104,13 +104,13 @@ def _variables(draws: Mixture, family: Family) -> dict[str, np.ndarray]:
 
 
 @matching_precision
-def draw_prior(prior: Prior, family: Family, num_components: int, num_draws: int, *, key: RandomKey) -> Mixture:
+def draw_prior(prior: AnyPrior, family: Family, num_components: int, num_draws: int, *, key: RandomKey) -> Mixture:
     """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning."""
     return _draw_prior(jax.tree.map(jnp.asarray, prior), family, num_components, num_draws, key)
 
 
 @functools.partial(jax.jit, static_argnames=("family", "num_components", "num_draws"))
-def _draw_prior(prior: Prior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
+def _draw_prior(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
     from numpyro.infer import Predictive
 
     predictive = Predictive(sample_sites, num_samples=num_draws, parallel=True)

@@ -25,7 +25,8 @@ class Family:
         shared: whether one covariance serves all components (e = 1 in shapes).
         num_covariance_parameters: free parameters of the covariances, from (k, d).
         maximise: maximum-likelihood covariances from counts (k) and scatter about the component means, (k, d, d), or
-            its diagonal (k, d) for diagonal families. Shape (e, d, d) or (e, d).
+            its diagonal (k, d) for diagonal families; shared covariances also take the sum (1, ...) over components.
+            Shape (e, d, d) or (e, d).
         scale_shape: shape (e, d) or (e, 1) of the standard deviations that are free, from (k, d).
     """
 
@@ -52,7 +53,7 @@ def _maximise_full(count: Float[Array, " k"], scatter: Float[Array, "k d d"]) ->
     return scatter / count[:, None, None]
 
 
-def _maximise_tied(count: Float[Array, " k"], scatter: Float[Array, "k d d"]) -> Float[Array, "1 d d"]:
+def _maximise_tied(count: Float[Array, " k"], scatter: Float[Array, "e d d"]) -> Float[Array, "1 d d"]:
     return scatter.sum(0, keepdims=True) / count.sum()
 
 

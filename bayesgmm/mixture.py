@@ -167,11 +167,25 @@ def joint_of_whitened(mixture: Mixture, whitened: Float[Array, "k d n"]) -> Floa
     return (mixture.log_weights + log_normaliser(mixture))[:, None] - 0.5 * jnp.square(whitened).sum(1)
 
 
+def joint_of_rows(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k n"]:
+    """Joint log-densities of rows, with rows as the fastest axis."""
+    return joint_of_whitened(mixture, whiten(mixture, x))
+
+
 def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
     """Whitened rows (k, d, n), joint log-densities (k, n) and the marginal log-density (n) of every row."""
     whitened = whiten(mixture, x)
     joint = joint_of_whitened(mixture, whitened)
     return whitened, joint, jax.nn.logsumexp(joint, axis=0)
+
+
+def shares_and_marginal(joint: Float[Array, "k n"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
+    """Responsibilities times row weights (k, n), and marginal log-densities (n), with one exp for each entry."""
+    largest = jax.lax.stop_gradient(joint.max(0))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    relative = jnp.exp(joint - largest[None])
+    total = relative.sum(0)
+    return relative * (row_weights / total)[None], largest + jnp.log(total)
 
 
 def covariance_factor(factor: AnyArray) -> Array:

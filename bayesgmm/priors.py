@@ -103,28 +103,38 @@ def default_prior(
     dtype = x.dtype
     loc, sd = x.mean(0), x.std(0)
 
-    def number(name: str, value: Any, shape: tuple[int, ...], positive: bool = True) -> Any:
-        if is_traced(value):
-            return jnp.broadcast_to(value, shape)
-        given = np.asarray(value, dtype)
-        if given.shape not in ((), shape):
-            raise InputError(f"prior {name} has shape {given.shape}; give one number or an array of shape {shape}")
-        if not np.isfinite(given).all() or (positive and (given <= 0).any()):
-            raise InputError(f"prior {name}={value} must be finite{' and greater than 0' if positive else ''}")
-        return np.broadcast_to(given, shape)
-
     by_feature = (num_features,)
     return Prior(
-        concentration=number("concentration", concentration, (num_components,)),
-        mean_loc=number("mean_loc", loc if mean_loc is None else mean_loc, by_feature, positive=False),
-        mean_scale=number("mean_scale", 2.0 * sd if mean_scale is None else mean_scale, by_feature),
-        scale_median=number(
+        concentration=prior_number("concentration", concentration, (num_components,), dtype),
+        mean_loc=prior_number("mean_loc", loc if mean_loc is None else mean_loc, by_feature, dtype, positive=False),
+        mean_scale=prior_number("mean_scale", 2.0 * sd if mean_scale is None else mean_scale, by_feature, dtype),
+        scale_median=prior_number(
             "scale_median",
             sd / num_components ** (1 / num_features) if scale_median is None else scale_median,
             by_feature,
+            dtype,
         ),
-        scale_sigma=array.asarray(number("scale_sigma", scale_sigma, ())),
-        correlation_concentration=array.asarray(number("correlation_concentration", correlation_concentration, ())),
+        scale_sigma=array.asarray(prior_number("scale_sigma", scale_sigma, (), dtype)),
+        correlation_concentration=array.asarray(
+            prior_number("correlation_concentration", correlation_concentration, (), dtype)
+        ),
         column_mean=loc,
         column_scale=sd,
     )
+
+
+def prior_number(name: str, value: Any, shape: tuple[int, ...], dtype: Any, *, positive: bool = True) -> Any:
+    """A number of a prior, or an array of them, as an array of this shape.
+
+    Raises:
+        InputError: for another shape, or values that are not finite or, where they must be, not positive.
+    """
+    if is_traced(value):
+        return jnp.broadcast_to(value, shape)
+    given = np.asarray(value, dtype)
+    if given.shape not in ((), shape):
+        expected = f"one number or an array of shape {shape}" if shape else "one number"
+        raise InputError(f"prior {name} has shape {given.shape}; give {expected}")
+    if not np.isfinite(given).all() or (positive and (given <= 0).any()):
+        raise InputError(f"prior {name}={value} must be finite{' and greater than 0' if positive else ''}")
+    return np.broadcast_to(given, shape)

@@ -1,85 +1,210 @@
 """Where an engine starts: made-up responsibilities, then the M-step.
 
-A start is a partition of the rows. It is made on standardised columns, so that the unit of a feature does not decide
-it; the mixture is then estimated in the original units by the same M-step that EM uses.
+A start is a partition of the rows, hard or soft. It is made on standardised columns, so that the unit of a feature does
+not decide it; the mixture is then estimated in the original units by the same M-step that EM uses. `STARTS` holds the
+starts that have a name; `mixture_from_start` reads those that a user gives.
 """
 
-import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array
 
-from bayesgmm.families import Family
+from bayesgmm.checks import as_key, as_row_weights, as_rows
+from bayesgmm.errors import InputError
+from bayesgmm.families import FAMILIES, Family
+from bayesgmm.hierarchical import share_out
 from bayesgmm.mixture import Mixture
-from bayesgmm.moments import maximise, moments_of_partition
-from bayesgmm.precision import RandomKey
+from bayesgmm.partitions import (
+    centre_and_scale,
+    column_moments,
+    kmeans_plus_plus,
+    lloyd,
+    maximise_partition,
+    mixture_of_partition,
+    partition_around_seeds,
+    standardise,
+    whitened_rows,
+)
+from bayesgmm.precision import AnyArray, RandomKey, is_traced, matching_precision
+from bayesgmm.starting_values import mixture_from_start
+
+__all__ = [
+    "STARTS",
+    "Start",
+    "column_moments",
+    "get_start",
+    "kmeans_plus_plus",
+    "mixture_from_start",
+    "mixture_of_partition",
+    "standardise",
+    "start_at_seeds",
+    "start_from",
+]
+
+MAX_HIERARCHICAL_ROWS = 2000
+_ASSIGNED_AT_ONCE = 65536  # rows
 
 
-def standardise(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, "n d"]:
-    """Columns with weighted mean 0 and variance 1; a constant column stays at 0."""
-    mean, variance = column_moments(x, row_weights)
-    return (x - mean[None]) / jnp.where(variance > 0, jnp.sqrt(variance), 1.0)[None]
+def _from_kmeans_plus_plus(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    labels = kmeans_plus_plus(standardise(x, row_weights), num_components, row_weights, key=key)
+    return jax.nn.one_hot(labels, num_components, dtype=x.dtype)
 
 
-def column_moments(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
-    """Weighted mean and variance of every column."""
-    shares = row_weights / row_weights.sum()
-    mean = jnp.matmul(shares, x, precision="highest")
-    return mean, jnp.matmul(shares, jnp.square(x - mean[None]), precision="highest")
+def _from_kmeans(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    white = whitened_rows(x, row_weights)
+    labels = kmeans_plus_plus(white.T, num_components, row_weights, key=key)
+    return jax.nn.one_hot(lloyd(white, labels, num_components, row_weights), num_components, dtype=x.dtype)
 
 
-def kmeans_plus_plus(
-    x: Float[Array, "n d"], num_components: int, row_weights: Float[Array, " n"], *, key: RandomKey
-) -> Int[Array, " n"]:
-    """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
+def _from_random_responsibilities(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    # Exponential numbers over their sum are uniform on the simplex, and far cheaper than drawing from a Dirichlet.
+    shares = jax.random.exponential(key, (num_components, len(x)), x.dtype)
+    return (shares / shares.sum(0, keepdims=True)).T
 
-    Seeds are rows, the first drawn by weight, each next one with probability proportional to its squared distance
-    from the seeds already drawn. Distances are in the units given.
 
-    Source: Arthur & Vassilvitskii (2007), section 2.2.
+def _from_random_rows(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    def if_new(nearest: Array) -> Array:
+        return (nearest > 0).astype(x.dtype)
+
+    standard = standardise(x, row_weights).T
+    labels = partition_around_seeds(standard, num_components, row_weights, if_new, key)
+    return jax.nn.one_hot(labels, num_components, dtype=x.dtype)
+
+
+@matching_precision
+def _from_hierarchy(x: Any, num_components: int, row_weights: Any, *, key: RandomKey | None = None) -> AnyArray:
+    if is_traced((x, row_weights)):
+        raise InputError(
+            "start='hierarchical' cannot be made inside jit, vmap or grad; call start_from before them and pass on the "
+            "mixture it returns"
+        )
+    rows, weights = np.asarray(x), np.asarray(row_weights)
+    used, shares = share_out(rows, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
+    if (weights > 0).sum() == len(used):
+        return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
+    part, part_weights = jnp.asarray(rows[used]), jnp.asarray(weights[used])
+    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part, part_weights)[1])
+    mixture = mixture_of_partition(part, jnp.asarray(shares[used]), part_weights, FAMILIES["full"], ridge)
+    blocks = (rows[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(rows), _ASSIGNED_AT_ONCE))
+    return np.concatenate([mixture.responsibilities(block) for block in blocks])
+
+
+@dataclass(frozen=True)
+class Start:
+    """One way to make up the first responsibilities.
+
+    Attributes:
+        name: the name users give.
+        description: the start in words.
+        responsibilities: the responsibilities (n, k) from rows (n, d), the number of components, row weights (n) and a
+            keyword-only key.
+        random: whether another key gives another start.
     """
 
-    def distances_to(index: Array) -> Array:
-        return jnp.square(x - x[index][None]).sum(1)
-
-    def add_seed(state: tuple[Array, Array], step: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        nearest, labels = state
-        label, key = step
-        seed = jax.random.categorical(key, jnp.log(row_weights * nearest))
-        distances = distances_to(seed)
-        return (jnp.minimum(nearest, distances), jnp.where(distances < nearest, label, labels)), None
-
-    keys = jax.random.split(key, num_components)
-    first = jax.random.categorical(keys[0], jnp.log(row_weights))
-    state = (distances_to(first), jnp.zeros(x.shape[0], jnp.int32))
-    (_, labels), _ = jax.lax.scan(add_seed, state, (jnp.arange(1, num_components, dtype=jnp.int32), keys[1:]))
-    return labels
+    name: str
+    description: str
+    responsibilities: Callable[..., AnyArray]
+    random: bool = True
 
 
-def mixture_of_partition(
-    x: Float[Array, "n d"],
-    responsibilities: Float[Array, "n k"],
-    row_weights: Float[Array, " n"],
-    family: Family,
-    reg_covar: Float[Array, " d"],
-) -> Mixture:
-    """The M-step from given responsibilities."""
-    moments = moments_of_partition(x, responsibilities, row_weights, diagonal=family.diagonal)
-    return maximise(moments, family, reg_covar)
+def _compiled(function: Callable[..., Array]) -> Callable[..., AnyArray]:
+    return matching_precision(jax.jit(function, static_argnames="num_components"))
 
 
-@functools.partial(jax.jit, static_argnames=("num_components", "family"))
-def start_at_seeds(
-    x: Float[Array, "n d"],
+STARTS: Mapping[str, Start] = MappingProxyType(
+    {
+        start.name: start
+        for start in (
+            Start(
+                name="k-means++",
+                description="nearest of k rows drawn far apart, on standardised columns",
+                responsibilities=_compiled(_from_kmeans_plus_plus),
+            ),
+            Start(
+                name="kmeans",
+                description="k-means after k-means++, on whitened rows",
+                responsibilities=_compiled(_from_kmeans),
+            ),
+            Start(
+                name="random_responsibilities",
+                description="every row shared out uniformly at random",
+                responsibilities=_compiled(_from_random_responsibilities),
+            ),
+            Start(
+                name="random_rows",
+                description="nearest of k different rows drawn at random, on standardised columns",
+                responsibilities=_compiled(_from_random_rows),
+            ),
+            Start(
+                name="hierarchical",
+                description=(
+                    f"model-based agglomeration; above {MAX_HIERARCHICAL_ROWS} rows of a random subset, whose mixture "
+                    "shares out the rest"
+                ),
+                responsibilities=_from_hierarchy,
+                random=False,
+            ),
+        )
+    }
+)
+
+_SCIKIT_LEARN_NAMES = {"random": "random_responsibilities", "random_from_data": "random_rows"}
+
+
+def get_start(start: str) -> Start:
+    """The record of a start given by name, ours or scikit-learn's.
+
+    Raises:
+        InputError: for an unknown name, listing the known ones.
+    """
+    name = _SCIKIT_LEARN_NAMES.get(start, start)
+    if name not in STARTS:
+        raise InputError(f"start={start!r} is not known; choose one of {', '.join(STARTS)}")
+    return STARTS[name]
+
+
+def start_from(
+    x: Any,
     num_components: int,
-    row_weights: Float[Array, " n"],
+    row_weights: Any,
     family: Family,
-    reg_covar: Float[Array, " d"],
+    reg_covar: Any,
     *,
-    key: RandomKey,
+    start: str = "k-means++",
+    key: RandomKey | None = None,
 ) -> Mixture:
-    """The starting mixture of EM: k-means++ on standardised columns, then one M-step."""
-    labels = kmeans_plus_plus(standardise(x, row_weights), num_components, row_weights, key=key)
-    responsibilities = jax.nn.one_hot(labels, num_components, dtype=x.dtype)
-    return mixture_of_partition(x, responsibilities, row_weights, family, reg_covar)
+    """The mixture that a named start of `STARTS` gives: its responsibilities, then the M-step in the original units.
+
+    Args:
+        x: rows (n, d).
+        num_components: k.
+        row_weights: weight of every row (n), or None for ones.
+        family: covariance family.
+        reg_covar: ridge added to the variances, one number or one for each feature (d).
+        start: a name in `STARTS`, or scikit-learn's.
+        key: a random key; the hierarchical start needs none up to 2,000 rows.
+
+    Raises:
+        InputError: for an unknown start, rows or weights that cannot be used, a missing key, or the hierarchical start
+            inside the caller's `jit` or `vmap`.
+    """
+    record = get_start(start)
+    x = as_rows(x)
+    row_weights = as_row_weights(row_weights, x)
+    key = as_key(key) if record.random else key
+    responsibilities = record.responsibilities(x, num_components, row_weights, key=key)
+    return maximise_partition(x, responsibilities, row_weights, family, reg_covar)
+
+
+def start_at_seeds(
+    x: Any, num_components: int, row_weights: Any, family: Family, reg_covar: Any, *, key: RandomKey
+) -> Mixture:
+    """`start_from` with k-means++, the default start of EM."""
+    return start_from(x, num_components, row_weights, family, reg_covar, key=key)

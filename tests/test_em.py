@@ -26,7 +26,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
 from bayesgmm.results import FitWarning, ResultCode
-from bayesgmm.starts import start_at_seeds
+from bayesgmm.starts import start_from
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -308,8 +308,8 @@ def test_a_failed_restart_never_wins(monkeypatch):
     x = np.concatenate([DATA["faithful"], np.repeat(DATA["faithful"][:1], 30, axis=0)])
     bad = jax.random.key_data(jax.random.split(jax.random.key(0), 6))[:4]
 
-    def spoiled(x, num_components, row_weights, family, reg_covar, *, key):
-        start = start_at_seeds(x, num_components, row_weights, family, reg_covar, key=key)
+    def spoiled(x, num_components, row_weights, family, reg_covar, *, start, key):
+        start = start_from(x, num_components, row_weights, family, reg_covar, start=start, key=key)
         which = (jax.random.key_data(key)[None] == bad).all(1)
         narrow = Mixture.from_covariances(
             jnp.asarray([0.1, 0.9], x.dtype),
@@ -319,7 +319,7 @@ def test_a_failed_restart_never_wins(monkeypatch):
         start = jax.tree.map(lambda one, other: jnp.where(which[1:].any(), one, other), narrow, start)
         return jax.tree.map(lambda field: jnp.where(which[0], jnp.nan, field), start)
 
-    monkeypatch.setattr(em, "start_at_seeds", spoiled)
+    monkeypatch.setattr(em, "start_from", spoiled)
     em._best_of_restarts.clear_cache()
     fit = fit_em(x, 2, key=jax.random.key(0), num_restarts=6, on_failure="raise")
     em._best_of_restarts.clear_cache()

@@ -1,5 +1,7 @@
 """MAP: the mode of the model's own log-density, the point that AutoDelta finds, to a gradient tolerance."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,11 @@ from numpyro.infer.util import log_density
 from numpyro.optim import Adam
 
 import bayesgmm
+from bayesgmm.conjugate import CONJUGATE_FAMILIES
+from bayesgmm.engines import map as map_engine
+from bayesgmm.engines import space
 from bayesgmm.engines.model import sites_of_mixture
+from bayesgmm.moments import expected_moments
 
 
 def _log_density(mixture, x, family, prior):
@@ -69,6 +75,91 @@ def test_reaches_its_gradient_tolerance_and_improves_on_em(family, name, num_com
     # Labels of the start are kept: every component is nearest to its own.
     order = bayesgmm.match_labels(fit.mixture, em.mixture)
     np.testing.assert_array_equal(order, np.arange(num_components))
+
+
+CONJUGATE = {name: family for name, family in bayesgmm.FAMILIES.items() if family.mclust in CONJUGATE_FAMILIES}
+
+
+def _map_em(start, x, family, prior, num_steps=3000):
+    """Where MAP-EM ends."""
+
+    def step(_, mixture):
+        return bayesgmm.maximise_posterior(expected_moments(mixture, x), family, prior)
+
+    return jax.jit(lambda start: jax.lax.fori_loop(0, num_steps, step, start))(jax.tree.map(jnp.asarray, start))
+
+
+def _two_clusters(rng):
+    """Two overlapping clusters of 120 and 80 rows, on scales of 1 and 10."""
+    first = rng.normal(size=(120, 2)) @ np.array([[1.0, 0.6], [0.0, 0.5]]) + np.array([1.5, 0.0])
+    second = rng.normal(size=(80, 2)) * np.array([0.5, 1.5]) + np.array([-1.5, 1.0])
+    return np.concatenate([first, second]) * np.array([1.0, 10.0]) + np.array([5.0, 100.0])
+
+
+@pytest.mark.parametrize(
+    ("family", "num_components"),
+    [
+        pytest.param(family, k, id=f"{name}-{k}", marks=[] if k == 2 or name == "full" else [pytest.mark.slow])
+        for name, family in CONJUGATE.items()
+        for k in (2, 3)
+    ],
+)
+def test_conjugate_mode_is_where_map_em_ends(family, num_components, key, x64):
+    """Two ways to one point: Newton steps on the NumPyro model, and EM whose M-step has the prior added."""
+    x = jnp.asarray(_two_clusters(np.random.default_rng(2)))
+    prior = bayesgmm.conjugate_prior(x, num_components, family, concentration=1.5)
+    start = bayesgmm.fit_em(x, num_components, family=family, key=key, on_failure="ignore").mixture
+    by_em = _map_em(start, x, family, prior)
+    fit = bayesgmm.fit_map(x, num_components, family=family, prior=prior, key=key, start=by_em)
+    assert fit.code is bayesgmm.ResultCode.successful
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(fit.mixture, name), getattr(by_em, name), rtol=1e-8, atol=1e-7)
+    # Started where EM ended, Newton might sit still for want of a slope that it ought to see; so from elsewhere too.
+    nearby = dataclasses.replace(by_em, means=by_em.means + 0.02 * jnp.asarray(x).std(0))
+    again = bayesgmm.fit_map(x, num_components, family=family, prior=prior, key=key, start=nearby)
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(again.mixture, name), getattr(by_em, name), rtol=1e-7, atol=1e-6)
+    density = bayesgmm.log_likelihood(by_em, x) + bayesgmm.log_prior(by_em, family, prior)
+    assert fit.trace[-1] == pytest.approx(float(density), abs=1e-8)
+
+    point = space.to_unconstrained(by_em, family, prior)
+    _, gradient = map_engine._value_and_gradient(point, x, jax.tree.map(jnp.asarray, prior), num_components, family)
+    assert max(float(jnp.abs(leaf).max()) for leaf in gradient.values()) < 1e-8 * len(x)
+
+
+def test_conjugate_mode_is_autodeltas(key, x64):
+    """AutoDelta, by itself, on the plain model, with matrices."""
+    family = bayesgmm.FAMILIES["full"]
+    x = jnp.asarray(DATA["faithful"] / DATA["faithful"].std(0))
+    prior = bayesgmm.conjugate_prior(x, 2, family)
+    start = bayesgmm.fit_em(x, 2, key=key).mixture
+    by_em = _map_em(start, x, family, prior, 500)
+    values = sites_of_mixture(start, family, prior) | {"weights": jnp.array([0.4, 0.6])}
+    values["covariances"] = 1.2 * values["covariances"]
+    guide = AutoDelta(bayesgmm.model, init_loc_fn=init_to_value(values=values))
+    svi = SVI(bayesgmm.model, guide, Adam(lambda step: 0.02 * 0.5 ** (step / 400)), Trace_ELBO())
+    result = svi.run(key, 6000, x, 2, family, prior, progress_bar=False)
+    found = guide.median(result.params)
+    np.testing.assert_allclose(found["weights"], by_em.weights, atol=1e-5)
+    np.testing.assert_allclose(found["means"], by_em.means, atol=1e-5)
+    np.testing.assert_allclose(found["covariances"], by_em.covariances, atol=1e-5)
+
+
+def test_conjugate_prior_in_float32_and_of_another_family(key):
+    x = DATA["faithful"].astype(np.float32)
+    prior = bayesgmm.conjugate_prior(x, 2)
+    start = bayesgmm.Mixture.from_covariances(
+        *(np.asarray(part, np.float32) for part in ([0.4, 0.6], [[2.0, 55.0], [4.3, 80.0]], [np.diag([0.2, 40.0])] * 2))
+    )
+    fit = bayesgmm.fit_map(x, 2, key=key, prior=prior, start=start)
+    assert fit.code is bayesgmm.ResultCode.successful
+    assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves(fit.mixture)} == {np.dtype(np.float32)}
+    with pytest.raises(bayesgmm.InputError, match=r"prior has a scale of shape \(2, 2\), not \(2,\).*family='diag'"):
+        bayesgmm.fit_map(x, 2, family="diag", key=key, prior=prior)
+    with pytest.raises(
+        bayesgmm.InputError, match=r"prior is for k=2 components of 2 .*conjugate_prior\(x, 3, 'full'\)"
+    ):
+        bayesgmm.fit_map(x, 3, key=key, prior=prior)
 
 
 def test_flat_data_prior_limit_is_em(key):

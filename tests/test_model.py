@@ -12,10 +12,20 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 import bayesgmm
+from bayesgmm.conjugate import CONJUGATE_FAMILIES
 from bayesgmm.engines import space
 from bayesgmm.engines.model import MixtureDistribution, mixture_of_sites, sites_of_mixture
 
 pytestmark = pytest.mark.usefixtures("x64")
+
+each_conjugate_family = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, id=name)
+        for name, family in bayesgmm.FAMILIES.items()
+        if family.mclust in CONJUGATE_FAMILIES
+    ],
+)
 
 
 @each_family
@@ -71,6 +81,59 @@ def test_log_density_is_the_shared_likelihood_plus_the_prior(family, rng):
         normaliser = float(reference.log_prob(jnp.eye(3)))  # where the kernel is zero
         expected += kernel + normaliser * len(cholesky)
     np.testing.assert_allclose(float(density), expected, rtol=1e-11)
+
+
+@each_conjugate_family
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_conjugate_sites_and_unconstrained_coordinates_are_inverse(family, num_features, rng):
+    case = random_case(family, 2, num_features, rng)
+    prior = bayesgmm.conjugate_prior(case.rows(50, rng), 2, family)
+    sites = sites_of_mixture(case.mixture, family, prior)
+    assert set(sites) == {"weights", "means", "variances" if family.diagonal else "covariances"}
+    assert_close(mixture_of_sites(sites, family), case.mixture, 1e-12)
+    point = space.to_unconstrained(case.mixture, family, prior)
+    assert sum(leaf.size for leaf in point.values()) == family.num_parameters(2, num_features)
+    back = space.mixture_of(space.to_sites(point, family, 2, num_features), family, prior)
+    assert_close(back, case.mixture, 1e-12)
+
+
+@each_conjugate_family
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_conjugate_log_density_is_the_shared_likelihood_plus_the_prior(family, num_features, rng):
+    """Of the model, and of the engines' objective in units of their own."""
+    case = random_case(family, 3, num_features, rng)
+    x = 10.0 * case.rows(40, rng)
+    prior = bayesgmm.conjugate_prior(x, 3, family, concentration=[1.5, 1.0, 3.0], shrinkage=0.5)
+    expected = bayesgmm.log_likelihood(case.mixture, x) + bayesgmm.log_prior(case.mixture, family, prior)
+
+    @jax.jit
+    def densities(mixture, x, prior):
+        sites = sites_of_mixture(mixture, family, prior)
+        point = space.to_unconstrained(mixture, family, prior)
+        return (
+            log_density(bayesgmm.model, (x, 3, family, prior), {}, sites)[0],
+            space.constrained_log_density(point, x, 3, family, prior),
+        )
+
+    np.testing.assert_allclose(densities(case.mixture, x, prior), [expected, expected], rtol=1e-11)
+
+
+@each_conjugate_family
+def test_conjugate_prior_draws_have_the_moments_of_the_prior(family, key, rng):
+    """Samples, as `log_prob`, are in the units of the data: their averages are the prior's own."""
+    x = random_case(family, 2, 2, rng).rows(50, rng) * np.array([1.0, 20.0])
+    prior = bayesgmm.conjugate_prior(x, 2, family, dof=12.0, shrinkage=2.0)
+    drawn = Predictive(bayesgmm.model, num_samples=4000)(key, None, 2, family, prior, num_rows=3)
+    assert drawn["x"].shape == (4000, 3, 2)
+    if family.diagonal:
+        averages, expected = drawn["variances"].mean(0), prior.scale / (12.0 - 2)
+    else:
+        averages, expected = drawn["covariances"].mean(0), prior.scale / (12.0 - 2 - 1)
+    size = np.abs(expected) if family.diagonal else np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
+    np.testing.assert_array_less(np.abs(averages - expected) / size, 0.05)
+    variances = expected if family.diagonal else np.diagonal(expected)
+    np.testing.assert_allclose(drawn["means"].var(0) / (variances / 2.0), np.ones((2, 2)), atol=0.15)
+    np.testing.assert_array_less(np.abs(drawn["means"].mean(0) - prior.mean) / np.sqrt(variances), 0.1)
 
 
 @each_family

@@ -22,7 +22,8 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from scipy import special
 
-from bayesgmm import moments
+from bayesgmm import blocks as blocks_module
+from bayesgmm.blocks import block_size, sum_over_blocks
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture, joint_and_marginal
 from bayesgmm.moments import (
@@ -45,10 +46,10 @@ SUMS = ("count", "first", "second", "log_likelihood")
 @pytest.fixture
 def blocks(monkeypatch):
     """Rows in blocks of 16, which do not divide N."""
-    monkeypatch.setattr(moments, "_MIN_BLOCK", 16)
-    monkeypatch.setattr(moments, "_MAX_BLOCK", 16)
+    monkeypatch.setattr(blocks_module, "_MIN_BLOCK", 16)
+    monkeypatch.setattr(blocks_module, "_MAX_BLOCK", 16)
     jax.clear_caches()
-    assert moments._block_size(N, K, D, 8) == 16
+    assert block_size(N, 8 * K * D) == 16
     yield
     jax.clear_caches()
 
@@ -102,7 +103,7 @@ def test_sums_are_those_of_numpy(problem, blocking):
 def test_many_rows_are_taken_in_blocks(family, rng):
     """With the block sizes that users get."""
     num_rows = 9001
-    assert moments._block_size(num_rows, K, D, 8) < num_rows
+    assert block_size(num_rows, 8 * K * D) < num_rows
     case = random_case(family, K, D, rng)
     x, row_weights = case.rows(num_rows, rng), rng.uniform(size=num_rows)
     assert_close(expected_moments(case.mixture, x, row_weights), numpy_moments(case, x, row_weights), 1e-12)
@@ -112,12 +113,19 @@ def test_many_rows_are_taken_in_blocks(family, rng):
 
 
 def test_blocks_fit_in_the_cache_and_never_exceed_the_rows():
-    assert moments._block_size(100, K, D, 8) == 100
-    assert moments._block_size(10**6, 1, 1, 4) == moments._MAX_BLOCK
-    assert moments._block_size(10**6, 100, 100, 8) == moments._MIN_BLOCK
-    size = moments._block_size(10**6, 16, 32, 8)
-    assert moments._MIN_BLOCK < size < moments._MAX_BLOCK
-    assert size * 16 * 32 * 8 <= moments._BLOCK_BYTES
+    assert block_size(100, 8 * K * D) == 100
+    assert block_size(10**6, 4) == blocks_module._MAX_BLOCK
+    assert block_size(10**6, 10**5) == blocks_module._MIN_BLOCK
+    size = block_size(10**6, 16 * 32 * 8)
+    assert blocks_module._MIN_BLOCK < size < blocks_module._MAX_BLOCK
+    assert size * 16 * 32 * 8 <= blocks_module._BLOCK_BYTES
+
+
+def test_sums_over_blocks_lose_no_digits():
+    """A float32 total of ten million terms, of which a plain running sum loses half the digits."""
+    terms = np.full(10**7, 0.1, np.float32)
+    total = jax.jit(lambda v: sum_over_blocks(lambda v: v.sum(), 256, v))(jnp.asarray(terms))
+    np.testing.assert_allclose(float(total), terms.astype(np.float64).sum(), rtol=1e-6)
 
 
 @each_family

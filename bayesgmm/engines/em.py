@@ -1,38 +1,37 @@
-r"""Maximum likelihood by expectation-maximisation, as one compiled loop.
+"""Maximum likelihood, or the posterior mode under a conjugate prior, by expectation-maximisation from several starts.
 
-A step is the M-step of the moments in hand, then one pass over the rows that gives the new mixture's log-likelihood and
-its moments; so the log-likelihood reported always belongs to the mixture reported.
-
-Source: Dempster, Laird & Rubin (1977); McLachlan & Peel (2000), section 3.2.
+Many short runs, of which the best are carried on (Biernacki, Celeux & Govaert 2003): most starts that will lose
+show it early. Large data sets make the short runs on a sample of their rows, and share the rows of the long ones out
+over the processor's cores where JAX has a device for each.
 """
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from bayesgmm.checks import as_key, as_row_weights, as_rows, enough_rows
+from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior
+from bayesgmm.engines.ascent import run_em
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
-from bayesgmm.moments import Moments, expected_moments, maximise
-from bayesgmm.precision import matching_precision
+from bayesgmm.precision import is_traced, matching_precision
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
-from bayesgmm.starts import column_moments, start_at_seeds
+from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
 
-_RUNNING = -1
-_COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge
-
-
-class _State(NamedTuple):
-    mixture: Mixture
-    moments: Moments
-    num_steps: Array
-    result: Array
-    trace: Array
+_SHORT_STEPS = 20
+_SHORT_TOL = 1e-4
+_CARRIED_ON = 0.3  # of the short runs
+_LARGE = 2**20  # rows x features x components from which runs go one by one, and over several devices
+_SAMPLE_ROWS = 8192  # at least; and so many for each free parameter of a component:
+_SAMPLE_ROWS_PER_PARAMETER = 20
 
 
 def fit_em(
@@ -42,35 +41,44 @@ def fit_em(
     family: str | Family = "full",
     key: Any = None,
     num_restarts: int = 10,
-    start: Mixture | None = None,
+    start: Any = "k-means++",
     row_weights: Any = None,
+    prior: ConjugatePrior | None = None,
+    accelerate: bool = False,
     tol: Any = 1e-6,
     max_steps: int = 1000,
     reg_covar: Any = None,
     on_failure: str = "warn",
 ) -> Fit:
-    """Fit a Gaussian mixture by maximum likelihood.
+    """Fit a Gaussian mixture by maximum likelihood, or by its posterior mode where a prior is given.
 
-    Runs EM from `num_restarts` k-means++ starts in one vectorised program and keeps the highest log-likelihood; or from
-    `start`. Usable inside the caller's `jit` and `vmap`, where arguments are not checked and a failure is only a result
-    code.
+    Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
+    log-likelihood; or runs from a start that is given. Usable inside the caller's `jit` and `vmap`, where arguments are
+    not checked and a failure is only a result code.
 
     Args:
         x: rows (n, d); NumPy, JAX, pandas. The fit is computed in its precision (integers in float64).
         num_components: k.
         family: covariance family, a name or a record of `bayesgmm.FAMILIES`.
-        key: `jax.random.key(seed)`; needed unless `start` is given.
-        num_restarts: number of starts.
-        start: a mixture to start from, in place of random starts; its components keep their order.
+        key: `jax.random.key(seed)`; needed for starts that are random.
+        num_restarts: number of random starts.
+        start: the name of a start ("k-means++", "kmeans", "random_responsibilities", "random_rows", "hierarchical");
+            or a start of one's own, whose components keep their order: a mixture, a mapping with means and, where
+            wanted, weights and covariances or precisions, responsibilities (n, k) or labels (n).
         row_weights: weight of every row (n); weight 2 is the row twice.
-        tol: stop when the mean log-likelihood per row changes by less than this.
-        max_steps: step limit.
+        prior: a `conjugate_prior`; then the fit is its posterior mode (MAP-EM) and the trace that of the log posterior.
+        accelerate: extrapolate every second step where that does not lower the objective (SQUAREM); several times
+            fewer passes over the rows where components overlap and EM is slow.
+        tol: stop when a step changes the mean objective per row by less than this.
+        max_steps: step limit of a run.
         reg_covar: ridge added to the variances, in squared units of the data: a number or one for each feature. By
-            default a tiny fraction of each column's variance (1e-10 in float64, 1e-5 in float32); 0 switches it off.
+            default a tiny fraction of each column's variance (1e-10 in float64, 1e-5 in float32), and 0 where a prior
+            is given; 0 switches it off.
         on_failure: "warn", "raise" or "ignore" when the best run did not converge.
 
     Returns:
-        A `Fit`; components of random starts are sorted by their means, first feature first.
+        A `Fit`; its steps are those of the best run after its short one. Components of random starts are sorted by
+        their means, first feature first.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
@@ -80,169 +88,184 @@ def fit_em(
     x = as_rows(x)
     enough_rows(x, num_components, family)
     weights = as_row_weights(row_weights, x)
-    key = as_key(key) if start is None else key
-    if start is not None and start.means.shape != (num_components, x.shape[1]):
-        raise InputError(
-            f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
-            f"{x.shape[1]} features"
-        )
     if num_restarts < 1 or max_steps < 1:
         raise InputError(f"num_restarts={num_restarts} and max_steps={max_steps} must both be at least 1")
-    fit = _fit(x, weights, num_components, family, key, num_restarts, start, tol, max_steps, reg_covar)
-    return announce(fit, on_failure)
+    if prior is not None:
+        prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
+    if isinstance(start, str):
+        start = get_start(start)
+        key = as_key(key) if start.random or key is not None else None
+    elif start is None:
+        raise InputError("start=None is not a start; leave it out for random ones")
+    settings = _Settings(num_components, family, num_restarts, max_steps, bool(accelerate))
+    return announce(_fit(x, weights, settings, start, key, prior, tol, reg_covar), on_failure)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What a program is compiled for."""
+
+    num_components: int
+    family: Family
+    num_restarts: int
+    max_steps: int
+    accelerate: bool
 
 
 @matching_precision
-def _fit(
-    x: Any,
-    weights: Any,
-    num_components: int,
-    family: Family,
-    key: Any,
-    num_restarts: int,
-    start: Mixture | None,
-    tol: Any,
-    max_steps: int,
-    reg_covar: Any,
-) -> Fit:
-    x, weights = jnp.asarray(x), jnp.asarray(weights)
-    ridge = default_ridge(x, weights) if reg_covar is None else jnp.asarray(reg_covar, x.dtype)
-    ridge = jnp.broadcast_to(ridge, x.shape[1:])
+def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any) -> Fit:
+    x, weights, mesh = _placed(x, weights, settings.num_components)
+    # A start has no prior that would hold its components, so its M-step has a ridge either way.
+    start_ridge = default_ridge(x, weights) if reg_covar is None else jnp.asarray(reg_covar, x.dtype)
+    start_ridge = jnp.broadcast_to(start_ridge, x.shape[1:])
+    ridge = jnp.zeros_like(start_ridge) if prior is not None and reg_covar is None else start_ridge
     tol = jnp.asarray(tol, x.dtype)
-    if start is not None:
-        start = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), start)
-        return run_em(start, x, weights, ridge, tol, family=family, max_steps=max_steps)
-    return _best_of_restarts(
-        jax.random.split(key, num_restarts),
-        x,
-        weights,
-        ridge,
-        tol,
-        num_components=num_components,
-        family=family,
-        max_steps=max_steps,
-    )
+    if prior is not None:
+        prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
+    if isinstance(start, Start) and start.random:
+        keys = jax.random.split(key, settings.num_restarts)
+        options = {"settings": settings, "start": start.name, "mesh": mesh}
+        fit = _best_of_restarts(keys, x, weights, start_ridge, ridge, tol, prior, **options)
+    else:
+        host = (np.asarray(x), np.asarray(weights)) if mesh is not None else (x, weights)
+        k, family = settings.num_components, settings.family
+        if isinstance(start, Start):
+            given = start_from(host[0], k, host[1], family, start_ridge, start=start.name, key=key)
+        else:
+            given = mixture_from_start(start, host[0], k, host[1], family, start_ridge)
+        given = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
+        fit = _run(given, x, weights, ridge, tol, prior, settings=settings, mesh=mesh)
+    if mesh is None:
+        return fit
+    # Off the mesh again, so that the fit can be used with rows on one device.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), fit)
 
 
+def _placed(x: Any, weights: Any, num_components: int) -> tuple[Array, Array, Mesh | None]:
+    """Rows where they are computed: many, on several CPU devices, are shared out among them; else as they are."""
+    large = x.size * num_components >= _LARGE and not is_traced((x, weights))
+    devices = jax.local_devices()[: _num_cores()] if large else []
+    if len(devices) < 2 or devices[0].platform != "cpu":
+        return jnp.asarray(x), jnp.asarray(weights), None
+    x, weights = np.asarray(x), np.asarray(weights)
+    missing = -len(x) % len(devices)
+    if missing:
+        x = np.concatenate([x, np.broadcast_to(x[-1:], (missing, x.shape[1]))])
+        weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
+    mesh = Mesh(np.array(devices), ("rows",))
+    sharding = NamedSharding(mesh, PartitionSpec("rows"))
+    return jax.device_put(x, sharding), jax.device_put(weights, sharding), mesh
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@jax.jit
 def default_ridge(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, " d"]:
     """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
     return column_moments(x, row_weights)[1] * (1e-10 if x.dtype == jnp.float64 else 1e-5)
 
 
-@functools.partial(jax.jit, static_argnames=("num_components", "family", "max_steps"))
-def _best_of_restarts(
-    keys: Array,
+@functools.partial(jax.jit, static_argnames=("settings", "mesh"))
+def _run(
+    start: Mixture,
     x: Array,
     row_weights: Array,
     ridge: Array,
     tol: Array,
+    prior: ConjugatePrior | None,
     *,
-    num_components: int,
-    family: Family,
-    max_steps: int,
+    settings: _Settings,
+    mesh: Mesh | None,
 ) -> Fit:
-    def one(key: Array) -> Fit:
-        start = start_at_seeds(x, num_components, row_weights, family, ridge, key=key)
-        return run_em(start, x, row_weights, ridge, tol, family=family, max_steps=max_steps)
+    run = functools.partial(
+        run_em, family=settings.family, max_steps=settings.max_steps, accelerate=settings.accelerate
+    )
+    if mesh is None:
+        return run(start, x, row_weights, ridge, tol, prior=prior)
+    whole, rows = PartitionSpec(), PartitionSpec("rows")
+    return jax.shard_map(
+        lambda start, x, row_weights, ridge, tol, prior: run(
+            start, x, row_weights, ridge, tol, prior=prior, axis_name="rows"
+        ),
+        mesh=mesh,
+        in_specs=(whole, rows, rows, whole, whole, whole),
+        out_specs=whole,
+        check_vma=False,
+    )(start, x, row_weights, ridge, tol, prior)
 
-    fits = jax.vmap(one)(keys)
-    finite = jnp.isfinite(fits.log_likelihood) & (fits.result != ResultCode.nonfinite)
-    proper = finite & (fits.result != ResultCode.collapsed)
-    # A collapsed run climbs a spike of unbounded likelihood: it may win only where every run collapsed.
-    eligible = jnp.where(proper.any(), proper, finite)
-    best = jnp.argmax(jnp.where(eligible, fits.log_likelihood, -jnp.inf))
-    fit = jax.tree.map(lambda field: field[best], fits)
+
+@functools.partial(jax.jit, static_argnames=("settings", "start", "mesh"))
+def _best_of_restarts(
+    keys: Array,
+    x: Array,
+    row_weights: Array,
+    start_ridge: Array,
+    ridge: Array,
+    tol: Array,
+    prior: ConjugatePrior | None,
+    *,
+    settings: _Settings,
+    start: str,
+    mesh: Mesh | None,
+) -> Fit:
+    num_components, family = settings.num_components, settings.family
+    # One after the other, a run that has ended costs nothing; side by side, small ones share the fixed costs of a step.
+    each = jax.lax.map if x.size * num_components >= _LARGE else lambda function, values: jax.vmap(function)(values)
+    sample, sample_weights = _sample(keys[0], x, row_weights, settings)
+
+    def from_key(key: Array) -> Mixture:
+        return start_from(sample, num_components, sample_weights, family, start_ridge, start=start, key=key)
+
+    def short(key: Array) -> Fit:
+        steps = min(_SHORT_STEPS, settings.max_steps)
+        brief = jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
+        return run_em(from_key(key), sample, sample_weights, ridge, brief, family=family, max_steps=steps, prior=prior)
+
+    if settings.num_restarts == 1:
+        fit = _run(from_key(keys[0]), x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh)
+    else:
+        tried = each(short, keys)
+        carried_on = max(2, round(_CARRIED_ON * settings.num_restarts))
+        _, best = jax.lax.top_k(_merit(tried), min(carried_on, settings.num_restarts))
+        mixtures = jax.tree.map(lambda field: field[best], tried.mixture)
+        fits = each(lambda m: _run(m, x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh), mixtures)
+        winner = jnp.argmax(_merit(fits))
+        fit = jax.tree.map(lambda field: field[winner], fits)
     order = jnp.lexsort(fit.mixture.means.T[::-1])
     return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
 
 
-@functools.partial(jax.jit, static_argnames=("family", "max_steps"))
-def run_em(
-    start: Mixture,
-    x: Float[Array, "n d"],
-    row_weights: Float[Array, " n"],
-    ridge: Float[Array, " d"],
-    tol: Float[Array, ""],
-    *,
-    family: Family,
-    max_steps: int,
-) -> Fit:
-    """EM from one start: the compiled core of `fit_em`, for use inside other JAX programs. Never raises."""
-    total_weight = row_weights.sum()
-    variances = column_moments(x, row_weights)[1]
-    moments = expected_moments(start, x, row_weights)
-    trace = jnp.full(max_steps + 1, jnp.nan, x.dtype).at[0].set(moments.log_likelihood)
-    usable = jnp.isfinite(moments.log_likelihood)
-    result = jnp.where(usable, _RUNNING, _failure(start))
-    state = _State(start, moments, jnp.asarray(0, jnp.int32), result.astype(jnp.int32), trace)
-    # Rounding of a sum of n log-densities, with room: a fall beyond it is a fall.
-    rounding = 1e3 * jnp.finfo(x.dtype).eps
+def _merit(fits: Fit) -> Float[Array, " restarts"]:
+    """The objective that each run ended with, by which runs are chosen.
 
-    def unfinished(state: _State) -> Array:
-        return (state.result == _RUNNING) & (state.num_steps < max_steps)
-
-    def step(state: _State) -> _State:
-        mixture = maximise(state.moments, family, ridge)
-        moments = expected_moments(mixture, x, row_weights)
-        old, new = state.moments.log_likelihood, moments.log_likelihood
-        change = (new - old) / total_weight
-        usable = _finite(mixture) & jnp.isfinite(new)
-        slack = rounding * jnp.maximum(1.0, jnp.abs(old) / total_weight) + _ridge_penalty(mixture, ridge)
-        fallen = change < -slack
-        result = jnp.where(
-            fallen, ResultCode.decreased, jnp.where(jnp.abs(change) < tol, ResultCode.successful, _RUNNING)
-        )
-        result = jnp.where(usable, result, _failure(mixture)).astype(jnp.int32)
-        # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
-        kept = usable & ~fallen
-        mixture, moments = jax.tree.map(
-            lambda new, old: jnp.where(kept, new, old), (mixture, moments), (state.mixture, state.moments)
-        )
-        num_steps = state.num_steps + jnp.where(kept, 1, 0).astype(jnp.int32)
-        trace = state.trace.at[num_steps].set(moments.log_likelihood)
-        return _State(mixture, moments, num_steps, result, trace)
-
-    state = jax.lax.while_loop(unfinished, step, state)
-    result = jnp.where(state.result == _RUNNING, ResultCode.max_steps_reached, state.result)
-    shrunk = _collapsed(state.mixture, state.moments.count, ridge, variances, x.shape[0])
-    result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
-    return Fit(
-        engine="em",
-        family=family.name,
-        mixture=state.mixture,
-        log_likelihood=state.moments.log_likelihood,
-        result=result.astype(jnp.int32),
-        num_steps=state.num_steps,
-        trace=state.trace,
-    )
-
-
-def _ridge_penalty(mixture: Mixture, ridge: Array) -> Array:
-    r"""$\tfrac12 \sum_j w_j \operatorname{tr}(\Sigma_j^{-1} \operatorname{diag} \rho)$: what the ridge takes, per row.
-
-    With a ridge the M-step maximises a penalised objective, so the log-likelihood itself may fall by this much.
+    A collapsed run climbs a spike of unbounded likelihood: it is eligible only where every run collapsed.
     """
-    squares = jnp.square(mixture.precision_factor)
-    leverage = squares if mixture.is_diagonal else squares.sum(-2)
-    return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * leverage * ridge[None]).sum()
+    objective = jnp.take_along_axis(fits.trace, fits.num_steps[:, None], axis=1)[:, 0]
+    finite = jnp.isfinite(objective) & (fits.result != ResultCode.nonfinite)
+    proper = finite & (fits.result != ResultCode.collapsed)
+    eligible = jnp.where(proper.any(), proper, finite)
+    return jnp.where(eligible, objective, -jnp.inf)
 
 
-def _finite(tree: Any) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _failure(mixture: Mixture) -> Array:
-    """Why a mixture cannot be used: finite means with a factor that is not finite come from a singular covariance."""
-    singular = _finite(mixture.means) & ~_finite(mixture.precision_factor)
-    return jnp.where(singular, ResultCode.collapsed, ResultCode.nonfinite)
-
-
-def _collapsed(mixture: Mixture, count: Array, ridge: Array, variances: Array, num_rows: int) -> Array:
-    """Whether a component is empty, or has a variance that is the ridge's or rounding's and not the data's."""
-    factor = mixture.precision_factor
-    floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, 100 * jnp.finfo(factor.dtype).eps * variances)
-    empty = count < 0.5 * count.sum() / num_rows
-    # In units of the floor the narrowest direction, along the axes or not, gives the factor a row longer than one.
-    squares = jnp.square(factor) * floor.reshape(*(1,) * (factor.ndim - 1), -1)
-    longest = squares.max() if mixture.is_diagonal else squares.sum(-1).max()
-    return empty.any() | (longest > 1.0)
+def _sample(key: Array, x: Array, row_weights: Array, settings: _Settings) -> tuple[Array, Array]:
+    """Rows for starts and short runs: all, or of very many an equally spaced sample along the cumulative weight."""
+    num_rows, num_features = x.shape
+    parameters = settings.family.num_parameters(settings.num_components, num_features)
+    size = max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_PARAMETER * parameters)
+    if num_rows * num_features * settings.num_components < _LARGE or num_rows < 2 * size:
+        return x, row_weights
+    # In parts, so that float32 counts them: which part, then which row of the part.
+    part = -(-num_rows // size)
+    padded = jnp.concatenate([row_weights, jnp.zeros(part * size - num_rows, x.dtype)]).reshape(size, part)
+    totals = jnp.cumsum(padded.sum(1))
+    offsets = (jnp.arange(size, dtype=x.dtype) + jax.random.uniform(key, (), x.dtype)) * (totals[-1] / size)
+    parts = jnp.minimum(jnp.searchsorted(totals, offsets, side="right"), size - 1)
+    within = jnp.cumsum(padded[parts], axis=1)
+    rest = offsets - (totals[parts] - within[:, -1])
+    rows = jnp.minimum((within <= rest[:, None]).sum(1), part - 1)
+    # Where rounding points past the last row that counts, the heaviest of the part stands in for it.
+    rows = jnp.where(jnp.take_along_axis(padded[parts], rows[:, None], 1)[:, 0] > 0, rows, padded[parts].argmax(1))
+    return x[jnp.minimum(parts * part + rows, num_rows - 1)], jnp.ones(size, x.dtype)

@@ -1,9 +1,9 @@
 r"""Maximum a posteriori: the mode of the NumPyro model's own log-density, found to a gradient tolerance.
 
-The mode is that of the *constrained* sites (weights, means, scales, correlations), the point that NumPyro's `AutoDelta`
-guide finds. It is reached by a trust-region Newton method on unconstrained coordinates, whose Hessian-vector products
-come from the derivative of the fused gradient, so the end point is sharp: its gradient is zero to rounding, not a
-stage of an Adam run.
+The mode is that of the *constrained* sites (weights, means, scales and correlations; covariances or variances under a
+conjugate prior), the point that NumPyro's `AutoDelta` guide finds. It is reached by a trust-region Newton method on
+unconstrained coordinates, whose Hessian-vector products come from the derivative of the fused gradient, so the end
+point is sharp: its gradient is zero to rounding, not a stage of an Adam run.
 
 Source: Nocedal & Wright (2006), chapter 7 (trust-region Newton-CG), as implemented in SciPy.
 """
@@ -20,6 +20,7 @@ from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
+from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
@@ -27,7 +28,6 @@ from bayesgmm.labels import relabel
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import log_likelihood
 from bayesgmm.precision import matching_precision
-from bayesgmm.priors import Prior
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 
@@ -36,7 +36,7 @@ def fit_map(
     num_components: int,
     *,
     family: str | Family = "full",
-    prior: Prior | None = None,
+    prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | None = None,
     gtol: float | None = None,
@@ -49,7 +49,8 @@ def fit_map(
         x: rows (n, d).
         num_components: k.
         family: covariance family.
-        prior: numbers of the prior, by default `default_prior(x, num_components)`.
+        prior: numbers of the prior, of `default_prior(x, num_components)`, used by default, or `conjugate_prior`, under
+            which the mode is that of EM's M-step with this prior.
         key: `jax.random.key(seed)`; used by the EM fit when no start is given.
         start: where to start, and whose labels to keep; by default a fit by EM.
         gtol: stop when no entry of the gradient of the log posterior density, per row and per unit of the
@@ -72,7 +73,7 @@ def fit_map(
 
 @matching_precision
 def _fit(
-    x: Any, num_components: int, family: Family, prior: Prior, start: Mixture, gtol: float | None, max_steps: int
+    x: Any, num_components: int, family: Family, prior: AnyPrior, start: Mixture, gtol: float | None, max_steps: int
 ) -> Fit:
     x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
     if gtol is None:
@@ -151,7 +152,7 @@ def _polish(
 
 @functools.partial(jax.jit, static_argnames=("num_components", "family"))
 def _value_and_gradient(
-    point: space.Sites, x: Array, prior: Prior, num_components: int, family: Family
+    point: space.Sites, x: Array, prior: AnyPrior, num_components: int, family: Family
 ) -> tuple[Array, space.Sites]:
     def objective(point: space.Sites) -> Array:
         return -space.constrained_log_density(point, x, num_components, family, prior)
@@ -161,7 +162,7 @@ def _value_and_gradient(
 
 @functools.partial(jax.jit, static_argnames=("num_components", "family"))
 def _hessian_product(
-    point: space.Sites, direction: space.Sites, x: Array, prior: Prior, num_components: int, family: Family
+    point: space.Sites, direction: space.Sites, x: Array, prior: AnyPrior, num_components: int, family: Family
 ) -> space.Sites:
     def gradient(point: space.Sites) -> space.Sites:
         return _value_and_gradient(point, x, prior, num_components, family)[1]

@@ -2,6 +2,10 @@
 
 `model` can be used by itself under any NumPyro inference; the engines of this package are ways to its mode, its
 approximation or its draws.
+
+Under a `Prior` its sites are weights, means, scales and, where a family has them, Cholesky factors of correlations;
+under a `ConjugatePrior` weights, means and covariances, or variances for diagonal families: those in which the density
+of that prior is stated, and therefore its mode.
 """
 
 import math
@@ -13,13 +17,14 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import AffineTransform
+from numpyro.distributions.transforms import AffineTransform, Transform
 
+from bayesgmm.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
-from bayesgmm.mixture import Mixture, covariance_factor
+from bayesgmm.mixture import Mixture, covariance_factor, factor_of_covariances
 from bayesgmm.moments import row_log_prob
-from bayesgmm.priors import Prior, default_prior
+from bayesgmm.priors import default_prior
 
 
 class MixtureDistribution(dist.Distribution):
@@ -47,17 +52,19 @@ def model(
     x: Any,
     num_components: int,
     family: str | Family = "full",
-    prior: Prior | None = None,
+    prior: AnyPrior | None = None,
     *,
     num_rows: int | None = None,
 ) -> None:
     """The Bayesian mixture: sites `weights`, `means`, `scales`, `correlation_cholesky` and the observed rows `x`.
 
+    Under a `ConjugatePrior` the sites `covariances` or `variances` take the place of scales and correlations.
+
     Args:
         x: rows (n, d); None to sample rows from the prior predictive, which needs `prior` and `num_rows`.
         num_components: k.
         family: covariance family; it decides which scales are free and whether there are correlations.
-        prior: numbers of the prior, by default `default_prior(x, num_components)`.
+        prior: numbers of the prior, of `default_prior(x, num_components)`, used by default, or `conjugate_prior`.
         num_rows: number of rows to sample when x is None.
 
     Raises:
@@ -76,16 +83,19 @@ def model(
         numpyro.sample("x", MixtureDistribution(mixture), obs=x)
 
 
-def sample_sites(num_components: int, family: Family, prior: Prior) -> dict[str, Array]:
+def sample_sites(num_components: int, family: Family, prior: AnyPrior) -> dict[str, Array]:
     """The latent part of the model: draws every free site from its prior."""
+    if isinstance(prior, ConjugatePrior):
+        return _sample_conjugate_sites(num_components, family, prior)
     num_features = prior.mean_loc.shape[0]
     shape = family.scale_shape(num_components, num_features)
     log_median = jnp.log(prior.scale_median)
     if shape[1] == 1:
         log_median = log_median.mean(keepdims=True)
+    loc, scale = (prior.mean_loc - prior.column_mean) / prior.column_scale, prior.mean_scale / prior.column_scale
     sites = {
         "weights": dist.Dirichlet(jnp.asarray(prior.concentration)),
-        "means": _means(num_components, num_features, prior),
+        "means": _in_data_units(dist.Normal(loc, scale).expand([num_components, num_features]).to_event(2), prior),
         "scales": dist.LogNormal(log_median, prior.scale_sigma).expand(shape).to_event(2),
     }
     if family.has_correlations(num_features):
@@ -95,19 +105,74 @@ def sample_sites(num_components: int, family: Family, prior: Prior) -> dict[str,
     return {name: jnp.asarray(numpyro.sample(name, fn)) for name, fn in sites.items()}
 
 
-def _means(num_components: int, num_features: int, prior: Prior) -> dist.Distribution:
-    """Normal(mean_loc, mean_scale) for every component, written in the units of the data.
+def _sample_conjugate_sites(num_components: int, family: Family, prior: ConjugatePrior) -> dict[str, Array]:
+    """Covariances first, because the spread of a component's mean follows its own covariance."""
+    num_features = prior.mean.shape[0]
+    shape = family.scale_shape(num_components, num_features)
+    scale, unit = jnp.asarray(prior.scale), jnp.asarray(prior.column_scale)
+    loc = (prior.mean - prior.column_mean) / unit
+    to_means = 1.0 / jnp.sqrt(prior.shrinkage)  # from the scales of a component to those of its mean
+    sites = {"weights": numpyro.sample("weights", dist.Dirichlet(jnp.asarray(prior.concentration)))}
+    if family.diagonal:
+        variances = dist.InverseGamma(0.5 * prior.dof, 0.5 * scale).expand(shape).to_event(2)
+        sites["variances"] = numpyro.sample("variances", variances)
+        normal = dist.Normal(loc, jnp.sqrt(sites["variances"]) / unit * to_means)
+        normal = normal.expand([num_components, num_features]).to_event(2)
+    else:
+        root = jnp.linalg.cholesky(scale) / unit[:, None]
+        standardised = dist.InverseWishart(jnp.full(shape[:1], prior.dof), scale_tril=root[None]).to_event(1)
+        sites["covariances"] = numpyro.sample(
+            "covariances", dist.TransformedDistribution(standardised, CovarianceUnits(unit))
+        )
+        lower = jnp.linalg.cholesky(sites["covariances"]) / unit[:, None] * to_means
+        normal = dist.MultivariateNormal(loc, scale_tril=lower).expand([num_components]).to_event(1)
+    sites["means"] = numpyro.sample("means", _in_data_units(normal, prior))
+    return {name: jnp.asarray(value) for name, value in sites.items()}
 
-    As an affine map of standardised means, so that engines can move in those (NumPyro's `TransformReparam`).
+
+def _in_data_units(standardised: dist.Distribution, prior: AnyPrior) -> dist.Distribution:
+    """The distribution of means, from that of means measured in columns' standard deviations from columns' means.
+
+    As an affine map, so that engines can move in the latter (NumPyro's `TransformReparam`).
     """
-    base = dist.Normal((prior.mean_loc - prior.column_mean) / prior.column_scale, prior.mean_scale / prior.column_scale)
-    to_data = AffineTransform(prior.column_mean, prior.column_scale)
-    return dist.TransformedDistribution(base.expand([num_components, num_features]).to_event(2), to_data)
+    return dist.TransformedDistribution(standardised, AffineTransform(prior.column_mean, prior.column_scale))
+
+
+class CovarianceUnits(Transform):
+    r"""Covariances (e, d, d) in the units of the data from those in units of their own: $\Sigma = D B D$, D diagonal.
+
+    As a map of symmetric matrices it multiplies volumes by $|D|^{d+1}$.
+    """
+
+    domain = constraints.independent(constraints.positive_definite, 1)  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    codomain = domain  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+    def __init__(self, unit: Array) -> None:
+        self.unit = unit
+
+    def __call__(self, x: Array) -> Array:
+        """Covariances in the units of the data."""
+        return self.unit[:, None] * x * self.unit
+
+    def _inverse(self, y: Array) -> Array:
+        return y / self.unit[:, None] / self.unit
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+        """Logarithm of the ratio of volumes, in the free entries of all e matrices."""
+        num_covariances, num_features, _ = x.shape[-3:]
+        return num_covariances * (num_features + 1) * jnp.log(self.unit).sum()
+
+    def tree_flatten(self) -> Any:
+        """Units are traced values, as they are in the prior."""
+        return (self.unit,), (("unit",), {})
 
 
 def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
     """The mixture with these values of the model's sites."""
-    scales, means = sites["scales"], sites["means"]
+    means = sites["means"]
+    if "covariances" in sites:
+        return Mixture(jnp.log(sites["weights"]), means, factor_of_covariances(sites["covariances"], diagonal=False))
+    scales = jnp.sqrt(sites["variances"]) if "variances" in sites else sites["scales"]
     if family.diagonal:
         factor = jnp.broadcast_to(1.0 / scales, means.shape)
     elif "correlation_cholesky" in sites:
@@ -120,16 +185,19 @@ def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
     return Mixture(jnp.log(sites["weights"]), means, factor)
 
 
-def sites_of_mixture(mixture: Mixture, family: Family) -> dict[str, Array]:
-    """Values of the model's sites that give this mixture: the inverse of `mixture_of_sites`."""
+def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = None) -> dict[str, Array]:
+    """Values of the model's sites under this prior that give this mixture: the inverse of `mixture_of_sites`."""
     num_components, num_features = mixture.means.shape
+    conjugate = isinstance(prior, ConjugatePrior)
     factor = jnp.asarray(mixture.precision_factor)
     sites = {"weights": jnp.exp(mixture.log_weights), "means": jnp.asarray(mixture.means)}
     if family.diagonal:
         scales = 1.0 / factor
-        sites["scales"] = scales[:, : family.scale_shape(num_components, num_features)[1]]
-        return sites
+        scales = scales[:, : family.scale_shape(num_components, num_features)[1]]
+        return sites | ({"variances": jnp.square(scales)} if conjugate else {"scales": scales})
     lower = covariance_factor(factor)
+    if conjugate:
+        return sites | {"covariances": jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")}
     scales = jnp.sqrt(jnp.square(lower).sum(-1))
     sites["scales"] = scales
     if family.has_correlations(num_features):

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC, NUTS
 
+from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.engines.posterior import posterior_fit
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
-from bayesgmm.priors import Prior
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 CHAIN_METHODS = ("parallel", "sequential", "vectorized")
@@ -39,7 +39,7 @@ def fit_nuts(
     num_components: int,
     *,
     family: str | Family = "full",
-    prior: Prior | None = None,
+    prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | None = None,
     num_chains: int = 4,
@@ -115,7 +115,7 @@ def _fit(
     x: Any,
     num_components: int,
     family: Family,
-    prior: Prior,
+    prior: AnyPrior,
     start: Mixture,
     key: Array,
     settings: tuple[int, int, int, float, float, str],

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.families import Family
 from bayesgmm.labels import relabel
 from bayesgmm.mixture import Mixture, factor_of_covariances
 from bayesgmm.moments import log_likelihood
-from bayesgmm.priors import Prior
 from bayesgmm.results import Fit, ResultCode
 
 
@@ -22,7 +22,7 @@ def posterior_fit(
     sites: space.Sites,
     x: Array,
     family: Family,
-    prior: Prior,
+    prior: AnyPrior,
     reference: Mixture,
     *,
     result: ResultCode,
@@ -52,7 +52,7 @@ def posterior_fit(
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def _mixtures_of(sites: space.Sites, family: Family, prior: Prior) -> Mixture:
+def _mixtures_of(sites: space.Sites, family: Family, prior: AnyPrior) -> Mixture:
     return jax.vmap(jax.vmap(lambda one: space.mixture_of(one, family, prior)))(sites)
 
 

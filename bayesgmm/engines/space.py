@@ -1,7 +1,8 @@
 """The space in which the Bayesian engines move: the model's sites without constraints and without units.
 
 Every site is mapped to the whole real space by NumPyro's own transforms, and the component means are measured in the
-columns' standard deviations from the columns' means, so that one step size suits all coordinates.
+columns' standard deviations from the columns' means, and covariance matrices in those standard deviations too, so that
+one step size suits all coordinates.
 """
 
 import functools
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
@@ -17,28 +19,34 @@ from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
 from bayesgmm.checks import as_key, as_rows, enough_rows
+from bayesgmm.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior, conjugate_prior
 from bayesgmm.engines.em import fit_em
-from bayesgmm.engines.model import floor_weights, mixture_of_sites, model, sites_of_mixture
+from bayesgmm.engines.model import CovarianceUnits, floor_weights, mixture_of_sites, model, sites_of_mixture
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray
-from bayesgmm.priors import Prior, default_prior
+from bayesgmm.priors import default_prior
 
 Sites = dict[str, Array]
 
-standardised_model = reparam(model, config={"means": TransformReparam()})
-"""The same model with site `means_base` = (means - column mean) / column scale in place of `means`."""
+standardised_model = reparam(
+    model, config=lambda site: TransformReparam() if site["name"] in ("means", "covariances") else None
+)
+"""The same model with site `means_base` = (means - column mean) / column scale in place of `means`.
+
+Under a conjugate prior also `covariances_base`, covariances in units of the column scales, in place of `covariances`.
+"""
 
 
 def prepare(
     x: Any,
     num_components: int,
     family: str | Family,
-    prior: Prior | None,
+    prior: AnyPrior | None,
     start: Mixture | None,
     key: Any,
-) -> tuple[AnyArray, Family, Prior, Mixture]:
+) -> tuple[AnyArray, Family, AnyPrior, Mixture]:
     """Checked arguments of a Bayesian engine, with the default prior and an EM fit as the start where none is given.
 
     Raises:
@@ -49,7 +57,9 @@ def prepare(
     enough_rows(x, num_components, family)
     key = as_key(key)
     prior = default_prior(x, num_components) if prior is None else prior
-    if prior.concentration.shape != (num_components,) or prior.mean_loc.shape != x.shape[1:]:
+    if isinstance(prior, ConjugatePrior):
+        check_conjugate_prior(prior, num_components, x.shape[1], family)
+    elif prior.concentration.shape != (num_components,) or prior.mean_loc.shape != x.shape[1:]:
         raise InputError(
             f"prior is for k={prior.concentration.shape[0]} components of {prior.mean_loc.shape[0]} features, but "
             f"num_components={num_components} and x has {x.shape[1]} features; make it with default_prior(x, "
@@ -67,10 +77,11 @@ def prepare(
 
 
 @functools.cache
-def _supports(num_components: int, num_features: int, family: Family) -> dict[str, Any]:
+def _supports(num_components: int, num_features: int, family: Family, conjugate: bool) -> dict[str, Any]:
     """Support of every free site of the standardised model, from a trace of it on dummy rows."""
-    rows = jnp.arange(4.0 * num_features).reshape(-1, num_features)
-    prior = default_prior(rows + jnp.square(rows), num_components)
+    rows = np.random.default_rng(0).normal(size=(2 * num_features + 2, num_features)).astype(np.float32)
+    prior = conjugate_prior(rows, num_components, family) if conjugate else default_prior(rows, num_components)
+    rows, prior = jax.tree.map(jnp.asarray, (rows, prior))
     with numpyro.validation_enabled(False):
         sites = trace(seed(standardised_model, jax.random.key(0))).get_trace(rows, num_components, family, prior)
     return {
@@ -79,28 +90,35 @@ def _supports(num_components: int, num_features: int, family: Family) -> dict[st
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def to_unconstrained(mixture: Mixture, family: Family, prior: Prior) -> Sites:
+def to_unconstrained(mixture: Mixture, family: Family, prior: AnyPrior) -> Sites:
     """Unconstrained coordinates of a mixture."""
-    supports = _supports(mixture.num_components, mixture.num_features, family)
-    sites = sites_of_mixture(floor_weights(mixture), family)
+    supports = _supports(mixture.num_components, mixture.num_features, family, isinstance(prior, ConjugatePrior))
+    sites = sites_of_mixture(floor_weights(mixture), family, prior)
     sites["means_base"] = (sites.pop("means") - prior.column_mean[None]) / prior.column_scale[None]
+    if "covariances" in sites:
+        units = CovarianceUnits(prior.column_scale)
+        sites["covariances_base"] = jnp.asarray(units.inv(sites.pop("covariances")))
     return {name: biject_to(support).inv(sites[name]) for name, support in supports.items()}
 
 
 def to_sites(unconstrained: Sites, family: Family, num_components: int, num_features: int) -> Sites:
     """Values of the standardised model's sites at unconstrained coordinates (one point)."""
-    supports = _supports(num_components, num_features, family)
+    conjugate = bool({"covariances_base", "variances"} & set(unconstrained))
+    supports = _supports(num_components, num_features, family, conjugate)
     return {name: biject_to(support)(unconstrained[name]) for name, support in supports.items()}
 
 
-def mixture_of(sites: Sites, family: Family, prior: Prior) -> Mixture:
+def mixture_of(sites: Sites, family: Family, prior: AnyPrior) -> Mixture:
     """The mixture with these values of the standardised model's sites (one point)."""
     means = prior.column_mean[None] + prior.column_scale[None] * sites["means_base"]
-    return mixture_of_sites({**sites, "means": means}, family)
+    sites = {**sites, "means": means}
+    if "covariances_base" in sites:
+        sites["covariances"] = CovarianceUnits(prior.column_scale)(sites["covariances_base"])
+    return mixture_of_sites(sites, family)
 
 
 def constrained_log_density(
-    unconstrained: Sites, x: Float[Array, "n d"], num_components: int, family: Family, prior: Prior
+    unconstrained: Sites, x: Float[Array, "n d"], num_components: int, family: Family, prior: AnyPrior
 ) -> Float[Array, ""]:
     """Log posterior density, up to the evidence, *of the constrained sites*: no Jacobian of the transforms.
 
@@ -109,5 +127,9 @@ def constrained_log_density(
     """
     sites = to_sites(unconstrained, family, num_components, x.shape[1])
     density, _ = log_density(standardised_model, (x, num_components, family, prior), {}, sites)
-    # The density of the means, not of the standardised means.
-    return jnp.asarray(density) - num_components * jnp.log(prior.column_scale).sum()
+    # The density of the means and covariances, not of the standardised ones.
+    density = jnp.asarray(density) - num_components * jnp.log(prior.column_scale).sum()
+    if "covariances_base" in sites:
+        standardised = sites["covariances_base"]
+        density = density - CovarianceUnits(prior.column_scale).log_abs_det_jacobian(standardised, standardised)
+    return density

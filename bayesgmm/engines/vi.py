@@ -22,13 +22,13 @@ from numpyro.infer.initialization import init_to_value
 from numpyro.infer.util import potential_energy
 from numpyro.optim import Adam
 
+from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.engines.posterior import posterior_fit
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
-from bayesgmm.priors import Prior
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 GUIDES: dict[str, Callable[..., AutoContinuous]] = {"normal": AutoDiagonalNormal, "full_rank": AutoMultivariateNormal}
@@ -40,7 +40,7 @@ def fit_vi(
     num_components: int,
     *,
     family: str | Family = "full",
-    prior: Prior | None = None,
+    prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | None = None,
     guide: str = "full_rank",
@@ -94,7 +94,7 @@ def _fit(
     x: Any,
     num_components: int,
     family: Family,
-    prior: Prior,
+    prior: AnyPrior,
     start: Mixture,
     key: Array,
     settings: tuple[str, int, int, int, int],
@@ -113,7 +113,7 @@ def _fit(
     state = jax.jit(lambda key, x, prior: svi.init(key, x, num_components, family, prior))(begin_key, x, prior)
 
     @jax.jit
-    def advance(state: Any, step_size: Array, x: Array, prior: Prior) -> tuple[Any, Array]:
+    def advance(state: Any, step_size: Array, x: Array, prior: AnyPrior) -> tuple[Any, Array]:
         at_step_size = SVI(svi.model, svi.guide, Adam(step_size), svi.loss)
         at_step_size.constrain_fn = svi.constrain_fn
 
@@ -141,7 +141,7 @@ def _fit(
     result = ResultCode.successful if settled else ResultCode.max_steps_reached if finite else ResultCode.nonfinite
 
     @jax.jit
-    def draw(parameters: Any, key: Array, x: Array, prior: Prior) -> tuple[space.Sites, Array, Array]:
+    def draw(parameters: Any, key: Array, x: Array, prior: AnyPrior) -> tuple[space.Sites, Array, Array]:
         approximation = guide.get_posterior(parameters)
         latent = approximation.sample(key, (num_draws,))
         log_q = approximation.log_prob(latent).reshape(num_draws, -1).sum(-1)  # mean-field: one a coordinate

@@ -1,0 +1,335 @@
+r"""The conjugate prior of a Gaussian mixture: its numbers, its density, and the M-step that it regularises.
+
+Weights have a Dirichlet prior and every component a normal prior whose spread follows its own covariance,
+
+$$ w \sim \mathrm{Dirichlet}(\alpha), \qquad \mu_j \mid \Sigma_j \sim \mathcal N(m, \Sigma_j / \kappa). $$
+
+Covariances have the prior that is conjugate within their family: for matrices $\Sigma \sim \mathrm{IW}(\nu, \Lambda)$,
+one matrix where components share it; for diagonals every variance $\sigma^2_{jl} \sim \mathrm{IG}(\nu/2, s_l/2)$; for
+spheres one variance $\sigma^2_j \sim \mathrm{IG}(\nu/2, s/2)$. All of them have the kernel
+$|\Sigma|^{-c/2} \exp(-\tfrac12 \operatorname{tr} \Sigma^{-1} S)$, with $c = \nu + d + 1$ and $S = \Lambda$ for
+matrices, $c = \nu + 2$ and $S = \operatorname{diag}(s)$ for diagonals, $c = (\nu + 2) / d$ and $S = (s/d) I$ for
+spheres: to the M-step the prior is some more rows and some more scatter.
+
+Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture estimation and model-based clustering.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, multigammaln
+from jaxtyping import Array, Float
+
+from bayesgmm.checks import as_row_weights, as_rows
+from bayesgmm.errors import InputError
+from bayesgmm.families import Family, get_family
+from bayesgmm.mixture import Mixture, factor_of_covariances, log_normaliser, whiten
+from bayesgmm.moments import Moments
+from bayesgmm.precision import AnyArray, is_traced, matching_precision
+from bayesgmm.priors import Prior, prior_number
+
+CONJUGATE_FAMILIES = ("EII", "VII", "EEI", "VVI", "EEE", "VVV")
+"""mclust codes of the families whose prior is stated above."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["concentration", "mean", "shrinkage", "dof", "scale", "column_mean", "column_scale"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class ConjugatePrior:
+    r"""Numbers of the conjugate prior; a pytree, so another number is not another compilation.
+
+    Attributes:
+        concentration: Dirichlet parameter of the weights $\alpha$, at least 1, shape (k).
+        mean: prior mean of the component means $m$, in the units of the data, shape (d).
+        shrinkage: number of rows that the prior mean counts for, $\kappa$, ().
+        dof: degrees of freedom $\nu$, ().
+        scale: $\Lambda$ (d, d) for families of matrices, $s$ (d) for diagonals, () for spheres; squared units of the
+            data.
+        column_mean: where the data lie, shape (d): the origin from which engines measure component means.
+        column_scale: how wide the data are, shape (d): the unit in which engines measure. Both are coordinates, no part
+            of what the prior assumes.
+    """
+
+    concentration: Float[AnyArray, " k"]
+    mean: Float[AnyArray, " d"]
+    shrinkage: Float[AnyArray, ""]
+    dof: Float[AnyArray, ""]
+    scale: Float[AnyArray, "d d"] | Float[AnyArray, " d"] | Float[AnyArray, ""]
+    column_mean: Float[AnyArray, " d"]
+    column_scale: Float[AnyArray, " d"]
+
+    def describe(self, feature_names: Sequence[str] | None = None) -> str:
+        """What the prior assumes, in words and numbers."""
+        names = feature_names or [f"x{index}" for index in range(len(self.mean))]
+        kappa, dof = float(self.shrinkage), float(self.dof)
+        lines = [f"weights      Dirichlet({', '.join(f'{value:g}' for value in np.asarray(self.concentration))})"]
+        for name, value in zip(names, np.asarray(self.mean), strict=True):
+            lines.append(f"means        Normal, {name}: mean {value:.4g}, variance the component's over {kappa:g}")
+        scale = np.asarray(self.scale)
+        if scale.ndim == 2:
+            rows = "; ".join(", ".join(f"{value:.4g}" for value in row) for row in scale)
+            lines.append(f"covariances  InverseWishart, dof {dof:g}, scale [{rows}]")
+        elif scale.ndim == 1:
+            for name, value in zip(names, scale, strict=True):
+                lines.append(f"variances    InverseGamma, {name}: shape {dof / 2:g}, scale {value / 2:.4g}")
+        else:
+            lines.append(f"variances    InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}")
+        return "\n".join(lines)
+
+
+AnyPrior = Prior | ConjugatePrior
+"""Any prior that the NumPyro model can be given."""
+
+
+def conjugate_prior(
+    x: Any,
+    num_components: int,
+    family: str | Family = "full",
+    *,
+    row_weights: Any = None,
+    concentration: Any = 1.0,
+    mean: Any = None,
+    shrinkage: Any = 0.01,
+    dof: Any = None,
+    scale: Any = None,
+) -> ConjugatePrior:
+    r"""The conjugate prior for rows x (n, d) and a family, with any of its numbers set by the caller.
+
+    Defaults (Fraley & Raftery 2007, section 3.2; those of R's mclust): flat weights, the column means, shrinkage 0.01,
+    d + 2 degrees of freedom, and the data's sample covariance divided by $k^{2/d}$, so that k components of that size
+    fill the volume of the data; for diagonals and spheres the mean of the columns' variances in its place, which
+    supposes that features have comparable units: set `scale` where they have not.
+
+    Args:
+        x: rows (n, d).
+        num_components: k.
+        family: covariance family; it decides the shape of `scale`.
+        row_weights: weight of every row (n); weight 2 is the row twice.
+        concentration: Dirichlet parameter, one number or (k). Below 1 the density has no mode: it grows without bound
+            as a weight goes to zero.
+        mean: prior mean of the component means, one number or (d).
+        shrinkage: number of rows that it counts for.
+        dof: degrees of freedom, above d - 1 for families of matrices, above 0 otherwise.
+        scale: positive definite (d, d) for families of matrices, positive numbers for diagonals (one, or (d)) and
+            spheres (one).
+
+    Raises:
+        InputError: for a number out of range or of the wrong shape.
+    """
+    family = _conjugate_family(family)
+    x = as_rows(x)
+    num_features = x.shape[1]
+    weights = as_row_weights(row_weights, x)
+    center, covariance = _sample_covariance(x, weights)
+    lowest = 0 if family.diagonal else num_features - 1
+    prior = ConjugatePrior(
+        concentration=prior_number("concentration", concentration, (num_components,), x.dtype),
+        mean=prior_number("mean", center if mean is None else mean, (num_features,), x.dtype, positive=False),
+        shrinkage=prior_number("shrinkage", shrinkage, (), x.dtype),
+        dof=prior_number("dof", num_features + 2 if dof is None else dof, (), x.dtype),
+        scale=_scale(_default_scale(covariance, x, num_components, family) if scale is None else scale, x, family),
+        column_mean=center,
+        column_scale=covariance.diagonal() ** 0.5,
+    )
+    if not is_traced(prior.concentration) and (prior.concentration < 1).any():
+        raise InputError(
+            f"prior concentration={concentration} must be at least 1: below it the mode lies at a weight of zero; 1 is "
+            "flat"
+        )
+    if not is_traced(prior.dof) and not prior.dof > lowest:
+        raise InputError(
+            f"prior dof={dof} must be greater than {lowest} for family={family.name!r} and {num_features} features; "
+            f"{num_features + 2} is usual"
+        )
+    return prior
+
+
+def check_conjugate_prior(
+    prior: ConjugatePrior, num_components: int, num_features: int, family: Family
+) -> ConjugatePrior:
+    """The prior, if it is one for this number of components and features and this family.
+
+    Raises:
+        InputError: if it is not.
+    """
+    _conjugate_family(family)
+    shape = _scale_shape(family, num_features)
+    if prior.concentration.shape != (num_components,) or prior.mean.shape != (num_features,):
+        fault = f"is for k={prior.concentration.shape[0]} components of {prior.mean.shape[0]} features"
+    elif prior.scale.shape != shape:
+        fault = f"has a scale of shape {prior.scale.shape}, not {shape}"
+    else:
+        return prior
+    raise InputError(
+        f"prior {fault}, but num_components={num_components}, x has {num_features} features and "
+        f"family={family.name!r}; make it with conjugate_prior(x, {num_components}, {family.name!r})"
+    )
+
+
+@matching_precision
+def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, reg_covar: Any = 0.0) -> Mixture:
+    r"""The M-step under the prior: the mixture that maximises the expected complete-data log-density plus `log_prior`.
+
+    The joint mode in weights, means and covariances. The prior mean is $\kappa$ more rows at m, and
+
+    $$ w_j \propto N_j + \alpha_j - 1, \quad \mu_j = \frac{N_j \bar x_j + \kappa m}{N_j + \kappa}, \quad
+       \Sigma_j = \frac{W_j + \frac{\kappa N_j}{\kappa + N_j} (\bar x_j - m)(\bar x_j - m)^\top + S}{N_j + 1 + c}, $$
+
+    with $W_j$ the scatter about $\bar x_j$ and the prior's scatter S and count c of this module's introduction; other
+    families pool numerator and denominator as their own M-step does. For matrices the denominator is
+    $\nu + d + 2 + N_j$, for a shared one $\nu + d + 1 + k + n$, for diagonals $\nu + 3 + N_j$, for spheres
+    $\nu + 2 + d + d N_j$. The ridge `reg_covar`, in squared units of the data, adds $N_j \operatorname{diag}(\rho)$.
+
+    An empty component is no trouble: it falls back on the mode of the prior.
+    """
+    dtype = moments.count.dtype
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
+    num_components, num_features = moments.first.shape
+    ridge = jnp.broadcast_to(jnp.asarray(reg_covar, dtype), (num_features,))
+    more_count, more_scatter = _pseudo_moments(prior, family, num_components, num_features)
+
+    count = moments.count
+    to_mean = prior.mean[None] - moments.origin
+    first = moments.first + prior.shrinkage * to_mean
+    shift = first / (count + prior.shrinkage)[:, None]
+    if family.diagonal:
+        added = prior.shrinkage * jnp.square(to_mean) - first * shift + count[:, None] * ridge[None]
+    else:
+        added = prior.shrinkage * to_mean[:, :, None] * to_mean[:, None, :] - first[:, :, None] * shift[:, None, :]
+        added = added + count[:, None, None] * jnp.diag(ridge)[None]
+    added = added + more_scatter[None]
+    if moments.second.shape[0] != num_components:
+        added = added.sum(0, keepdims=True)
+    covariances = family.maximise(count + 1.0 + more_count, moments.second + added)
+
+    mass = jnp.maximum(count + prior.concentration - 1.0, jnp.finfo(dtype).tiny)
+    return Mixture(
+        jnp.log(mass / mass.sum()), moments.origin + shift, factor_of_covariances(covariances, family.diagonal)
+    )
+
+
+@matching_precision
+def log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Float[AnyArray, ""]:
+    """Log prior density, constants included, of the mixture's weights, means and covariances.
+
+    The density is that of covariance matrices for families of matrices, of variances for diagonals and spheres, with
+    one factor for each covariance that is free. Added to the log-likelihood it is what MAP-EM climbs.
+    """
+    return _log_prior(mixture, family, prior)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Array:
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, mixture.means.dtype), prior)
+    k, d = mixture.means.shape
+    excess = prior.concentration - 1.0
+    # A flat prior does not mind an empty component, whose log-weight is -inf.
+    of_weights = jnp.where(excess == 0.0, 0.0, excess * mixture.log_weights).sum()
+    of_weights = of_weights + gammaln(prior.concentration.sum()) - gammaln(prior.concentration).sum()
+
+    squares = jnp.square(whiten(mixture, prior.mean[None])).sum((1, 2))
+    of_means = log_normaliser(mixture) + 0.5 * d * jnp.log(prior.shrinkage) - 0.5 * prior.shrinkage * squares
+
+    factor = mixture.precision_factor
+    if family.diagonal:
+        shape = family.scale_shape(k, d)
+        variances = jnp.square(1.0 / factor[:, : shape[1]])
+        scale = jnp.broadcast_to(prior.scale, shape)
+        half = 0.5 * prior.dof
+        of_covariances = half * jnp.log(0.5 * scale) - gammaln(half)
+        of_covariances = of_covariances - (half + 1.0) * jnp.log(variances) - 0.5 * scale / variances
+    else:
+        root = jnp.linalg.cholesky(prior.scale)
+        log_det_scale = 2.0 * jnp.log(jnp.diagonal(root)).sum()
+        log_det = -2.0 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
+        traces = jnp.square(jnp.matmul(jnp.tril(factor), root[None], precision="highest")).sum((1, 2))
+        of_covariances = 0.5 * prior.dof * (log_det_scale - d * np.log(2.0)) - multigammaln(0.5 * prior.dof, d)
+        of_covariances = of_covariances - 0.5 * (prior.dof + d + 1.0) * log_det - 0.5 * traces
+    return of_weights + of_means.sum() + of_covariances.sum()
+
+
+def _pseudo_moments(prior: ConjugatePrior, family: Family, num_components: int, num_features: int) -> tuple[Any, Any]:
+    """Count and scatter that the prior of its covariance lends a component; that of a shared one is dealt out."""
+    portion = 1.0 / num_components if family.shared else 1.0
+    if not family.diagonal:
+        return (prior.dof + num_features + 1.0) * portion, prior.scale * portion
+    # As many free variances as features, or one for all of them, whose prior counts once.
+    portion = portion * family.scale_shape(num_components, num_features)[1] / num_features
+    return (prior.dof + 2.0) * portion, jnp.broadcast_to(prior.scale, (num_features,)) * portion
+
+
+def _conjugate_family(family: str | Family) -> Family:
+    family = get_family(family)
+    if family.mclust not in CONJUGATE_FAMILIES:
+        known = ", ".join(CONJUGATE_FAMILIES)
+        raise InputError(f"family={family.name!r} ({family.mclust}) has no conjugate prior; choose one of {known}")
+    return family
+
+
+def _scale_shape(family: Family, num_features: int) -> tuple[int, ...]:
+    if not family.diagonal:
+        return (num_features, num_features)
+    # Where d = 1 a diagonal and a sphere are the same; both keep one number for each feature.
+    return () if family.scale_shape(1, num_features + 1)[1] == 1 else (num_features,)
+
+
+def _sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:
+    """Column means and the covariance of the columns, divided by one less than the total row weight."""
+    total = weights.sum()
+    if not is_traced(total) and not total > 1:
+        raise InputError(
+            f"row_weights add up to {total:g}, and a sample covariance needs more than 1; give them as counts of rows"
+        )
+    center = weights @ x / total
+    centred = x - center[None]
+    return center, (weights[:, None] * centred).T @ centred / (total - 1)
+
+
+def _default_scale(covariance: Any, x: Any, num_components: int, family: Family) -> Any:
+    num_rows, num_features = x.shape
+    shrunk = covariance / num_components ** (2 / num_features)
+    if family.diagonal:
+        return shrunk.diagonal().mean()
+    array = jnp if is_traced(x) else np
+    return shrunk if num_rows > num_features else array.diag(shrunk.diagonal())
+
+
+def _scale(scale: Any, x: Any, family: Family) -> Any:
+    shape = _scale_shape(family, x.shape[1])
+    if family.diagonal:
+        return prior_number("scale", scale, shape, x.dtype)
+    if is_traced(scale):
+        return jnp.reshape(scale, shape)
+    given = np.asarray(scale, x.dtype)
+    given = given.reshape(shape) if given.size == 1 == x.shape[1] else given
+    if given.shape != shape:
+        raise InputError(f"prior scale has shape {given.shape}; family={family.name!r} needs a matrix of shape {shape}")
+    if not _is_positive_definite(given):
+        shown = np.array2string(given, precision=4, separator=", ").replace("\n", "")
+        raise InputError(
+            f"prior scale={shown} must be symmetric and positive definite; give such a matrix, or drop columns that "
+            "are sums of others"
+        )
+    return 0.5 * (given + given.T)
+
+
+def _is_positive_definite(matrix: np.ndarray) -> bool:
+    """Whether it is symmetric and positive definite by more than rounding, whatever the units of its columns."""
+    diagonal = np.diagonal(matrix)
+    if not np.isfinite(matrix).all() or (diagonal <= 0).any():
+        return False
+    scales = np.sqrt(diagonal)
+    correlation = matrix / scales[:, None] / scales[None]
+    rounding = len(matrix) * np.finfo(matrix.dtype).eps
+    return bool(
+        np.abs(correlation - correlation.T).max() <= 10 * rounding and np.linalg.eigvalsh(correlation)[0] > rounding
+    )

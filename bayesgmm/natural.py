@@ -1,0 +1,186 @@
+r"""The same density as one matrix product: a mixture's natural parameters, and the features of rows they multiply.
+
+With rows standardised to $z = ((x - o) / s, 1)$ every joint log-density is a quadratic form $z^\top G_j z$, so that for
+a block of rows all of them are one product $\Theta T$ of parameters (k, P) and features (P, rows), and the moments of
+the block are one product $T R^\top$ with its responsibilities. That is half the arithmetic of the centred form, in
+the shape that processors like best.
+
+It has a price: a component that is narrow beside its distance from the origin is a small difference of large
+terms. The amplitude foretells how many digits that costs, and `moments` takes this form only where enough are left.
+
+Which monomials of z are features depends on the representation of the covariances:
+
+* own triangular factors: all products $z_a z_b$, each once, so $P = (d+1)(d+2)/2$;
+* own diagonal factors: squares and z itself, $P = 2d + 1$;
+* one factor for all components: z itself, $P = d + 1$; the quadratic part, common to all, is left to the totals.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesgmm.mixture import Mixture, joint_of_rows
+
+_FRAME_ROWS = 1024
+
+
+class Frame(NamedTuple):
+    """Where rows are standardised to: origin (d) in the units of the data, and the reciprocal of the scale (d)."""
+
+    origin: Array
+    inverse_scale: Array
+
+    def standardise(self, x: Float[Array, "n d"]) -> Float[Array, "d n"]:
+        """$(x - o) / s$ with rows as the fastest axis; only the subtraction rounds, for s are powers of two."""
+        return (x.T - self.origin[:, None]) * self.inverse_scale[:, None]
+
+
+class NaturalForm(NamedTuple):
+    """A mixture in a frame: `theta` (k, P), and precisions (e, d, d) or (e, d).
+
+    In a pooled form theta leaves out the quadratic part, which is common to all components.
+    """
+
+    frame: Frame
+    theta: Array
+    precision: Array
+    pooled: bool
+
+
+def frame_of(x: Float[Array, "n d"]) -> Frame:
+    """A frame near the centre of the rows, in about their spread; a thousand rows say enough for that."""
+    sample = x[:: max(1, len(x) // _FRAME_ROWS)]
+    origin = sample.mean(0)
+    spread = jnp.sqrt(jnp.square(sample - origin[None]).mean(0))
+    usable = (spread > 0) & jnp.isfinite(spread)
+    _, exponent = jnp.frexp(jnp.where(usable, spread, 1.0))
+    return Frame(origin, jnp.ldexp(jnp.ones_like(spread), -exponent))
+
+
+def natural_form(mixture: Mixture, frame: Frame, *, pooled: bool) -> tuple[NaturalForm, Array]:
+    r"""The mixture in a frame, and its amplitude: how far this form amplifies the rounding of its terms.
+
+    The amplitude is the largest $(\sum_{ab} (\Lambda_{ab} \rho_a \rho_b)^2)^{1/2}$ over the components, with the
+    precision $\Lambda$ and $\rho_a^2 = m_a^2 + \max(1, 1 / \Lambda_{aa})$ from the mean m, all in the frame: the root
+    of the summed squares of the terms whose sum is the log-density of a typical row. Independent roundings add up so.
+    """
+    means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
+    precision = _precision(mixture, frame)
+    diagonal = precision if mixture.is_diagonal else jnp.diagonal(precision, axis1=1, axis2=2)
+    size = jnp.square(means) + jnp.maximum(1.0, 1.0 / diagonal)
+    if mixture.is_diagonal:
+        linear = precision * means
+    else:
+        dense = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
+        linear = (dense * means[:, None, :]).sum(2)
+    constant = joint_of_rows(mixture, frame.origin[None])
+    if pooled:
+        return NaturalForm(frame, jnp.concatenate([linear, constant], 1), precision, True), amplitude(precision, size)
+    precision = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
+    if mixture.is_diagonal:
+        theta = jnp.concatenate([-0.5 * precision, linear, constant], 1)
+        return NaturalForm(frame, theta, precision, False), amplitude(precision, size)
+    half = 0.5 * linear[:, :, None]
+    upper = jnp.concatenate([-0.5 * precision, half], 2)
+    form = jnp.concatenate([upper, jnp.concatenate([jnp.swapaxes(half, 1, 2), constant[:, :, None]], 2)], 1)
+    rows, columns, coefficients = _pairs(mixture.num_features)
+    theta = form[:, rows, columns] * coefficients.astype(form.dtype)
+    return NaturalForm(frame, theta, precision, False), amplitude(precision, size)
+
+
+def amplitude(precision: Array, size: Float[Array, "k d"]) -> Float[Array, ""]:
+    """The amplitude of precisions (e, d, d) or (e, d) for rows of this mean square size in the frame."""
+    squares = jnp.square(precision)
+    if precision.ndim == 2:
+        energy = (squares * jnp.square(size)).sum(1)
+    else:
+        energy = ((squares * size[:, None, :]).sum(2) * size).sum(1)
+    return jnp.sqrt(energy.max())
+
+
+def num_products(num_features: int, *, diagonal: bool, pooled: bool) -> int:
+    """P, the number of features of a row."""
+    if pooled:
+        return num_features + 1
+    return 2 * num_features + 1 if diagonal else len(_pairs(num_features)[0])
+
+
+def features(natural: NaturalForm, z: Float[Array, "d n"], *, diagonal: bool) -> Float[Array, "p n"]:
+    """The monomials of standardised rows that `theta` multiplies, (P, n)."""
+    ones = jnp.ones((1, z.shape[1]), z.dtype)
+    if natural.pooled:
+        return jnp.concatenate([z, ones])
+    if diagonal:
+        return jnp.concatenate([jnp.square(z), z, ones])
+    z = jnp.concatenate([z, ones])
+    rows, columns, _ = _pairs(len(z) - 1)
+    return z[rows] * z[columns]
+
+
+def unpack(sums: Float[Array, "p k"], num_features: int, *, diagonal: bool) -> tuple[Array, Array, Array]:
+    """Counts (k), first (k, d) and second moments (k, d, d) or (k, d) in the frame, from products of features."""
+    sums, d = sums.T, num_features
+    if diagonal:
+        return sums[:, -1], sums[:, d : 2 * d], sums[:, :d]
+    dense = sums[:, _positions(d)]
+    return sums[:, _positions(d)[d, d]], dense[:, d, :d], dense[:, :d, :d]
+
+
+def second_moment(z: Float[Array, "d n"], row_weights: Float[Array, " n"], *, diagonal: bool) -> Array:
+    """Weighted sum of products of standardised rows, whatever their component: (d, d), or of squares (d)."""
+    weighted = z * row_weights[None]
+    if diagonal:
+        return (weighted * z).sum(1)
+    return jnp.matmul(weighted, z.T, precision="highest")
+
+
+def about_means(
+    mixture: Mixture, frame: Frame, count: Float[Array, " k"], first: Float[Array, "k d"], second: Array
+) -> tuple[Array, Array]:
+    """First and second moments in the frame, moved to the means of the mixture and to the units of the data.
+
+    Second moments may be pooled (1, ...).
+    """
+    means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
+    centred = first - count[:, None] * means
+    unit = 1.0 / frame.inverse_scale
+    if second.ndim == 2:
+        taken, units = means * (first + centred), jnp.square(unit)[None]
+    else:
+        taken = means[:, :, None] * first[:, None, :] + centred[:, :, None] * means[:, None, :]
+        units = (unit[:, None] * unit[None, :])[None]
+    if len(second) < len(count):
+        taken = taken.sum(0, keepdims=True)
+    return centred * unit[None], (second - taken) * units
+
+
+def _pairs(num_features: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every unordered pair of the d + 1 coordinates, and how often the quadratic form counts it.
+
+    Pairs go along cyclic diagonals: one index counts up and the other runs a fixed shift ahead, so both gathers copy
+    contiguous rows. For an odd d the last diagonal holds its pairs twice, each at half the weight.
+    """
+    size = num_features + 1
+    shifts = size // 2 + 1
+    rows = np.tile(np.arange(size), shifts)
+    shift = np.repeat(np.arange(shifts), size)
+    coefficients = np.where((shift == 0) | (2 * shift == size), 1.0, 2.0)
+    return rows, (rows + shift) % size, coefficients
+
+
+def _positions(num_features: int) -> np.ndarray:
+    """Where each pair of coordinates, (d + 1, d + 1), stands among the features."""
+    rows, columns, _ = _pairs(num_features)
+    positions = np.zeros((num_features + 1, num_features + 1), np.int32)
+    positions[rows, columns] = positions[columns, rows] = np.arange(len(rows))
+    return positions
+
+
+def _precision(mixture: Mixture, frame: Frame) -> Array:
+    """Precision in the frame, (e, d, d) or (e, d)."""
+    if mixture.is_diagonal:
+        return jnp.square(mixture.precision_factor / frame.inverse_scale[None])
+    factor = jnp.tril(mixture.precision_factor) / frame.inverse_scale[None, None]
+    return jnp.matmul(jnp.swapaxes(factor, 1, 2), factor, precision="highest")
