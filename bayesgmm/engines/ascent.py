@@ -49,6 +49,7 @@ def run_em(
     family: Family,
     max_steps: int,
     prior: ConjugatePrior | None = None,
+    step_limit: Any = None,
     accelerate: bool = False,
     axis_name: str | None = None,
 ) -> Fit:
@@ -60,8 +61,11 @@ def run_em(
     log-Cholesky factors. It is taken only where the objective does not fall below that of $\theta_1$; only plain
     steps can end the run. (SQUAREM: Varadhan & Roland 2008, scheme S3 of section 6.)
 
+    `step_limit` is a limit known only at run time, below `max_steps`, for which the trace has room.
+
     With `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
     """
+    step_limit = max_steps if step_limit is None else step_limit
     total_weight = row_weights.sum()
     if axis_name is not None:
         total_weight = jax.lax.psum(total_weight, axis_name)
@@ -97,7 +101,7 @@ def run_em(
     rounding = 1e3 * jnp.finfo(x.dtype).eps
 
     def unfinished(state: _State) -> Array:
-        return (state.result == _RUNNING) & (state.num_steps < max_steps)
+        return (state.result == _RUNNING) & (state.num_steps < step_limit)
 
     def step(state: _State) -> _State:
         mixture, far = plain_step(state.moments), state.extrapolate

@@ -28,7 +28,6 @@ from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start
 
 _SHORT_STEPS = 20
 _SHORT_TOL = 1e-4
-_CARRIED_ON = 0.3  # of the short runs
 _LARGE = 2**20  # rows x features x components from which runs go one by one, and over several devices
 _SAMPLE_ROWS = 8192  # at least; and so many for each free parameter of a component:
 _SAMPLE_ROWS_PER_PARAMETER = 20
@@ -212,30 +211,64 @@ def _best_of_restarts(
     mesh: Mesh | None,
 ) -> Fit:
     num_components, family = settings.num_components, settings.family
-    # One after the other, a run that has ended costs nothing; side by side, small ones share the fixed costs of a step.
-    each = jax.lax.map if x.size * num_components >= _LARGE else lambda function, values: jax.vmap(function)(values)
-    sample, sample_weights = _sample(keys[0], x, row_weights, settings)
+    large = x.size * num_components >= _LARGE
+    sample, sample_weights = _sample(keys[0], x, row_weights, settings) if large else (x, row_weights)
 
     def from_key(key: Array) -> Mixture:
         return start_from(sample, num_components, sample_weights, family, start_ridge, start=start, key=key)
 
-    def short(key: Array) -> Fit:
-        steps = min(_SHORT_STEPS, settings.max_steps)
-        brief = jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
-        return run_em(from_key(key), sample, sample_weights, ridge, brief, family=family, max_steps=steps, prior=prior)
+    def long(start: Mixture) -> Fit:
+        return _run(start, x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh)
 
+    brief = jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
+    num_carried = min(max(2, settings.num_restarts // 5), settings.num_restarts)
     if settings.num_restarts == 1:
-        fit = _run(from_key(keys[0]), x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh)
+        fit = long(from_key(keys[0]))
+    elif large:
+        # One after the other, a run that has ended costs nothing.
+        steps = min(_SHORT_STEPS, settings.max_steps)
+        short = functools.partial(run_em, family=family, max_steps=steps, prior=prior)
+        tried = jax.lax.map(lambda key: short(from_key(key), sample, sample_weights, ridge, brief), keys)
+        fit = _best(jax.lax.map(long, _best(tried, num_carried).mixture))
     else:
-        tried = each(short, keys)
-        carried_on = max(2, round(_CARRIED_ON * settings.num_restarts))
-        _, best = jax.lax.top_k(_merit(tried), min(carried_on, settings.num_restarts))
-        mixtures = jax.tree.map(lambda field: field[best], tried.mixture)
-        fits = each(lambda m: _run(m, x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh), mixtures)
-        winner = jnp.argmax(_merit(fits))
-        fit = jax.tree.map(lambda field: field[winner], fits)
+        # Side by side in batches, which share the fixed costs of a step, and one compiled loop for short and long runs.
+        num_batches = -(-settings.num_restarts // num_carried)
+        starts = jax.vmap(from_key)(jnp.resize(keys, (num_batches, num_carried)).reshape(-1))
+        starts = jax.tree.map(lambda field: field.reshape(num_batches, num_carried, *field.shape[1:]), starts)
+        run = functools.partial(
+            run_em, family=family, max_steps=settings.max_steps, prior=prior, accelerate=settings.accelerate
+        )
+
+        def batch(best: Fit, index: Array) -> tuple[Fit, None]:
+            last = index == num_batches
+            mixtures = jax.tree.map(
+                lambda new, old: jnp.where(last, old, new[jnp.minimum(index, num_batches - 1)]), starts, best.mixture
+            )
+            limit = jnp.where(last, settings.max_steps, min(_SHORT_STEPS, settings.max_steps))
+            fits = jax.vmap(
+                lambda start: run(start, x, row_weights, ridge, jnp.where(last, tol, brief), step_limit=limit)
+            )(mixtures)
+            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), best, fits)
+            kept = _best(both, num_carried)
+            return jax.tree.map(lambda a, b: jnp.where(last, a, b), fits, kept), None
+
+        shapes = jax.eval_shape(jax.vmap(lambda start: run(start, x, row_weights, ridge, tol)), _first(starts))
+        nothing = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0, leaf.dtype), shapes)
+        nothing = dataclasses.replace(nothing, trace=jnp.full_like(nothing.trace, -jnp.inf))
+        fits, _ = jax.lax.scan(batch, nothing, jnp.arange(num_batches + 1, dtype=jnp.int32))
+        fit = _best(fits)
     order = jnp.lexsort(fit.mixture.means.T[::-1])
     return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _best(fits: Fit, count: int | None = None) -> Fit:
+    """The best of the runs, or so many of them."""
+    which = jnp.argmax(_merit(fits)) if count is None else jax.lax.top_k(_merit(fits), count)[1]
+    return jax.tree.map(lambda field: field[which], fits)
 
 
 def _merit(fits: Fit) -> Float[Array, " restarts"]:
@@ -255,7 +288,7 @@ def _sample(key: Array, x: Array, row_weights: Array, settings: _Settings) -> tu
     num_rows, num_features = x.shape
     parameters = settings.family.num_parameters(settings.num_components, num_features)
     size = max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_PARAMETER * parameters)
-    if num_rows * num_features * settings.num_components < _LARGE or num_rows < 2 * size:
+    if num_rows < 2 * size:
         return x, row_weights
     # In parts, so that float32 counts them: which part, then which row of the part.
     part = -(-num_rows // size)
