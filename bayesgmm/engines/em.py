@@ -252,17 +252,16 @@ def _best_of_restarts(
             kept = _best(both, num_carried)
             return jax.tree.map(lambda a, b: jnp.where(last, a, b), fits, kept), None
 
-        shapes = jax.eval_shape(jax.vmap(lambda start: run(start, x, row_weights, ridge, tol)), _first(starts))
+        some = jax.tree.map(lambda leaf: leaf[0], starts)
+        shapes = jax.eval_shape(
+            jax.vmap(lambda start: run(start, x, row_weights, ridge, tol, step_limit=jnp.asarray(1))), some
+        )
         nothing = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0, leaf.dtype), shapes)
         nothing = dataclasses.replace(nothing, trace=jnp.full_like(nothing.trace, -jnp.inf))
         fits, _ = jax.lax.scan(batch, nothing, jnp.arange(num_batches + 1, dtype=jnp.int32))
         fit = _best(fits)
     order = jnp.lexsort(fit.mixture.means.T[::-1])
     return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
-
-
-def _first(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
 def _best(fits: Fit, count: int | None = None) -> Fit:
