@@ -149,9 +149,10 @@ _LOG_PROB_TOLERANCE = (1e-9, 1e-4)
 _VARIANCE_TOLERANCE = (1e-7, 1e-3)
 # Rounding errors were measured below these multiples of the machine's epsilon; sums over a block's rows have more.
 _LOG_PROB_ROUNDING, _VARIANCE_ROUNDING = 2.0, 16.0
+_POOLED_VARIANCE_ROUNDING = 64.0  # one sum less a sum over components, where the others have one sum each
 
 
-def _log_prob_limit(dtype: Any) -> float:
+def _amplitude_limit(dtype: Any) -> float:
     """How large an amplitude the tolerance allows."""
     return _tolerance(dtype, _LOG_PROB_TOLERANCE) / (_LOG_PROB_ROUNDING * float(jnp.finfo(dtype).eps))
 
@@ -189,7 +190,7 @@ def _expected_moments(
     one_factor = len(mixture.precision_factor) == 1
     form, amplitude = natural.natural_form(mixture, natural.frame_of(x), pooled=pooled and one_factor)
     moments, accurate = jax.lax.cond(
-        amplitude <= _log_prob_limit(x.dtype),
+        amplitude <= _amplitude_limit(x.dtype),
         lambda: _natural_moments(mixture, form, x, row_weights, pooled=pooled),
         first_centred,
     )
@@ -204,9 +205,10 @@ def _keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, "
     """Whether the variances that moments imply are large enough beside the second moments they are taken from."""
     squares = second if second.ndim == 2 else jnp.diagonal(second, axis1=1, axis2=2)
     about_origin = jnp.square(first) / positive_count(count)[:, None]
+    rounding = _VARIANCE_ROUNDING
     if len(squares) < len(count):
-        about_origin = about_origin.sum(0, keepdims=True)
-    lost = _VARIANCE_ROUNDING * float(jnp.finfo(count.dtype).eps) / _tolerance(count.dtype, _VARIANCE_TOLERANCE)
+        about_origin, rounding = about_origin.sum(0, keepdims=True), _POOLED_VARIANCE_ROUNDING
+    lost = rounding * float(jnp.finfo(count.dtype).eps) / _tolerance(count.dtype, _VARIANCE_TOLERANCE)
     return (squares - about_origin >= lost * squares).all()
 
 
@@ -252,7 +254,7 @@ def _natural_moments(
     amplitude = natural.amplitude(form.precision, jnp.broadcast_to(size, first.shape))
     if pooled and len(second) > 1:
         second = second.sum(0, keepdims=True)
-    accurate = (amplitude <= _log_prob_limit(x.dtype)) & _keeps_variances(count, first, second)
+    accurate = (amplitude <= _amplitude_limit(x.dtype)) & _keeps_variances(count, first, second)
     first, second = natural.about_means(mixture, form.frame, count, first, second)
     return Moments(mixture.means, count, first, second, log_likelihood), accurate
 

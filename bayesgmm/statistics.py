@@ -97,6 +97,6 @@ def expected_complete_log_prob(mixture: Mixture, moments: Moments) -> Float[Arra
     return moments.count * (mixture.log_weights + log_normaliser(mixture)) - 0.5 / num_parts * squares
 
 
-def positive_count(count: Array) -> Array:
+def positive_count(count: AnyArray) -> Array:
     """Counts that can be divided by."""
     return jnp.maximum(count, jnp.finfo(count.dtype).tiny)
