@@ -100,13 +100,6 @@ def amplitude(precision: Array, size: Float[Array, "k d"]) -> Float[Array, ""]:
     return jnp.sqrt(energy.max())
 
 
-def num_products(num_features: int, *, diagonal: bool, pooled: bool) -> int:
-    """P, the number of features of a row."""
-    if pooled:
-        return num_features + 1
-    return 2 * num_features + 1 if diagonal else len(_pairs(num_features)[0])
-
-
 def features(natural: NaturalForm, z: Float[Array, "d n"], *, diagonal: bool) -> Float[Array, "p n"]:
     """The monomials of standardised rows that `theta` multiplies, (P, n)."""
     ones = jnp.ones((1, z.shape[1]), z.dtype)

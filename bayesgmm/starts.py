@@ -44,7 +44,6 @@ __all__ = [
     "mixture_from_start",
     "mixture_of_partition",
     "standardise",
-    "start_at_seeds",
     "start_from",
 ]
 
@@ -201,10 +200,3 @@ def start_from(
     key = as_key(key) if record.random else key
     responsibilities = record.responsibilities(x, num_components, row_weights, key=key)
     return maximise_partition(x, responsibilities, row_weights, family, reg_covar)
-
-
-def start_at_seeds(
-    x: Any, num_components: int, row_weights: Any, family: Family, reg_covar: Any, *, key: RandomKey
-) -> Mixture:
-    """`start_from` with k-means++, the default start of EM."""
-    return start_from(x, num_components, row_weights, family, reg_covar, key=key)

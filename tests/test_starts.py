@@ -24,7 +24,6 @@ from bayesgmm.starts import (
     mixture_from_start,
     mixture_of_partition,
     standardise,
-    start_at_seeds,
     start_from,
 )
 
@@ -156,8 +155,8 @@ def test_a_start_does_not_depend_on_units_or_origin(family, key):
     x = jnp.asarray(DATA["faithful"])
     scale, shift = jnp.asarray(np.array([1024.0, 0.25])), jnp.asarray(np.array([50.0, -3.0]))
     ones, none = jnp.ones(len(x)), jnp.zeros(2)
-    start = start_at_seeds(x, 3, ones, family, none, key=key)
-    moved = start_at_seeds(scale[None] * x + shift[None], 3, ones, family, none, key=key)
+    start = start_from(x, 3, ones, family, none, key=key)
+    moved = start_from(scale[None] * x + shift[None], 3, ones, family, none, key=key)
     assert_close(moved.weights, start.weights, 1e-12)
     assert_close(moved.means, scale[None] * start.means + shift[None], 1e-12)
 
@@ -165,7 +164,7 @@ def test_a_start_does_not_depend_on_units_or_origin(family, key):
 @each_family
 def test_float32_stays_float32(family, key):
     x = jnp.asarray(DATA["faithful"], jnp.float32)
-    start = start_at_seeds(x, 3, jnp.ones(len(x)), family, jnp.zeros(2), key=key)
+    start = start_from(x, 3, jnp.ones(len(x)), family, jnp.zeros(2), key=key)
     assert {leaf.dtype for leaf in jax.tree.leaves(start)} == {np.dtype(np.float32)}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(start))
 

@@ -166,7 +166,6 @@ def _further(state: _State, plain: Mixture) -> tuple[Mixture, Array]:
     old, now, new = (_coordinates(mixture, scale) for mixture in (state.previous, state.mixture, plain))
     r = jax.tree.map(jnp.subtract, now, old)
     v = jax.tree.map(lambda new, now, r: new - now - r, new, now, r)
-    # Just below the bound, so that a stride that was cut short is known by its length.
     stride = jnp.clip(_norm(r) / jnp.maximum(_norm(v), jnp.finfo(scale.dtype).tiny), 1.0, state.longest_stride)
     far = jax.tree.map(lambda old, r, v: old + 2.0 * stride * r + jnp.square(stride) * v, old, r, v)
     far = _from_coordinates(far, scale, plain)
