@@ -29,10 +29,10 @@ from .families import FAMILIES as FAMILIES
 from .families import Family as Family
 from .labels import match_labels as match_labels
 from .labels import relabel as relabel
+from .likelihood import log_likelihood as log_likelihood
 from .mixture import Mixture as Mixture
 from .moments import Moments as Moments
 from .moments import expected_moments as expected_moments
-from .moments import log_likelihood as log_likelihood
 from .priors import Prior as Prior
 from .priors import default_prior as default_prior
 from .results import Fit as Fit

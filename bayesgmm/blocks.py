@@ -20,20 +20,24 @@ def block_size(num_rows: int, row_bytes: int) -> int:
     return min(num_rows, max(_MIN_BLOCK, min(_MAX_BLOCK, _BLOCK_BYTES // row_bytes)))
 
 
-def sum_over_blocks(function: Callable[..., Any], size: int, row_weights: Array, *rows: Array) -> Any:
-    """Sum of `function(row_weights, *rows)` over blocks of `size` rows.
+def sum_over_blocks(
+    function: Callable[..., Any], size: int, row_weights: Array, *rows: Array, stacked: Array | None = None
+) -> Any:
+    """Sum of `function(row_weights, *rows)` over blocks of `size` rows; a stack of blocks has their last argument.
 
     Sums carry what rounding took from them (Knuth's two-sum), so that in float32 too the number of blocks costs no
     digits.
     """
     num_rows = len(row_weights)
     if size == num_rows:
-        return function(row_weights, *rows)
+        return function(row_weights, *rows, *(() if stacked is None else (stacked[0],)))
 
     def block(index: Array) -> Any:
         start = jnp.minimum(index * size, num_rows - size)
         weights, *others = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in (row_weights, *rows))
         counted = start + jnp.arange(size, dtype=start.dtype) < index * size
+        if stacked is not None:
+            others.append(jax.lax.dynamic_index_in_dim(stacked, index, keepdims=False))
         return function(jnp.where(counted, jnp.zeros_like(weights), weights), *others)
 
     def add(state: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
@@ -48,13 +52,19 @@ def sum_over_blocks(function: Callable[..., Any], size: int, row_weights: Array,
     return jax.tree.map(lambda total, rest: jnp.where(jnp.isfinite(rest), total + rest, total), sums, lost)
 
 
+def stack_of_blocks(function: Callable[[Array], Any], size: int, x: Array) -> Any:
+    """`function(x)` of every block that `sum_over_blocks` takes, stacked."""
+    num_rows = len(x)
+    starts = jnp.minimum(jnp.arange(-(-num_rows // size), dtype=jnp.int32) * size, num_rows - size)
+    return jax.lax.map(lambda start: function(jax.lax.dynamic_slice_in_dim(x, start, size)), starts)
+
+
 def map_over_blocks(function: Callable[[Array], Any], size: int, x: Array) -> Any:
     """`function(x)` for blocks of `size` rows, its outputs (rows, ...) put together again."""
     num_rows = len(x)
     if size == num_rows:
         return function(x)
-    starts = jnp.minimum(jnp.arange(-(-num_rows // size), dtype=jnp.int32) * size, num_rows - size)
-    parts = jax.lax.map(lambda start: function(jax.lax.dynamic_slice_in_dim(x, start, size)), starts)
+    parts = stack_of_blocks(function, size, x)
 
     def join(part: Array) -> Array:
         whole = part[:-1].reshape(-1, *part.shape[2:])

@@ -1,8 +1,10 @@
 """Checks of arguments, made before anything is compiled: one line with the argument, the value and the cure.
 
-Values that are being traced by the caller's own `jit`, `vmap` or `grad` have no contents to look at; they pass.
+Values that are being traced by the caller's own `jit`, `vmap` or `grad` have a shape and a dtype, which are checked,
+but no contents to look at.
 """
 
+import sys
 from typing import Any
 
 import jax
@@ -14,21 +16,70 @@ from bayesgmm.families import Family
 from bayesgmm.precision import AnyArray, RandomKey, is_traced
 
 
+def real_array(value: Any, name: str) -> AnyArray:
+    """An array of truth values, whole or floating-point numbers, of any shape; arrays of JAX stay such.
+
+    Raises:
+        InputError: for what is no rectangular array, is masked, or holds text, complex numbers or Python objects; of a
+            DataFrame the column is named.
+    """
+    if np.ma.is_masked(value):
+        raise InputError(
+            f"{name} is a masked array with {np.ma.count_masked(value)} masked values, which would count as they are; "
+            "drop those rows, or fill them with .filled(value)"
+        )
+    try:
+        array = value if isinstance(value, jax.Array) else (jnp if is_traced(value) else np).asarray(value)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} ({type(value).__name__}) is no rectangular array of numbers; give all of its rows the same length"
+        ) from None
+    table: Any = value
+    if not _is_real(array.dtype) and (pandas := sys.modules.get("pandas")) is not None:
+        if isinstance(value, pandas.DataFrame):
+            return np.stack([_real_column(column, name) for _, column in table.items()], axis=1)
+        if isinstance(value, pandas.Series):
+            return _real_column(table, name)
+    if not _is_real(array.dtype):
+        found = f"dtype {array.dtype}" if array.ndim else shown(value)
+        raise InputError(f"{name} must hold real numbers; got {found}. Convert it, or drop what is no number")
+    return array
+
+
+def _is_real(dtype: Any) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+
+
+def _real_column(column: Any, name: str) -> np.ndarray:
+    """A column of pandas in float64, a missing value as NaN."""
+    if column.dtype.kind not in "biuf":
+        raise InputError(
+            f"{name} must hold real numbers; column {column.name!r} has dtype {column.dtype}. Convert or drop it"
+        )
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def shown(value: Any) -> str:
+    """A value in a message: on one line, and of a long one its beginning."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
+
+
 def as_rows(x: Any, name: str = "x") -> AnyArray:
     """Rows as a floating-point array (n, d): integers become float64, one-dimensional data one column.
+
+    Integers that are being traced become the default precision of JAX.
 
     Raises:
         InputError: for other shapes, for types that are not real numbers, for NaN or infinite entries, for no rows.
     """
-    if is_traced(x):
-        return x[:, None] if x.ndim == 1 else x
-    array = x if isinstance(x, jax.Array) else np.asarray(x)
-    if array.dtype.kind in "iub":
-        array = np.asarray(array, np.float64)
+    array = real_array(x, name)
     if array.dtype not in (np.float32, np.float64):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise InputError(f"{name} must hold real numbers; got dtype {array.dtype}. Convert or drop such columns")
-        array = np.asarray(array, np.float32 if array.dtype.itemsize < 4 else np.float64)
+        narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+        if is_traced(array):
+            array = jnp.asarray(array, np.float32 if narrow else jnp.result_type(float))
+        else:
+            array = np.asarray(array, np.float32 if narrow else np.float64)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2:
@@ -37,14 +88,18 @@ def as_rows(x: Any, name: str = "x") -> AnyArray:
         raise InputError(
             f"{name} has shape {array.shape}: there is nothing to fit. Give at least one row and one column"
         )
+    if is_traced(array):
+        return array
     rows_of = np.asarray(array)
     with np.errstate(all="ignore"):
         total = rows_of.sum()  # copies nothing; NaN and infinity survive it, and overflow is looked into
     if not np.isfinite(total) and (bad := ~np.isfinite(rows_of)).any():
         rows, columns = np.nonzero(bad)
+        names = getattr(x, "columns", None)
+        column = f"column {columns[0]}" if names is None else f"column {columns[0]} {str(names[columns[0]])!r}"
         raise InputError(
             f"{name} has NaN or infinite values in {len(set(rows.tolist()))} of {len(array)} rows, the first in row "
-            f"{rows[0]}, column {columns[0]} (counted from 0); drop or impute those rows"
+            f"{rows[0]}, {column} (counted from 0); drop or impute those rows"
         )
     return array
 
@@ -53,68 +108,144 @@ def as_key(key: Any) -> RandomKey:
     """A random key.
 
     Raises:
-        InputError: for None, a seed or anything else that is not a key.
+        InputError: for None, a seed, several keys, or anything else that is not a key.
     """
-    if isinstance(key, jax.Array) and (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape[-1:] == (2,))
-    ):
-        return key
+    if isinstance(key, jax.Array):
+        shape = () if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else (2,) if key.dtype == jnp.uint32 else None
+        if key.shape == shape:
+            return key
+        if shape is not None and key.ndim > len(shape) and key.shape[-1:] == (shape or key.shape[-1:]):
+            leading = key.shape[: key.ndim - len(shape)]
+            raise InputError(f"key has shape {leading}: these are several keys; pass one of them, such as key[0]")
     seed = key if isinstance(key, int) else 0
-    raise InputError(f"key={key!r} is not a random key; pass key=jax.random.key({seed})")
+    raise InputError(f"key={shown(key)} is not a random key; pass key=jax.random.key({seed})")
 
 
-def enough_rows(x: AnyArray, num_components: int, family: Family) -> None:
-    """Refuse what no engine can fit.
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A count, as an integer of Python.
+
+    Raises:
+        InputError: for anything but whole numbers from `least` on.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={shown(value)} must be a whole number of at least {least}")
+    return int(value)
+
+
+def finite_number(name: str, value: Any, shape: tuple[int, ...] = (), dtype: Any = np.float64) -> AnyArray:
+    """A number of at least 0, or where a shape is given also an array of them, in the given precision.
+
+    Raises:
+        InputError: for other shapes, for types that are not real numbers, for negative, infinite or NaN entries.
+    """
+    array = real_array(value, name)
+    wanted = "a finite number of at least 0" + (f", or {shape[0]} of them, one for each feature" if shape else "")
+    if array.shape not in ((), shape):
+        raise InputError(f"{name} has shape {array.shape}; it must be {wanted}")
+    if array.dtype == bool or not (is_traced(array) or (np.isfinite(array) & (np.asarray(array) >= 0)).all()):
+        raise InputError(f"{name}={shown(value)} must be {wanted}")
+    if is_traced(array):
+        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(dtype))
+    return np.asarray(array, dtype)
+
+
+def truth_value(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={shown(value)} must be True or False")
+    return bool(value)
+
+
+def enough_rows(
+    x: AnyArray, num_components: Any, family: Family, row_weights: Any = None, *, bounded: bool = False
+) -> None:
+    """Refuse what no engine can fit. Rows of weight 0 do not count.
+
+    With `bounded`, a prior or a ridge bounds the likelihood, and a covariance needs no rows of its own.
 
     Raises:
         InputError: for k < 1, k beyond the number of distinct rows, fewer rows than a component needs, or a constant
             column.
     """
-    if not isinstance(num_components, int | np.integer) or isinstance(num_components, bool) or num_components < 1:
-        raise InputError(f"num_components={num_components!r} must be a whole number of at least 1")
+    num_components = whole_number("num_components", num_components)
+    counted = ""
+    if row_weights is not None and not is_traced(row_weights) and not (used := np.asarray(row_weights) > 0).all():
+        x, counted = x[np.flatnonzero(used)], " of positive weight"
+    num_rows, num_features = x.shape
+    needed = max(num_components, 2 if family.diagonal or bounded else num_features + 1)
+    if num_rows < needed:
+        raise InputError(
+            f"num_components={num_components} with family={family.name!r} needs at least {needed} rows{counted}, of "
+            f"{num_features} features each; got {num_rows}. Give more rows, or choose a diagonal family, fewer "
+            "components or a conjugate_prior"
+        )
     if is_traced(x):
         return
     rows = np.asarray(x)
-    num_rows, num_features = rows.shape
-    needed = max(num_components, num_features + 1 if not family.diagonal else 2)
-    if num_rows < needed:
-        raise InputError(
-            f"num_components={num_components} with family={family.name!r} needs at least {needed} rows of "
-            f"{num_features} features; got {num_rows}. Give more rows, or choose a diagonal family or fewer components"
-        )
-    constant = np.flatnonzero(np.ptp(rows, axis=0) == 0)
-    if constant.size:
-        raise InputError(
-            f"column {constant[0]} of x is constant ({rows[0, constant[0]]:g}), so its variance is zero; drop that "
-            "column"
-        )
+    no_constant_column(rows)
     # Sorting many rows costs more than the fit, and so many that few differ are no data for a mixture of Gaussians.
     if num_rows <= 100_000 and num_components > 1:
         distinct = len(np.unique(rows, axis=0))
         if num_components > distinct:
             raise InputError(
-                f"num_components={num_components} needs at least {num_components} distinct rows; got {distinct}"
+                f"num_components={num_components} needs at least {num_components} distinct rows{counted}; "
+                f"got {distinct}"
             )
+
+
+def no_constant_column(x: np.ndarray) -> None:
+    """Refuse rows with a column that does not vary.
+
+    Raises:
+        InputError: naming that column.
+    """
+    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    if constant.size:
+        raise InputError(
+            f"column {constant[0]} of x is constant ({x[0, constant[0]]:g}), so its variance is zero; drop that column"
+        )
 
 
 def as_row_weights(row_weights: Any, x: AnyArray) -> AnyArray:
     """Row weights (n) in the precision of the rows, ones by default.
 
     Raises:
-        InputError: for a wrong length, or weights that are negative, not finite, or all zero.
+        InputError: for a wrong length, for weights that are no numbers, negative, not finite or all zero, and for a sum
+            beyond what sums of squares can be taken of.
     """
     num_rows = x.shape[0]
     if row_weights is None:
         return np.ones(num_rows, x.dtype)
-    if is_traced(row_weights):
-        return row_weights
-    weights = np.asarray(row_weights)
+    weights = real_array(row_weights, "row_weights")
     if weights.shape != (num_rows,):
         raise InputError(f"row_weights must have shape ({num_rows},), one for each row; got {weights.shape}")
-    weights = weights.astype(x.dtype)
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        first = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
-        raise InputError(f"row_weights[{first}]={weights[first]} must be finite and not negative")
+    if is_traced(weights):
+        return jnp.asarray(weights, jax.dtypes.canonicalize_dtype(x.dtype))
+    weights = np.asarray(weights)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise InputError(f"row_weights[{bad[0]}]={weights[bad[0]]} must be finite and not negative")
     if not weights.any():
         raise InputError("row_weights are all zero: no row counts. Give at least one positive weight")
-    return weights
+    with np.errstate(over="ignore"):
+        total = weights.sum(dtype=np.float64)
+    limits = jnp.finfo(x.dtype)
+    least, most = float(limits.tiny) ** 0.5, float(limits.max) ** 0.5
+    if not least <= total <= most:
+        raise InputError(
+            f"row_weights add up to {total:g}, and {x.dtype} can compute with sums from {least:.0e} to {most:.0e}; "
+            "multiply them by a constant"
+        )
+    return weights.astype(x.dtype)
+
+
+def rows_that_count(x: AnyArray, row_weights: Any) -> AnyArray:
+    """The rows, with one that counts in place of every row of weight 0, whose values then cannot spoil a sum."""
+    if is_traced((x, row_weights)) or (used := np.asarray(row_weights) > 0).all():
+        return x
+    rows = np.asarray(x)
+    return np.where(used[:, None], rows, rows[used.argmax()])

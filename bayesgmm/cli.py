@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import sys
 import threading
 import time
@@ -47,7 +48,7 @@ def compare(
     began = time.perf_counter()
     with _one_line_errors():
         settings, data, folder, seed = _read(config, out, seed, overwrite)
-        _use_host_devices(settings.nuts.num_chains if "nuts" in settings.engines else 1)
+        _use_host_devices(max(_num_cores(), settings.nuts.num_chains if "nuts" in settings.engines else 1))
         _remember_programs()
         _compare(settings, data, folder, seed, overwrite, began)
 
@@ -89,8 +90,16 @@ def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> 
     return settings, data, folder, settings.seed if seed is None else seed
 
 
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _use_host_devices(num_devices: int) -> None:
-    """One host device for each chain, so that chains run side by side; must be asked for before JAX starts."""
+    """One host device for each core and each chain, over which EM shares out many rows and chains run side by side.
+
+    Must be asked for before JAX starts, and costs nothing where they are not used.
+    """
     import jax
 
     with contextlib.suppress(RuntimeError):  # JAX has started already: a program calls us, and the setting is its own

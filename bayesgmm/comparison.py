@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array
 
-from bayesgmm.checks import as_key, as_rows, enough_rows
+from bayesgmm.checks import as_key, as_rows, enough_rows, whole_number
 from bayesgmm.criteria import information_criteria
 from bayesgmm.diagnostics import Loo, loo, to_datatree
 from bayesgmm.engines.em import fit_em
@@ -92,7 +92,7 @@ class Comparison:
 
 def compare(
     x: Any,
-    num_components: int | Sequence[int],
+    num_components: Any,
     *,
     family: str | Family = "full",
     engines: Sequence[str] = ENGINES,
@@ -131,7 +131,11 @@ def compare(
         feature_names = [str(name) for name in x.columns]
     x, key = np.asarray(as_rows(x)), as_key(key)
     names = tuple(f"x{index}" for index in range(x.shape[1])) if feature_names is None else tuple(feature_names)
-    counts = [num_components] if isinstance(num_components, int) else sorted(set(num_components))
+    given: Any = num_components
+    several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    counts = sorted({whole_number("num_components", count) for count in several})
+    if not counts:
+        raise InputError("num_components is empty; give one number or several")
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
         raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(ENGINES)}")

@@ -18,6 +18,7 @@ from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
 from bayesgmm.results import ENGINES
+from bayesgmm.starts import STARTS
 
 
 class ConfigError(InputError):
@@ -123,7 +124,13 @@ class PriorConfig(_Table):
 class EmConfig(_Table):
     """`[em]`: maximum likelihood."""
 
+    start: Annotated[str, _one_of(tuple(STARTS))] = Field(
+        default="k-means++", description=f"where runs start: {', '.join(STARTS)}"
+    )
     num_restarts: _Count = Field(default=10, description="number of random starts, of which the best is kept")
+    accelerate: bool = Field(
+        default=False, description="extrapolate every second step (SQUAREM): fewer steps where components overlap"
+    )
     tol: _Positive = Field(default=1e-6, description="stop when the mean log-likelihood per row changes by less")
     max_steps: _Count = Field(default=1000, description="step limit")
     reg_covar: Annotated[float, Field(ge=0)] | None = Field(

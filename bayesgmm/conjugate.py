@@ -15,6 +15,7 @@ Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture esti
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 from jax.scipy.special import gammaln, multigammaln
 from jaxtyping import Array, Float
 
-from bayesgmm.checks import as_row_weights, as_rows
+from bayesgmm.checks import as_row_weights, as_rows, no_constant_column, shown, whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture, factor_of_covariances, log_normaliser, whiten
@@ -122,12 +123,15 @@ def conjugate_prior(
             spheres (one).
 
     Raises:
-        InputError: for a number out of range or of the wrong shape.
+        InputError: for a number out of range or of the wrong shape, and for a column that does not vary.
     """
     family = _conjugate_family(family)
     x = as_rows(x)
     num_features = x.shape[1]
+    num_components = whole_number("num_components", num_components)
     weights = as_row_weights(row_weights, x)
+    if not is_traced((x, weights)):
+        no_constant_column(np.asarray(x)[np.asarray(weights) > 0])
     center, covariance = _sample_covariance(x, weights)
     lowest = 0 if family.diagonal else num_features - 1
     prior = ConjugatePrior(
@@ -152,15 +156,17 @@ def conjugate_prior(
     return prior
 
 
-def check_conjugate_prior(
-    prior: ConjugatePrior, num_components: int, num_features: int, family: Family
-) -> ConjugatePrior:
+def check_conjugate_prior(prior: Any, num_components: int, num_features: int, family: Family) -> ConjugatePrior:
     """The prior, if it is one for this number of components and features and this family.
 
     Raises:
         InputError: if it is not.
     """
     _conjugate_family(family)
+    cure = f"make it with conjugate_prior(x, {num_components}, {family.name!r})"
+    if not isinstance(prior, ConjugatePrior):
+        fault = "is one of default_prior" if isinstance(prior, Prior) else f"is {shown(prior)}"
+        raise InputError(f"prior {fault}, and this takes a conjugate prior; {cure}")
     shape = _scale_shape(family, num_features)
     if prior.concentration.shape != (num_components,) or prior.mean.shape != (num_features,):
         fault = f"is for k={prior.concentration.shape[0]} components of {prior.mean.shape[0]} features"
@@ -170,7 +176,7 @@ def check_conjugate_prior(
         return prior
     raise InputError(
         f"prior {fault}, but num_components={num_components}, x has {num_features} features and "
-        f"family={family.name!r}; make it with conjugate_prior(x, {num_components}, {family.name!r})"
+        f"family={family.name!r}; {cure}"
     )
 
 
@@ -252,7 +258,7 @@ def _log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Array
         log_det_scale = 2.0 * jnp.log(jnp.diagonal(root)).sum()
         log_det = -2.0 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
         traces = jnp.square(jnp.matmul(jnp.tril(factor), root[None], precision="highest")).sum((1, 2))
-        of_covariances = 0.5 * prior.dof * (log_det_scale - d * np.log(2.0)) - multigammaln(0.5 * prior.dof, d)
+        of_covariances = 0.5 * prior.dof * (log_det_scale - d * math.log(2.0)) - multigammaln(0.5 * prior.dof, d)
         of_covariances = of_covariances - 0.5 * (prior.dof + d + 1.0) * log_det - 0.5 * traces
     return of_weights + of_means.sum() + of_covariances.sum()
 

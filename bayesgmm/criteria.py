@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bayesgmm.checks import as_row_weights, as_rows
+from bayesgmm.checks import as_row_weights, as_rows, real_array, rows_that_count
 from bayesgmm.families import get_family
+from bayesgmm.likelihood import row_log_prob, row_summaries
 from bayesgmm.mixture import Mixture
-from bayesgmm.moments import row_log_prob, row_summaries
 from bayesgmm.precision import AnyArray, matching_precision
 from bayesgmm.results import Fit
 
@@ -38,9 +38,14 @@ class Criteria:
 
 
 def information_criteria(fit: Fit, x: Any, row_weights: Any = None) -> Criteria:
-    """BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows."""
+    """BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows.
+
+    Raises:
+        InputError: for rows or weights that cannot be used, or rows of another number of features than the mixture's.
+    """
     x = as_rows(x)
-    weights = np.asarray(as_row_weights(row_weights, x), np.float64)
+    weights = as_row_weights(row_weights, x)
+    x, weights = rows_that_count(x, weights), np.asarray(weights, np.float64)
     log_prob, log_certainty = (np.asarray(part, np.float64) for part in row_summaries(fit.mixture, x))
     total = float(weights @ log_prob)
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
@@ -72,7 +77,7 @@ def icl(fit: Fit, x: Any, row_weights: Any = None) -> float:
 @matching_precision
 def pointwise_log_likelihood(draws: Mixture, x: Any) -> Float[AnyArray, "*draws n"]:
     r"""$\log p(x_i)$ of every row under every draw, shape (..., n)."""
-    x = jnp.asarray(x)
+    x = real_array(x, "x")
     flat = jax.tree.map(lambda leaf: jnp.reshape(jnp.asarray(leaf), (-1, *leaf.shape[len(draws.draw_shape) :])), draws)
     return jnp.reshape(_pointwise(flat, x), (*draws.draw_shape, x.shape[0]))
 

@@ -12,6 +12,8 @@ from types import MappingProxyType
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bayesgmm.errors import InputError
+
 
 @dataclass(frozen=True)
 class Family:
@@ -43,6 +45,11 @@ class Family:
         """Free parameters of the mixture: weights, means and covariances."""
         k, d = num_components, num_features
         return (k - 1) + k * d + self.num_covariance_parameters(k, d)
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether a component has one variance, the same along every feature."""
+        return self.diagonal and self.scale_shape(1, 2) == (1, 1)
 
     def has_correlations(self, num_features: int) -> bool:
         """Whether covariances have entries off the diagonal."""
@@ -119,10 +126,13 @@ def get_family(family: str | Family) -> Family:
     """The record of a family given by name; a record is returned as it is.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones.
+        InputError: for an unknown name, listing the known ones.
     """
     if isinstance(family, Family):
         return family
-    if family not in FAMILIES:
-        raise ValueError(f"family={family!r} is not known; choose one of {', '.join(FAMILIES)}")
-    return FAMILIES[family]
+    if isinstance(family, str) and family in FAMILIES:
+        return FAMILIES[family]
+    name = next((known.name for known in FAMILIES.values() if known.mclust == family), None)
+    if name is not None:
+        raise InputError(f"family={family!r} is what R's mclust calls {name!r}; write family={name!r}")
+    raise InputError(f"family={family!r} is not known; choose one of {', '.join(FAMILIES)}")

@@ -17,10 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int, Shaped
 
+from bayesgmm.checks import real_array
+from bayesgmm.errors import InputError
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
+from bayesgmm.triangular import cholesky, inverse_of_lower
 
 
 @functools.partial(
@@ -138,10 +140,7 @@ def factor_of_covariances(covariances: Array, diagonal: bool) -> Array:
     """Precision factor of covariances (..., d, d), or of variances (..., d) for the diagonal representation."""
     if diagonal:
         return 1.0 / jnp.sqrt(covariances)
-    lower = jnp.linalg.cholesky(covariances, symmetrize_input=False)
-    return solve_triangular(
-        lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape), lower=True
-    )
+    return inverse_of_lower(cholesky(covariances))
 
 
 def whiten(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
@@ -190,19 +189,28 @@ def shares_and_marginal(joint: Float[Array, "k n"], row_weights: Float[Array, " 
 
 def covariance_factor(factor: AnyArray) -> Array:
     r"""Lower triangular $L$ with $\Sigma = L L^\top$, from a triangular precision factor: its inverse."""
-    identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
-    return solve_triangular(factor, identity, lower=True)
+    return inverse_of_lower(factor)
 
 
 def _as_array(value: Any) -> AnyArray:
     return value if isinstance(value, jax.Array) else np.asarray(value)
 
 
+def rows_of_mixture(mixture: Mixture, x: Any) -> AnyArray:
+    """Rows x (n, d), of any real dtype, with as many features as the mixture; their values are not looked at.
+
+    Raises:
+        InputError: for other shapes and for types that are not real numbers.
+    """
+    x = real_array(x, "x")
+    if x.ndim != 2 or x.shape[1] != mixture.num_features:
+        raise InputError(f"x must have shape (rows, {mixture.num_features}) like the means; got {x.shape}")
+    return x
+
+
 @matching_precision
 def _over_rows(function: Callable[[Mixture, Array], Array], mixture: Mixture, x: Any) -> Array:
-    x = jnp.asarray(x, dtype=mixture.means.dtype)
-    if x.ndim != 2 or x.shape[1] != mixture.num_features:
-        raise ValueError(f"x must have shape (rows, {mixture.num_features}) like the means; got {x.shape}")
+    x = jnp.asarray(rows_of_mixture(mixture, x), jax.dtypes.canonicalize_dtype(mixture.means.dtype))
     return over_draws(lambda mixture: function(mixture, x), mixture)(mixture)
 
 

@@ -9,33 +9,31 @@ $$ N_j = \sum_i v_i r_{ij}, \quad a_j = \sum_i v_i r_{ij} (x_i - o_j), \quad
 with row weights $v_i$, responsibilities $r_{ij}$ and an origin $o_j$, the component's current mean (sums about the mean
 keep the digits that sums about zero cancel). Sums add, so blocks, and later devices, only have to be added.
 
-By Fisher's identity the same sums are the gradient of the log-likelihood, $\nabla_\theta \sum_i v_i \log p(x_i) =
-\sum_i v_i \sum_j r_{ij} \nabla_\theta \log w_j \mathcal N(x_i \mid \mu_j, \Sigma_j)$. `log_likelihood` and
-`row_log_prob` carry derivative rules made of them: value and gradient for about the price of one EM iteration,
-differentiable again.
-
 Two formulations give the same sums. The centred one whitens the difference of each row from each mean. The natural one
 (`natural.py`) is two matrix products, several times faster, and loses digits where a component is narrow beside its
-distance from the middle of the data. Large problems take the natural one where the rule of `_expected_moments` finds
+distance from the middle of the data. Large problems take the natural one where the rule of `moments_of_arrays` finds
 that it keeps a log-density to 1e-9 (float64) or 1e-4 (float32) of its size and covariances to 1e-7 or 1e-3; else the
 centred one.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from bayesgmm import natural
-from bayesgmm.blocks import block_size, map_over_blocks, sum_over_blocks
+from bayesgmm.blocks import block_size, stack_of_blocks, sum_over_blocks
+from bayesgmm.checks import real_array
+from bayesgmm.errors import InputError
+from bayesgmm.families import Family
 from bayesgmm.mixture import (
     Mixture,
-    joint_and_marginal,
     joint_of_rows,
+    rows_of_mixture,
     shares_and_marginal,
 )
 from bayesgmm.precision import matching_precision
@@ -45,27 +43,40 @@ __all__ = [
     "Moments",
     "expected_complete_log_prob",
     "expected_moments",
-    "log_likelihood",
     "maximise",
     "moments_of_partition",
-    "row_log_prob",
-    "row_summaries",
+    "prepare",
 ]
 
 _LARGE = 2**19  # rows x features x components from which the natural form is worth its compilation
+_PREPARED_BYTES = 2**27  # features of all rows are kept from pass to pass where they take no more, over all devices
 
 
 @matching_precision
 def expected_moments(
-    mixture: Mixture, x: Any, row_weights: Any = None, *, pooled: bool = False, axis_name: str | None = None
+    mixture: Mixture,
+    x: Any,
+    row_weights: Any = None,
+    *,
+    family: Family | None = None,
+    prepared: "Prepared | None" = None,
+    axis_name: str | None = None,
 ) -> Moments:
     """Expected moments of rows x (n, d) under the mixture, about its means, and the log-likelihood of the rows.
 
-    With `pooled`, second moments are summed over components: all that a shared covariance needs, and cheaper. Inside
-    `jax.shard_map` over rows, `axis_name` is the mesh axis to sum over.
+    With a `family` they are only what its M-step needs, and cheaper: second moments summed over the components for a
+    shared covariance; for one variance in each component they are right on average over the features. `prepared` is
+    what several passes over the same rows can share. Inside `jax.shard_map` over rows, `axis_name` is the mesh axis to
+    sum over.
+
+    Raises:
+        InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
-    x, row_weights = _prepare(x, row_weights)
-    return _expected_moments(mixture, x, row_weights, pooled=pooled, axis_name=axis_name)
+    mixture, x, row_weights = as_arguments(mixture, x, row_weights)
+    pooled, isotropic = _wanted(family)
+    return moments_of_arrays(
+        mixture, x, row_weights, pooled=pooled, isotropic=isotropic, prepared=prepared, axis_name=axis_name
+    )
 
 
 def moments_of_partition(
@@ -77,7 +88,7 @@ def moments_of_partition(
     hence no log-likelihood: that field is NaN.
     """
 
-    size = _centred_block(x, responsibilities.shape[1])
+    size = centred_block(x, responsibilities.shape[1])
 
     def means_of_block(v: Array, x: Array, r: Array) -> tuple[Array, Array]:
         shares = r * v[:, None]
@@ -87,56 +98,48 @@ def moments_of_partition(
     origin = total / jnp.maximum(count, jnp.finfo(x.dtype).tiny)[:, None]
 
     def sums_of_block(v: Array, x: Array, r: Array) -> tuple[Array, Array]:
-        return _weighted_sums((r * v[:, None]).T, x.T[None] - origin[:, :, None], diagonal)
+        return weighted_sums((r * v[:, None]).T, x.T[None] - origin[:, :, None], diagonal)
 
     first, second = sum_over_blocks(sums_of_block, size, row_weights, x, responsibilities)
     return Moments(origin, count, first, second, jnp.asarray(jnp.nan, x.dtype))
 
 
-@matching_precision
-def log_likelihood(mixture: Mixture, x: Any, row_weights: Any = None) -> Float[Array, ""]:
-    r"""Total log-likelihood $\sum_i v_i \log p(x_i)$ of rows x (n, d), with row weights v, by default one each.
-
-    Differentiable to any order in the mixture, the rows and their weights; its first derivatives cost one pass of
-    moments and keep no array of size n x k.
-    """
-    x, row_weights = _prepare(x, row_weights)
-    return _log_likelihood(mixture, x, row_weights)
-
-
-@matching_precision
-def row_log_prob(mixture: Mixture, x: Any) -> Float[Array, " n"]:
-    r"""$\log p(x_i)$ of every row, in blocks: `Mixture.log_prob` for many rows, with the cheap reverse derivative.
-
-    Its backward pass is a pass of moments with the cotangent as row weights. Forward-mode derivatives are not
-    defined here; take them of `Mixture.log_prob`.
-    """
-    return _row_log_prob(mixture, jnp.asarray(x))
-
-
-@matching_precision
-def row_summaries(mixture: Mixture, x: Any) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Log-density of every row and its largest log-responsibility (0 for a row that is certainly assigned)."""
-    return _row_summaries(mixture, jnp.asarray(x))
-
-
-def _prepare(x: Any, row_weights: Any) -> tuple[Array, Array]:
-    x = jnp.asarray(x)
+def as_arguments(mixture: Mixture, x: Any, row_weights: Any) -> tuple[Mixture, Array, Array]:
+    """All three in one precision: that of the mixture, or float64 where the rows have it."""
+    if mixture.draw_shape:
+        raise InputError(f"mixture has leading axes {mixture.draw_shape}; index it down to a single one, or use vmap")
+    x = rows_of_mixture(mixture, x)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if x.dtype == np.float64 else mixture.means.dtype)
+    mixture = jax.tree.map(lambda field: jnp.asarray(field, dtype), mixture)
+    x = jnp.asarray(x, dtype)
     if row_weights is None:
-        return x, jnp.ones(x.shape[:1], x.dtype)
-    return x, jnp.asarray(row_weights, dtype=x.dtype)
+        return mixture, x, jnp.ones(x.shape[:1], dtype)
+    row_weights = real_array(row_weights, "row_weights")
+    if row_weights.shape != x.shape[:1]:
+        raise InputError(f"row_weights must have shape {x.shape[:1]}, one for each row; got {row_weights.shape}")
+    return mixture, x, jnp.asarray(row_weights, dtype)
 
 
-def _natural_block(num_products: int) -> int:
+def _wanted(family: Family | None) -> tuple[bool, bool]:
+    """Whether second moments are wanted pooled over components, and averaged over features."""
+    return (False, False) if family is None else (family.shared, family.isotropic)
+
+
+def _is_large(mixture: Mixture, x: Array) -> bool:
+    return mixture.num_components * x.size >= _LARGE
+
+
+def _natural_block(x: Array, kind: natural.Kind) -> int:
     """Rows in a block: a few thousand of few features, fewer of many, so that their features stay in cache."""
-    return 4096 if num_products <= 16 else 512 if num_products < 128 else 256
+    num_products = natural.num_products(x.shape[1], kind)
+    return min(len(x), 4096 if num_products <= 16 else 512 if num_products < 128 else 256)
 
 
-def _centred_block(x: Array, num_components: int) -> int:
+def centred_block(x: Array, num_components: int) -> int:
     return block_size(len(x), x.dtype.itemsize * num_components * x.shape[1])
 
 
-def _weighted_sums(shares: Float[Array, "k n"], centred: Float[Array, "k d n"], diagonal: bool) -> tuple[Array, Array]:
+def weighted_sums(shares: Float[Array, "k n"], centred: Float[Array, "k d n"], diagonal: bool) -> tuple[Array, Array]:
     """First and second moments of centred rows, each row counted with the share its component has in it."""
     shared_out = shares[:, None, :] * centred
     if diagonal:
@@ -161,16 +164,64 @@ def _tolerance(dtype: Any, tolerances: tuple[float, float]) -> float:
     return tolerances[0 if dtype == jnp.float64 else 1]
 
 
-@functools.partial(jax.jit, static_argnames=("pooled", "axis_name"))
-def _expected_moments(
-    mixture: Mixture, x: Array, row_weights: Array, *, pooled: bool, axis_name: str | None = None
+class Prepared(NamedTuple):
+    """What the passes over the same rows have in common: made once, by `prepare`, for all of them.
+
+    Attributes:
+        frame: where rows are standardised to.
+        features: monomials of the rows in blocks, (blocks, P, rows of a block), where they take little memory.
+        second: second moment of the rows about the origin of the frame, where second moments are pooled.
+    """
+
+    frame: natural.Frame
+    features: Array | None
+    second: Array | None
+
+
+def prepare(
+    mixture: Mixture,
+    x: Float[Array, "n d"],
+    row_weights: Float[Array, " n"],
+    *,
+    family: Family | None,
+    axis_name: str | None = None,
+) -> Prepared | None:
+    """What the passes of a fit can share, for mixtures of the same representation; nothing for small problems."""
+    if not _is_large(mixture, x):
+        return None
+    pooled, isotropic = _wanted(family)
+    kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
+    frame = natural.frame_of(x, kind)
+    size, num_products = _natural_block(x, kind), natural.num_products(x.shape[1], kind)
+    num_shares = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    features = second = None
+    if len(x) * num_products * x.dtype.itemsize <= _PREPARED_BYTES // num_shares:
+        features = stack_of_blocks(lambda x: natural.features(frame.standardise(x), kind), size, x)
+    if kind == "pooled":
+
+        def block(v: Array, x: Array) -> Array:
+            return natural.second_moment(frame.standardise(x), v, diagonal=mixture.is_diagonal)
+
+        second = sum_over_blocks(block, size, row_weights, x)[None]
+    return Prepared(frame, features, second)
+
+
+@functools.partial(jax.jit, static_argnames=("pooled", "isotropic", "axis_name"))
+def moments_of_arrays(
+    mixture: Mixture,
+    x: Array,
+    row_weights: Array,
+    *,
+    pooled: bool,
+    isotropic: bool = False,
+    prepared: Prepared | None = None,
+    axis_name: str | None = None,
 ) -> Moments:
     """By the natural form where the problem is large and its amplitude allows that, else by the centred one.
 
     Afterwards the moments may turn out to come from rows further out, or to imply variances much narrower, than those
     of the mixture. Then they are taken again by the centred form, about the means just found.
     """
-    large = mixture.num_components * x.size >= _LARGE
 
     def over_devices(moments: Moments) -> Moments:
         if axis_name is None:
@@ -180,18 +231,20 @@ def _expected_moments(
     def centred(origin: Array) -> Moments:
         return _centred_moments(mixture, x, row_weights, origin, pooled=pooled)
 
-    if not large:
+    if not _is_large(mixture, x):
         return over_devices(centred(mixture.means))
 
     def first_centred() -> tuple[Moments, Array]:
         moments = centred(mixture.means)
         return moments, _keeps_variances(moments.count, moments.first, moments.second)
 
-    one_factor = len(mixture.precision_factor) == 1
-    form, amplitude = natural.natural_form(mixture, natural.frame_of(x), pooled=pooled and one_factor)
+    kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
+    if prepared is None:
+        prepared = Prepared(natural.frame_of(x, kind), None, None)
+    form, amplitude = natural.natural_form(mixture, prepared.frame, kind)
     moments, accurate = jax.lax.cond(
         amplitude <= _amplitude_limit(x.dtype),
-        lambda: _natural_moments(mixture, form, x, row_weights, pooled=pooled),
+        lambda: _natural_moments(mixture, form, x, row_weights, prepared, kind, pooled=pooled),
         first_centred,
     )
     moments = over_devices(moments)
@@ -206,6 +259,8 @@ def _keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, "
     squares = second if second.ndim == 2 else jnp.diagonal(second, axis1=1, axis2=2)
     about_origin = jnp.square(first) / positive_count(count)[:, None]
     rounding = _VARIANCE_ROUNDING
+    if squares.shape[1] < first.shape[1]:
+        about_origin = about_origin.mean(1, keepdims=True)
     if len(squares) < len(count):
         about_origin, rounding = about_origin.sum(0, keepdims=True), _POOLED_VARIANCE_ROUNDING
     lost = rounding * float(jnp.finfo(count.dtype).eps) / _tolerance(count.dtype, _VARIANCE_TOLERANCE)
@@ -217,118 +272,57 @@ def _centred_moments(
 ) -> Moments:
     def block(v: Array, x: Array) -> tuple[Array, ...]:
         shares, marginal = shares_and_marginal(joint_of_rows(mixture, x), v)
-        first, second = _weighted_sums(shares, x.T[None] - origin[:, :, None], mixture.is_diagonal)
+        first, second = weighted_sums(shares, x.T[None] - origin[:, :, None], mixture.is_diagonal)
         if pooled:
             second = second.sum(0, keepdims=True)
         return shares.sum(1), first, second, jnp.dot(v, marginal, precision="highest")
 
-    return Moments(origin, *sum_over_blocks(block, _centred_block(x, mixture.num_components), row_weights, x))
+    return Moments(origin, *sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x))
 
 
 def _natural_moments(
-    mixture: Mixture, form: natural.NaturalForm, x: Array, row_weights: Array, *, pooled: bool
+    mixture: Mixture,
+    form: natural.NaturalForm,
+    x: Array,
+    row_weights: Array,
+    prepared: Prepared,
+    kind: natural.Kind,
+    *,
+    pooled: bool,
 ) -> tuple[Moments, Array]:
     """Moments by the natural form, and whether they are accurate."""
-    diagonal, d = mixture.is_diagonal, x.shape[1]
+    diagonal, frame = mixture.is_diagonal, prepared.frame
 
-    def block(v: Array, x: Array) -> tuple[Array, ...]:
-        z = form.frame.standardise(x)
-        features = natural.features(form, z, diagonal=diagonal)
+    def sums_of_features(v: Array, features: Array) -> tuple[Array, Array]:
         shares, marginal = shares_and_marginal(jnp.matmul(form.theta, features, precision="highest"), v)
         sums = jax.lax.dot_general(features, shares, (((1,), (1,)), ((), ())), precision="highest")
-        log_likelihood = jnp.dot(v, marginal, precision="highest")
-        if not form.pooled:
-            return sums, log_likelihood
-        return sums, log_likelihood, natural.second_moment(z, v, diagonal=diagonal)
+        return sums, jnp.dot(v, marginal, precision="highest")
 
-    size = min(len(x), _natural_block(form.theta.shape[1]))
-    sums, log_likelihood, *common_second = sum_over_blocks(block, size, row_weights, x)
-    if form.pooled:
-        count, first, second = sums[d], sums[:d].T, common_second[0][None]
-        log_likelihood = log_likelihood - 0.5 * (form.precision * second).sum()
+    def block(v: Array, x: Array) -> tuple[Array, ...]:
+        z = frame.standardise(x)
+        sums = sums_of_features(v, natural.features(z, kind))
+        if kind != "pooled" or prepared.second is not None:
+            return sums
+        return *sums, natural.second_moment(z, v, diagonal=diagonal)[None]
+
+    size = _natural_block(x, kind)
+    if prepared.features is not None:
+        sums, log_likelihood = sum_over_blocks(sums_of_features, size, row_weights, stacked=prepared.features)
+        rest = []
     else:
-        count, first, second = natural.unpack(sums, d, diagonal=diagonal)
+        sums, log_likelihood, *rest = sum_over_blocks(block, size, row_weights, x)
+    count, first, second = natural.unpack(sums, x.shape[1], kind)
+    if second is None:
+        second = rest[0] if prepared.second is None else prepared.second
+        log_likelihood = log_likelihood - 0.5 * (form.precision * second).sum()
     # The amplitude once more, for the rows that each component turned out to have.
     squares = second if diagonal else jnp.diagonal(second, axis1=1, axis2=2)
-    size = squares.sum(0)[None] / count.sum() if form.pooled else squares / positive_count(count)[:, None]
-    amplitude = natural.amplitude(form.precision, jnp.broadcast_to(size, first.shape))
+    spread = squares / (count.sum() if kind == "pooled" else positive_count(count)[:, None])
+    amplitude = natural.amplitude(form.precision, jnp.broadcast_to(spread, first.shape), kind)
     if pooled and len(second) > 1:
         second = second.sum(0, keepdims=True)
     accurate = (amplitude <= _amplitude_limit(x.dtype)) & _keeps_variances(count, first, second)
-    first, second = natural.about_means(mixture, form.frame, count, first, second)
+    first, second = natural.about_means(mixture, frame, count, first, second)
+    if diagonal:
+        second = jnp.broadcast_to(second, (len(second), x.shape[1]))
     return Moments(mixture.means, count, first, second, log_likelihood), accurate
-
-
-@jax.custom_jvp
-@jax.jit
-def _log_likelihood(mixture: Mixture, x: Array, row_weights: Array) -> Array:
-    return _expected_moments(mixture, x, row_weights, pooled=len(mixture.precision_factor) == 1).log_likelihood
-
-
-@functools.partial(_log_likelihood.defjvp, symbolic_zeros=True)
-def _log_likelihood_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    mixture, x, row_weights = primals
-    moments = _expected_moments(mixture, x, row_weights, pooled=len(mixture.precision_factor) == 1)
-    _, tangent = jax.jvp(
-        lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangents[0]),)
-    )
-    if not all(isinstance(part, SymbolicZero) for part in tangents[1:]):
-
-        def in_rows(x: Array, row_weights: Array) -> Array:
-            return jnp.dot(row_weights, joint_and_marginal(mixture, x)[2], precision="highest")
-
-        tangent = tangent + jax.jvp(in_rows, (x, row_weights), _instantiate(tangents[1:]))[1]
-    return moments.log_likelihood, tangent
-
-
-def _instantiate(tangents: Any) -> Any:
-    def zeros(leaf: Any) -> Any:
-        return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf  # pyright: ignore
-
-    return jax.tree.map(zeros, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
-
-
-@jax.custom_vjp
-@jax.jit
-def _row_log_prob(mixture: Mixture, x: Array) -> Array:
-    size = _centred_block(x, mixture.num_components)
-    return map_over_blocks(lambda x: joint_and_marginal(mixture, x)[2], size, x)
-
-
-@jax.jit
-def _row_log_prob_forward(mixture: Mixture, x: Array) -> tuple[Array, Any]:
-    def block(x: Array) -> tuple[Array, Array]:
-        _, joint, marginal = joint_and_marginal(mixture, x)
-        return marginal, jnp.exp(joint - marginal[None]).T
-
-    marginal, responsibilities = map_over_blocks(block, _centred_block(x, mixture.num_components), x)
-    return marginal, (mixture, x, responsibilities)
-
-
-@jax.jit
-def _row_log_prob_backward(residuals: Any, cotangent: Array) -> tuple[Mixture, Array]:
-    mixture, x, responsibilities = residuals
-
-    def block(v: Array, x: Array, r: Array) -> tuple[Array, Array, Array]:
-        shares = (r * v[:, None]).T
-        first, second = _weighted_sums(shares, x.T[None] - mixture.means[:, :, None], mixture.is_diagonal)
-        return shares.sum(1), first, second
-
-    size = _centred_block(x, mixture.num_components)
-    count, first, second = sum_over_blocks(block, size, cotangent, x, responsibilities)
-    moments = Moments(mixture.means, count, first, second, jnp.zeros((), x.dtype))
-    in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
-    _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
-    return in_mixture, in_rows(cotangent)[0]
-
-
-_row_log_prob.defvjp(_row_log_prob_forward, _row_log_prob_backward)
-
-
-@jax.jit
-def _row_summaries(mixture: Mixture, x: Array) -> tuple[Array, Array]:
-    def block(x: Array) -> tuple[Array, Array]:
-        _, joint, marginal = joint_and_marginal(mixture, x)
-        return marginal, joint.max(0) - marginal
-
-    return map_over_blocks(block, _centred_block(x, mixture.num_components), x)

@@ -12,10 +12,11 @@ Which monomials of z are features depends on the representation of the covarianc
 
 * own triangular factors: all products $z_a z_b$, each once, so $P = (d+1)(d+2)/2$;
 * own diagonal factors: squares and z itself, $P = 2d + 1$;
+* own diagonal factors with one variance each: the sum of squares and z itself, $P = d + 2$;
 * one factor for all components: z itself, $P = d + 1$; the quadratic part, common to all, is left to the totals.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,8 @@ from jaxtyping import Array, Float
 from bayesgmm.mixture import Mixture, joint_of_rows
 
 _FRAME_ROWS = 1024
+
+Kind = Literal["dense", "diagonal", "isotropic", "pooled"]
 
 
 class Frame(NamedTuple):
@@ -43,28 +46,48 @@ class NaturalForm(NamedTuple):
     In a pooled form theta leaves out the quadratic part, which is common to all components.
     """
 
-    frame: Frame
     theta: Array
     precision: Array
-    pooled: bool
 
 
-def frame_of(x: Float[Array, "n d"]) -> Frame:
-    """A frame near the centre of the rows, in about their spread; a thousand rows say enough for that."""
+def kind_of(mixture: Mixture, *, pooled: bool, isotropic: bool) -> Kind:
+    """Which features a mixture needs, where second moments are wanted pooled, or averaged over the features."""
+    if pooled and len(mixture.precision_factor) == 1:
+        return "pooled"
+    if mixture.is_diagonal:
+        return "isotropic" if isotropic else "diagonal"
+    return "dense"
+
+
+def num_products(num_features: int, kind: Kind) -> int:
+    """P, the features of a row, as they are laid out here."""
+    d = num_features
+    return {"dense": len(_pairs(d)[0]), "diagonal": 2 * d + 1, "isotropic": d + 2, "pooled": d + 1}[kind]
+
+
+def frame_of(x: Float[Array, "n d"], kind: Kind) -> Frame:
+    """A frame near the centre of the rows, in about their spread; a thousand rows say enough for that.
+
+    Isotropic components stay isotropic: they have one scale for all features.
+    """
     sample = x[:: max(1, len(x) // _FRAME_ROWS)]
     origin = sample.mean(0)
     spread = jnp.sqrt(jnp.square(sample - origin[None]).mean(0))
     usable = (spread > 0) & jnp.isfinite(spread)
+    if kind == "isotropic":
+        largest = jnp.where(usable, spread, 0.0).max()
+        spread, usable = jnp.broadcast_to(largest, spread.shape), largest > 0
     _, exponent = jnp.frexp(jnp.where(usable, spread, 1.0))
     return Frame(origin, jnp.ldexp(jnp.ones_like(spread), -exponent))
 
 
-def natural_form(mixture: Mixture, frame: Frame, *, pooled: bool) -> tuple[NaturalForm, Array]:
+def natural_form(mixture: Mixture, frame: Frame, kind: Kind) -> tuple[NaturalForm, Array]:
     r"""The mixture in a frame, and its amplitude: how far this form amplifies the rounding of its terms.
 
     The amplitude is the largest $(\sum_{ab} (\Lambda_{ab} \rho_a \rho_b)^2)^{1/2}$ over the components, with the
     precision $\Lambda$ and $\rho_a^2 = m_a^2 + \max(1, 1 / \Lambda_{aa})$ from the mean m, all in the frame: the root
     of the summed squares of the terms whose sum is the log-density of a typical row. Independent roundings add up so.
+    Those of an isotropic component are one term, the sum over a; it is infinite where the variances of one differ.
     """
     means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
     precision = _precision(mixture, frame)
@@ -76,22 +99,28 @@ def natural_form(mixture: Mixture, frame: Frame, *, pooled: bool) -> tuple[Natur
         dense = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
         linear = (dense * means[:, None, :]).sum(2)
     constant = joint_of_rows(mixture, frame.origin[None])
-    if pooled:
-        return NaturalForm(frame, jnp.concatenate([linear, constant], 1), precision, True), amplitude(precision, size)
+    if kind == "pooled":
+        return NaturalForm(jnp.concatenate([linear, constant], 1), precision), amplitude(precision, size, kind)
+    if kind == "isotropic":
+        theta = jnp.concatenate([linear, -0.5 * precision[:, :1], constant], 1)
+        return NaturalForm(theta, precision), amplitude(precision, size, kind)
     precision = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
     if mixture.is_diagonal:
         theta = jnp.concatenate([-0.5 * precision, linear, constant], 1)
-        return NaturalForm(frame, theta, precision, False), amplitude(precision, size)
+        return NaturalForm(theta, precision), amplitude(precision, size, kind)
     half = 0.5 * linear[:, :, None]
     upper = jnp.concatenate([-0.5 * precision, half], 2)
     form = jnp.concatenate([upper, jnp.concatenate([jnp.swapaxes(half, 1, 2), constant[:, :, None]], 2)], 1)
     rows, columns, coefficients = _pairs(mixture.num_features)
     theta = form[:, rows, columns] * coefficients.astype(form.dtype)
-    return NaturalForm(frame, theta, precision, False), amplitude(precision, size)
+    return NaturalForm(theta, precision), amplitude(precision, size, kind)
 
 
-def amplitude(precision: Array, size: Float[Array, "k d"]) -> Float[Array, ""]:
+def amplitude(precision: Array, size: Float[Array, "k d"], kind: Kind) -> Float[Array, ""]:
     """The amplitude of precisions (e, d, d) or (e, d) for rows of this mean square size in the frame."""
+    if kind == "isotropic":
+        same = (precision == precision[:, :1]).all()
+        return jnp.where(same, (precision * size).sum(1).max(), jnp.inf)
     squares = jnp.square(precision)
     if precision.ndim == 2:
         energy = (squares * jnp.square(size)).sum(1)
@@ -100,22 +129,31 @@ def amplitude(precision: Array, size: Float[Array, "k d"]) -> Float[Array, ""]:
     return jnp.sqrt(energy.max())
 
 
-def features(natural: NaturalForm, z: Float[Array, "d n"], *, diagonal: bool) -> Float[Array, "p n"]:
+def features(z: Float[Array, "d n"], kind: Kind) -> Float[Array, "p n"]:
     """The monomials of standardised rows that `theta` multiplies, (P, n)."""
     ones = jnp.ones((1, z.shape[1]), z.dtype)
-    if natural.pooled:
+    if kind == "pooled":
         return jnp.concatenate([z, ones])
-    if diagonal:
+    if kind == "isotropic":
+        return jnp.concatenate([z, jnp.square(z).sum(0, keepdims=True), ones])
+    if kind == "diagonal":
         return jnp.concatenate([jnp.square(z), z, ones])
     z = jnp.concatenate([z, ones])
     rows, columns, _ = _pairs(len(z) - 1)
     return z[rows] * z[columns]
 
 
-def unpack(sums: Float[Array, "p k"], num_features: int, *, diagonal: bool) -> tuple[Array, Array, Array]:
-    """Counts (k), first (k, d) and second moments (k, d, d) or (k, d) in the frame, from products of features."""
+def unpack(sums: Float[Array, "p k"], num_features: int, kind: Kind) -> tuple[Array, Array, Array | None]:
+    """Counts (k), first (k, d) and second moments in the frame, from products of features.
+
+    Second moments are (k, d, d), (k, d) or, averaged over the features, (k, 1); none where they are pooled.
+    """
     sums, d = sums.T, num_features
-    if diagonal:
+    if kind == "pooled":
+        return sums[:, d], sums[:, :d], None
+    if kind == "isotropic":
+        return sums[:, -1], sums[:, :d], sums[:, d : d + 1] / d
+    if kind == "diagonal":
         return sums[:, -1], sums[:, d : 2 * d], sums[:, :d]
     dense = sums[:, _positions(d)]
     return sums[:, _positions(d)[d, d]], dense[:, d, :d], dense[:, :d, :d]
@@ -134,13 +172,15 @@ def about_means(
 ) -> tuple[Array, Array]:
     """First and second moments in the frame, moved to the means of the mixture and to the units of the data.
 
-    Second moments may be pooled (1, ...).
+    Second moments may be pooled (1, ...), or averaged over the features (k, 1).
     """
     means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
     centred = first - count[:, None] * means
     unit = 1.0 / frame.inverse_scale
     if second.ndim == 2:
         taken, units = means * (first + centred), jnp.square(unit)[None]
+        if second.shape[1] < first.shape[1]:
+            taken = taken.mean(1, keepdims=True)
     else:
         taken = means[:, :, None] * first[:, None, :] + centred[:, :, None] * means[:, None, :]
         units = (unit[:, None] * unit[None, :])[None]

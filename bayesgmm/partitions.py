@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import maximise, moments_of_partition
 from bayesgmm.precision import RandomKey, matching_precision
+from bayesgmm.triangular import cholesky, inverse_of_lower
 
 MAX_LLOYD_STEPS = 100
 
@@ -50,10 +50,9 @@ def whitened_rows(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Fl
     shared_out = standard * (row_weights / row_weights.sum())[None]
     correlation = jnp.matmul(shared_out, standard.T, precision="highest")
     ridge = 100 * num_features * float(jnp.finfo(x.dtype).eps)
-    lower = jnp.linalg.cholesky(correlation + ridge * jnp.eye(num_features, dtype=x.dtype))
+    lower = cholesky(correlation + ridge * jnp.eye(num_features, dtype=x.dtype))
     # The inverse once, then a product: cheaper than a triangular solve with every row.
-    whitener = solve_triangular(lower, jnp.eye(num_features, dtype=x.dtype), lower=True)
-    return jnp.matmul(whitener, standard, precision="highest")
+    return jnp.matmul(inverse_of_lower(lower), standard, precision="highest")
 
 
 def draw_row(masses: Float[Array, " n"], *, key: RandomKey) -> Int[Array, ""]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bayesgmm.checks import as_rows
+from bayesgmm.checks import as_rows, real_array, shown, whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.precision import AnyArray, is_traced
 
@@ -99,6 +99,7 @@ def default_prior(
     """
     x = as_rows(x)
     num_features = x.shape[1]
+    num_components = whole_number("num_components", num_components)
     array = jnp if is_traced(x) else np
     dtype = x.dtype
     loc, sd = x.mean(0), x.std(0)
@@ -129,12 +130,13 @@ def prior_number(name: str, value: Any, shape: tuple[int, ...], dtype: Any, *, p
     Raises:
         InputError: for another shape, or values that are not finite or, where they must be, not positive.
     """
-    if is_traced(value):
-        return jnp.broadcast_to(value, shape)
-    given = np.asarray(value, dtype)
+    given = real_array(value, f"prior {name}")
     if given.shape not in ((), shape):
         expected = f"one number or an array of shape {shape}" if shape else "one number"
         raise InputError(f"prior {name} has shape {given.shape}; give {expected}")
+    if is_traced(given):
+        return jnp.broadcast_to(given, shape)
+    given = np.asarray(given, dtype)
     if not np.isfinite(given).all() or (positive and (given <= 0).any()):
-        raise InputError(f"prior {name}={value} must be finite{' and greater than 0' if positive else ''}")
+        raise InputError(f"prior {name}={shown(value)} must be finite{' and greater than 0' if positive else ''}")
     return np.broadcast_to(given, shape)

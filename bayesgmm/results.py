@@ -45,8 +45,9 @@ _EXPLANATIONS = {
         "the objective became infinite or NaN; look for huge values in the data or rescale its columns"
     ),
     ResultCode.collapsed: (
-        "a component shrank onto too few distinct rows, where the likelihood has no maximum; use fewer components, a "
-        "more restricted family, a larger reg_covar, or an engine with a prior"
+        "a component shrank onto too few distinct rows, where the likelihood has no maximum, or is too narrow for this "
+        "precision; use fewer components, a more restricted family, a larger reg_covar, float64, or an engine with a "
+        "prior"
     ),
     ResultCode.decreased: (
         "the log-likelihood fell by more than rounding, because reg_covar outweighs a component's own spread; lower "
@@ -84,8 +85,9 @@ class Fit:
         log_likelihood: total log-likelihood of exactly that mixture.
         result: a `ResultCode`.
         num_steps: steps taken (EM steps, optimiser steps, or draws including warm-up).
-        trace: what the engine watched at every step, after the start: log-likelihood (EM), log posterior density
-            (MAP), ELBO (VI), log posterior density of every draw (NUTS, with chains as the first axis). NaN past
+        trace: what the engine watched: EM the log-likelihood, or the log posterior density under a prior, of its start
+            and after every step, of the best run after its short one; MAP the log posterior density likewise; VI the
+            ELBO of every step; NUTS the log posterior density of every draw, with chains as the first axis. NaN past
             `num_steps`.
         draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
         sample_stats: what the sampler said about every draw, arrays (chain, draw) with ArviZ's names; else empty.

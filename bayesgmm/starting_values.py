@@ -181,7 +181,7 @@ def _as_array(name: str, value: Any, shape: tuple[int, ...] | None = None) -> An
 def _responsibilities(start: Any, x: Any, num_components: int, row_weights: Any) -> Any:
     """Responsibilities (n, k) from responsibilities or labels, in which every component has rows."""
     num_rows, given = len(x), type(start).__name__
-    if not hasattr(start, "shape"):
+    if not isinstance(start, jax.Array):
         try:
             start = np.asarray(start)
         except ValueError:

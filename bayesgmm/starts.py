@@ -24,6 +24,7 @@ from bayesgmm.mixture import Mixture
 from bayesgmm.partitions import (
     centre_and_scale,
     column_moments,
+    draw_row,
     kmeans_plus_plus,
     lloyd,
     maximise_partition,
@@ -63,9 +64,13 @@ def _from_kmeans(x: Array, num_components: int, row_weights: Array, *, key: Rand
 
 
 def _from_random_responsibilities(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
-    # Exponential numbers over their sum are uniform on the simplex, and far cheaper than drawing from a Dirichlet.
-    shares = jax.random.exponential(key, (num_components, len(x)), x.dtype)
-    return (shares / shares.sum(0, keepdims=True)).T
+    # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
+    # stands still. Of a few rows they do not, and twice as many as span the space have a covariance.
+    num_draws = 2 * (x.shape[1] + 1) * num_components
+    drawn = jax.vmap(lambda key: draw_row(row_weights, key=key))(jax.random.split(key, num_draws))
+    # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
+    counts = jnp.zeros((len(x), num_components), x.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
+    return counts / jnp.where(row_weights > 0, row_weights, 1.0)[:, None]
 
 
 def _from_random_rows(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
@@ -81,8 +86,8 @@ def _from_random_rows(x: Array, num_components: int, row_weights: Array, *, key:
 def _from_hierarchy(x: Any, num_components: int, row_weights: Any, *, key: RandomKey | None = None) -> AnyArray:
     if is_traced((x, row_weights)):
         raise InputError(
-            "start='hierarchical' cannot be made inside jit, vmap or grad; call start_from before them and pass on the "
-            "mixture it returns"
+            "start='hierarchical' cannot be made inside jit, vmap or grad; make it outside, with fit_em(..., "
+            "start='hierarchical', max_steps=1), and pass the .mixture of that fit as start"
         )
     rows, weights = np.asarray(x), np.asarray(row_weights)
     used, shares = share_out(rows, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
@@ -103,7 +108,8 @@ class Start:
         name: the name users give.
         description: the start in words.
         responsibilities: the responsibilities (n, k) from rows (n, d), the number of components, row weights (n) and a
-            keyword-only key.
+            keyword-only key. A row that a start leaves out has zeros; one that it draws counts by its draws, whatever
+            its weight.
         random: whether another key gives another start.
     """
 
@@ -133,7 +139,7 @@ STARTS: Mapping[str, Start] = MappingProxyType(
             ),
             Start(
                 name="random_responsibilities",
-                description="every row shared out uniformly at random",
+                description="2 (d + 1) rows for each component, drawn at random; all others left out",
                 responsibilities=_compiled(_from_random_responsibilities),
             ),
             Start(

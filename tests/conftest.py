@@ -4,6 +4,7 @@ Float64 stays off, as it is for users: the package follows the precision of its 
 themselves in float64 ask for the fixture `x64`.
 """
 
+import gc
 import os
 import zlib
 from pathlib import Path
@@ -45,10 +46,24 @@ hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SEED = int(os.environ.get("BAYESGMM_TEST_SEED", "0"))
+MEMORY_MAPS = Path("/proc/self/maps")
+MOST_MEMORY_MAPS = 30_000  # Linux lets a process have 65,530; a module of tests takes some thousands
 
 
 def pytest_report_header():
     return f"seed of the random tests: BAYESGMM_TEST_SEED={SEED}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Programs that no later test needs are dropped in time.
+
+    Each compiled program holds several memory maps, and a process that asks for more than the system allows crashes.
+    """
+    yield
+    if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from hard_cases import CASES, Reference, exact, hard_case, make, random_recipe, 
 from scipy import special
 from sklearn.mixture import GaussianMixture
 
-from bayesgmm import moments
+from bayesgmm import likelihood, moments
 from bayesgmm.engines.em import fit_em
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
@@ -88,7 +88,10 @@ def assert_within(actual, reference, allowed, what):
 
 def em_step(mixture, x, family, row_weights=None):
     """One EM iteration without a ridge."""
-    sums = moments.expected_moments(mixture, x, row_weights, pooled=family.shared)
+    with jax.enable_x64(True) if x.dtype == np.float64 else contextlib.nullcontext():
+        weights = np.ones(len(x), x.dtype) if row_weights is None else np.asarray(row_weights, x.dtype)
+        prepared = moments.prepare(mixture, jnp.asarray(x), jnp.asarray(weights), family=family)
+    sums = moments.expected_moments(mixture, x, row_weights, family=family, prepared=prepared)
     with jax.enable_x64(True) if x.dtype == np.float64 else contextlib.nullcontext():
         mixture = moments.maximise(sums, family, jnp.zeros(x.shape[1], x.dtype))
         return jax.tree.map(np.asarray, mixture)
@@ -101,7 +104,7 @@ def test_log_density(name, family, dtype, size):
     index = rows_of(problem, size)
     x, reference = problem.x[index], problem.reference.log_prob
     tolerance = LOG_PROB[dtype]
-    for log_prob in (Mixture.log_prob, moments.row_log_prob):
+    for log_prob in (Mixture.log_prob, likelihood.row_log_prob):
         actual = log_prob(problem.mixture, x)
         assert actual.dtype == dtype
         # Of equal rows the one that came out worst.
@@ -109,7 +112,7 @@ def test_log_density(name, family, dtype, size):
         equal = np.asarray(actual)[order].reshape(len(reference), -1)
         for extreme in (equal.min(1), equal.max(1)):
             assert_log_prob(extreme, reference, tolerance)
-    total = moments.log_likelihood(problem.mixture, x)
+    total = likelihood.log_likelihood(problem.mixture, x)
     assert_log_prob(np.asarray(total, np.float64) / (len(x) / len(reference)), reference, tolerance)
 
 
@@ -140,7 +143,7 @@ def test_rows_in_an_unlucky_order(family, dtype):
     x = np.tile(problem.x, (4096, 1))
     assert len({tuple(row) for row in x[:: len(x) // 1024]}) == 1
     assert_parameters(em_step(problem.mixture, x, problem.family), problem.reference, dtype)
-    total = moments.log_likelihood(problem.mixture, x)
+    total = likelihood.log_likelihood(problem.mixture, x)
     assert_log_prob(np.asarray(total, np.float64) / 4096, problem.reference.log_prob, LOG_PROB[dtype])
 
 
@@ -159,8 +162,8 @@ def check_random_problems(num_problems, family, dtype, size):
         allowed = LOG_PROB[dtype] * np.maximum(1.0, np.abs(reference.log_prob.astype(np.float64)))
         try:
             if size == "few":
-                assert_log_prob(moments.row_log_prob(problem.mixture, x), reference.log_prob, LOG_PROB[dtype])
-            total = np.asarray(moments.log_likelihood(problem.mixture, x, weights), np.float64) / times
+                assert_log_prob(likelihood.row_log_prob(problem.mixture, x), reference.log_prob, LOG_PROB[dtype])
+            total = np.asarray(likelihood.log_likelihood(problem.mixture, x, weights), np.float64) / times
             assert_within(total, row_weights @ reference.log_prob, row_weights @ allowed, "log-likelihood")
             if well_posed(problem, reference):
                 assert_parameters(em_step(problem.mixture, x, problem.family, weights), reference, dtype)

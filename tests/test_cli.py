@@ -254,6 +254,38 @@ def test_command_is_installed_and_quick_to_help():
 
 
 @pytest.mark.parametrize(
+    ("num_cores", "engines", "num_devices"), [(3, '["em"]', 3), (3, '["em", "nuts"]', 4), (6, '["em", "nuts"]', 6)]
+)
+def test_there_is_a_device_for_every_core_and_every_chain(num_cores, engines, num_devices, folder, monkeypatch):
+    """Also without chains, so that EM on many rows uses the cores."""
+    asked = []
+
+    def ask(count):
+        asked.append(count)
+        raise bayesgmm.InputError("enough")
+
+    monkeypatch.setattr(cli, "_num_cores", lambda: num_cores)
+    monkeypatch.setattr(cli, "_use_host_devices", ask)
+    run(settings(folder, EM_ONLY.replace('["em"]', engines)), "--out", folder / "out")
+    assert asked == [num_devices]
+
+
+@pytest.mark.parametrize("start", ["hierarchical", "kmeans"])
+def test_the_start_of_em_and_its_acceleration_can_be_set(start, folder, monkeypatch):
+    from bayesgmm import comparison
+
+    given = {}
+
+    def fit_em(*args, **options):
+        given.update(options)
+        raise bayesgmm.InputError("enough")
+
+    monkeypatch.setattr(comparison, "fit_em", fit_em)
+    run(settings(folder, EM_ONLY + f"[em]\nstart = '{start}'\naccelerate = true\n"), "--out", folder / "out")
+    assert (given["start"], given["accelerate"]) == (start, True)
+
+
+@pytest.mark.parametrize(
     ("value", "sd", "text"),
     [
         (2.0363, 0.0284, "2.036 ± 0.028"),

@@ -63,6 +63,11 @@ def test_prior_settings_reach_the_engines(key):
         ({"select_by": "dic"}, "select_by='dic' is not known"),
         ({"feature_names": ["a"]}, "feature_names has 1 names for 2 columns"),
         ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
+        ({"num_components": 2.5}, "num_components=2.5 must be a whole number"),
+        ({"num_components": None}, "num_components=None must be a whole number"),
+        ({"num_components": "23"}, "num_components='23' must be a whole number"),
+        ({"num_components": [1, "2"]}, "num_components='2' must be a whole number"),
+        ({"num_components": []}, "num_components is empty; give one number or several"),
         ({"key": 0}, r"key=0 is not a random key; pass key=jax.random.key\(0\)"),
     ],
 )
@@ -73,7 +78,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_cautions_come_from_the_table(key):
-    found = bayesgmm.compare(DATA["galaxies"], 2, engines=["em"], key=key)
+    found = bayesgmm.compare(DATA["galaxies"], np.int64(2), engines=["em"], key=key)
     found.table.loc[0, ["khat", "max_pareto_k"]] = [0.9, 1.2]
     (_, first), (_, second) = found.cautions
     assert "k-hat is 0.90, above 0.7" in first

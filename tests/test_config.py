@@ -67,7 +67,14 @@ def test_defaults(load):
             "scale_sigma": 1.0,
             "correlation_concentration": 2.0,
         },
-        "em": {"num_restarts": 10, "tol": 1e-6, "max_steps": 1000, "reg_covar": None},
+        "em": {
+            "start": "k-means++",
+            "num_restarts": 10,
+            "accelerate": False,
+            "tol": 1e-6,
+            "max_steps": 1000,
+            "reg_covar": None,
+        },
         "map": {"gtol": None, "max_steps": 500},
         "vi": {"guides": ["normal", "full_rank"], "num_draws": 2000, "max_steps": 20000, "num_particles": 8},
         "nuts": {"num_chains": 4, "num_warmup": 500, "num_draws": 1000, "target_accept": 0.8},
@@ -93,10 +100,11 @@ def test_given_values_are_kept(load):
     config = load(
         'title = "T"\nseed = 7\nengines = ["nuts", "em"]\n'
         + MINIMAL
-        + "[prior]\nscale_median = 1\n[em]\nreg_covar = 0\n"
+        + "[prior]\nscale_median = 1\n[em]\nreg_covar = 0\nstart = 'hierarchical'\naccelerate = true\n"
         + '[nuts]\ntarget_accept = 0.95\n[output]\ndirectory = "here"\n'
     )
     assert (config.title, config.seed, config.engines) == ("T", 7, ("em", "nuts"))
+    assert (config.em.start, config.em.accelerate) == ("hierarchical", True)
     assert (config.prior.scale_median, config.em.reg_covar) == (1.0, 0.0)
     assert config.nuts.target_accept == 0.95
     assert config.output.directory == Path("here")
@@ -199,6 +207,8 @@ def test_absolute_path_is_kept(load, tmp_path):
         (MINIMAL + "[em]\ntol = 0\n", ["em.tol = 0", "greater than 0", "log-likelihood per row"]),
         (MINIMAL + "[em]\ntol = nan\n", ["em.tol = nan", "finite number"]),
         (MINIMAL + "[em]\nreg_covar = -1e-6\n", ["em.reg_covar = -1e-06", "greater than or equal to 0"]),
+        (MINIMAL + "[em]\nstart = 'k-mean'\n", ["em.start = 'k-mean'", "did you mean 'kmeans'", "k-means++, kmeans"]),
+        (MINIMAL + "[em]\naccelerate = 1\n", ["em.accelerate = 1", "valid boolean", "SQUAREM"]),
         (MINIMAL + "[em]\nnum_restarts = 0\n", ["em.num_restarts = 0", "greater than or equal to 1"]),
         (MINIMAL + "[map]\ngtol = 'a'\n", ["map.gtol = 'a'", "valid number"]),
         (MINIMAL + "[map]\nmax_steps = 0\n", ["map.max_steps = 0", "step limit"]),

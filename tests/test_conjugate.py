@@ -1,6 +1,7 @@
 """The conjugate prior: its numbers, its density against scipy, and the M-step that climbs it."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,36 @@ def test_numbers_out_of_range_are_refused(family, settings, message):
     with pytest.raises(bayesgmm.InputError, match=message) as caught:
         bayesgmm.conjugate_prior(DATA["faithful"], 2, family, **settings)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("num_components", [0, -1, 2.5, "2", None, True])
+@pytest.mark.parametrize("make", [bayesgmm.conjugate_prior, bayesgmm.default_prior])
+def test_a_prior_is_for_a_whole_number_of_components(make, num_components):
+    with pytest.raises(bayesgmm.InputError, match=f"num_components={num_components!r} must be a whole number"):
+        inspect.unwrap(make)(DATA["faithful"], num_components)
+
+
+@pytest.mark.parametrize("row_weights", [None, np.arange(272) % 2])
+def test_a_constant_column_is_named(row_weights):
+    x = np.column_stack([DATA["faithful"], np.where(np.arange(272) % 2, 7.0, 7.0 if row_weights is None else 8.0)])
+    with pytest.raises(bayesgmm.InputError, match=r"column 2 of x is constant \(7\)"):
+        bayesgmm.conjugate_prior(x, 2, row_weights=row_weights)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_log_prior_of_float32_is_float32(rng):
+    case = random_case(FAMILIES["full"], 2, 2, rng)
+    prior = informative_prior(case.rows(30, rng), 2, FAMILIES["full"], rng)
+    mixture, prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (case.mixture, prior))
+    assert bayesgmm.log_prior(mixture, FAMILIES["full"], prior).dtype == np.float32
+
+
+@each_family
+def test_a_prior_fits_fewer_rows_than_features(family, rng):
+    x = rng.normal(size=(4, 4))
+    prior = bayesgmm.conjugate_prior(x, 1, family)
+    fit = bayesgmm.fit_em(x, 1, family=family, prior=prior, key=jax.random.key(0), num_restarts=1, on_failure="raise")
+    assert np.isfinite(fit.log_likelihood)
 
 
 def test_description_has_the_numbers_and_the_names():

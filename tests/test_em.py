@@ -1,6 +1,7 @@
 """EM, held to scikit-learn step by step, to mclust at the end, and to its promises on failure."""
 
 import functools
+import inspect
 import warnings
 
 import jax
@@ -25,11 +26,13 @@ from bayesgmm.engines.em import default_ridge, fit_em, run_em
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
+from bayesgmm.priors import default_prior
 from bayesgmm.results import FitWarning, ResultCode
 from bayesgmm.starts import start_from
 
 pytestmark = pytest.mark.usefixtures("strict")
 
+COUNTS = ("num_components", "num_restarts", "max_steps")
 FAILED = set(ResultCode) - {ResultCode.successful}
 
 
@@ -203,8 +206,22 @@ def test_whole_weights_are_repeated_rows(family, rng):
     options = {"family": family, "start": start, "on_failure": "raise"}
     weighted = fit_em(x, 2, row_weights=times, **options)
     repeated = fit_em(np.repeat(x, times, axis=0), 2, **options)
+    assert weighted.code is repeated.code
     assert_close(weighted.steps, repeated.steps, 1e-12)
     assert_close(weighted.mixture, repeated.mixture, 1e-9)
+
+
+def test_a_heavy_cluster_does_not_make_a_light_one_empty(rng):
+    x = np.concatenate([rng.normal(size=400), 8 + rng.normal(size=30)])[:, None]
+    times = np.repeat([100, 1], [400, 30])
+    start = {"means": [[0.0], [8.0]]}
+    weighted = fit_em(x, 2, row_weights=times, start=start, on_failure="raise")
+    repeated = fit_em(np.repeat(x, times, axis=0), 2, start=start)
+    assert weighted.code is repeated.code
+    assert_close(weighted.mixture, repeated.mixture, 1e-9)
+    padded = np.concatenate([x, np.zeros((2000, 1))]), np.concatenate([times, np.zeros(2000)])
+    few = fit_em(padded[0], 2, row_weights=padded[1], start=start, on_failure="raise")
+    assert_close(few.mixture, weighted.mixture, 1e-9)
 
 
 @each_family
@@ -219,6 +236,35 @@ def test_float32_stays_float32(family, rng):
         assert found == {np.dtype(dtype)}
     assert rounded.log_likelihood == pytest.approx(exact.log_likelihood, rel=1e-4)
     assert_close(rounded.mixture.means, exact.mixture.means, 1e-2)
+
+
+@pytest.mark.parametrize("separation", [150.0, 300.0, 1000.0])
+def test_clusters_far_apart_are_found_in_float32(separation, rng):
+    x = np.concatenate([rng.normal(size=500), separation + rng.normal(size=500)])[:, None]
+    start = {"means": [[0.0], [separation]]}
+    exact = fit_em(x, 2, start=start, on_failure="raise")
+    rounded = fit_em(x.astype(np.float32), 2, start=start, on_failure="raise")
+    assert_close(rounded.mixture.scales, exact.mixture.scales, 2e-2 if separation == 1000 else 3e-3)
+
+
+def test_nearly_collinear_clusters_are_found_in_float32(rng):
+    z = rng.normal(size=(1000, 2))
+    x = np.stack([z[:, 0], z[:, 0] + 3e-3 * z[:, 1]], axis=1)
+    x[500:] += [4.0, 4.1]
+    start = np.repeat([0, 1], 500)
+    exact = fit_em(x, 2, start=start, on_failure="raise")
+    rounded = fit_em(x.astype(np.float32), 2, start=start, on_failure="raise")
+    assert rounded.log_likelihood == pytest.approx(exact.log_likelihood, rel=2e-2)
+    assert rounded.num_steps < 100
+
+
+@pytest.mark.parametrize("num_distinct", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_component_on_few_distinct_rows_is_collapsed(dtype, num_distinct, rng):
+    points = np.array([[20.0, 20.0], [21.0, 20.5]])[np.arange(40) % num_distinct]
+    x = np.concatenate([rng.normal(size=(200, 2)), points]).astype(dtype)
+    fit = fit_em(x, 2, start=np.repeat([0, 1], [200, 40]), on_failure="ignore")
+    assert fit.code is ResultCode.collapsed
 
 
 def test_tables_and_whole_numbers_are_fitted_in_float64():
@@ -275,11 +321,30 @@ def test_too_many_components_are_never_successful(family, reg_covar, rng, key):
 
 @each_family
 def test_too_few_rows_that_count_are_never_successful(family, rng, key):
-    row_weights = np.zeros(8)
+    """Where weights are known they are refused, inside the caller's `jit` they are not."""
+    row_weights = np.zeros(8, np.float32)
     row_weights[:3] = 1.0
-    x = rng.normal(size=(8, 2))
-    fit = fit_em(x, 8, family=family, key=key, num_restarts=5, row_weights=row_weights, on_failure="ignore")
-    assert fit.code in FAILED
+    x = rng.normal(size=(8, 2)).astype(np.float32)
+    fit = functools.partial(fit_em, x, 8, family=family, key=key, num_restarts=5)
+    with pytest.raises(InputError, match=r"at least 8 rows of positive weight.* got 3"):
+        fit(row_weights=row_weights)
+    assert jax.jit(lambda row_weights: fit(row_weights=row_weights))(row_weights).code in FAILED
+
+
+def test_a_row_of_no_weight_may_hold_anything_finite(rng):
+    x = DATA["faithful"]
+    start, _ = rough_start(FAMILIES["full"], x, 2, rng)
+    spoiled = np.concatenate([x, [[1e200, -1e200]]])
+    fit = fit_em(spoiled, 2, start=start, row_weights=[1] * 272 + [0], on_failure="raise")
+    assert fit.log_likelihood == pytest.approx(fit_em(x, 2, start=start).log_likelihood, rel=1e-12)
+
+
+@pytest.mark.parametrize("total", [1e-18, 1e18])
+def test_weights_that_pass_in_float32_can_be_fitted(total, rng):
+    x = DATA["faithful"].astype(np.float32)
+    start, _ = rough_start(FAMILIES["full"], x, 2, rng)
+    weighted = fit_em(x, 2, start=start, row_weights=np.full(272, total / 272), on_failure="raise")
+    assert_close(weighted.mixture.means, fit_em(x, 2, start=start).mixture.means, 1e-2)
 
 
 @pytest.mark.parametrize("num_features", [2, 20])
@@ -343,14 +408,36 @@ def test_failures_are_announced_once_in_one_sentence(rng):
     ("options", "message"),
     [
         ({"key": None}, "key=None .*jax.random.key"),
-        ({"key": jax.random.key(0), "num_restarts": 0}, "num_restarts=0"),
-        ({"key": jax.random.key(0), "max_steps": 0}, "max_steps=0"),
+        ({"key": jax.random.split(jax.random.key(0), 3)}, r"key has shape \(3,\): .*key\[0\]"),
+        *(({name: value}, f"{name}={value!r}") for name in COUNTS for value in (0, 2.5, "3", None, True)),
+        *(({"tol": value}, f"tol={value!r}") for value in (-1.0, np.nan, np.inf, True)),
+        *(({"tol": value}, "tol ") for value in ("a", None, [1e-3])),
+        *(({"reg_covar": value}, "reg_covar=") for value in (-1.0, np.nan, np.inf, [1e-3, -1.0], True)),
+        *(({"reg_covar": value}, "reg_covar ") for value in ("a", 1j, [1e-3] * 3)),
+        ({"accelerate": "yes"}, "accelerate='yes' must be True or False"),
+        ({"prior": "x"}, r"prior is 'x', .*conjugate_prior\(x, 2, 'full'\)"),
+        ({"prior": True}, r"prior is True, .*conjugate_prior\(x, 2, 'full'\)"),
+        ({"prior": default_prior(DATA["faithful"], 2)}, r"prior is one of default_prior, .*conjugate_prior\(x, 2"),
+        ({"family": "fll"}, "family='fll' is not known; choose one of full, tied, diag, spherical"),
+        ({"num_components": 4, "row_weights": np.arange(272) < 3}, "rows of positive weight.* got 3"),
         ({"start": Mixture.from_covariances(np.ones(1), np.zeros((1, 3)), np.ones((1, 3)))}, r"\(1, 3\).*2 features"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        fit_em(DATA["faithful"], 2, **options)
+    with pytest.raises(InputError, match=message) as caught:
+        inspect.unwrap(fit_em)(DATA["faithful"], **{"num_components": 2, "key": jax.random.key(0), **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tolerance_below_rounding_is_met_at_rounding():
+    """Log-densities of about -100 are known to 2e-5 in float32; steps smaller than that are chance."""
+    x = np.random.default_rng(0).normal(size=(5000, 4))
+    x[:2500, 0] += 2.5
+    x = (1e10 * x).astype(np.float32)
+    options = {"start": np.arange(5000) * 3 // 5000, "on_failure": "raise"}
+    fits = [fit_em(x, 3, tol=tol, **options) for tol in (1e-12, 1e-6, 2e-5)]
+    assert 95 < -fits[0].log_likelihood / len(x) < 105
+    assert fits[0].num_steps == fits[1].num_steps == fits[2].num_steps
 
 
 # Transformations
@@ -361,12 +448,13 @@ def test_tolerances_and_ridges_do_not_compile_again(rng):
     start, _ = rough_start(FAMILIES["full"], x, 2, rng)
     fit_em(x, 2, start=start)
     best_of_twenty(x, 2, "full")
-    num_programs = run_em._cache_size(), em._best_of_restarts._cache_size()
+    num_programs = em._run._cache_size(), em._best_of_restarts._cache_size()
+    assert min(num_programs) > 0
     for tol in (1e-3, 1e-5, jnp.float32(1e-4)):
         for reg_covar in (0.0, 1e-6, np.array([1e-3, 1e-4]), None):
             fit_em(x, 2, start=start, tol=tol, reg_covar=reg_covar)
             best_of_twenty(x, 2, "full", tol=tol, reg_covar=reg_covar)
-    assert (run_em._cache_size(), em._best_of_restarts._cache_size()) == num_programs
+    assert (em._run._cache_size(), em._best_of_restarts._cache_size()) == num_programs
 
 
 @pytest.mark.usefixtures("x64")
@@ -398,6 +486,25 @@ def test_usable_inside_the_callers_jit_and_vmap():
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together.mixture), alone[i], 1e-4)
 
 
+def test_whole_rows_may_be_traced():
+    x = (10.0 * DATA["faithful"]).round().astype(int)
+    covariances = np.stack([np.diag([100.0, 5000.0])] * 2)
+    start = Mixture.from_covariances(np.full(2, 0.5), x[[0, 1]].astype(float), covariances)
+    fit = functools.partial(fit_em, num_components=2, start=start, on_failure="raise")
+    assert jax.jit(fit)(x).log_likelihood == pytest.approx(fit(x).log_likelihood, rel=1e-4)
+
+
+def test_shapes_are_refused_inside_the_callers_jit():
+    rows = jax.ShapeDtypeStruct((3, 2), np.float32)
+    fit = functools.partial(fit_em, num_components=2, key=jax.random.key(0))
+    with pytest.raises(InputError, match=r"x must have shape \(rows, features\); got \(3, 2, 2\)"):
+        jax.eval_shape(fit, jax.ShapeDtypeStruct((3, 2, 2), np.float32))
+    with pytest.raises(InputError, match=r"needs at least 5 rows.* got 3"):
+        jax.eval_shape(functools.partial(fit, num_components=5), rows)
+    with pytest.raises(InputError, match=r"row_weights must have shape \(3,\)"):
+        jax.eval_shape(lambda x, v: fit(x, row_weights=v), rows, jax.ShapeDtypeStruct((4,), np.float32))
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_failure_inside_the_callers_jit_is_only_a_code():
     bad = DATA["faithful"].copy()
@@ -409,7 +516,7 @@ def test_a_failure_inside_the_callers_jit_is_only_a_code():
 def test_default_ridge_is_a_tiny_fraction_of_the_variance():
     x, ones = DATA["faithful"], np.ones(272)
     narrow = default_ridge(*to_jax(to_float32((x, ones))))
-    np.testing.assert_allclose(narrow, 1e-5 * x.var(0), rtol=1e-4)
+    np.testing.assert_allclose(narrow, 1e-7 * x.var(0), rtol=1e-4)
     with jax.enable_x64(True):
         np.testing.assert_allclose(default_ridge(*to_jax((x, ones))), 1e-10 * x.var(0), rtol=1e-12)
 

@@ -12,6 +12,7 @@ from bayesgmm.engines import em
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
+from bayesgmm.moments import prepare
 from bayesgmm.results import ResultCode
 from bayesgmm.starts import STARTS
 
@@ -94,6 +95,15 @@ def test_starts_of_ones_own():
         fit_em(x, 2, key=jax.random.key(0), prior=conjugate_prior(x, 3))
 
 
+def test_random_responsibilities_leave_the_saddle_however_many_rows(rng):
+    """Shares drawn for every row average out, and components that are all alike stay so."""
+    x = rng.normal(size=(20_000, 2))
+    x[:8000] += 4.0
+    random = fit_em(x, 2, start="random_responsibilities", key=jax.random.key(1), on_failure="raise")
+    best = fit_em(x, 2, start=(x[:, 0] > 2).astype(int), on_failure="raise")
+    assert random.log_likelihood == pytest.approx(best.log_likelihood, abs=0.1)
+
+
 def many_rows(rng, num_rows=50_001):
     """Enough for the natural form, for runs one by one, and for several devices; no whole number of blocks."""
     means = np.asarray([[0, 0, 0, 0], [3, 0, 1, 0], [0, 3, 0, 1], [2, 2, -2, 0], [-3, 1, 0, 2.0], [0, 0, 4, -2]])
@@ -114,21 +124,64 @@ def test_many_rows_on_several_devices_are_fitted_as_on_one(family, rng, monkeypa
     np.testing.assert_allclose(log_likelihood(several.mixture, x, row_weights), several.log_likelihood, rtol=1e-11)
 
 
+def test_starts_of_ones_own_and_traced_arguments_with_rows_on_several_devices(rng, monkeypatch):
+    monkeypatch.setattr(em, "_LARGE", 2**10)
+    x = many_rows(rng, 3001).astype(np.float32)
+    labels = np.arange(len(x)) % 4
+    if len(jax.devices()) > 1 and em._num_cores() > 1:
+        assert em._placed(x, np.ones(len(x)), 4)[2] is not None
+    options = {"family": "diag", "max_steps": 2, "on_failure": "ignore"}
+    expected = fit_em(x, 4, start=labels, **options)
+    of_shares = fit_em(x, 4, start=np.eye(4)[labels], **options)
+    np.testing.assert_allclose(of_shares.log_likelihood, expected.log_likelihood, rtol=1e-5)
+    inside = jax.jit(lambda tol: fit_em(x, 4, start=labels, tol=tol, **options))(1e-6)
+    np.testing.assert_allclose(inside.log_likelihood, expected.log_likelihood, rtol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 2)
+    together = jax.vmap(lambda key: fit_em(x, 4, key=key, num_restarts=2, **options))(keys)
+    assert np.isfinite(together.log_likelihood).all()
+
+
 @each_family
 def test_both_formulations_give_the_same_moments(family, rng, monkeypatch):
     x, row_weights = many_rows(rng), rng.uniform(size=50_001)
-    shared, diagonal = FAMILIES[family].shared, FAMILIES[family].diagonal
+    record = FAMILIES[family]
+    shared, diagonal = record.shared, record.diagonal
     covariances = np.stack([np.diag(rng.uniform(0.5, 2, size=4))] * (1 if shared else 6))
     covariances = np.diagonal(covariances, axis1=1, axis2=2) if diagonal else covariances + 0.1
+    if record.isotropic:
+        covariances = np.broadcast_to(covariances[:, :1], covariances.shape)
     mixture = Mixture.from_covariances(np.full(6, 1 / 6), x[:6], covariances)
-    natural = expected_moments(mixture, x, row_weights, pooled=shared)
+    with jax.enable_x64(True):
+        kept = prepare(mixture, jnp.asarray(x), jnp.asarray(row_weights), family=record)
+    assert kept.features is not None
+    ways = {
+        "natural": expected_moments(mixture, x, row_weights, family=record),
+        "from features that were kept": expected_moments(mixture, x, row_weights, family=record, prepared=kept),
+        "from what takes little memory": expected_moments(
+            mixture, x, row_weights, family=record, prepared=kept._replace(features=None)
+        ),
+    }
     monkeypatch.setattr("bayesgmm.moments._LARGE", 10**9)
     jax.clear_caches()
-    centred = expected_moments(mixture, x, row_weights, pooled=shared)
+    centred = expected_moments(mixture, x, row_weights, family=record)
     jax.clear_caches()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max()), natural, centred
-    )
+    for way, natural in ways.items():
+        for name in ("origin", "count", "first", "second", "log_likelihood"):
+            actual, expected = np.asarray(getattr(natural, name)), np.asarray(getattr(centred, name))
+            if name == "second" and record.isotropic:
+                actual, expected = actual.mean(1), expected.mean(1)
+            np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max(), err_msg=way)
+
+
+def test_a_start_that_is_not_of_its_family_is_still_taken_at_its_word(rng):
+    """One variance for each component is a shorter form of the density, and not that of unequal variances."""
+    x = many_rows(rng)
+    variances = rng.uniform(0.5, 2, size=(6, 4))
+    mixture = Mixture.from_covariances(np.full(6, 1 / 6), x[:6], variances)
+    moments = expected_moments(mixture, x, family=FAMILIES["spherical"])
+    np.testing.assert_allclose(moments.log_likelihood, mixture.log_prob(x).sum(), rtol=1e-12)
+    one_step = fit_em(x, 6, family="spherical", start=mixture, max_steps=1, on_failure="ignore")
+    assert one_step.trace[0] == pytest.approx(float(moments.log_likelihood), rel=1e-12)
 
 
 def test_the_sample_follows_the_weights(rng):
@@ -136,9 +189,10 @@ def test_the_sample_follows_the_weights(rng):
     row_weights = np.where(x[:, 0] < 100_000, 0.0, 1.0)
     settings = em._Settings(2, FAMILIES["full"], 10, 100, accelerate=False)
     with jax.enable_x64(True):
-        sample, ones = em._sample(jax.random.key(0), jnp.asarray(x), jnp.asarray(row_weights), settings)
-    sample = np.asarray(sample)
-    assert len(sample) == len(ones) < 20_000
+        sample, weights = em._sample(jax.random.key(0), jnp.asarray(x), jnp.asarray(row_weights), settings)
+    sample, weights = np.asarray(sample), np.asarray(weights)
+    assert len(sample) == len(weights) < 20_000
+    assert weights.sum() == pytest.approx(row_weights.sum())
     assert sample.min() >= 100_000
     assert len(np.unique(sample[:, 0])) == len(sample)
     assert np.mean(sample) == pytest.approx(150_000, rel=1e-3)

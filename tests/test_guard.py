@@ -17,7 +17,7 @@ from bayesgmm import mixture as mixture_module
 from bayesgmm.engines import space
 from bayesgmm.engines.em import run_em
 from bayesgmm.engines.model import sites_of_mixture
-from bayesgmm.moments import row_log_prob, row_summaries
+from bayesgmm.likelihood import row_log_prob, row_summaries
 
 SHIFT = 0.75
 

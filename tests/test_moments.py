@@ -25,17 +25,9 @@ from scipy import special
 from bayesgmm import blocks as blocks_module
 from bayesgmm.blocks import block_size, sum_over_blocks
 from bayesgmm.families import FAMILIES
+from bayesgmm.likelihood import log_likelihood, row_log_prob, row_summaries
 from bayesgmm.mixture import Mixture, joint_and_marginal
-from bayesgmm.moments import (
-    Moments,
-    expected_complete_log_prob,
-    expected_moments,
-    log_likelihood,
-    maximise,
-    moments_of_partition,
-    row_log_prob,
-    row_summaries,
-)
+from bayesgmm.moments import Moments, expected_complete_log_prob, expected_moments, maximise, moments_of_partition
 
 pytestmark = pytest.mark.usefixtures("strict")
 

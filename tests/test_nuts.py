@@ -116,10 +116,10 @@ def test_r_hat_and_ess_are_those_of_arviz(key):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_chains": 0}, "num_chains=0 must be at least 1"),
+        ({"num_chains": 0}, "num_chains=0 must be a whole number of at least 1"),
         ({"num_draws": 3}, "num_draws=3 is too few for R-hat"),
         ({"target_accept": 1.0}, "target_accept=1.0 must lie between 0 and 1"),
-        ({"jitter": -0.1}, "jitter=-0.1 must not be negative"),
+        ({"jitter": -0.1}, "jitter=-0.1 must be a finite number of at least 0"),
         ({"chain_method": "quantum"}, "chain_method='quantum' is not known"),
     ],
 )

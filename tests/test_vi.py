@@ -95,7 +95,7 @@ def test_khat_of_known_ratios():
     ("settings", "message"),
     [
         ({"guide": "student"}, "guide='student' is not known; choose one of normal, full_rank"),
-        ({"num_draws": 0}, "num_draws=0 must be at least 1"),
+        ({"num_draws": 0}, "num_draws=0 must be a whole number of at least 1"),
         ({"max_steps": 10}, "max_steps=10 must be at least two windows of 500 steps"),
     ],
 )

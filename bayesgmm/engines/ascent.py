@@ -8,6 +8,7 @@ Source: Dempster, Laird & Rubin (1977); McLachlan & Peel (2000), section 3.2.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +16,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesgmm.conjugate import ConjugatePrior, log_prior, maximise_posterior
+from bayesgmm.engines.lanes import batchable
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
-from bayesgmm.moments import Moments, expected_moments, maximise
+from bayesgmm.moments import Moments, Prepared, expected_moments, maximise, prepare
 from bayesgmm.results import Fit, ResultCode
 
 _RUNNING = -1
 _COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge
+_ROUNDING_WIDTH = 10.0  # or its standard deviation within this factor of what a number of the column is rounded by
 _LONGEST_FIRST_STRIDE, _STRIDE_GROWTH = 1e4, 4.0
 _ACCELERATED_TOL = 0.1  # of tol: extrapolation comes to a point of small steps from elsewhere, often earlier on the way
+
+
+class Problem(NamedTuple):
+    """One fit: its start, its rows and what they are fitted with."""
+
+    start: Mixture
+    x: Array
+    row_weights: Array
+    ridge: Array
+    tol: Array
+    prior: ConjugatePrior | None
+    step_limit: Array
 
 
 class _State(NamedTuple):
@@ -33,9 +48,141 @@ class _State(NamedTuple):
     previous: Mixture  # the mixture one plain step ago, where the next step may extrapolate
     extrapolate: Array
     longest_stride: Array
-    num_steps: Array
+    num_steps: Array  # -1 before the first pass over the rows, which only evaluates the start
     result: Array
     trace: Array
+
+
+class Ascent(NamedTuple):
+    """The loop of EM, with what it is compiled for; a `Program` of `lanes.py`."""
+
+    family: Family
+    max_steps: int
+    accelerate: bool = False
+    axis_name: str | None = None
+
+    def cost(self, problem: Problem) -> int:
+        """Rows x features x components."""
+        return problem.start.means.shape[0] * math.prod(problem.x.shape)
+
+    def run(self, problem: Problem) -> Fit:
+        """The whole fit; its passes share what they can."""
+        prepared = prepare(problem.start, problem.x, problem.row_weights, family=self.family, axis_name=self.axis_name)
+        state = jax.lax.while_loop(
+            functools.partial(self.unfinished, problem),
+            lambda state: self.step(problem, state, jnp.asarray(True), prepared),
+            self.begin(problem),
+        )
+        return self.end(problem, state)
+
+    def _evaluate(self, problem: Problem, mixture: Mixture, prepared: Prepared | None) -> tuple[Moments, Array]:
+        moments = expected_moments(
+            mixture,
+            problem.x,
+            problem.row_weights,
+            family=self.family,
+            prepared=prepared,
+            axis_name=self.axis_name,
+        )
+        if problem.prior is None:
+            return moments, moments.log_likelihood
+        return moments, moments.log_likelihood + log_prior(mixture, self.family, problem.prior)
+
+    def _plain_step(self, problem: Problem, moments: Moments) -> Mixture:
+        if problem.prior is None:
+            return maximise(moments, self.family, problem.ridge)
+        return maximise_posterior(moments, self.family, problem.prior, problem.ridge)
+
+    def begin(self, problem: Problem) -> _State:
+        """The state before the first pass, so that one compiled step evaluates the start and all that follows."""
+        dtype, start = problem.x.dtype, problem.start
+        count = jnp.zeros(start.num_components, dtype)
+        second = jnp.zeros_like(start.precision_factor)
+        moments = Moments(start.means, count, jnp.zeros_like(start.means), second, jnp.zeros((), dtype))
+        return _State(
+            mixture=start,
+            moments=moments,
+            objective=jnp.zeros((), dtype),
+            previous=start,
+            extrapolate=jnp.asarray(False),
+            longest_stride=jnp.asarray(_LONGEST_FIRST_STRIDE, dtype),
+            num_steps=jnp.asarray(-1, jnp.int32),
+            result=jnp.asarray(_RUNNING, jnp.int32),
+            trace=jnp.full(self.max_steps + 1, jnp.nan, dtype),
+        )
+
+    def unfinished(self, problem: Problem, state: _State) -> Array:
+        """Whether another step is due."""
+        return (state.result == _RUNNING) & (state.num_steps < problem.step_limit)
+
+    def step(self, problem: Problem, state: _State, running: Array, prepared: Prepared | None = None) -> _State:
+        """An M-step and the pass that follows; of a state that is not running, the state itself."""
+        ridge, fresh, far = problem.ridge, state.num_steps < 0, state.extrapolate
+        total_weight = _total(problem.row_weights.sum(), self.axis_name)
+        mixture = self._plain_step(problem, state.moments)
+        previous, longest_stride = state.previous, state.longest_stride
+        stride = longest_stride
+        if self.accelerate:
+            mixture, stride = _further(state, mixture)
+        mixture = jax.tree.map(lambda new, old: jnp.where(fresh, old, new), mixture, state.mixture)
+        moments, objective = self._evaluate(problem, mixture, prepared)
+        change = (objective - state.objective) / total_weight
+        usable = _finite(mixture) & jnp.isfinite(objective)
+        # Rounding of a sum of n log-densities, with room: a fall beyond it is a fall.
+        resolution = float(jnp.finfo(problem.x.dtype).eps)
+        rounding = 1e3 * resolution
+        slack = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight) + _ridge_penalty(mixture, ridge)
+        fallen = ~fresh & (change < jnp.where(far, 0.0, -slack))
+        # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
+        kept = fresh | (usable & ~fallen)
+        tol = _ACCELERATED_TOL * problem.tol if self.accelerate else problem.tol
+        # No smaller than the objective can show.
+        tol = jnp.where(tol > 0, jnp.maximum(tol, 2.0 * resolution * jnp.abs(state.objective) / total_weight), tol)
+        settled = ~fresh & (jnp.abs(change) < tol)
+        result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, _RUNNING))
+        result = jnp.where(usable, result, _failure(mixture))
+        result = jnp.where(far, _RUNNING, result).astype(jnp.int32)
+        if self.accelerate:
+            previous = jax.tree.map(lambda new, old: jnp.where(running, new, old), state.mixture, previous)
+            grown = jnp.where(stride >= longest_stride, _STRIDE_GROWTH * longest_stride, longest_stride)
+            shrunk = jnp.maximum(longest_stride / _STRIDE_GROWTH, 1.0 + 1e-3)
+            longest_stride = jnp.where(far & running, jnp.where(kept, grown, shrunk), longest_stride)
+        mixture, moments, objective = jax.tree.map(
+            lambda new, old: jnp.where(kept & running, new, old),
+            (mixture, moments, objective),
+            (state.mixture, state.moments, state.objective),
+        )
+        # A pass over the rows is a step, whether it was kept or not; only a run that ends on it leaves it out.
+        num_steps = state.num_steps + (running & (kept | far)).astype(jnp.int32)
+        # Written nowhere where the state stays: traces are too long to be copied in every step.
+        place = jnp.where(running, num_steps, len(state.trace))
+        return _State(
+            mixture=mixture,
+            moments=moments,
+            objective=objective,
+            previous=previous,
+            extrapolate=jnp.where(running, jnp.asarray(self.accelerate) & ~far & ~fresh, far),
+            longest_stride=longest_stride,
+            num_steps=num_steps,
+            result=jnp.where(running, result, state.result),
+            trace=state.trace.at[place].set(objective, mode="drop"),
+        )
+
+    def end(self, problem: Problem, state: _State) -> Fit:
+        """The fit, and how it ended."""
+        result = jnp.where(state.result == _RUNNING, ResultCode.max_steps_reached, state.result)
+        lightest = _lightest_row(problem.row_weights, self.axis_name)
+        shrunk = _collapsed(state.mixture, state.moments.count, problem.ridge, lightest, problem.prior)
+        result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
+        return Fit(
+            engine="em",
+            family=self.family.name,
+            mixture=state.mixture,
+            log_likelihood=state.moments.log_likelihood,
+            result=result.astype(jnp.int32),
+            num_steps=state.num_steps,
+            trace=state.trace,
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "accelerate", "axis_name"))
@@ -63,101 +210,18 @@ def run_em(
 
     `step_limit` is a limit known only at run time, below `max_steps`, for which the trace has room.
 
-    With `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
+    Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
+    `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
     """
-    step_limit = max_steps if step_limit is None else step_limit
-    total_weight = row_weights.sum()
-    if axis_name is not None:
-        total_weight = jax.lax.psum(total_weight, axis_name)
+    step_limit = jnp.asarray(max_steps if step_limit is None else step_limit, jnp.int32)
+    problem = Problem(start, x, row_weights, ridge, tol, prior, step_limit)
+    ascent = Ascent(family, max_steps, accelerate, axis_name)
+    return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)
 
-    def evaluate(mixture: Mixture) -> tuple[Moments, Array]:
-        moments = expected_moments(mixture, x, row_weights, pooled=family.shared, axis_name=axis_name)
-        if prior is None:
-            return moments, moments.log_likelihood
-        return moments, moments.log_likelihood + log_prior(mixture, family, prior)
 
-    def plain_step(moments: Moments) -> Mixture:
-        if prior is None:
-            return maximise(moments, family, ridge)
-        return maximise_posterior(moments, family, prior, ridge)
-
-    moments, objective = evaluate(start)
-    trace = jnp.full(max_steps + 1, jnp.nan, x.dtype).at[0].set(objective)
-    result = jnp.where(jnp.isfinite(objective), _RUNNING, _failure(start)).astype(jnp.int32)
-    state = _State(
-        mixture=start,
-        moments=moments,
-        objective=objective,
-        previous=start,
-        extrapolate=jnp.asarray(False),
-        longest_stride=jnp.asarray(_LONGEST_FIRST_STRIDE, x.dtype),
-        num_steps=jnp.asarray(0, jnp.int32),
-        result=result,
-        trace=trace,
-    )
-    if accelerate:
-        tol = _ACCELERATED_TOL * tol
-    # Rounding of a sum of n log-densities, with room: a fall beyond it is a fall.
-    rounding = 1e3 * jnp.finfo(x.dtype).eps
-
-    def unfinished(state: _State) -> Array:
-        return (state.result == _RUNNING) & (state.num_steps < step_limit)
-
-    def step(state: _State) -> _State:
-        mixture, far = plain_step(state.moments), state.extrapolate
-        previous, longest_stride = state.previous, state.longest_stride
-        stride = longest_stride
-        if accelerate:
-            mixture, stride = _further(state, mixture)
-        moments, objective = evaluate(mixture)
-        change = (objective - state.objective) / total_weight
-        usable = _finite(mixture) & jnp.isfinite(objective)
-        slack = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight) + _ridge_penalty(mixture, ridge)
-        fallen = change < jnp.where(far, 0.0, -slack)
-        # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
-        kept = usable & ~fallen
-        result = jnp.where(
-            fallen, ResultCode.decreased, jnp.where(jnp.abs(change) < tol, ResultCode.successful, _RUNNING)
-        )
-        result = jnp.where(usable, result, _failure(mixture))
-        result = jnp.where(far, _RUNNING, result).astype(jnp.int32)
-        if accelerate:
-            previous = state.mixture
-            grown = jnp.where(stride >= longest_stride, _STRIDE_GROWTH * longest_stride, longest_stride)
-            shrunk = jnp.maximum(longest_stride / _STRIDE_GROWTH, 1.0 + 1e-3)
-            longest_stride = jnp.where(far, jnp.where(kept, grown, shrunk), longest_stride)
-        mixture, moments, objective = jax.tree.map(
-            lambda new, old: jnp.where(kept, new, old),
-            (mixture, moments, objective),
-            (state.mixture, state.moments, state.objective),
-        )
-        # A pass over the rows is a step, whether it was kept or not; only a run that ends on it leaves it out.
-        num_steps = state.num_steps + (kept | far).astype(jnp.int32)
-        return _State(
-            mixture=mixture,
-            moments=moments,
-            objective=objective,
-            previous=previous,
-            extrapolate=jnp.asarray(accelerate) & ~far,
-            longest_stride=longest_stride,
-            num_steps=num_steps,
-            result=result,
-            trace=state.trace.at[num_steps].set(objective),
-        )
-
-    state = jax.lax.while_loop(unfinished, step, state)
-    result = jnp.where(state.result == _RUNNING, ResultCode.max_steps_reached, state.result)
-    shrunk = _collapsed(state.mixture, state.moments.count, ridge, total_weight / _num_rows(x, axis_name), prior)
-    result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
-    return Fit(
-        engine="em",
-        family=family.name,
-        mixture=state.mixture,
-        log_likelihood=state.moments.log_likelihood,
-        result=result.astype(jnp.int32),
-        num_steps=state.num_steps,
-        trace=state.trace,
-    )
+def _total(value: Any, axis_name: str | None) -> Any:
+    """The sum over devices."""
+    return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
 def _further(state: _State, plain: Mixture) -> tuple[Mixture, Array]:
@@ -199,8 +263,10 @@ def _norm(tree: Any) -> Array:
     return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
 
 
-def _num_rows(x: Array, axis_name: str | None) -> Any:
-    return len(x) if axis_name is None else jax.lax.psum(len(x), axis_name)
+def _lightest_row(row_weights: Array, axis_name: str | None) -> Array:
+    """The smallest weight of a row that counts."""
+    lightest = jnp.where(row_weights > 0, row_weights, jnp.inf).min()
+    return lightest if axis_name is None else jax.lax.pmin(lightest, axis_name)
 
 
 def _ridge_penalty(mixture: Mixture, ridge: Array) -> Array:
@@ -224,23 +290,29 @@ def _failure(mixture: Mixture) -> Array:
 
 
 def _collapsed(
-    mixture: Mixture, count: Array, ridge: Array, weight_of_a_row: Array, prior: ConjugatePrior | None
+    mixture: Mixture, count: Array, ridge: Array, lightest_row: Array, prior: ConjugatePrior | None
 ) -> Array:
-    """Whether a component is empty, or has a variance that is the ridge's or rounding's and not the data's.
+    """Whether a component has not half a row, or has a variance that is the ridge's or rounding's and not the data's.
 
-    Under a prior an empty component is no accident: it has the prior's own mode.
+    Rounding is that of the numbers themselves, for sums are taken about the means: clusters however far apart keep
+    their widths. Across correlated columns it is that of the component's own variances, of which the narrowest
+    direction is what is left. Under a prior an empty component is no accident: it has the prior's own mode.
     """
     factor = mixture.precision_factor
-    floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, 100 * jnp.finfo(factor.dtype).eps * _total_variances(mixture))
+    eps = jnp.finfo(factor.dtype).eps
+    floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, _mean_squares(mixture) * (_ROUNDING_WIDTH * eps) ** 2)[None]
+    squares = jnp.square(factor)
     # In units of the floor the narrowest direction, along the axes or not, gives the factor a row longer than one.
-    squares = jnp.square(factor) * floor.reshape(*(1,) * (factor.ndim - 1), -1)
-    longest = squares.max() if mixture.is_diagonal else squares.sum(-1).max()
-    empty = (count < 0.5 * weight_of_a_row).any() if prior is None else False
+    if mixture.is_diagonal:
+        longest = (squares * floor).max()
+    else:
+        floor = jnp.maximum(floor, _ROUNDING_WIDTH * eps * jnp.square(mixture.scales))
+        longest = (squares * floor[:, None, :]).sum(-1).max()
+    empty = (count < 0.5 * lightest_row).any() if prior is None else False
     return empty | (longest > 1.0)
 
 
-def _total_variances(mixture: Mixture) -> Float[Array, " d"]:
-    """Variance of every feature under the mixture; after an M-step, that of the rows."""
-    weights = jnp.exp(mixture.log_weights)
-    centred = mixture.means - jnp.matmul(weights, mixture.means, precision="highest")[None]
-    return jnp.matmul(weights, jnp.square(mixture.scales) + jnp.square(centred), precision="highest")
+def _mean_squares(mixture: Mixture) -> Float[Array, " d"]:
+    """Mean square of every feature under the mixture; after an M-step, that of the rows."""
+    squares = jnp.square(mixture.scales) + jnp.square(mixture.means)
+    return jnp.matmul(jnp.exp(mixture.log_weights), squares, precision="highest")

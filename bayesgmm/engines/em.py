@@ -16,9 +16,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from bayesgmm.checks import as_key, as_row_weights, as_rows, enough_rows
+from bayesgmm.checks import (
+    as_key,
+    as_row_weights,
+    as_rows,
+    enough_rows,
+    finite_number,
+    rows_that_count,
+    truth_value,
+    whole_number,
+)
 from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior
-from bayesgmm.engines.ascent import run_em
+from bayesgmm.engines.ascent import Ascent, Problem, run_em
+from bayesgmm.engines.lanes import run_all
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
@@ -29,6 +39,7 @@ from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start
 _SHORT_STEPS = 20
 _SHORT_TOL = 1e-4
 _LARGE = 2**20  # rows x features x components from which runs go one by one, and over several devices
+_STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 _SAMPLE_ROWS = 8192  # at least; and so many for each free parameter of a component:
 _SAMPLE_ROWS_PER_PARAMETER = 20
 
@@ -52,8 +63,11 @@ def fit_em(
     """Fit a Gaussian mixture by maximum likelihood, or by its posterior mode where a prior is given.
 
     Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
-    log-likelihood; or runs from a start that is given. Usable inside the caller's `jit` and `vmap`, where arguments are
-    not checked and a failure is only a result code.
+    log-likelihood; or runs from a start that is given. Where n k d is above a million, starts and short runs see an
+    evenly spaced sample of the rows, of 8,192 at least.
+
+    Usable inside the caller's `jit` and `vmap`, where shapes are checked but values are not, and a failure is only a
+    result code.
 
     Args:
         x: rows (n, d); NumPy, JAX, pandas. The fit is computed in its precision (integers in float64).
@@ -68,10 +82,10 @@ def fit_em(
         prior: a `conjugate_prior`; then the fit is its posterior mode (MAP-EM) and the trace that of the log posterior.
         accelerate: extrapolate every second step where that does not lower the objective (SQUAREM); several times
             fewer passes over the rows where components overlap and EM is slow.
-        tol: stop when a step changes the mean objective per row by less than this.
+        tol: stop when a step changes the mean objective per row by less than this; 0 runs `max_steps`.
         max_steps: step limit of a run.
         reg_covar: ridge added to the variances, in squared units of the data: a number or one for each feature. By
-            default a tiny fraction of each column's variance (1e-10 in float64, 1e-5 in float32), and 0 where a prior
+            default a tiny fraction of each column's variance (1e-10 in float64, 1e-7 in float32), and 0 where a prior
             is given; 0 switches it off.
         on_failure: "warn", "raise" or "ignore" when the best run did not converge.
 
@@ -85,18 +99,27 @@ def fit_em(
     check_on_failure(on_failure)
     family = get_family(family)
     x = as_rows(x)
-    enough_rows(x, num_components, family)
+    settings = _Settings(
+        whole_number("num_components", num_components),
+        family,
+        whole_number("num_restarts", num_restarts),
+        whole_number("max_steps", max_steps),
+        truth_value("accelerate", accelerate),
+    )
     weights = as_row_weights(row_weights, x)
-    if num_restarts < 1 or max_steps < 1:
-        raise InputError(f"num_restarts={num_restarts} and max_steps={max_steps} must both be at least 1")
+    tol = finite_number("tol", tol, (), x.dtype)
+    reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, x.shape[1:], x.dtype)
+    bounded = prior is not None or (reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all())))
+    enough_rows(x, num_components, family, weights, bounded=bounded)
+    x = rows_that_count(x, weights)
     if prior is not None:
-        prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
+        prior = check_conjugate_prior(prior, settings.num_components, x.shape[1], family)
+        prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
     if isinstance(start, str):
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     elif start is None:
         raise InputError("start=None is not a start; leave it out for random ones")
-    settings = _Settings(num_components, family, num_restarts, max_steps, bool(accelerate))
     return announce(_fit(x, weights, settings, start, key, prior, tol, reg_covar), on_failure)
 
 
@@ -113,7 +136,10 @@ class _Settings:
 
 @matching_precision
 def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any) -> Fit:
-    x, weights, mesh = _placed(x, weights, settings.num_components)
+    traced = is_traced((x, weights, start, key, prior, tol, reg_covar))
+    given_rows = x, weights
+    x, weights, mesh = (x, weights, None) if traced else _placed(x, weights, settings.num_components)
+    x, weights = jnp.asarray(x), jnp.asarray(weights)
     # A start has no prior that would hold its components, so its M-step has a ridge either way.
     start_ridge = default_ridge(x, weights) if reg_covar is None else jnp.asarray(reg_covar, x.dtype)
     start_ridge = jnp.broadcast_to(start_ridge, x.shape[1:])
@@ -126,7 +152,7 @@ def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior:
         options = {"settings": settings, "start": start.name, "mesh": mesh}
         fit = _best_of_restarts(keys, x, weights, start_ridge, ridge, tol, prior, **options)
     else:
-        host = (np.asarray(x), np.asarray(weights)) if mesh is not None else (x, weights)
+        host = (x, weights) if mesh is None else tuple(np.asarray(array) for array in given_rows)
         k, family = settings.num_components, settings.family
         if isinstance(start, Start):
             given = start_from(host[0], k, host[1], family, start_ridge, start=start.name, key=key)
@@ -142,7 +168,7 @@ def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior:
 
 def _placed(x: Any, weights: Any, num_components: int) -> tuple[Array, Array, Mesh | None]:
     """Rows where they are computed: many, on several CPU devices, are shared out among them; else as they are."""
-    large = x.size * num_components >= _LARGE and not is_traced((x, weights))
+    large = x.size * num_components >= _LARGE
     devices = jax.local_devices()[: _num_cores()] if large else []
     if len(devices) < 2 or devices[0].platform != "cpu":
         return jnp.asarray(x), jnp.asarray(weights), None
@@ -164,7 +190,7 @@ def _num_cores() -> int:
 @jax.jit
 def default_ridge(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, " d"]:
     """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
-    return column_moments(x, row_weights)[1] * (1e-10 if x.dtype == jnp.float64 else 1e-5)
+    return column_moments(x, row_weights)[1] * (1e-10 if x.dtype == jnp.float64 else 1e-7)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "mesh"))
@@ -212,7 +238,10 @@ def _best_of_restarts(
 ) -> Fit:
     num_components, family = settings.num_components, settings.family
     large = x.size * num_components >= _LARGE
-    sample, sample_weights = _sample(keys[0], x, row_weights, settings) if large else (x, row_weights)
+    sample, sample_weights = x, row_weights
+    if large:
+        # Named apart from the keys of the starts.
+        sample, sample_weights = _sample(jax.random.fold_in(keys[0], 1), x, row_weights, settings)
 
     def from_key(key: Array) -> Mixture:
         return start_from(sample, num_components, sample_weights, family, start_ridge, start=start, key=key)
@@ -231,35 +260,20 @@ def _best_of_restarts(
         tried = jax.lax.map(lambda key: short(from_key(key), sample, sample_weights, ridge, brief), keys)
         fit = _best(jax.lax.map(long, _best(tried, num_carried).mixture))
     else:
-        # Side by side in batches, which share the fixed costs of a step, and one compiled loop for short and long runs.
-        num_batches = -(-settings.num_restarts // num_carried)
-        starts = jax.vmap(from_key)(jnp.resize(keys, (num_batches, num_carried)).reshape(-1))
-        starts = jax.tree.map(lambda field: field.reshape(num_batches, num_carried, *field.shape[1:]), starts)
-        run = functools.partial(
-            run_em, family=family, max_steps=settings.max_steps, prior=prior, accelerate=settings.accelerate
-        )
+        # In lanes, side by side; short and long runs share one compiled loop.
+        starts = jax.lax.map(from_key, keys, batch_size=_STARTS_AT_ONCE)
+        ascent = Ascent(family, settings.max_steps, settings.accelerate)
+        varies = Problem._make([True] + [False] * 6)
 
-        def batch(best: Fit, index: Array) -> tuple[Fit, None]:
-            last = index == num_batches
-            mixtures = jax.tree.map(
-                lambda new, old: jnp.where(last, old, new[jnp.minimum(index, num_batches - 1)]), starts, best.mixture
-            )
+        def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
             limit = jnp.where(last, settings.max_steps, min(_SHORT_STEPS, settings.max_steps))
-            fits = jax.vmap(
-                lambda start: run(start, x, row_weights, ridge, jnp.where(last, tol, brief), step_limit=limit)
-            )(mixtures)
-            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), best, fits)
-            kept = _best(both, num_carried)
-            return jax.tree.map(lambda a, b: jnp.where(last, a, b), fits, kept), None
+            problems = Problem(starts, x, row_weights, ridge, jnp.where(last, tol, brief), prior, limit)
+            num_tasks = jnp.where(last, num_carried, settings.num_restarts)
+            fits = run_all(ascent, problems, varies, settings.num_restarts, num_tasks)
+            return _best(fits, settings.num_restarts).mixture, fits
 
-        some = jax.tree.map(lambda leaf: leaf[0], starts)
-        shapes = jax.eval_shape(
-            jax.vmap(lambda start: run(start, x, row_weights, ridge, tol, step_limit=jnp.asarray(1))), some
-        )
-        nothing = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0, leaf.dtype), shapes)
-        nothing = dataclasses.replace(nothing, trace=jnp.full_like(nothing.trace, -jnp.inf))
-        fits, _ = jax.lax.scan(batch, nothing, jnp.arange(num_batches + 1, dtype=jnp.int32))
-        fit = _best(fits)
+        fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
+        fit = _best(jax.tree.map(lambda leaf: leaf[1, :num_carried], fits))
     order = jnp.lexsort(fit.mixture.means.T[::-1])
     return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
 
@@ -300,4 +314,4 @@ def _sample(key: Array, x: Array, row_weights: Array, settings: _Settings) -> tu
     rows = jnp.minimum((within <= rest[:, None]).sum(1), part - 1)
     # Where rounding points past the last row that counts, the heaviest of the part stands in for it.
     rows = jnp.where(jnp.take_along_axis(padded[parts], rows[:, None], 1)[:, 0] > 0, rows, padded[parts].argmax(1))
-    return x[jnp.minimum(parts * part + rows, num_rows - 1)], jnp.ones(size, x.dtype)
+    return x[jnp.minimum(parts * part + rows, num_rows - 1)], jnp.full(size, totals[-1] / size)

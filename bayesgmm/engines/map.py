@@ -20,13 +20,14 @@ from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
+from bayesgmm.checks import finite_number, whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.labels import relabel
+from bayesgmm.likelihood import log_likelihood
 from bayesgmm.mixture import Mixture
-from bayesgmm.moments import log_likelihood
 from bayesgmm.precision import matching_precision
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
@@ -66,8 +67,9 @@ def fit_map(
     """
     check_on_failure(on_failure)
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
-    if max_steps < 1 or (gtol is not None and not gtol > 0):
-        raise InputError(f"max_steps={max_steps} must be at least 1 and gtol={gtol} greater than 0")
+    max_steps = whole_number("max_steps", max_steps)
+    if gtol is not None and not finite_number("gtol", gtol) > 0:
+        raise InputError(f"gtol={gtol} must be greater than 0")
     return announce(_fit(x, num_components, family, prior, start, gtol, max_steps), on_failure)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, Transform
@@ -22,9 +21,10 @@ from numpyro.distributions.transforms import AffineTransform, Transform
 from bayesgmm.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
+from bayesgmm.likelihood import row_log_prob
 from bayesgmm.mixture import Mixture, covariance_factor, factor_of_covariances
-from bayesgmm.moments import row_log_prob
 from bayesgmm.priors import default_prior
+from bayesgmm.triangular import inverse_of_lower
 
 
 class MixtureDistribution(dist.Distribution):
@@ -177,9 +177,7 @@ def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
         factor = jnp.broadcast_to(1.0 / scales, means.shape)
     elif "correlation_cholesky" in sites:
         # The precision factor of L = diag(s) C is the inverse of C, its columns divided by the scales.
-        correlation = sites["correlation_cholesky"]
-        identity = jnp.broadcast_to(jnp.eye(correlation.shape[-1], dtype=correlation.dtype), correlation.shape)
-        factor = solve_triangular(correlation, identity, lower=True) / scales[..., None, :]
+        factor = inverse_of_lower(sites["correlation_cholesky"]) / scales[..., None, :]
     else:
         factor = 1.0 / scales[..., None]
     return Mixture(jnp.log(sites["weights"]), means, factor)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC, NUTS
 
+from bayesgmm.checks import finite_number, whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.engines.posterior import posterior_fit
@@ -78,14 +79,12 @@ def fit_nuts(
     """
     counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": num_draws}
     for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1")
+        whole_number(name, value)
     if num_draws < 4:
         raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least 4 a chain")
-    if not 0 < target_accept < 1:
+    if not 0 < finite_number("target_accept", target_accept) < 1:
         raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
-    if not jitter >= 0:
-        raise InputError(f"jitter={jitter} must not be negative")
+    finite_number("jitter", jitter)
     if chain_method not in (None, *CHAIN_METHODS):
         raise InputError(f"chain_method={chain_method!r} is not known; choose one of {', '.join(CHAIN_METHODS)}")
     check_on_failure(on_failure)

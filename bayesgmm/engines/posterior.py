@@ -12,8 +12,8 @@ from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.families import Family
 from bayesgmm.labels import relabel
+from bayesgmm.likelihood import log_likelihood
 from bayesgmm.mixture import Mixture, factor_of_covariances
-from bayesgmm.moments import log_likelihood
 from bayesgmm.results import Fit, ResultCode
 
 

@@ -18,7 +18,7 @@ from numpyro.handlers import reparam, seed, trace
 from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
-from bayesgmm.checks import as_key, as_rows, enough_rows
+from bayesgmm.checks import as_key, as_rows, enough_rows, shown
 from bayesgmm.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior, conjugate_prior
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.model import CovarianceUnits, floor_weights, mixture_of_sites, model, sites_of_mixture
@@ -26,7 +26,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray
-from bayesgmm.priors import default_prior
+from bayesgmm.priors import Prior, default_prior
 
 Sites = dict[str, Array]
 
@@ -59,6 +59,11 @@ def prepare(
     prior = default_prior(x, num_components) if prior is None else prior
     if isinstance(prior, ConjugatePrior):
         check_conjugate_prior(prior, num_components, x.shape[1], family)
+    elif not isinstance(prior, Prior):
+        raise InputError(
+            f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
+            f"conjugate_prior(x, {num_components}, {family.name!r})"
+        )
     elif prior.concentration.shape != (num_components,) or prior.mean_loc.shape != x.shape[1:]:
         raise InputError(
             f"prior is for k={prior.concentration.shape[0]} components of {prior.mean_loc.shape[0]} features, but "
@@ -67,6 +72,8 @@ def prepare(
         )
     if start is None:
         start = fit_em(x, num_components, family=family, key=key, on_failure="ignore").mixture
+    if not isinstance(start, Mixture):
+        raise InputError(f"start={shown(start)} must be a Mixture, such as the .mixture of a fit_em result")
     if start.means.shape != (num_components, x.shape[1]) or start.is_diagonal != family.diagonal:
         raise InputError(
             f"start has means of shape {start.means.shape} and a {'diagonal' if start.is_diagonal else 'triangular'} "

@@ -22,6 +22,7 @@ from numpyro.infer.initialization import init_to_value
 from numpyro.infer.util import potential_energy
 from numpyro.optim import Adam
 
+from bayesgmm.checks import whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.engines.posterior import posterior_fit
@@ -79,9 +80,8 @@ def fit_vi(
     if guide not in GUIDES:
         raise InputError(f"guide={guide!r} is not known; choose one of {', '.join(GUIDES)}")
     for name, value in {"num_draws": num_draws, "num_particles": num_particles, "window": window}.items():
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1")
-    if max_steps < 2 * window:
+        whole_number(name, value)
+    if whole_number("max_steps", max_steps) < 2 * window:
         raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
     check_on_failure(on_failure)
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
