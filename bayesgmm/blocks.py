@@ -1,7 +1,8 @@
 """Rows in blocks: sums and maps over them that copy no rows and lose no digits.
 
 A block is small enough for its working set to stay in a core's cache. The last block reaches back over rows that were
-counted already, with weight zero, so that rows need not be padded and every block has the same compiled code.
+counted already, with weight zero, so that rows need not be padded and every block has the same compiled code; so does
+any block past the last one.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jaxtyping import Array
 
 _BLOCK_BYTES = 2**21  # of a block's largest working array: about the size of a core's second-level cache
 _MIN_BLOCK, _MAX_BLOCK = 256, 4096
+_GROUP = 32  # blocks of float32 that are added up before their sum is
 
 
 def block_size(num_rows: int, row_bytes: int) -> int:
@@ -20,43 +22,30 @@ def block_size(num_rows: int, row_bytes: int) -> int:
     return min(num_rows, max(_MIN_BLOCK, min(_MAX_BLOCK, _BLOCK_BYTES // row_bytes)))
 
 
-def sum_over_blocks(
-    function: Callable[..., Any], size: int, row_weights: Array, *rows: Array, stacked: Array | None = None
-) -> Any:
-    """Sum of `function(row_weights, *rows)` over blocks of `size` rows; a stack of blocks has their last argument.
-
-    Sums carry what rounding took from them (Knuth's two-sum), so that in float32 too the number of blocks costs no
-    digits.
-    """
-    num_rows = len(row_weights)
-    if size == num_rows:
-        return function(row_weights, *rows, *(() if stacked is None else (stacked[0],)))
-
-    def block(index: Array) -> Any:
-        start = jnp.minimum(index * size, num_rows - size)
-        weights, *others = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in (row_weights, *rows))
-        counted = start + jnp.arange(size, dtype=start.dtype) < index * size
-        if stacked is not None:
-            others.append(jax.lax.dynamic_index_in_dim(stacked, index, keepdims=False))
-        return function(jnp.where(counted, jnp.zeros_like(weights), weights), *others)
-
-    def add(state: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
-        terms = block(index)
-        sums = jax.tree.map(jnp.add, state[0], terms)
-        lost = jax.tree.map(_two_sum_error, state[0], terms, sums)
-        return (sums, jax.tree.map(jnp.add, state[1], lost)), None
-
-    indices = jnp.arange(-(-num_rows // size), dtype=jnp.int32)
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(block, indices[0]))
-    (sums, lost), _ = jax.lax.scan(add, (zeros, zeros), indices)
-    return jax.tree.map(lambda total, rest: jnp.where(jnp.isfinite(rest), total + rest, total), sums, lost)
+def sum_over_blocks(function: Callable[..., Any], size: int, row_weights: Array, *rows: Array) -> Any:
+    """Sum of `function(row_weights, *rows)` over blocks of `size` rows."""
+    if size == len(row_weights):
+        return function(row_weights, *rows)
+    groups, each = _groups(-(-len(row_weights) // size), row_weights.dtype)
+    return _sum(lambda index: function(*_block(index, size, row_weights, *rows)), groups, each)
 
 
-def stack_of_blocks(function: Callable[[Array], Any], size: int, x: Array) -> Any:
-    """`function(x)` of every block that `sum_over_blocks` takes, stacked."""
-    num_rows = len(x)
-    starts = jnp.minimum(jnp.arange(-(-num_rows // size), dtype=jnp.int32) * size, num_rows - size)
-    return jax.lax.map(lambda start: function(jax.lax.dynamic_slice_in_dim(x, start, size)), starts)
+def stack_of_blocks(function: Callable[..., Any], size: int, row_weights: Array, *rows: Array) -> Any:
+    """`function(row_weights, *rows)` of every block, stacked for `sum_over_stack`."""
+    groups, each = _groups(-(-len(row_weights) // size), row_weights.dtype)
+    indices = jnp.arange(groups * each, dtype=jnp.int32)
+    return jax.lax.map(lambda index: function(*_block(index, size, row_weights, *rows)), indices)
+
+
+def sum_over_stack(function: Callable[..., Any], stack: Any) -> Any:
+    """Sum of `function(*blocks)` over what `stack_of_blocks` has made."""
+    first = jax.tree.leaves(stack)[0]
+    groups, each = _groups(len(first), first.dtype)
+
+    def of_block(index: Array) -> Any:
+        return function(*jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack))
+
+    return _sum(of_block, groups, each)
 
 
 def map_over_blocks(function: Callable[[Array], Any], size: int, x: Array) -> Any:
@@ -64,13 +53,56 @@ def map_over_blocks(function: Callable[[Array], Any], size: int, x: Array) -> An
     num_rows = len(x)
     if size == num_rows:
         return function(x)
-    parts = stack_of_blocks(function, size, x)
+    starts = jnp.minimum(jnp.arange(-(-num_rows // size), dtype=jnp.int32) * size, num_rows - size)
+    parts = jax.lax.map(lambda start: function(jax.lax.dynamic_slice_in_dim(x, start, size)), starts)
 
     def join(part: Array) -> Array:
         whole = part[:-1].reshape(-1, *part.shape[2:])
         return jnp.concatenate([whole, part[-1, size - (num_rows - len(whole)) :]])
 
     return jax.tree.map(join, parts)
+
+
+def _block(index: Array, size: int, row_weights: Array, *rows: Array) -> tuple[Array, ...]:
+    """Weights and rows of a block; rows that belong to an earlier one have weight zero."""
+    start = jnp.minimum(index * size, len(row_weights) - size)
+    weights, *others = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in (row_weights, *rows))
+    counted = start + jnp.arange(size, dtype=start.dtype) < index * size
+    return jnp.where(counted, jnp.zeros_like(weights), weights), *others
+
+
+def _groups(num_blocks: int, dtype: Any) -> tuple[int, int]:
+    """How many groups of how many blocks each. In float64 one: its sums have digits to spare."""
+    groups = 1 if dtype == jnp.float64 else -(-num_blocks // _GROUP)
+    return groups, -(-num_blocks // groups)
+
+
+def _sum(function: Callable[[Array], Any], groups: int, each: int) -> Any:
+    """The sum of a function of the number of a block.
+
+    Sums over groups carry what rounding took from them (Knuth's two-sum), so that in float32 too the number of blocks
+    costs no digits.
+    """
+    indices = jnp.arange(each, dtype=jnp.int32)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, indices[0]))
+
+    def of_group(group: Array) -> Any:
+        def add(total: Any, index: Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, function(index)), None
+
+        return jax.lax.scan(add, zeros, group * each + indices)[0]
+
+    if groups == 1:
+        return of_group(jnp.zeros((), jnp.int32))
+
+    def add_group(state: tuple[Any, Any], group: Array) -> tuple[tuple[Any, Any], None]:
+        terms = of_group(group)
+        sums = jax.tree.map(jnp.add, state[0], terms)
+        lost = jax.tree.map(_two_sum_error, state[0], terms, sums)
+        return (sums, jax.tree.map(jnp.add, state[1], lost)), None
+
+    (sums, lost), _ = jax.lax.scan(add_group, (zeros, zeros), jnp.arange(groups, dtype=jnp.int32))
+    return jax.tree.map(lambda total, rest: jnp.where(jnp.isfinite(rest), total + rest, total), sums, lost)
 
 
 def _two_sum_error(a: Array, b: Array, total: Array) -> Array:

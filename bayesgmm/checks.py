@@ -160,6 +160,9 @@ def truth_value(name: str, value: Any) -> bool:
     return bool(value)
 
 
+_MOST_SORTED_ROWS = 800_000
+
+
 def enough_rows(
     x: AnyArray, num_components: Any, family: Family, row_weights: Any = None, *, bounded: bool = False
 ) -> None:
@@ -187,14 +190,25 @@ def enough_rows(
         return
     rows = np.asarray(x)
     no_constant_column(rows)
-    # Sorting many rows costs more than the fit, and so many that few differ are no data for a mixture of Gaussians.
-    if num_rows <= 100_000 and num_components > 1:
-        distinct = len(np.unique(rows, axis=0))
-        if num_components > distinct:
-            raise InputError(
-                f"num_components={num_components} needs at least {num_components} distinct rows{counted}; "
-                f"got {distinct}"
-            )
+    if num_components > 1 and (distinct := _num_distinct(rows, num_components)) < num_components:
+        raise InputError(
+            f"num_components={num_components} needs at least {num_components} distinct rows{counted}; got {distinct}"
+        )
+
+
+def _num_distinct(rows: np.ndarray, enough: int) -> int:
+    """The number of distinct rows, or any number from `enough` on: most tables show that in their first few rows.
+
+    Of very many rows only a part is sorted, which costs no more than the fit; where few of those differ the rows are no
+    data for a mixture of Gaussians, and counted as enough.
+    """
+    size, distinct = 4 * enough, 0
+    while distinct < enough and size < 8 * len(rows):
+        if size > _MOST_SORTED_ROWS:
+            return enough
+        distinct = len(np.unique(rows[:size], axis=0))
+        size *= 8
+    return distinct
 
 
 def no_constant_column(x: np.ndarray) -> None:

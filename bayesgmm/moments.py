@@ -16,17 +16,17 @@ that it keeps a log-density to 1e-9 (float64) or 1e-4 (float32) of its size and 
 centred one.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from bayesgmm import natural
-from bayesgmm.blocks import block_size, stack_of_blocks, sum_over_blocks
+from bayesgmm.blocks import block_size, stack_of_blocks, sum_over_blocks, sum_over_stack
 from bayesgmm.checks import real_array
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
@@ -48,8 +48,12 @@ __all__ = [
     "prepare",
 ]
 
-_LARGE = 2**19  # rows x features x components from which the natural form is worth its compilation
-_PREPARED_BYTES = 2**27  # features of all rows are kept from pass to pass where they take no more, over all devices
+LARGE_PASS = 2**19  # rows x features x components from which the natural form is worth its compilation
+LARGE_FIT = 2**15  # for a fit of many passes, which share what they prepare
+_PREPARED_BYTES = 2**27  # standardised rows are kept from pass to pass where they take no more, over all devices
+# Sizes of a natural block, each measured to slow it down where it is more: what its features and its responsibilities
+# take falls out of the caches, or is cut up for other threads.
+_MOST_FEATURES, _MOST_JOINT_BYTES, _MOST_ROWS, _LEAST_ROWS = 50_000, 120_000, 2048, 256
 
 
 @matching_precision
@@ -125,14 +129,14 @@ def _wanted(family: Family | None) -> tuple[bool, bool]:
     return (False, False) if family is None else (family.shared, family.isotropic)
 
 
-def _is_large(mixture: Mixture, x: Array) -> bool:
-    return mixture.num_components * x.size >= _LARGE
-
-
-def _natural_block(x: Array, kind: natural.Kind) -> int:
-    """Rows in a block: a few thousand of few features, fewer of many, so that their features stay in cache."""
-    num_products = natural.num_products(x.shape[1], kind)
-    return min(len(x), 4096 if num_products <= 16 else 512 if num_products < 128 else 256)
+def _natural_block(mixture: Mixture, x: Array, kind: natural.Kind) -> int:
+    """Rows in a block: a few thousand of few features, fewer of many."""
+    rows = min(
+        _MOST_FEATURES // natural.num_products(x.shape[1], kind),
+        _MOST_JOINT_BYTES // (mixture.num_components * x.dtype.itemsize),
+        _MOST_ROWS,
+    )
+    return min(len(x), max(_LEAST_ROWS, rows // 64 * 64))
 
 
 def centred_block(x: Array, num_components: int) -> int:
@@ -169,12 +173,13 @@ class Prepared(NamedTuple):
 
     Attributes:
         frame: where rows are standardised to.
-        features: monomials of the rows in blocks, (blocks, P, rows of a block), where they take little memory.
+        blocks: row weights (blocks, rows of a block) and coordinates of the rows in blocks (blocks, c, rows of a
+            block), where they take little memory.
         second: second moment of the rows about the origin of the frame, where second moments are pooled.
     """
 
     frame: natural.Frame
-    features: Array | None
+    blocks: tuple[Array, Array] | None
     second: Array | None
 
 
@@ -187,23 +192,31 @@ def prepare(
     axis_name: str | None = None,
 ) -> Prepared | None:
     """What the passes of a fit can share, for mixtures of the same representation; nothing for small problems."""
-    if not _is_large(mixture, x):
+    if mixture.num_components * x.size < LARGE_FIT:
         return None
     pooled, isotropic = _wanted(family)
     kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
-    frame = natural.frame_of(x, kind)
-    size, num_products = _natural_block(x, kind), natural.num_products(x.shape[1], kind)
+    frame = natural.frame_of(x, kind, axis_name)
+    size = _natural_block(mixture, x, kind)
     num_shares = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    features = second = None
-    if len(x) * num_products * x.dtype.itemsize <= _PREPARED_BYTES // num_shares:
-        features = stack_of_blocks(lambda x: natural.features(frame.standardise(x), kind), size, x)
+    blocks = second = None
+    if x.nbytes <= _PREPARED_BYTES // num_shares:
+        blocks = stack_of_blocks(lambda v, x: (v, frame.coordinates(x, kind)), size, row_weights, x)
     if kind == "pooled":
 
         def block(v: Array, x: Array) -> Array:
             return natural.second_moment(frame.standardise(x), v, diagonal=mixture.is_diagonal)
 
-        second = sum_over_blocks(block, size, row_weights, x)[None]
-    return Prepared(frame, features, second)
+        second = over_devices(sum_over_blocks(block, size, row_weights, x), axis_name)
+    return Prepared(frame, blocks, second)
+
+
+def over_devices(terms: Any, axis_name: str | None) -> Any:
+    """Sums over the devices of a mesh axis, all in one message; on one device the terms themselves."""
+    if axis_name is None:
+        return terms
+    flat, unflatten = ravel_pytree(terms)
+    return unflatten(jax.lax.psum(flat, axis_name))
 
 
 @functools.partial(jax.jit, static_argnames=("pooled", "isotropic", "axis_name"))
@@ -217,22 +230,18 @@ def moments_of_arrays(
     prepared: Prepared | None = None,
     axis_name: str | None = None,
 ) -> Moments:
-    """By the natural form where the problem is large and its amplitude allows that, else by the centred one.
+    """By the natural form where the problem is large, or prepared, and its amplitude allows that; else centred.
 
     Afterwards the moments may turn out to come from rows further out, or to imply variances much narrower, than those
     of the mixture. Then they are taken again by the centred form, about the means just found.
     """
 
-    def over_devices(moments: Moments) -> Moments:
-        if axis_name is None:
-            return moments
-        return dataclasses.replace(jax.lax.psum(moments, axis_name), origin=moments.origin)
-
     def centred(origin: Array) -> Moments:
-        return _centred_moments(mixture, x, row_weights, origin, pooled=pooled)
+        sums = _centred_sums(mixture, x, row_weights, origin, pooled=pooled)
+        return Moments(origin, *over_devices(sums, axis_name))
 
-    if not _is_large(mixture, x):
-        return over_devices(centred(mixture.means))
+    if prepared is None and mixture.num_components * x.size < LARGE_PASS:
+        return centred(mixture.means)
 
     def first_centred() -> tuple[Moments, Array]:
         moments = centred(mixture.means)
@@ -240,18 +249,17 @@ def moments_of_arrays(
 
     kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
     if prepared is None:
-        prepared = Prepared(natural.frame_of(x, kind), None, None)
+        prepared = Prepared(natural.frame_of(x, kind, axis_name), None, None)
     form, amplitude = natural.natural_form(mixture, prepared.frame, kind)
-    moments, accurate = jax.lax.cond(
-        amplitude <= _amplitude_limit(x.dtype),
-        lambda: _natural_moments(mixture, form, x, row_weights, prepared, kind, pooled=pooled),
-        first_centred,
-    )
-    moments = over_devices(moments)
-    if axis_name is not None:
-        accurate = jax.lax.psum(accurate.astype(jnp.int32), axis_name) == jax.lax.psum(1, axis_name)
+
+    def first_natural() -> tuple[Moments, Array]:
+        sums = _natural_sums(mixture, form.theta, x, row_weights, prepared, kind)
+        return _moments_of_sums(mixture, form.precision, over_devices(sums, axis_name), prepared, kind, pooled=pooled)
+
+    # All devices take the same way: they have the same mixture, the same frame and the same sums.
+    moments, accurate = jax.lax.cond(amplitude <= _amplitude_limit(x.dtype), first_natural, first_centred)
     found = moments.origin + moments.first / positive_count(moments.count)[:, None]
-    return jax.lax.cond(accurate, lambda: moments, lambda: over_devices(centred(found)))
+    return jax.lax.cond(accurate, lambda: moments, lambda: centred(found))
 
 
 def _keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, ""]:
@@ -267,9 +275,11 @@ def _keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, "
     return (squares - about_origin >= lost * squares).all()
 
 
-def _centred_moments(
+def _centred_sums(
     mixture: Mixture, x: Array, row_weights: Array, origin: Float[Array, "k d"], *, pooled: bool
-) -> Moments:
+) -> tuple[Array, ...]:
+    """Counts, first and second moments about the origin, and the log-likelihood."""
+
     def block(v: Array, x: Array) -> tuple[Array, ...]:
         shares, marginal = shares_and_marginal(joint_of_rows(mixture, x), v)
         first, second = weighted_sums(shares, x.T[None] - origin[:, :, None], mixture.is_diagonal)
@@ -277,52 +287,61 @@ def _centred_moments(
             second = second.sum(0, keepdims=True)
         return shares.sum(1), first, second, jnp.dot(v, marginal, precision="highest")
 
-    return Moments(origin, *sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x))
+    return sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x)
 
 
-def _natural_moments(
-    mixture: Mixture,
-    form: natural.NaturalForm,
-    x: Array,
-    row_weights: Array,
-    prepared: Prepared,
-    kind: natural.Kind,
-    *,
-    pooled: bool,
-) -> tuple[Moments, Array]:
-    """Moments by the natural form, and whether they are accurate."""
-    diagonal, frame = mixture.is_diagonal, prepared.frame
+class _NaturalSums(NamedTuple):
+    """Sums over rows of features times shares (P, k) and marginal log-densities (P), and of pooled second moments."""
 
-    def sums_of_features(v: Array, features: Array) -> tuple[Array, Array]:
-        shares, marginal = shares_and_marginal(jnp.matmul(form.theta, features, precision="highest"), v)
-        sums = jax.lax.dot_general(features, shares, (((1,), (1,)), ((), ())), precision="highest")
-        return sums, jnp.dot(v, marginal, precision="highest")
+    products: Array
+    second: Array | None
 
-    def block(v: Array, x: Array) -> tuple[Array, ...]:
-        z = frame.standardise(x)
-        sums = sums_of_features(v, natural.features(z, kind))
-        if kind != "pooled" or prepared.second is not None:
-            return sums
-        return *sums, natural.second_moment(z, v, diagonal=diagonal)[None]
 
-    size = _natural_block(x, kind)
-    if prepared.features is not None:
-        sums, log_likelihood = sum_over_blocks(sums_of_features, size, row_weights, stacked=prepared.features)
-        rest = []
+def _natural_sums(
+    mixture: Mixture, theta: Array, x: Array, row_weights: Array, prepared: Prepared, kind: natural.Kind
+) -> _NaturalSums:
+    needs_second = kind == "pooled" and prepared.second is None
+    # Products are fastest with columns in eights; a few more cost less than a rest.
+    num_columns = mixture.num_components + 1
+    num_more = -num_columns % 8 if -num_columns % 8 < num_columns else 0
+
+    def of_block(v: Array, coordinates: Array) -> _NaturalSums:
+        features = natural.features(coordinates, kind)
+        shares, marginal = shares_and_marginal(jnp.matmul(theta, features, precision="highest"), v)
+        # The log-likelihood rides along with the shares: one of the features is 1.
+        columns = jnp.pad(jnp.concatenate([shares, (v * marginal)[None]]), ((0, num_more), (0, 0)))
+        products = jax.lax.dot_general(features, columns, (((1,), (1,)), ((), ())), precision="highest")
+        second = natural.second_moment(coordinates[:-1], v, diagonal=mixture.is_diagonal) if needs_second else None
+        return _NaturalSums(products, second)
+
+    if prepared.blocks is not None:
+        sums = sum_over_stack(of_block, prepared.blocks)
     else:
-        sums, log_likelihood, *rest = sum_over_blocks(block, size, row_weights, x)
-    count, first, second = natural.unpack(sums, x.shape[1], kind)
+        size = _natural_block(mixture, x, kind)
+        sums = sum_over_blocks(lambda v, x: of_block(v, prepared.frame.coordinates(x, kind)), size, row_weights, x)
+    return sums._replace(products=sums.products[:, :num_columns])
+
+
+def _moments_of_sums(
+    mixture: Mixture, precision: Array, sums: _NaturalSums, prepared: Prepared, kind: natural.Kind, *, pooled: bool
+) -> tuple[Moments, Array]:
+    """Moments about the means in the units of the data, and whether they are accurate."""
+    diagonal, d = mixture.is_diagonal, mixture.num_features
+    count, first, second = natural.unpack(sums.products[:, :-1], d, kind)
+    log_likelihood, _, _ = natural.unpack(sums.products[:, -1:], d, kind)
+    log_likelihood = log_likelihood[0]
     if second is None:
-        second = rest[0] if prepared.second is None else prepared.second
-        log_likelihood = log_likelihood - 0.5 * (form.precision * second).sum()
+        second = sums.second if prepared.second is None else prepared.second
+        assert second is not None  # one of the two has what the features of a pooled form leave out
+        log_likelihood = log_likelihood - 0.5 * (precision * second).sum()
     # The amplitude once more, for the rows that each component turned out to have.
     squares = second if diagonal else jnp.diagonal(second, axis1=1, axis2=2)
     spread = squares / (count.sum() if kind == "pooled" else positive_count(count)[:, None])
-    amplitude = natural.amplitude(form.precision, jnp.broadcast_to(spread, first.shape), kind)
+    amplitude = natural.amplitude(precision, jnp.broadcast_to(spread, first.shape), kind)
     if pooled and len(second) > 1:
         second = second.sum(0, keepdims=True)
-    accurate = (amplitude <= _amplitude_limit(x.dtype)) & _keeps_variances(count, first, second)
-    first, second = natural.about_means(mixture, frame, count, first, second)
+    accurate = (amplitude <= _amplitude_limit(count.dtype)) & _keeps_variances(count, first, second)
+    first, second = natural.about_means(mixture, prepared.frame, count, first, second)
     if diagonal:
-        second = jnp.broadcast_to(second, (len(second), x.shape[1]))
+        second = jnp.broadcast_to(second, (len(second), d))
     return Moments(mixture.means, count, first, second, log_likelihood), accurate

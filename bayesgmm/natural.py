@@ -18,6 +18,7 @@ Which monomials of z are features depends on the representation of the covarianc
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -38,6 +39,14 @@ class Frame(NamedTuple):
     def standardise(self, x: Float[Array, "n d"]) -> Float[Array, "d n"]:
         """$(x - o) / s$ with rows as the fastest axis; only the subtraction rounds, for s are powers of two."""
         return (x.T - self.origin[:, None]) * self.inverse_scale[:, None]
+
+    def coordinates(self, x: Float[Array, "n d"], kind: Kind) -> Float[Array, "c n"]:
+        """(z, 1), with sums of squares if need be: what `features` of a block are made of, and much smaller."""
+        z = self.standardise(x)
+        ones = jnp.ones((1, z.shape[1]), z.dtype)
+        if kind == "isotropic":
+            return jnp.concatenate([z, ones, jnp.square(z).sum(0, keepdims=True)])
+        return jnp.concatenate([z, ones])
 
 
 class NaturalForm(NamedTuple):
@@ -65,14 +74,18 @@ def num_products(num_features: int, kind: Kind) -> int:
     return {"dense": len(_pairs(d)[0]), "diagonal": 2 * d + 1, "isotropic": d + 2, "pooled": d + 1}[kind]
 
 
-def frame_of(x: Float[Array, "n d"], kind: Kind) -> Frame:
+def frame_of(x: Float[Array, "n d"], kind: Kind, axis_name: str | None = None) -> Frame:
     """A frame near the centre of the rows, in about their spread; a thousand rows say enough for that.
 
-    Isotropic components stay isotropic: they have one scale for all features.
+    Isotropic components stay isotropic: they have one scale for all features. All devices have the same frame.
     """
+
+    def mean(rows: Array) -> Array:
+        return rows.mean(0) if axis_name is None else jax.lax.pmean(rows.mean(0), axis_name)
+
     sample = x[:: max(1, len(x) // _FRAME_ROWS)]
-    origin = sample.mean(0)
-    spread = jnp.sqrt(jnp.square(sample - origin[None]).mean(0))
+    origin = mean(sample)
+    spread = jnp.sqrt(mean(jnp.square(sample - origin[None])))
     usable = (spread > 0) & jnp.isfinite(spread)
     if kind == "isotropic":
         largest = jnp.where(usable, spread, 0.0).max()
@@ -102,7 +115,7 @@ def natural_form(mixture: Mixture, frame: Frame, kind: Kind) -> tuple[NaturalFor
     if kind == "pooled":
         return NaturalForm(jnp.concatenate([linear, constant], 1), precision), amplitude(precision, size, kind)
     if kind == "isotropic":
-        theta = jnp.concatenate([linear, -0.5 * precision[:, :1], constant], 1)
+        theta = jnp.concatenate([linear, constant, -0.5 * precision[:, :1]], 1)
         return NaturalForm(theta, precision), amplitude(precision, size, kind)
     precision = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
     if mixture.is_diagonal:
@@ -129,18 +142,14 @@ def amplitude(precision: Array, size: Float[Array, "k d"], kind: Kind) -> Float[
     return jnp.sqrt(energy.max())
 
 
-def features(z: Float[Array, "d n"], kind: Kind) -> Float[Array, "p n"]:
-    """The monomials of standardised rows that `theta` multiplies, (P, n)."""
-    ones = jnp.ones((1, z.shape[1]), z.dtype)
-    if kind == "pooled":
-        return jnp.concatenate([z, ones])
-    if kind == "isotropic":
-        return jnp.concatenate([z, jnp.square(z).sum(0, keepdims=True), ones])
+def features(coordinates: Float[Array, "c n"], kind: Kind) -> Float[Array, "p n"]:
+    """The monomials of standardised rows that `theta` multiplies, (P, n), from `Frame.coordinates`."""
+    if kind == "dense":
+        rows, columns, _ = _pairs(len(coordinates) - 1)
+        return coordinates[rows] * coordinates[columns]
     if kind == "diagonal":
-        return jnp.concatenate([jnp.square(z), z, ones])
-    z = jnp.concatenate([z, ones])
-    rows, columns, _ = _pairs(len(z) - 1)
-    return z[rows] * z[columns]
+        return jnp.concatenate([jnp.square(coordinates[:-1]), coordinates])
+    return coordinates
 
 
 def unpack(sums: Float[Array, "p k"], num_features: int, kind: Kind) -> tuple[Array, Array, Array | None]:
@@ -152,7 +161,7 @@ def unpack(sums: Float[Array, "p k"], num_features: int, kind: Kind) -> tuple[Ar
     if kind == "pooled":
         return sums[:, d], sums[:, :d], None
     if kind == "isotropic":
-        return sums[:, -1], sums[:, :d], sums[:, d : d + 1] / d
+        return sums[:, d], sums[:, :d], sums[:, d + 1 :] / d
     if kind == "diagonal":
         return sums[:, -1], sums[:, d : 2 * d], sums[:, :d]
     dense = sums[:, _positions(d)]
@@ -160,11 +169,11 @@ def unpack(sums: Float[Array, "p k"], num_features: int, kind: Kind) -> tuple[Ar
 
 
 def second_moment(z: Float[Array, "d n"], row_weights: Float[Array, " n"], *, diagonal: bool) -> Array:
-    """Weighted sum of products of standardised rows, whatever their component: (d, d), or of squares (d)."""
+    """Weighted sum of products of standardised rows, whatever their component: (1, d, d), or of squares (1, d)."""
     weighted = z * row_weights[None]
     if diagonal:
-        return (weighted * z).sum(1)
-    return jnp.matmul(weighted, z.T, precision="highest")
+        return (weighted * z).sum(1)[None]
+    return jnp.matmul(weighted, z.T, precision="highest")[None]
 
 
 def about_means(

@@ -153,15 +153,15 @@ def test_both_formulations_give_the_same_moments(family, rng, monkeypatch):
     mixture = Mixture.from_covariances(np.full(6, 1 / 6), x[:6], covariances)
     with jax.enable_x64(True):
         kept = prepare(mixture, jnp.asarray(x), jnp.asarray(row_weights), family=record)
-    assert kept.features is not None
+    assert kept.blocks is not None
     ways = {
         "natural": expected_moments(mixture, x, row_weights, family=record),
-        "from features that were kept": expected_moments(mixture, x, row_weights, family=record, prepared=kept),
+        "from blocks that were kept": expected_moments(mixture, x, row_weights, family=record, prepared=kept),
         "from what takes little memory": expected_moments(
-            mixture, x, row_weights, family=record, prepared=kept._replace(features=None)
+            mixture, x, row_weights, family=record, prepared=kept._replace(blocks=None)
         ),
     }
-    monkeypatch.setattr("bayesgmm.moments._LARGE", 10**9)
+    monkeypatch.setattr("bayesgmm.moments.LARGE_PASS", 10**9)
     jax.clear_caches()
     centred = expected_moments(mixture, x, row_weights, family=record)
     jax.clear_caches()

@@ -19,7 +19,7 @@ from bayesgmm.conjugate import ConjugatePrior, log_prior, maximise_posterior
 from bayesgmm.engines.lanes import batchable
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
-from bayesgmm.moments import Moments, Prepared, expected_moments, maximise, prepare
+from bayesgmm.moments import LARGE_FIT, Moments, Prepared, expected_moments, maximise, over_devices, prepare
 from bayesgmm.results import Fit, ResultCode
 
 _RUNNING = -1
@@ -39,6 +39,7 @@ class Problem(NamedTuple):
     tol: Array
     prior: ConjugatePrior | None
     step_limit: Array
+    total_weight: Array
 
 
 class _State(NamedTuple):
@@ -60,6 +61,11 @@ class Ascent(NamedTuple):
     max_steps: int
     accelerate: bool = False
     axis_name: str | None = None
+
+    @property
+    def large(self) -> int:
+        """The cost from which a fit runs on its own: its passes share what they prepare."""
+        return LARGE_FIT
 
     def cost(self, problem: Problem) -> int:
         """Rows x features x components."""
@@ -118,7 +124,7 @@ class Ascent(NamedTuple):
     def step(self, problem: Problem, state: _State, running: Array, prepared: Prepared | None = None) -> _State:
         """An M-step and the pass that follows; of a state that is not running, the state itself."""
         ridge, fresh, far = problem.ridge, state.num_steps < 0, state.extrapolate
-        total_weight = _total(problem.row_weights.sum(), self.axis_name)
+        total_weight = problem.total_weight
         mixture = self._plain_step(problem, state.moments)
         previous, longest_stride = state.previous, state.longest_stride
         stride = longest_stride
@@ -214,14 +220,10 @@ def run_em(
     `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
     """
     step_limit = jnp.asarray(max_steps if step_limit is None else step_limit, jnp.int32)
-    problem = Problem(start, x, row_weights, ridge, tol, prior, step_limit)
+    total_weight = over_devices(row_weights.sum(), axis_name)
+    problem = Problem(start, x, row_weights, ridge, tol, prior, step_limit, total_weight)
     ascent = Ascent(family, max_steps, accelerate, axis_name)
     return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)
-
-
-def _total(value: Any, axis_name: str | None) -> Any:
-    """The sum over devices."""
-    return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
 def _further(state: _State, plain: Mixture) -> tuple[Mixture, Array]:

@@ -36,7 +36,7 @@ from bayesgmm.precision import is_traced, matching_precision
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
 
-_SHORT_STEPS = 20
+_SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
 _LARGE = 2**20  # rows x features x components from which runs go one by one, and over several devices
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
@@ -139,19 +139,12 @@ def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior:
     traced = is_traced((x, weights, start, key, prior, tol, reg_covar))
     given_rows = x, weights
     x, weights, mesh = (x, weights, None) if traced else _placed(x, weights, settings.num_components)
-    x, weights = jnp.asarray(x), jnp.asarray(weights)
-    # A start has no prior that would hold its components, so its M-step has a ridge either way.
-    start_ridge = default_ridge(x, weights) if reg_covar is None else jnp.asarray(reg_covar, x.dtype)
-    start_ridge = jnp.broadcast_to(start_ridge, x.shape[1:])
-    ridge = jnp.zeros_like(start_ridge) if prior is not None and reg_covar is None else start_ridge
-    tol = jnp.asarray(tol, x.dtype)
-    if prior is not None:
-        prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
     if isinstance(start, Start) and start.random:
-        keys = jax.random.split(key, settings.num_restarts)
         options = {"settings": settings, "start": start.name, "mesh": mesh}
-        fit = _best_of_restarts(keys, x, weights, start_ridge, ridge, tol, prior, **options)
+        fit = _best_of_restarts(key, x, weights, reg_covar, tol, prior, **options)
     else:
+        x, weights = jnp.asarray(x), jnp.asarray(weights)
+        start_ridge, ridge = _ridges(x, weights, reg_covar, prior)
         host = (x, weights) if mesh is None else tuple(np.asarray(array) for array in given_rows)
         k, family = settings.num_components, settings.family
         if isinstance(start, Start):
@@ -166,12 +159,12 @@ def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior:
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), fit)
 
 
-def _placed(x: Any, weights: Any, num_components: int) -> tuple[Array, Array, Mesh | None]:
+def _placed(x: Any, weights: Any, num_components: int) -> tuple[Any, Any, Mesh | None]:
     """Rows where they are computed: many, on several CPU devices, are shared out among them; else as they are."""
     large = x.size * num_components >= _LARGE
     devices = jax.local_devices()[: _num_cores()] if large else []
     if len(devices) < 2 or devices[0].platform != "cpu":
-        return jnp.asarray(x), jnp.asarray(weights), None
+        return x, weights, None
     x, weights = np.asarray(x), np.asarray(weights)
     missing = -len(x) % len(devices)
     if missing:
@@ -191,6 +184,13 @@ def _num_cores() -> int:
 def default_ridge(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, " d"]:
     """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
     return column_moments(x, row_weights)[1] * (1e-10 if x.dtype == jnp.float64 else 1e-7)
+
+
+def _ridges(x: Array, row_weights: Array, reg_covar: Any, prior: ConjugatePrior | None) -> tuple[Array, Array]:
+    """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one."""
+    ridge = default_ridge(x, row_weights) if reg_covar is None else jnp.asarray(reg_covar, x.dtype)
+    ridge = jnp.broadcast_to(ridge, x.shape[1:])
+    return ridge, jnp.zeros_like(ridge) if prior is not None and reg_covar is None else ridge
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "mesh"))
@@ -224,11 +224,10 @@ def _run(
 
 @functools.partial(jax.jit, static_argnames=("settings", "start", "mesh"))
 def _best_of_restarts(
-    keys: Array,
+    key: Array,
     x: Array,
     row_weights: Array,
-    start_ridge: Array,
-    ridge: Array,
+    reg_covar: Any,
     tol: Array,
     prior: ConjugatePrior | None,
     *,
@@ -237,6 +236,8 @@ def _best_of_restarts(
     mesh: Mesh | None,
 ) -> Fit:
     num_components, family = settings.num_components, settings.family
+    keys = jax.random.split(key, settings.num_restarts)
+    start_ridge, ridge = _ridges(x, row_weights, reg_covar, prior)
     large = x.size * num_components >= _LARGE
     sample, sample_weights = x, row_weights
     if large:
@@ -263,11 +264,12 @@ def _best_of_restarts(
         # In lanes, side by side; short and long runs share one compiled loop.
         starts = jax.lax.map(from_key, keys, batch_size=_STARTS_AT_ONCE)
         ascent = Ascent(family, settings.max_steps, settings.accelerate)
-        varies = Problem._make([True] + [False] * 6)
+        total_weight = row_weights.sum()
+        varies = Problem._make(name == "start" for name in Problem._fields)
 
         def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
             limit = jnp.where(last, settings.max_steps, min(_SHORT_STEPS, settings.max_steps))
-            problems = Problem(starts, x, row_weights, ridge, jnp.where(last, tol, brief), prior, limit)
+            problems = Problem(starts, x, row_weights, ridge, jnp.where(last, tol, brief), prior, limit, total_weight)
             num_tasks = jnp.where(last, num_carried, settings.num_restarts)
             fits = run_all(ascent, problems, varies, settings.num_restarts, num_tasks)
             return _best(fits, settings.num_restarts).mixture, fits

@@ -22,6 +22,11 @@ _LANES_COST = 2**17  # of all lanes together: their working set stays in cache
 class Program(Protocol):
     """A loop over one problem, hashable; `step` leaves a state as it is where `running` is false."""
 
+    @property
+    def large(self) -> int:
+        """The cost from which tasks run one after the other."""
+        ...
+
     def cost(self, problem: Any) -> int:
         """The size of a step, in numbers."""
         ...
@@ -92,8 +97,8 @@ def _queue(
         axes = structure.unflatten(None if place is None else 0 for place in places)
         one = jax.eval_shape(lambda leaves: load(leaves, jnp.asarray(0)), leaves)
         cost = program.cost(one)
-        if cost >= _LANES_COST:
-            return jax.lax.map(lambda index: program.run(load(leaves, index)), jnp.arange(size))
+        if cost >= program.large:
+            return _run_in_turn(program, lambda index: load(leaves, index), size, group, num_tasks)
         num_lanes = min(_MAX_LANES, max(1, _LANES_COST // cost), size)
         return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, group, num_lanes, num_tasks)
 
@@ -114,6 +119,19 @@ def _queue(
         return results, jax.tree.map(lambda _: True, results)
 
     return run
+
+
+def _run_in_turn(program: Any, load: Callable[[Array], Any], size: int, group: int, num_tasks: Array) -> Any:
+    shapes = jax.eval_shape(lambda: program.run(load(jnp.asarray(0))))
+
+    def run(index: Array) -> Any:
+        return jax.lax.cond(
+            index % group < num_tasks,
+            lambda: program.run(load(index)),
+            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        )
+
+    return jax.lax.map(run, jnp.arange(size))
 
 
 class _Lanes(NamedTuple):
