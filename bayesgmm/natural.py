@@ -125,7 +125,7 @@ def natural_form(mixture: Mixture, frame: Frame, kind: Kind) -> tuple[NaturalFor
     upper = jnp.concatenate([-0.5 * precision, half], 2)
     form = jnp.concatenate([upper, jnp.concatenate([jnp.swapaxes(half, 1, 2), constant[:, :, None]], 2)], 1)
     rows, columns, coefficients = _pairs(mixture.num_features)
-    theta = form[:, rows, columns] * coefficients.astype(form.dtype)
+    theta = form[:, rows, columns] * coefficients.astype(form.dtype)[None]
     return NaturalForm(theta, precision), amplitude(precision, size, kind)
 
 
