@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from bayesgmm.checks import real_array
 from bayesgmm.errors import InputError
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
-from bayesgmm.triangular import cholesky, inverse_of_lower
+from bayesgmm.triangular import UNROLLED, cholesky, inverse_of_lower
 
 
 @functools.partial(
@@ -150,6 +150,12 @@ def whiten(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
         return centred * mixture.precision_factor[:, :, None]
     factor = jnp.tril(mixture.precision_factor)
     factor = jnp.broadcast_to(factor, (mixture.num_components, *factor.shape[1:]))
+    if mixture.num_features <= UNROLLED:  # a product of such small matrices costs more to set up than to work out
+        rows = (
+            sum(factor[:, row, column, None] * centred[:, column] for column in range(row + 1))
+            for row in range(mixture.num_features)
+        )
+        return jnp.stack(list(rows), 1)
     return jnp.matmul(factor, centred, precision="highest")
 
 
@@ -163,7 +169,11 @@ def log_normaliser(mixture: Mixture) -> Float[Array, " k"]:
 
 def joint_of_whitened(mixture: Mixture, whitened: Float[Array, "k d n"]) -> Float[Array, "k n"]:
     r"""$\log w_j + \log|F_j| - \tfrac d2 \log 2\pi - \tfrac12 \lVert F_j (x_i - \mu_j) \rVert^2$. The one density."""
-    return (mixture.log_weights + log_normaliser(mixture))[:, None] - 0.5 * jnp.square(whitened).sum(1)
+    squares = jnp.square(whitened)
+    # Of few features written out, to be worked out together with what the squares are made of.
+    few = mixture.num_features <= UNROLLED
+    squares = sum(squares[:, row] for row in range(mixture.num_features)) if few else squares.sum(1)
+    return (mixture.log_weights + log_normaliser(mixture))[:, None] - 0.5 * squares
 
 
 def joint_of_rows(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k n"]:

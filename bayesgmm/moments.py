@@ -38,6 +38,7 @@ from bayesgmm.mixture import (
 )
 from bayesgmm.precision import matching_precision
 from bayesgmm.statistics import Moments, expected_complete_log_prob, maximise, positive_count
+from bayesgmm.triangular import UNROLLED
 
 __all__ = [
     "Moments",
@@ -148,6 +149,11 @@ def weighted_sums(shares: Float[Array, "k n"], centred: Float[Array, "k d n"], d
     shared_out = shares[:, None, :] * centred
     if diagonal:
         return shared_out.sum(2), (shared_out * centred).sum(2)
+    num_features = centred.shape[1]
+    if num_features <= UNROLLED:
+        parts = [[(shared_out[:, a] * centred[:, b]).sum(1) for b in range(a + 1)] for a in range(num_features)]
+        second = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
+        return shared_out.sum(2), jnp.stack([jnp.stack(row, 1) for row in second], 1)
     return shared_out.sum(2), jnp.matmul(shared_out, jnp.swapaxes(centred, 1, 2), precision="highest")
 
 

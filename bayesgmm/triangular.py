@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from bayesgmm.precision import AnyArray
 
-_UNROLLED = 4  # up to this size Cholesky is unrolled
+UNROLLED = 4  # up to this size work on a matrix is written out entry by entry
 _BASE = 8  # inversion by halves ends at blocks of this size
 
 
@@ -22,7 +22,7 @@ def cholesky(matrices: Float[AnyArray, "*batch d d"]) -> Float[Array, "*batch d 
     A matrix that is not positive definite gives a factor with a NaN or a zero on its diagonal.
     """
     size = matrices.shape[-1]
-    if size > _UNROLLED:
+    if size > UNROLLED:
         return jnp.linalg.cholesky(matrices, symmetrize_input=False)
     entries = {}
     for column in range(size):
@@ -38,7 +38,7 @@ def cholesky(matrices: Float[AnyArray, "*batch d d"]) -> Float[Array, "*batch d 
 def inverse_of_lower(lower: Float[AnyArray, "*batch d d"]) -> Float[Array, "*batch d d"]:
     """Inverses of lower triangular matrices, of which the lower triangle is read."""
     size = lower.shape[-1]
-    if size <= _UNROLLED:
+    if size <= UNROLLED:
         return _inverse_by_entries(lower)
     padded_size = max(_BASE, 1 << (size - 1).bit_length())
     padding = [(0, 0)] * (lower.ndim - 2) + [(0, padded_size - size)] * 2

@@ -115,6 +115,9 @@ def fit_em(
     if prior is not None:
         prior = check_conjugate_prior(prior, settings.num_components, x.shape[1], family)
         prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
+    # NaN stands for the default, so that no program is compiled for it alone.
+    reg_covar = np.asarray(np.nan, x.dtype) if reg_covar is None else reg_covar
+    reg_covar = (jnp if is_traced(reg_covar) else np).broadcast_to(reg_covar, x.shape[1:])
     if isinstance(start, str):
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
@@ -188,9 +191,10 @@ def default_ridge(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Fl
 
 def _ridges(x: Array, row_weights: Array, reg_covar: Any, prior: ConjugatePrior | None) -> tuple[Array, Array]:
     """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one."""
-    ridge = default_ridge(x, row_weights) if reg_covar is None else jnp.asarray(reg_covar, x.dtype)
-    ridge = jnp.broadcast_to(ridge, x.shape[1:])
-    return ridge, jnp.zeros_like(ridge) if prior is not None and reg_covar is None else ridge
+    reg_covar = jnp.asarray(reg_covar, x.dtype)
+    by_default = jnp.isnan(reg_covar)
+    ridge = jnp.where(by_default, default_ridge(x, row_weights), reg_covar)
+    return ridge, ridge if prior is None else jnp.where(by_default, 0.0, ridge)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "mesh"))

@@ -48,7 +48,7 @@ def run(quick: bool) -> Iterator[Row]:
         problem = simulate(*shape)
         for dtype in ("float64", "float32"):
             x = subjects.place(problem.x, dtype)
-            ours = our_steps(x, subjects.mixture_of(problem.start, "full", dtype), "full", 8)
+            ours = our_steps(x, subjects.mixture_of(problem.start, "full", dtype), "full", 2, 20)
             compile_seconds, fit = ours.warm_up()
             with subjects.precision(dtype):
                 layout, seconds = {}, 0.0

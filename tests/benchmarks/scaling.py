@@ -42,7 +42,7 @@ def over_rows(sizes: tuple[int, ...], repeats: int) -> Iterator[Row]:
         x = subjects.place(problem.x, "float32")
         # Short steps are told apart from the rest of a fit only by taking many.
         num_steps = int(np.clip(4_000_000 // num_rows, 6, 100))
-        ours = our_steps(x, subjects.mixture_of(problem.start, "full", "float32"), "full", num_steps)
+        ours = our_steps(x, subjects.mixture_of(problem.start, "full", "float32"), "full", 1, num_steps)
         compile_seconds, fit = ours.warm_up()
         for _ in range(repeats):
             ours.measure()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from bayesgmm import FAMILIES, Fit, Mixture, ResultCode, expected_moments, fit_em, load_dataset, log_likelihood
 from bayesgmm.moments import maximise
@@ -55,28 +56,20 @@ def fit(x: Any, num_components: int, *, seed: int, **options: Any) -> Fit:
         return fit_em(x, num_components, key=jax.random.key(seed), on_failure="ignore", **options)
 
 
-def many_fits(x: jax.Array, num_components: int, *, seed: int, **options: Any) -> Callable[[], Fit]:
-    """Fits of x[i] (many, n, d) as one vmap, ready to be called."""
+def many_fits(x: jax.Array, num_components: int, *, seed: int, mesh: Mesh | None, **options: Any) -> Callable[[], Fit]:
+    """Fits of x[i] (many, n, d) as one vmap, ready to be called; on a mesh of devices, each has its share of them."""
 
-    @jax.jit
-    def fits(x: jax.Array, keys: jax.Array) -> Fit:
-        def one(x: jax.Array, key: jax.Array) -> Fit:
-            return fit_em(x, num_components, key=key, num_restarts=1, on_failure="ignore", **options)
+    def one(x: jax.Array, key: jax.Array) -> Fit:
+        return fit_em(x, num_components, key=key, num_restarts=1, on_failure="ignore", **options)
 
-        return jax.vmap(one)(x, keys)
-
-    def run() -> Fit:
-        with precision(str(x.dtype)):
-            return fits(x, keys)
-
+    fits = jax.vmap(one)
+    if mesh is not None:
+        rows = PartitionSpec(mesh.axis_names[0])
+        fits = jax.shard_map(fits, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
+    fits = jax.jit(fits)
     with precision(str(x.dtype)):
         keys = jax.random.split(jax.random.key(seed), len(x))
-        keys = jax.device_put(keys, jax.sharding.NamedSharding(x.sharding.mesh, x.sharding.spec)) if _cut(x) else keys
-    return run
-
-
-def _cut(x: jax.Array) -> bool:
-    return isinstance(x.sharding, jax.sharding.NamedSharding)
+    return functools.partial(_in_precision, str(x.dtype), fits, x, keys)
 
 
 def one_iteration(x: jax.Array, mixture: Mixture, family: str) -> Callable[[], Mixture]:
