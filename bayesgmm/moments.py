@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 LARGE_PASS = 2**19  # rows x features x components from which the natural form is worth its compilation
-LARGE_FIT = 2**15  # for a fit of many passes, which share what they prepare
+LARGE_FIT = 2**11  # for a fit of many passes, which share what they prepare
 _PREPARED_BYTES = 2**27  # standardised rows are kept from pass to pass where they take no more, over all devices
 # Sizes of a natural block, each measured to slow it down where it is more: what its features and its responsibilities
 # take falls out of the caches, or is cut up for other threads.

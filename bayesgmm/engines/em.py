@@ -8,6 +8,7 @@ over the processor's cores where JAX has a device for each.
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -266,7 +267,7 @@ def _best_of_restarts(
         fit = _best(jax.lax.map(long, _best(tried, num_carried).mixture))
     else:
         # In lanes, side by side; short and long runs share one compiled loop.
-        starts = jax.lax.map(from_key, keys, batch_size=_STARTS_AT_ONCE)
+        starts = _in_equal_batches(from_key, keys)
         ascent = Ascent(family, settings.max_steps, settings.accelerate)
         total_weight = row_weights.sum()
         varies = Problem._make(name == "start" for name in Problem._fields)
@@ -282,6 +283,16 @@ def _best_of_restarts(
         fit = _best(jax.tree.map(lambda leaf: leaf[1, :num_carried], fits))
     order = jnp.lexsort(fit.mixture.means.T[::-1])
     return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
+
+
+def _in_equal_batches(from_key: Callable[[Array], Mixture], keys: Array) -> Mixture:
+    """Starts from keys; batches of one size, for which the work is compiled once."""
+    num_batches = -(-len(keys) // _STARTS_AT_ONCE)
+    size = -(-len(keys) // num_batches)
+    # The last batch is filled up with keys that others have too.
+    batches = keys[jnp.arange(num_batches * size).reshape(num_batches, size) % len(keys)]
+    starts = jax.lax.map(jax.vmap(from_key), batches)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(keys)], starts)
 
 
 def _best(fits: Fit, count: int | None = None) -> Fit:
