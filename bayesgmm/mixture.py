@@ -188,13 +188,20 @@ def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array,
     return whitened, joint, jax.nn.logsumexp(joint, axis=0)
 
 
-def shares_and_marginal(joint: Float[Array, "k n"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
-    """Responsibilities times row weights (k, n), and marginal log-densities (n), with one exp for each entry."""
+def shares_and_marginal_parts(
+    joint: Float[Array, "k n"], row_weights: Float[Array, " n"]
+) -> tuple[Float[Array, "k n"], tuple[Float[Array, " n"], Float[Array, " n"]]]:
+    """Responsibilities times row weights, and what `marginal_of_parts` takes: with one exp for each entry."""
     largest = jax.lax.stop_gradient(joint.max(0))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
     relative = jnp.exp(joint - largest[None])
     total = relative.sum(0)
-    return relative * (row_weights / total)[None], largest + jnp.log(total)
+    return relative * (row_weights / total)[None], (largest, total)
+
+
+def marginal_of_parts(largest: Float[Array, " n"], total: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Marginal log-densities, from the largest joint one of each row and the sum of all relative to it."""
+    return largest + jnp.log(total)
 
 
 def covariance_factor(factor: AnyArray) -> Array:

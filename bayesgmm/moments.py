@@ -33,8 +33,9 @@ from bayesgmm.families import Family
 from bayesgmm.mixture import (
     Mixture,
     joint_of_rows,
+    marginal_of_parts,
     rows_of_mixture,
-    shares_and_marginal,
+    shares_and_marginal_parts,
 )
 from bayesgmm.precision import matching_precision
 from bayesgmm.statistics import Moments, expected_complete_log_prob, maximise, positive_count
@@ -287,19 +288,20 @@ def _centred_sums(
     """Counts, first and second moments about the origin, and the log-likelihood."""
 
     def block(v: Array, x: Array) -> tuple[Array, ...]:
-        shares, marginal = shares_and_marginal(joint_of_rows(mixture, x), v)
+        shares, parts = shares_and_marginal_parts(joint_of_rows(mixture, x), v)
         first, second = weighted_sums(shares, x.T[None] - origin[:, :, None], mixture.is_diagonal)
         if pooled:
             second = second.sum(0, keepdims=True)
-        return shares.sum(1), first, second, jnp.dot(v, marginal, precision="highest")
+        return shares.sum(1), first, second, jnp.dot(v, marginal_of_parts(*parts), precision="highest")
 
     return sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x)
 
 
 class _NaturalSums(NamedTuple):
-    """Sums over rows of features times shares (P, k) and marginal log-densities (P), and of pooled second moments."""
+    """Sums over rows: features times shares (P, k), marginal log-densities, and what pooled second moments need."""
 
     products: Array
+    marginal: Array
     second: Array | None
 
 
@@ -307,25 +309,26 @@ def _natural_sums(
     mixture: Mixture, theta: Array, x: Array, row_weights: Array, prepared: Prepared, kind: natural.Kind
 ) -> _NaturalSums:
     needs_second = kind == "pooled" and prepared.second is None
-    # Products are fastest with columns in eights; a few more cost less than a rest.
-    num_columns = mixture.num_components + 1
-    num_more = -num_columns % 8 if -num_columns % 8 < num_columns else 0
+    # Products are fastest with components in eights; a few more cost less than a rest.
+    num_components = mixture.num_components
+    num_more = -num_components % 8 if -num_components % 8 < num_components else 0
 
     def of_block(v: Array, coordinates: Array) -> _NaturalSums:
         features = natural.features(coordinates, kind)
-        shares, marginal = shares_and_marginal(jnp.matmul(theta, features, precision="highest"), v)
-        # The log-likelihood rides along with the shares: one of the features is 1.
-        columns = jnp.pad(jnp.concatenate([shares, (v * marginal)[None]]), ((0, num_more), (0, 0)))
-        products = jax.lax.dot_general(features, columns, (((1,), (1,)), ((), ())), precision="highest")
+        shares, parts = shares_and_marginal_parts(jnp.matmul(theta, features, precision="highest"), v)
+        shares = jnp.pad(shares, ((0, num_more), (0, 0)))
+        products = jax.lax.dot_general(features, shares, (((1,), (1,)), ((), ())), precision="highest")
         second = natural.second_moment(coordinates[:-1], v, diagonal=mixture.is_diagonal) if needs_second else None
-        return _NaturalSums(products, second)
+        # One after the other: XLA would hand what is independent to other threads, which have blocks of their own.
+        products, parts = jax.lax.optimization_barrier((products, parts))
+        return _NaturalSums(products, jnp.dot(v, marginal_of_parts(*parts), precision="highest"), second)
 
     if prepared.blocks is not None:
         sums = sum_over_stack(of_block, prepared.blocks)
     else:
         size = _natural_block(mixture, x, kind)
         sums = sum_over_blocks(lambda v, x: of_block(v, prepared.frame.coordinates(x, kind)), size, row_weights, x)
-    return sums._replace(products=sums.products[:, :num_columns])
+    return sums._replace(products=sums.products[:, :num_components])
 
 
 def _moments_of_sums(
@@ -333,9 +336,8 @@ def _moments_of_sums(
 ) -> tuple[Moments, Array]:
     """Moments about the means in the units of the data, and whether they are accurate."""
     diagonal, d = mixture.is_diagonal, mixture.num_features
-    count, first, second = natural.unpack(sums.products[:, :-1], d, kind)
-    log_likelihood, _, _ = natural.unpack(sums.products[:, -1:], d, kind)
-    log_likelihood = log_likelihood[0]
+    count, first, second = natural.unpack(sums.products, d, kind)
+    log_likelihood = sums.marginal
     if second is None:
         second = sums.second if prepared.second is None else prepared.second
         assert second is not None  # one of the two has what the features of a pooled form leave out

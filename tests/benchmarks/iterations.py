@@ -15,7 +15,7 @@ from typing import Any
 from tests.benchmarks import peers, subjects
 from tests.benchmarks.data import Problem, simulate
 from tests.benchmarks.rows import Row, Target
-from tests.benchmarks.timing import seconds_of
+from tests.benchmarks.timing import rest, seconds_of
 
 SECTION = "iterations"
 SHAPES = ((131072, 2, 5), (65536, 10, 10), (65536, 32, 16), (16384, 64, 16), (1048576, 4, 8))
@@ -43,6 +43,7 @@ class PerStep:
         return max(0.0, first + first_short - again - again_short), result
 
     def measure(self) -> None:
+        rest()
         long, short = seconds_of(self.long)[0], seconds_of(self.short)[0]
         self.differences.append((long - short) / self.num_more)
 

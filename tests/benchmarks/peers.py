@@ -10,7 +10,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.data import Parameters, covariances_of_family, dense_covariances
-from tests.benchmarks.timing import seconds_of
+from tests.benchmarks.timing import rest, seconds_of
 
 THREADS = (1, 2)
 
@@ -32,6 +32,7 @@ class SklearnSteps:
         self.estimator.covariances_ = self.estimator.precisions_cholesky_ = covariances
 
     def step(self, threads: int) -> None:
+        rest()
         with threadpool_limits(limits=threads):
             elapsed, _ = seconds_of(self._step)
         self.seconds[threads].append(elapsed)

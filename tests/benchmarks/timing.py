@@ -19,11 +19,17 @@ def seconds_of(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
+def rest() -> None:
+    """Until the threads that the last subject left spinning have gone to sleep: OpenBLAS lets them wait for work."""
+    time.sleep(0.1)
+
+
 def take_turns(subjects: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Wall times of every subject, A B A B: what slows the machine for a while then slows them all."""
     times = {name: [] for name in subjects}
     for _ in range(repeats):
         for name, function in subjects.items():
+            rest()
             times[name].append(seconds_of(function)[0])
     return times
 
