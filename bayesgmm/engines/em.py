@@ -290,7 +290,7 @@ def _in_equal_batches(from_key: Callable[[Array], Mixture], keys: Array) -> Mixt
     num_batches = -(-len(keys) // _STARTS_AT_ONCE)
     size = -(-len(keys) // num_batches)
     # The last batch is filled up with keys that others have too.
-    batches = keys[jnp.arange(num_batches * size).reshape(num_batches, size) % len(keys)]
+    batches = keys[np.arange(num_batches * size).reshape(num_batches, size) % len(keys)]
     starts = jax.lax.map(jax.vmap(from_key), batches)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(keys)], starts)
 

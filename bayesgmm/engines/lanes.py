@@ -122,7 +122,7 @@ def _queue(
 
 
 def _run_in_turn(program: Any, load: Callable[[Array], Any], size: int, group: int, num_tasks: Array) -> Any:
-    shapes = jax.eval_shape(lambda: program.run(load(jnp.asarray(0))))
+    shapes = jax.eval_shape(lambda: program.run(load(jnp.zeros((), jnp.int32))))
 
     def run(index: Array) -> Any:
         return jax.lax.cond(
@@ -131,7 +131,7 @@ def _run_in_turn(program: Any, load: Callable[[Array], Any], size: int, group: i
             lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         )
 
-    return jax.lax.map(run, jnp.arange(size))
+    return jax.lax.map(run, jnp.arange(size, dtype=jnp.int32))
 
 
 class _Lanes(NamedTuple):
