@@ -233,7 +233,7 @@ def as_row_weights(row_weights: Any, x: AnyArray) -> AnyArray:
     """
     num_rows = x.shape[0]
     if row_weights is None:
-        return np.ones(num_rows, x.dtype)
+        return np.broadcast_to(np.ones((), x.dtype), (num_rows,))  # takes no memory
     weights = real_array(row_weights, "row_weights")
     if weights.shape != (num_rows,):
         raise InputError(f"row_weights must have shape ({num_rows},), one for each row; got {weights.shape}")

@@ -79,7 +79,7 @@ def expected_moments(
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
     mixture, x, row_weights = as_arguments(mixture, x, row_weights)
-    pooled, isotropic = _wanted(family)
+    pooled, isotropic = wanted(family)
     return moments_of_arrays(
         mixture, x, row_weights, pooled=pooled, isotropic=isotropic, prepared=prepared, axis_name=axis_name
     )
@@ -126,7 +126,7 @@ def as_arguments(mixture: Mixture, x: Any, row_weights: Any) -> tuple[Mixture, A
     return mixture, x, jnp.asarray(row_weights, dtype)
 
 
-def _wanted(family: Family | None) -> tuple[bool, bool]:
+def wanted(family: Family | None) -> tuple[bool, bool]:
     """Whether second moments are wanted pooled over components, and averaged over features."""
     return (False, False) if family is None else (family.shared, family.isotropic)
 
@@ -166,7 +166,7 @@ _LOG_PROB_ROUNDING, _VARIANCE_ROUNDING = 2.0, 16.0
 _POOLED_VARIANCE_ROUNDING = 64.0  # one sum less a sum over components, where the others have one sum each
 
 
-def _amplitude_limit(dtype: Any) -> float:
+def amplitude_limit(dtype: Any) -> float:
     """How large an amplitude the tolerance allows."""
     return _tolerance(dtype, _LOG_PROB_TOLERANCE) / (_LOG_PROB_ROUNDING * float(jnp.finfo(dtype).eps))
 
@@ -201,7 +201,7 @@ def prepare(
     """What the passes of a fit can share, for mixtures of the same representation; nothing for small problems."""
     if mixture.num_components * x.size < LARGE_FIT:
         return None
-    pooled, isotropic = _wanted(family)
+    pooled, isotropic = wanted(family)
     kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
     frame = natural.frame_of(x, kind, axis_name)
     size = _natural_block(mixture, x, kind)
@@ -210,12 +210,17 @@ def prepare(
     if x.nbytes <= _PREPARED_BYTES // num_shares:
         blocks = stack_of_blocks(lambda v, x: (v, frame.coordinates(x, kind)), size, row_weights, x)
     if kind == "pooled":
-
-        def block(v: Array, x: Array) -> Array:
-            return natural.second_moment(frame.standardise(x), v, diagonal=mixture.is_diagonal)
-
-        second = over_devices(sum_over_blocks(block, size, row_weights, x), axis_name)
+        second = over_devices(pooled_second(mixture, x, row_weights, frame), axis_name)
     return Prepared(frame, blocks, second)
+
+
+def pooled_second(mixture: Mixture, x: Array, row_weights: Array, frame: natural.Frame) -> Array:
+    """Second moment of the rows about the origin of a frame, (1, d, d), or of their squares, (1, d)."""
+
+    def block(v: Array, x: Array) -> Array:
+        return natural.second_moment(frame.standardise(x), v, diagonal=mixture.is_diagonal)
+
+    return sum_over_blocks(block, _natural_block(mixture, x, "pooled"), row_weights, x)
 
 
 def over_devices(terms: Any, axis_name: str | None) -> Any:
@@ -244,7 +249,7 @@ def moments_of_arrays(
     """
 
     def centred(origin: Array) -> Moments:
-        sums = _centred_sums(mixture, x, row_weights, origin, pooled=pooled)
+        sums = centred_sums(mixture, x, row_weights, origin, pooled=pooled)
         return Moments(origin, *over_devices(sums, axis_name))
 
     if prepared is None and mixture.num_components * x.size < LARGE_PASS:
@@ -252,7 +257,7 @@ def moments_of_arrays(
 
     def first_centred() -> tuple[Moments, Array]:
         moments = centred(mixture.means)
-        return moments, _keeps_variances(moments.count, moments.first, moments.second)
+        return moments, keeps_variances(moments.count, moments.first, moments.second)
 
     kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
     if prepared is None:
@@ -260,16 +265,16 @@ def moments_of_arrays(
     form, amplitude = natural.natural_form(mixture, prepared.frame, kind)
 
     def first_natural() -> tuple[Moments, Array]:
-        sums = _natural_sums(mixture, form.theta, x, row_weights, prepared, kind)
-        return _moments_of_sums(mixture, form.precision, over_devices(sums, axis_name), prepared, kind, pooled=pooled)
+        sums = natural_sums(mixture, form.theta, x, row_weights, prepared, kind)
+        return moments_of_sums(mixture, form.precision, over_devices(sums, axis_name), prepared, kind, pooled=pooled)
 
     # All devices take the same way: they have the same mixture, the same frame and the same sums.
-    moments, accurate = jax.lax.cond(amplitude <= _amplitude_limit(x.dtype), first_natural, first_centred)
+    moments, accurate = jax.lax.cond(amplitude <= amplitude_limit(x.dtype), first_natural, first_centred)
     found = moments.origin + moments.first / positive_count(moments.count)[:, None]
     return jax.lax.cond(accurate, lambda: moments, lambda: centred(found))
 
 
-def _keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, ""]:
+def keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, ""]:
     """Whether the variances that moments imply are large enough beside the second moments they are taken from."""
     squares = second if second.ndim == 2 else jnp.diagonal(second, axis1=1, axis2=2)
     about_origin = jnp.square(first) / positive_count(count)[:, None]
@@ -282,7 +287,7 @@ def _keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, "
     return (squares - about_origin >= lost * squares).all()
 
 
-def _centred_sums(
+def centred_sums(
     mixture: Mixture, x: Array, row_weights: Array, origin: Float[Array, "k d"], *, pooled: bool
 ) -> tuple[Array, ...]:
     """Counts, first and second moments about the origin, and the log-likelihood."""
@@ -297,7 +302,7 @@ def _centred_sums(
     return sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x)
 
 
-class _NaturalSums(NamedTuple):
+class NaturalSums(NamedTuple):
     """Sums over rows: features times shares (P, k), marginal log-densities, and what pooled second moments need."""
 
     products: Array
@@ -305,15 +310,15 @@ class _NaturalSums(NamedTuple):
     second: Array | None
 
 
-def _natural_sums(
+def natural_sums(
     mixture: Mixture, theta: Array, x: Array, row_weights: Array, prepared: Prepared, kind: natural.Kind
-) -> _NaturalSums:
+) -> NaturalSums:
     needs_second = kind == "pooled" and prepared.second is None
     # Products are fastest with components in eights; a few more cost less than a rest.
     num_components = mixture.num_components
     num_more = -num_components % 8 if -num_components % 8 < num_components else 0
 
-    def of_block(v: Array, coordinates: Array) -> _NaturalSums:
+    def of_block(v: Array, coordinates: Array) -> NaturalSums:
         features = natural.features(coordinates, kind)
         shares, parts = shares_and_marginal_parts(jnp.matmul(theta, features, precision="highest"), v)
         shares = jnp.pad(shares, ((0, num_more), (0, 0)))
@@ -321,7 +326,7 @@ def _natural_sums(
         second = natural.second_moment(coordinates[:-1], v, diagonal=mixture.is_diagonal) if needs_second else None
         # One after the other: XLA would hand what is independent to other threads, which have blocks of their own.
         products, parts = jax.lax.optimization_barrier((products, parts))
-        return _NaturalSums(products, jnp.dot(v, marginal_of_parts(*parts), precision="highest"), second)
+        return NaturalSums(products, jnp.dot(v, marginal_of_parts(*parts), precision="highest"), second)
 
     if prepared.blocks is not None:
         sums = sum_over_stack(of_block, prepared.blocks)
@@ -331,8 +336,8 @@ def _natural_sums(
     return sums._replace(products=sums.products[:, :num_components])
 
 
-def _moments_of_sums(
-    mixture: Mixture, precision: Array, sums: _NaturalSums, prepared: Prepared, kind: natural.Kind, *, pooled: bool
+def moments_of_sums(
+    mixture: Mixture, precision: Array, sums: NaturalSums, prepared: Prepared, kind: natural.Kind, *, pooled: bool
 ) -> tuple[Moments, Array]:
     """Moments about the means in the units of the data, and whether they are accurate."""
     diagonal, d = mixture.is_diagonal, mixture.num_features
@@ -348,7 +353,7 @@ def _moments_of_sums(
     amplitude = natural.amplitude(precision, jnp.broadcast_to(spread, first.shape), kind)
     if pooled and len(second) > 1:
         second = second.sum(0, keepdims=True)
-    accurate = (amplitude <= _amplitude_limit(count.dtype)) & _keeps_variances(count, first, second)
+    accurate = (amplitude <= amplitude_limit(count.dtype)) & keeps_variances(count, first, second)
     first, second = natural.about_means(mixture, prepared.frame, count, first, second)
     if diagonal:
         second = jnp.broadcast_to(second, (len(second), d))

@@ -36,6 +36,8 @@ ORDER = [
     "starts",
     "engines.lanes",
     "engines.ascent",
+    "engines.samples",
+    "engines.streaming",
     "engines.em",
     "engines.model",
     "engines.space",

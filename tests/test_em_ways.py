@@ -8,7 +8,7 @@ from helpers import DATA
 
 from bayesgmm import conjugate_prior, expected_moments, fit_em, fit_map, log_likelihood
 from bayesgmm.conjugate import log_prior
-from bayesgmm.engines import em
+from bayesgmm.engines import em, samples
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
@@ -187,9 +187,9 @@ def test_a_start_that_is_not_of_its_family_is_still_taken_at_its_word(rng):
 def test_the_sample_follows_the_weights(rng):
     x = np.arange(200_000.0)[:, None] * np.ones((1, 4))
     row_weights = np.where(x[:, 0] < 100_000, 0.0, 1.0)
-    settings = em._Settings(2, FAMILIES["full"], 10, 100, accelerate=False)
+    size = samples.sample_size(x, 2, FAMILIES["full"])
     with jax.enable_x64(True):
-        sample, weights = em._sample(jax.random.key(0), jnp.asarray(x), jnp.asarray(row_weights), settings)
+        sample, weights = samples.sample_rows(jax.random.key(0), jnp.asarray(x), jnp.asarray(row_weights), size)
     sample, weights = np.asarray(sample), np.asarray(weights)
     assert len(sample) == len(weights) < 20_000
     assert weights.sum() == pytest.approx(row_weights.sum())

@@ -81,19 +81,6 @@ class Ascent(NamedTuple):
         )
         return self.end(problem, state)
 
-    def _evaluate(self, problem: Problem, mixture: Mixture, prepared: Prepared | None) -> tuple[Moments, Array]:
-        moments = expected_moments(
-            mixture,
-            problem.x,
-            problem.row_weights,
-            family=self.family,
-            prepared=prepared,
-            axis_name=self.axis_name,
-        )
-        if problem.prior is None:
-            return moments, moments.log_likelihood
-        return moments, moments.log_likelihood + log_prior(mixture, self.family, problem.prior)
-
     def _plain_step(self, problem: Problem, moments: Moments) -> Mixture:
         if problem.prior is None:
             return maximise(moments, self.family, problem.ridge)
@@ -123,15 +110,35 @@ class Ascent(NamedTuple):
 
     def step(self, problem: Problem, state: _State, running: Array, prepared: Prepared | None = None) -> _State:
         """An M-step and the pass that follows; of a state that is not running, the state itself."""
-        ridge, fresh, far = problem.ridge, state.num_steps < 0, state.extrapolate
-        total_weight = problem.total_weight
-        mixture = self._plain_step(problem, state.moments)
-        previous, longest_stride = state.previous, state.longest_stride
-        stride = longest_stride
+        mixture, stride = self.propose(problem, state)
+        moments = expected_moments(
+            mixture,
+            problem.x,
+            problem.row_weights,
+            family=self.family,
+            prepared=prepared,
+            axis_name=self.axis_name,
+        )
+        return self.judge(problem, state, mixture, stride, moments, running)
+
+    def propose(self, problem: Problem, state: _State) -> tuple[Mixture, Array]:
+        """The mixture to evaluate next, and how far it goes beyond a plain step."""
+        mixture, stride = self._plain_step(problem, state.moments), state.longest_stride
         if self.accelerate:
             mixture, stride = _further(state, mixture)
-        mixture = jax.tree.map(lambda new, old: jnp.where(fresh, old, new), mixture, state.mixture)
-        moments, objective = self._evaluate(problem, mixture, prepared)
+        fresh = state.num_steps < 0
+        return jax.tree.map(lambda new, old: jnp.where(fresh, old, new), mixture, state.mixture), stride
+
+    def judge(
+        self, problem: Problem, state: _State, mixture: Mixture, stride: Array, moments: Moments, running: Array
+    ) -> _State:
+        """The next state, from what was proposed and the moments of the rows under it."""
+        ridge, fresh, far = problem.ridge, state.num_steps < 0, state.extrapolate
+        total_weight = problem.total_weight
+        objective = moments.log_likelihood
+        if problem.prior is not None:
+            objective = objective + log_prior(mixture, self.family, problem.prior)
+        previous, longest_stride = state.previous, state.longest_stride
         change = (objective - state.objective) / total_weight
         usable = _finite(mixture) & jnp.isfinite(objective)
         # Rounding of a sum of n log-densities, with room: a fall beyond it is a fall.
@@ -246,7 +253,8 @@ def _mean_precision_scale(mixture: Mixture) -> Float[Array, " d"]:
 
 def _coordinates(mixture: Mixture, scale: Array) -> tuple[Array, Array, Array, Array]:
     """Log-weights, means, and the factor's logarithmic diagonal and rest, free of units and of constraints."""
-    factor = mixture.precision_factor * scale
+    factor = mixture.precision_factor
+    factor = factor * jnp.expand_dims(scale, range(factor.ndim - 1))
     if mixture.is_diagonal:
         return mixture.log_weights, mixture.means / scale[None], jnp.log(factor), jnp.zeros((), scale.dtype)
     diagonal = jnp.diagonal(factor, axis1=1, axis2=2)
@@ -258,7 +266,8 @@ def _from_coordinates(coordinates: tuple[Array, Array, Array, Array], scale: Arr
     factor = jnp.exp(log_diagonal)
     if not like.is_diagonal:
         factor = rest + factor[:, :, None] * jnp.eye(len(scale), dtype=scale.dtype)[None]
-    return Mixture(jax.nn.log_softmax(log_weights), means * scale[None], factor / scale)
+    factor = factor / jnp.expand_dims(scale, range(factor.ndim - 1))
+    return Mixture(jax.nn.log_softmax(log_weights), means * scale[None], factor)
 
 
 def _norm(tree: Any) -> Array:

@@ -30,6 +30,8 @@ from bayesgmm.checks import (
 from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.engines.ascent import Ascent, Problem, run_em
 from bayesgmm.engines.lanes import run_all
+from bayesgmm.engines.samples import sample_on_host, sample_rows, sample_size
+from bayesgmm.engines.streaming import column_variances, rows_at, run_em_streamed
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
@@ -40,9 +42,8 @@ from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
 _LARGE = 2**20  # rows x features x components from which runs go one by one, and over several devices
+_STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
-_SAMPLE_ROWS = 8192  # at least; and so many for each free parameter of a component:
-_SAMPLE_ROWS_PER_PARAMETER = 20
 
 
 def fit_em(
@@ -112,7 +113,7 @@ def fit_em(
     reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, x.shape[1:], x.dtype)
     bounded = prior is not None or (reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all())))
     enough_rows(x, num_components, family, weights, bounded=bounded)
-    x = rows_that_count(x, weights)
+    x = x if _is_streamed(x) else rows_that_count(x, weights)
     if prior is not None:
         prior = check_conjugate_prior(prior, settings.num_components, x.shape[1], family)
         prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
@@ -137,9 +138,16 @@ class _Settings:
     max_steps: int
     accelerate: bool
 
+    @property
+    def num_carried(self) -> int:
+        """How many of the short runs are carried on."""
+        return min(max(2, self.num_restarts // 5), self.num_restarts)
+
 
 @matching_precision
 def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any) -> Fit:
+    if _is_streamed(x):
+        return _fit_streamed(x, weights, settings, start, key, prior, tol, reg_covar)
     traced = is_traced((x, weights, start, key, prior, tol, reg_covar))
     given_rows = x, weights
     x, weights, mesh = (x, weights, None) if traced else _placed(x, weights, settings.num_components)
@@ -151,16 +159,53 @@ def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior:
         start_ridge, ridge = _ridges(x, weights, reg_covar, prior)
         host = (x, weights) if mesh is None else tuple(np.asarray(array) for array in given_rows)
         k, family = settings.num_components, settings.family
-        if isinstance(start, Start):
-            given = start_from(host[0], k, host[1], family, start_ridge, start=start.name, key=key)
-        else:
-            given = mixture_from_start(start, host[0], k, host[1], family, start_ridge)
+        given = _given_start(start, host[0], k, host[1], family, start_ridge, key)
         given = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
         fit = _run(given, x, weights, ridge, tol, prior, settings=settings, mesh=mesh)
     if mesh is None:
         return fit
     # Off the mesh again, so that the fit can be used with rows on one device.
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), fit)
+
+
+def _is_streamed(x: Any) -> bool:
+    """Whether rows are so many that they stay where they are, in NumPy, and are passed over in chunks."""
+    return isinstance(x, np.ndarray) and x.nbytes >= _STREAMED_BYTES and jax.default_backend() == "cpu"
+
+
+def _fit_streamed(
+    x: np.ndarray, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any
+) -> Fit:
+    weights, k, family = np.asarray(weights), settings.num_components, settings.family
+    default = column_variances(x, weights) * ridge_fraction(x.dtype) if np.isnan(reg_covar).any() else 0.0
+    by_default = np.isnan(reg_covar)
+    start_ridge = jnp.asarray(np.where(by_default, default, reg_covar), x.dtype)
+    ridge = start_ridge if prior is None else jnp.where(by_default, 0.0, start_ridge)
+    tol = jnp.asarray(tol, x.dtype)
+    ascent = Ascent(family, settings.max_steps, settings.accelerate)
+    devices = jax.local_devices()[: _num_cores()]
+
+    def run(start: Mixture) -> Fit:
+        return run_em_streamed(start, x, weights, ridge, tol, prior, ascent, devices)
+
+    if not (isinstance(start, Start) and start.random):
+        given = _given_start(start, x, k, weights, family, start_ridge, key)
+        return run(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given))
+    keys = jax.random.split(key, settings.num_restarts)
+    index, weight = sample_on_host(jax.random.fold_in(keys[0], 1), weights, sample_size(x, k, family))
+    sample, sample_weights = rows_at(x, weights, index), np.full(len(index), weight, x.dtype)
+    options = {"settings": settings, "start": start.name}
+    starts = _promising_starts(keys, sample, sample_weights, start_ridge, ridge, tol, prior, **options)
+    fits = [run(jax.tree.map(lambda leaf, i=i: leaf[i], starts)) for i in range(len(starts.means))]
+    fit = _best(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
+    return _sorted(fit)
+
+
+def _given_start(start: Any, x: Any, num_components: int, weights: Any, family: Family, ridge: Any, key: Any) -> Any:
+    """The mixture of a named start that is not random, or of one of the caller's own."""
+    if isinstance(start, Start):
+        return start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
+    return mixture_from_start(start, x, num_components, weights, family, ridge)
 
 
 def _placed(x: Any, weights: Any, num_components: int) -> tuple[Any, Any, Mesh | None]:
@@ -187,7 +232,12 @@ def _num_cores() -> int:
 @jax.jit
 def default_ridge(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, " d"]:
     """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
-    return column_moments(x, row_weights)[1] * (1e-10 if x.dtype == jnp.float64 else 1e-7)
+    return column_moments(x, row_weights)[1] * ridge_fraction(x.dtype)
+
+
+def ridge_fraction(dtype: Any) -> float:
+    """The default ridge over the variance of a column."""
+    return 1e-10 if dtype == jnp.float64 else 1e-7
 
 
 def _ridges(x: Array, row_weights: Array, reg_covar: Any, prior: ConjugatePrior | None) -> tuple[Array, Array]:
@@ -247,7 +297,9 @@ def _best_of_restarts(
     sample, sample_weights = x, row_weights
     if large:
         # Named apart from the keys of the starts.
-        sample, sample_weights = _sample(jax.random.fold_in(keys[0], 1), x, row_weights, settings)
+        sample, sample_weights = sample_rows(
+            jax.random.fold_in(keys[0], 1), x, row_weights, sample_size(x, num_components, family)
+        )
 
     def from_key(key: Array) -> Mixture:
         return start_from(sample, num_components, sample_weights, family, start_ridge, start=start, key=key)
@@ -255,16 +307,13 @@ def _best_of_restarts(
     def long(start: Mixture) -> Fit:
         return _run(start, x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh)
 
-    brief = jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
-    num_carried = min(max(2, settings.num_restarts // 5), settings.num_restarts)
     if settings.num_restarts == 1:
         fit = long(from_key(keys[0]))
     elif large:
-        # One after the other, a run that has ended costs nothing.
-        steps = min(_SHORT_STEPS, settings.max_steps)
-        short = functools.partial(run_em, family=family, max_steps=steps, prior=prior)
-        tried = jax.lax.map(lambda key: short(from_key(key), sample, sample_weights, ridge, brief), keys)
-        fit = _best(jax.lax.map(long, _best(tried, num_carried).mixture))
+        starts = _promising_starts(
+            keys, sample, sample_weights, start_ridge, ridge, tol, prior, settings=settings, start=start
+        )
+        fit = _best(jax.lax.map(long, starts))
     else:
         # In lanes, side by side; short and long runs share one compiled loop.
         starts = _in_equal_batches(from_key, keys)
@@ -274,15 +323,50 @@ def _best_of_restarts(
 
         def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
             limit = jnp.where(last, settings.max_steps, min(_SHORT_STEPS, settings.max_steps))
-            problems = Problem(starts, x, row_weights, ridge, jnp.where(last, tol, brief), prior, limit, total_weight)
-            num_tasks = jnp.where(last, num_carried, settings.num_restarts)
+            tol_now = jnp.where(last, tol, _short_tol(tol))
+            problems = Problem(starts, x, row_weights, ridge, tol_now, prior, limit, total_weight)
+            num_tasks = jnp.where(last, settings.num_carried, settings.num_restarts)
             fits = run_all(ascent, problems, varies, settings.num_restarts, num_tasks)
             return _best(fits, settings.num_restarts).mixture, fits
 
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
-        fit = _best(jax.tree.map(lambda leaf: leaf[1, :num_carried], fits))
-    order = jnp.lexsort(fit.mixture.means.T[::-1])
-    return dataclasses.replace(fit, mixture=fit.mixture.permute(order))
+        fit = _best(jax.tree.map(lambda leaf: leaf[1, : settings.num_carried], fits))
+    return _sorted(fit)
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "start"))
+def _promising_starts(
+    keys: Array,
+    sample: Array,
+    sample_weights: Array,
+    start_ridge: Array,
+    ridge: Array,
+    tol: Array,
+    prior: ConjugatePrior | None,
+    *,
+    settings: _Settings,
+    start: str,
+) -> Mixture:
+    """The ends of the best short runs on a sample of the rows, made one after the other."""
+    k, family = settings.num_components, settings.family
+    steps = min(_SHORT_STEPS, settings.max_steps)
+
+    def short(key: Array) -> Fit:
+        given = start_from(sample, k, sample_weights, family, start_ridge, start=start, key=key)
+        return run_em(
+            given, sample, sample_weights, ridge, _short_tol(tol), family=family, max_steps=steps, prior=prior
+        )
+
+    return _best(jax.lax.map(short, keys), settings.num_carried).mixture
+
+
+def _short_tol(tol: Array) -> Array:
+    return jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
+
+
+def _sorted(fit: Fit) -> Fit:
+    """Components in the order of their means, first feature first."""
+    return dataclasses.replace(fit, mixture=fit.mixture.permute(jnp.lexsort(fit.mixture.means.T[::-1])))
 
 
 def _in_equal_batches(from_key: Callable[[Array], Mixture], keys: Array) -> Mixture:
@@ -311,24 +395,3 @@ def _merit(fits: Fit) -> Float[Array, " restarts"]:
     proper = finite & (fits.result != ResultCode.collapsed)
     eligible = jnp.where(proper.any(), proper, finite)
     return jnp.where(eligible, objective, -jnp.inf)
-
-
-def _sample(key: Array, x: Array, row_weights: Array, settings: _Settings) -> tuple[Array, Array]:
-    """Rows for starts and short runs: all, or of very many an equally spaced sample along the cumulative weight."""
-    num_rows, num_features = x.shape
-    parameters = settings.family.num_parameters(settings.num_components, num_features)
-    size = max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_PARAMETER * parameters)
-    if num_rows < 2 * size:
-        return x, row_weights
-    # In parts, so that float32 counts them: which part, then which row of the part.
-    part = -(-num_rows // size)
-    padded = jnp.concatenate([row_weights, jnp.zeros(part * size - num_rows, x.dtype)]).reshape(size, part)
-    totals = jnp.cumsum(padded.sum(1))
-    offsets = (jnp.arange(size, dtype=x.dtype) + jax.random.uniform(key, (), x.dtype)) * (totals[-1] / size)
-    parts = jnp.minimum(jnp.searchsorted(totals, offsets, side="right"), size - 1)
-    within = jnp.cumsum(padded[parts], axis=1)
-    rest = offsets - (totals[parts] - within[:, -1])
-    rows = jnp.minimum((within <= rest[:, None]).sum(1), part - 1)
-    # Where rounding points past the last row that counts, the heaviest of the part stands in for it.
-    rows = jnp.where(jnp.take_along_axis(padded[parts], rows[:, None], 1)[:, 0] > 0, rows, padded[parts].argmax(1))
-    return x[jnp.minimum(parts * part + rows, num_rows - 1)], jnp.full(size, totals[-1] / size)
