@@ -167,7 +167,8 @@ def test_permuted_components(family, rng):
     order = np.array([2, 0, 1])
     permuted = case.mixture.permute(order)
     np.testing.assert_allclose(permuted.log_prob(x), case.mixture.log_prob(x), rtol=1e-13)
-    np.testing.assert_array_equal(permuted.joint_log_prob(x), case.mixture.joint_log_prob(x)[:, order])
+    # Vector instructions round a component's last digit by its place.
+    np.testing.assert_array_max_ulp(permuted.joint_log_prob(x), case.mixture.joint_log_prob(x)[:, order], maxulp=2)
     np.testing.assert_array_equal(permuted.weights, case.mixture.weights[order])
     np.testing.assert_array_equal(permuted.covariances, case.mixture.covariances[order])
     assert_close(permuted.permute(np.argsort(order)), case.mixture, 0.0)
