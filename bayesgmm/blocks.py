@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-_BLOCK_BYTES = 2**21  # of a block's largest working array: about the size of a core's second-level cache
+_BLOCK_BYTES = 2**18  # of a block's largest working array, of which there are a few: a core's second-level cache
 _MIN_BLOCK, _MAX_BLOCK = 256, 4096
 _GROUP = 32  # blocks of float32 that are added up before their sum is
 
