@@ -104,6 +104,13 @@ def test_rows_of_no_weight_may_hold_anything(rows, monkeypatch):
     assert_same(fit_em(spoiled, 3, start=start, row_weights=weights), fit_em(rows, 3, start=start), 1e-7)
 
 
+def test_inside_the_callers_jit_rows_are_copied(rows, monkeypatch):
+    monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
+    x, options = rows.astype(np.float32), {"start": np.arange(NUM_ROWS) % 3, "max_steps": 5, "on_failure": "ignore"}
+    inside = jax.jit(lambda tol: fit_em(x, 3, tol=tol, **options))(1e-6)
+    np.testing.assert_allclose(inside.log_likelihood, fit_em(x, 3, **options).log_likelihood, rtol=1e-5)
+
+
 def test_failures_are_told(rng, monkeypatch):
     monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
     x = np.concatenate([rng.normal(size=(500, 2)), np.full((20, 2), 7.0)])

@@ -66,7 +66,8 @@ def fit_em(
 
     Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
     log-likelihood; or runs from a start that is given. Where n k d is above a million, starts and short runs see an
-    evenly spaced sample of the rows, of 8,192 at least.
+    evenly spaced sample of the rows, of 8,192 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
+    copied on a CPU, but passed over in chunks.
 
     Usable inside the caller's `jit` and `vmap`, where shapes are checked but values are not, and a failure is only a
     result code.
@@ -113,7 +114,8 @@ def fit_em(
     reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, x.shape[1:], x.dtype)
     bounded = prior is not None or (reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all())))
     enough_rows(x, num_components, family, weights, bounded=bounded)
-    x = x if _is_streamed(x) else rows_that_count(x, weights)
+    streamed = _is_streamed(x) and not is_traced((weights, start, key, prior, tol, reg_covar))
+    x = x if streamed else rows_that_count(x, weights)
     if prior is not None:
         prior = check_conjugate_prior(prior, settings.num_components, x.shape[1], family)
         prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
@@ -125,7 +127,8 @@ def fit_em(
         key = as_key(key) if start.random or key is not None else None
     elif start is None:
         raise InputError("start=None is not a start; leave it out for random ones")
-    return announce(_fit(x, weights, settings, start, key, prior, tol, reg_covar), on_failure)
+    fit = _fit_streamed if streamed else _fit
+    return announce(fit(x, weights, settings, start, key, prior, tol, reg_covar), on_failure)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +149,6 @@ class _Settings:
 
 @matching_precision
 def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any) -> Fit:
-    if _is_streamed(x):
-        return _fit_streamed(x, weights, settings, start, key, prior, tol, reg_covar)
     traced = is_traced((x, weights, start, key, prior, tol, reg_covar))
     given_rows = x, weights
     x, weights, mesh = (x, weights, None) if traced else _placed(x, weights, settings.num_components)
@@ -173,6 +174,7 @@ def _is_streamed(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.nbytes >= _STREAMED_BYTES and jax.default_backend() == "cpu"
 
 
+@matching_precision
 def _fit_streamed(
     x: np.ndarray, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any
 ) -> Fit:
