@@ -108,9 +108,9 @@ def test_blocks_fit_in_the_cache_and_never_exceed_the_rows():
     assert block_size(100, 8 * K * D) == 100
     assert block_size(10**6, 4) == blocks_module._MAX_BLOCK
     assert block_size(10**6, 10**5) == blocks_module._MIN_BLOCK
-    size = block_size(10**6, 16 * 32 * 8)
+    size = block_size(10**6, 8 * 8 * 8)
     assert blocks_module._MIN_BLOCK < size < blocks_module._MAX_BLOCK
-    assert size * 16 * 32 * 8 <= blocks_module._BLOCK_BYTES
+    assert size * 8 * 8 * 8 <= blocks_module._BLOCK_BYTES
 
 
 def test_sums_over_blocks_lose_no_digits():
