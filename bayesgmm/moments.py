@@ -1,4 +1,4 @@
-r"""The one pass over the rows: expected sufficient statistics, and the log-likelihood with its derivatives.
+r"""The one pass over the rows: expected sufficient statistics and the log-likelihood, block by block.
 
 Rows are taken in blocks small enough that a block's working set stays in cache. Of each block the pass keeps only sums:
 the log-likelihood and, for every component, its expected count, first and second moments
@@ -11,9 +11,9 @@ keep the digits that sums about zero cancel). Sums add, so blocks, and later dev
 
 Two formulations give the same sums. The centred one whitens the difference of each row from each mean. The natural one
 (`natural.py`) is two matrix products, several times faster, and loses digits where a component is narrow beside its
-distance from the middle of the data. Large problems take the natural one where the rule of `moments_of_arrays` finds
-that it keeps a log-density to 1e-9 (float64) or 1e-4 (float32) of its size and covariances to 1e-7 or 1e-3; else the
-centred one.
+distance from the middle of the data. Fits, and large single passes, take the natural one where the rule of
+`moments_of_arrays` finds that it keeps a log-density to 1e-9 (float64) or 1e-4 (float32) of its size and covariances to
+1e-7 or 1e-3; else the centred one.
 """
 
 import functools
