@@ -175,10 +175,10 @@ def enough_rows(
             column.
     """
     num_components = whole_number("num_components", num_components)
-    counted = ""
-    if row_weights is not None and not is_traced(row_weights) and not (used := np.asarray(row_weights) > 0).all():
-        x, counted = x[np.flatnonzero(used)], " of positive weight"
+    counted, used = "", None
     num_rows, num_features = x.shape
+    if row_weights is not None and not is_traced(row_weights) and not (positive := np.asarray(row_weights) > 0).all():
+        counted, used, num_rows = " of positive weight", positive, int(positive.sum())
     needed = max(num_components, 2 if family.diagonal or bounded else num_features + 1)
     if num_rows < needed:
         raise InputError(
@@ -189,38 +189,42 @@ def enough_rows(
     if is_traced(x):
         return
     rows = np.asarray(x)
-    no_constant_column(rows)
-    if num_components > 1 and (distinct := _num_distinct(rows, num_components)) < num_components:
+    no_constant_column(rows, used)
+    if num_components > 1 and (distinct := _num_distinct(rows, used, num_components)) < num_components:
         raise InputError(
             f"num_components={num_components} needs at least {num_components} distinct rows{counted}; got {distinct}"
         )
 
 
-def _num_distinct(rows: np.ndarray, enough: int) -> int:
+def _num_distinct(rows: np.ndarray, used: np.ndarray | None, enough: int) -> int:
     """The number of distinct rows, or any number from `enough` on: most tables show that in their first few rows.
 
     Of very many rows only a part is sorted, which costs no more than the fit; where few of those differ the rows are no
     data for a mixture of Gaussians, and counted as enough.
     """
     size, distinct = 4 * enough, 0
-    while distinct < enough and size < 8 * len(rows):
+    num_rows = len(rows) if used is None else int(used.sum())
+    while distinct < enough and size < 8 * num_rows:
         if size > _MOST_SORTED_ROWS:
             return enough
-        distinct = len(np.unique(rows[:size], axis=0))
+        distinct = len(np.unique(rows[:size] if used is None else rows[np.flatnonzero(used)[:size]], axis=0))
         size *= 8
     return distinct
 
 
-def no_constant_column(x: np.ndarray) -> None:
-    """Refuse rows with a column that does not vary.
+def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:
+    """Refuse rows with a column that does not vary, among the rows that are used.
 
     Raises:
         InputError: naming that column.
     """
-    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    counted = True if used is None else used[:, None]  # copies nothing
+    largest = np.max(x, axis=0, initial=-np.inf, where=counted)
+    constant = np.flatnonzero(largest == np.min(x, axis=0, initial=np.inf, where=counted))
     if constant.size:
+        first = constant[0]
         raise InputError(
-            f"column {constant[0]} of x is constant ({x[0, constant[0]]:g}), so its variance is zero; drop that column"
+            f"column {first} of x is constant ({largest[first]:g}), so its variance is zero; drop that column"
         )
 
 

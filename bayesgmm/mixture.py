@@ -191,17 +191,24 @@ def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array,
 def shares_and_marginal_parts(
     joint: Float[Array, "k n"], row_weights: Float[Array, " n"]
 ) -> tuple[Float[Array, "k n"], tuple[Float[Array, " n"], Float[Array, " n"]]]:
-    """Responsibilities times row weights, and what `marginal_of_parts` takes: with one exp for each entry."""
+    """Responsibilities times row weights, and what `weighted_marginal` takes: with one exp for each entry."""
     largest = jax.lax.stop_gradient(joint.max(0))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
     relative = jnp.exp(joint - largest[None])
     total = relative.sum(0)
-    return relative * (row_weights / total)[None], (largest, total)
+    # A row beyond the reach of every component has no shares, whatever its weight.
+    return relative * (row_weights / jnp.where(total == 0, 1.0, total))[None], (largest, total)
 
 
-def marginal_of_parts(largest: Float[Array, " n"], total: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Marginal log-densities, from the largest joint one of each row and the sum of all relative to it."""
-    return largest + jnp.log(total)
+def weighted_marginal(
+    row_weights: Float[Array, " n"], largest: Float[Array, " n"], total: Float[Array, " n"]
+) -> Float[Array, ""]:
+    """Weighted sum of marginal log-densities, from the largest joint one of each row and the sum relative to it.
+
+    A row of weight 0 counts nothing, even where its log-density is minus infinity.
+    """
+    marginal = jnp.where(row_weights == 0, 0.0, largest + jnp.log(total))
+    return jnp.dot(row_weights, marginal, precision="highest")
 
 
 def covariance_factor(factor: AnyArray) -> Array:

@@ -33,9 +33,9 @@ from bayesgmm.families import Family
 from bayesgmm.mixture import (
     Mixture,
     joint_of_rows,
-    marginal_of_parts,
     rows_of_mixture,
     shares_and_marginal_parts,
+    weighted_marginal,
 )
 from bayesgmm.precision import matching_precision
 from bayesgmm.statistics import Moments, expected_complete_log_prob, maximise, positive_count
@@ -207,7 +207,7 @@ def prepare(
     size = _natural_block(mixture, x, kind)
     num_shares = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     blocks = second = None
-    if x.nbytes <= _PREPARED_BYTES // num_shares:
+    if x.nbytes // x.shape[1] * (x.shape[1] + 3) <= _PREPARED_BYTES // num_shares:
         blocks = stack_of_blocks(lambda v, x: (v, frame.coordinates(x, kind)), size, row_weights, x)
     if kind == "pooled":
         second = over_devices(pooled_second(mixture, x, row_weights, frame), axis_name)
@@ -245,7 +245,8 @@ def moments_of_arrays(
     """By the natural form where the problem is large, or prepared, and its amplitude allows that; else centred.
 
     Afterwards the moments may turn out to come from rows further out, or to imply variances much narrower, than those
-    of the mixture. Then they are taken again by the centred form, about the means just found.
+    of the mixture. Then they are taken again by the centred form, about the means just found; in small problems, which
+    may be lanes of a vmap, they are not.
     """
 
     def centred(origin: Array) -> Moments:
@@ -297,7 +298,7 @@ def centred_sums(
         first, second = weighted_sums(shares, x.T[None] - origin[:, :, None], mixture.is_diagonal)
         if pooled:
             second = second.sum(0, keepdims=True)
-        return shares.sum(1), first, second, jnp.dot(v, marginal_of_parts(*parts), precision="highest")
+        return shares.sum(1), first, second, weighted_marginal(v, *parts)
 
     return sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x)
 
@@ -326,7 +327,7 @@ def natural_sums(
         second = natural.second_moment(coordinates[:-1], v, diagonal=mixture.is_diagonal) if needs_second else None
         # One after the other: XLA would hand what is independent to other threads, which have blocks of their own.
         products, parts = jax.lax.optimization_barrier((products, parts))
-        return NaturalSums(products, jnp.dot(v, marginal_of_parts(*parts), precision="highest"), second)
+        return NaturalSums(products, weighted_marginal(v, *parts), second)
 
     if prepared.blocks is not None:
         sums = sum_over_stack(of_block, prepared.blocks)
@@ -355,6 +356,8 @@ def moments_of_sums(
         second = second.sum(0, keepdims=True)
     accurate = (amplitude <= amplitude_limit(count.dtype)) & keeps_variances(count, first, second)
     first, second = natural.about_means(mixture, prepared.frame, count, first, second)
+    # Once more about the means of the mixture: rows far from them leave the M-step little of a variance.
+    accurate = accurate & keeps_variances(count, first, second)
     if diagonal:
         second = jnp.broadcast_to(second, (len(second), d))
     return Moments(mixture.means, count, first, second, log_likelihood), accurate

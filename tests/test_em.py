@@ -440,6 +440,18 @@ def test_a_tolerance_below_rounding_is_met_at_rounding():
     assert fits[0].num_steps == fits[1].num_steps == fits[2].num_steps
 
 
+@each_family
+@pytest.mark.parametrize(("dtype", "offset"), [(np.float32, 1e4), (np.float64, 1e8)])
+def test_a_start_far_from_the_rows_is_no_collapse(family, dtype, offset, rng):
+    """What is left of a variance about a mean so far away is rounding; the rows are gone over again."""
+    x = (offset + rng.normal(size=(5000, 2))).astype(dtype)
+    shape = (1, 2) if family.diagonal else (1, 2, 2)
+    covariances = offset**2 * (np.ones(shape) if len(shape) == 2 else np.eye(2)[None])
+    start = Mixture.from_covariances(*(np.asarray(part, dtype) for part in (np.ones(1), np.zeros((1, 2)), covariances)))
+    fit = fit_em(x, 1, family=family, start=start, reg_covar=1e-6, on_failure="raise")
+    np.testing.assert_allclose(np.diagonal(fit.mixture.covariances[0]), x.var(0, dtype=np.float64), rtol=0.05)
+
+
 # Transformations
 
 

@@ -374,3 +374,16 @@ def test_nothing_in_the_family_beats_the_maximum(family, seed, log_size):
         moved = Mixture.from_covariances(*to_jax((weights, means, covariances)))
         highest = float(expected_complete_log_prob(best, statistics).sum())
         assert float(expected_complete_log_prob(moved, statistics).sum()) <= highest + 1e-12 * abs(highest)
+
+
+@pytest.mark.parametrize("num_rows", [300, 16394, 2**20 + 3])
+def test_a_row_beyond_the_reach_of_float32_counts_by_its_weight(num_rows):
+    """Its log-density is minus infinity wherever the boundaries of blocks fall, and of weight 0 it counts nothing."""
+    mixture = Mixture.from_covariances(*(np.asarray(part, np.float32) for part in (np.ones(1), [[0]], [[[1]]])))
+    x, weights = np.zeros((num_rows, 1), np.float32), np.ones(num_rows, np.float32)
+    x[-20] = 1e25
+    assert log_likelihood(mixture, x, weights) == -np.inf
+    weights[-20] = 0.0
+    np.testing.assert_allclose(
+        log_likelihood(mixture, x, weights), -0.5 * np.log(2 * np.pi) * (num_rows - 1), rtol=1e-6
+    )

@@ -98,10 +98,16 @@ def test_narrow_clusters_far_from_the_middle_keep_their_digits(family, rng, monk
 
 def test_rows_of_no_weight_may_hold_anything(rows, monkeypatch):
     monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
-    start = Mixture.from_covariances(np.ones(3) / 3, rows[:3], np.stack([4 * np.eye(3)] * 3))
     spoiled = np.concatenate([[[1e200] * 3], rows, [[-1e200] * 3]])
     weights = np.r_[0.0, np.ones(NUM_ROWS), 0.0]
-    assert_same(fit_em(spoiled, 3, start=start, row_weights=weights), fit_em(rows, 3, start=start), 1e-7)
+    labels = np.arange(NUM_ROWS) % 3
+    mixture = Mixture.from_covariances(np.ones(3) / 3, rows[:3], np.stack([4 * np.eye(3)] * 3))
+    for start, spoiled_start in ((mixture, mixture), (labels, np.r_[0, labels, 0])):
+        expected = fit_em(rows, 3, start=start, tol=1e-8)
+        assert_same(fit_em(spoiled, 3, start=spoiled_start, row_weights=weights, tol=1e-8), expected, 1e-6)
+    hierarchical = fit_em(spoiled, 3, start="hierarchical", key=jax.random.key(0), row_weights=weights, tol=1e-8)
+    assert hierarchical.successful
+    assert hierarchical.log_likelihood == pytest.approx(float(expected.log_likelihood), rel=1e-5)
 
 
 def test_inside_the_callers_jit_rows_are_copied(rows, monkeypatch):
@@ -123,10 +129,13 @@ def test_failures_are_told(rng, monkeypatch):
 
 def test_the_sample_on_the_host_follows_the_weights(key):
     row_weights = np.where(np.arange(1000) < 400, 0.0, 1.0 + (np.arange(1000) >= 700))
-    index, weight = samples.sample_on_host(key, row_weights, 90)
+    index, weights = samples.sample_on_host(key, row_weights, 90)
     assert (row_weights[index] > 0).all()
-    assert weight * len(index) == pytest.approx(row_weights.sum())
+    assert weights.sum() == pytest.approx(row_weights.sum())
     assert np.mean(index >= 700) == pytest.approx(2 / 3, abs=0.02)
+    index, weights = samples.sample_on_host(key, row_weights, 600)
+    np.testing.assert_array_equal(index, np.arange(1000))
+    np.testing.assert_array_equal(weights, row_weights)
 
 
 def test_the_variance_of_columns(rows, rng):

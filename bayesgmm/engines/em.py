@@ -67,7 +67,7 @@ def fit_em(
     Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
     log-likelihood; or runs from a start that is given. Where n k d is above a million, starts and short runs see an
     evenly spaced sample of the rows, of 8,192 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
-    copied on a CPU, but passed over in chunks.
+    copied on a CPU, but passed over in chunks (starts of one's own other than a mixture copy them once).
 
     Usable inside the caller's `jit` and `vmap`, where shapes are checked but values are not, and a failure is only a
     result code.
@@ -191,11 +191,12 @@ def _fit_streamed(
         return run_em_streamed(start, x, weights, ridge, tol, prior, ascent, devices)
 
     if not (isinstance(start, Start) and start.random):
-        given = _given_start(start, x, k, weights, family, start_ridge, key)
+        rows = x if isinstance(start, Mixture) else rows_that_count(x, weights)
+        given = _given_start(start, rows, k, weights, family, start_ridge, key)
         return run(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given))
     keys = jax.random.split(key, settings.num_restarts)
-    index, weight = sample_on_host(jax.random.fold_in(keys[0], 1), weights, sample_size(x, k, family))
-    sample, sample_weights = rows_at(x, weights, index), np.full(len(index), weight, x.dtype)
+    index, sample_weights = sample_on_host(jax.random.fold_in(keys[0], 1), weights, sample_size(x, k, family))
+    sample = rows_at(x, weights, index)
     options = {"settings": settings, "start": start.name}
     starts = _promising_starts(keys, sample, sample_weights, start_ridge, ridge, tol, prior, **options)
     fits = [run(jax.tree.map(lambda leaf, i=i: leaf[i], starts)) for i in range(len(starts.means))]

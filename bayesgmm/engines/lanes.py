@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 _MAX_LANES = 32
-_LANES_COST = 2**17  # of all lanes together: their working set stays in cache
 
 
 class Program(Protocol):
@@ -68,7 +67,8 @@ def batchable(program: Any) -> Callable[[Any], Any]:
 def run_all(program: Any, problems: Any, varies: Any, size: int, num_tasks: Any = None) -> Any:
     """Results of `size` problems, stacked, of which those leaves are stacked that `varies` marks as true.
 
-    Only the first `num_tasks` are run where that is given; results of the others are zeros.
+    Only the first `num_tasks` are run where that is given, the largest of them under `vmap`; results of the others are
+    zeros.
     """
     leaves, structure = jax.tree.flatten(problems)
     places = tuple((1, size) if vary else None for vary in jax.tree.leaves(jax.tree.broadcast(varies, problems)))
@@ -96,10 +96,9 @@ def _queue(
     def run(leaves: list[Array], num_tasks: Array) -> Any:
         axes = structure.unflatten(None if place is None else 0 for place in places)
         one = jax.eval_shape(lambda leaves: load(leaves, jnp.asarray(0)), leaves)
-        cost = program.cost(one)
-        if cost >= program.large:
+        if program.cost(one) >= program.large:
             return _run_in_turn(program, lambda index: load(leaves, index), size, group, num_tasks)
-        num_lanes = min(_MAX_LANES, max(1, _LANES_COST // cost), size)
+        num_lanes = min(_MAX_LANES, size)
         return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, group, num_lanes, num_tasks)
 
     @run.def_vmap
@@ -107,9 +106,11 @@ def _queue(
         more, more_places = [], []
         for leaf, place, vary in zip(leaves, places, batched[0], strict=True):
             if vary and place is not None:
-                every = (jnp.arange(size) // place[0]) % place[1]
-                leaf = leaf[:, every].reshape(outer * size, *leaf.shape[2:])
-                more_places.append((1, outer * size))
+                stride, length = place
+                if stride * length < size:  # the same ones come round again
+                    leaf, stride, length = leaf[:, (jnp.arange(size) // stride) % length], 1, size
+                leaf = leaf.reshape(outer * length, *leaf.shape[2:])
+                more_places.append((stride, outer * length))
             else:
                 more_places.append((size, outer) if vary else place)
             more.append(leaf)

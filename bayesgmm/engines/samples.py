@@ -38,12 +38,13 @@ def sample_rows(key: Array, x: Array, row_weights: Array, size: int) -> tuple[Ar
     return x[jnp.minimum(parts * part + rows, num_rows - 1)], jnp.full(size, totals[-1] / size)
 
 
-def sample_on_host(key: RandomKey, row_weights: Float[np.ndarray, " n"], size: int) -> tuple[np.ndarray, float]:
-    """Rows for starts: equally spaced along the cumulative weight, all of one weight; all rows where they are few."""
-    size = min(size, len(row_weights))
+def sample_on_host(key: RandomKey, row_weights: Float[np.ndarray, " n"], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for starts, and their weights: equally spaced along the cumulative weight; all rows where they are few."""
+    if len(row_weights) < 2 * size:
+        return np.arange(len(row_weights)), np.asarray(row_weights)
     cumulative = np.cumsum(row_weights, dtype=np.float64)
     offset = float(jax.random.uniform(key, (), np.float32))
     at = (np.arange(size) + offset) * (cumulative[-1] / size)
     # No row of weight 0 ends beyond the one before it.
     index = np.minimum(np.searchsorted(cumulative, at, side="right"), np.argmax(cumulative == cumulative[-1]))
-    return index, float(cumulative[-1] / size)
+    return index, np.full(size, cumulative[-1] / size, row_weights.dtype)

@@ -91,7 +91,7 @@ def _chunk_rows(x: np.ndarray) -> int:
 
 def _slices(x: np.ndarray, row_weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and weights in chunks of one size, the last filled up with rows of weight 0."""
-    size = _chunk_rows(x)
+    size, stand_in = _chunk_rows(x), x[np.argmax(row_weights > 0)]
     for first in range(0, len(x), size):
         rows, weights = x[first : first + size], row_weights[first : first + size]
         missing = size - len(rows)
@@ -99,7 +99,7 @@ def _slices(x: np.ndarray, row_weights: np.ndarray) -> Iterator[tuple[np.ndarray
             rows = np.concatenate([rows, np.broadcast_to(rows[-1:], (missing, x.shape[1]))])
             weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
         if not (weights[: len(rows) - missing] > 0).all():
-            rows = np.where(weights[:, None] > 0, rows, x[np.argmax(row_weights > 0)])
+            rows = np.where(weights[:, None] > 0, rows, stand_in)
         yield rows, weights
 
 
