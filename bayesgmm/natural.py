@@ -189,7 +189,7 @@ def about_means(
     if second.ndim == 2:
         taken, units = means * (first + centred), jnp.square(unit)[None]
         if second.shape[1] < first.shape[1]:
-            taken = taken.mean(1, keepdims=True)
+            taken, units = taken.mean(1, keepdims=True), units[:, :1]  # such a frame has one scale
     else:
         taken = means[:, :, None] * first[:, None, :] + centred[:, :, None] * means[:, None, :]
         units = (unit[:, None] * unit[None, :])[None]
