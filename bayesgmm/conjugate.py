@@ -15,7 +15,6 @@ Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture esti
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +22,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, multigammaln
 from jaxtyping import Array, Float
 
 from bayesgmm.checks import as_row_weights, as_rows, no_constant_column, shown, whole_number
+from bayesgmm.conjugate_distribution import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
-from bayesgmm.mixture import Mixture, factor_of_covariances, log_normaliser, whiten
+from bayesgmm.mixture import Mixture, factor_of_covariances
 from bayesgmm.moments import Moments
 from bayesgmm.precision import AnyArray, is_traced, matching_precision
-from bayesgmm.priors import Prior, prior_number
+from bayesgmm.priors import Prior, as_interval, as_table, names_of_features, prior_number, rows_of_weights
 
 CONJUGATE_FAMILIES = ("EII", "VII", "EEI", "VVI", "EEE", "VVV")
 """mclust codes of the families whose prior is stated above."""
+_MOST_LISTED = 6  # features of a matrix that a description lists in full
 
 
 @functools.partial(
@@ -68,22 +68,42 @@ class ConjugatePrior:
     column_scale: Float[AnyArray, " d"]
 
     def describe(self, feature_names: Sequence[str] | None = None) -> str:
-        """What the prior assumes, in words and numbers."""
-        names = feature_names or [f"x{index}" for index in range(len(self.mean))]
+        """What the prior assumes, in words and numbers, with the intervals that hold 95% of it.
+
+        Raises:
+            InputError: for another number of names than features.
+        """
+        from scipy import stats
+
+        mean, scale = np.asarray(self.mean, np.float64), np.asarray(self.scale, np.float64)
+        names = names_of_features(feature_names, len(mean))
         kappa, dof = float(self.shrinkage), float(self.dof)
-        lines = [f"weights      Dirichlet({', '.join(f'{value:g}' for value in np.asarray(self.concentration))})"]
-        for name, value in zip(names, np.asarray(self.mean), strict=True):
-            lines.append(f"means        Normal, {name}: mean {value:.4g}, variance the component's over {kappa:g}")
-        scale = np.asarray(self.scale)
+        # A diagonal entry of an inverse-Wishart matrix is an inverse-gamma variable of fewer degrees of freedom.
+        margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof
+        margin_scale = np.broadcast_to(scale.diagonal() if scale.ndim == 2 else scale, mean.shape)
+        rows = rows_of_weights(self.concentration)
+        for name, value, s in zip(names, mean, margin_scale, strict=True):
+            assumed = f"Normal, {name}: mean {value:.4g}, variance the component's over {kappa:g}"
+            margin = stats.t(margin_dof, value, np.sqrt(s / margin_dof / kappa)).interval(0.95)
+            rows.append(("means", assumed, as_interval(*margin)))
+        edges = stats.chi2(margin_dof).ppf([0.975, 0.025])
+        of_sds = [f"sd {as_interval(*np.sqrt(s / edges))}" for s in margin_scale]
         if scale.ndim == 2:
-            rows = "; ".join(", ".join(f"{value:.4g}" for value in row) for row in scale)
-            lines.append(f"covariances  InverseWishart, dof {dof:g}, scale [{rows}]")
+            matrix = "; ".join(", ".join(f"{value:.4g}" for value in row) for row in scale)
+            part = "lower half" if len(scale) <= _MOST_LISTED else "diagonal"
+            whole = f"scale [{matrix}]" if len(scale) <= 2 else f"the {part} of its scale:"
+            rows.append(("covariances", f"InverseWishart, dof {dof:g}, {whole}", ""))
+            for j, (name, of_sd) in enumerate(zip(names, of_sds, strict=True)):
+                listed = scale[j, : j + 1] if len(scale) <= _MOST_LISTED else scale[j, j : j + 1]
+                entries = f": {', '.join(f'{value:.4g}' for value in listed)}" if len(scale) > 2 else ""
+                rows.append(("covariances", f"{name}{entries}", of_sd))
         elif scale.ndim == 1:
-            for name, value in zip(names, scale, strict=True):
-                lines.append(f"variances    InverseGamma, {name}: shape {dof / 2:g}, scale {value / 2:.4g}")
+            for name, s, of_sd in zip(names, scale, of_sds, strict=True):
+                rows.append(("variances", f"InverseGamma, {name}: shape {dof / 2:g}, scale {s / 2:.4g}", of_sd))
         else:
-            lines.append(f"variances    InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}")
-        return "\n".join(lines)
+            assumed = f"InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}"
+            rows.append(("variances", assumed + (", one for all features" if len(mean) > 1 else ""), of_sds[0]))
+        return as_table(rows)
 
 
 AnyPrior = Prior | ConjugatePrior
@@ -206,10 +226,11 @@ def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, 
     to_mean = prior.mean[None] - moments.origin
     first = moments.first + prior.shrinkage * to_mean
     shift = first / (count + prior.shrinkage)[:, None]
+    shrinkage = jnp.broadcast_to(prior.shrinkage, (num_components,))
+    added = spread_of_means(shrinkage, to_mean, first, shift, shared=False, diagonal=family.diagonal)
     if family.diagonal:
-        added = prior.shrinkage * jnp.square(to_mean) - first * shift + count[:, None] * ridge[None]
+        added = added + count[:, None] * ridge[None]
     else:
-        added = prior.shrinkage * to_mean[:, :, None] * to_mean[:, None, :] - first[:, :, None] * shift[:, None, :]
         added = added + count[:, None, None] * jnp.diag(ridge)[None]
     added = added + more_scatter[None]
     if moments.second.shape[0] != num_components:
@@ -236,31 +257,21 @@ def log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Float[
 def _log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Array:
     mixture = jax.tree.map(jnp.asarray, mixture)
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, mixture.means.dtype), prior)
-    k, d = mixture.means.shape
-    excess = prior.concentration - 1.0
-    # A flat prior does not mind an empty component, whose log-weight is -inf.
-    of_weights = jnp.where(excess == 0.0, 0.0, excess * mixture.log_weights).sum()
-    of_weights = of_weights + gammaln(prior.concentration.sum()) - gammaln(prior.concentration).sum()
+    return log_prob_of_mixture(distribution_of_prior(prior, family, mixture.num_components), mixture)
 
-    squares = jnp.square(whiten(mixture, prior.mean[None])).sum((1, 2))
-    of_means = log_normaliser(mixture) + 0.5 * d * jnp.log(prior.shrinkage) - 0.5 * prior.shrinkage * squares
 
-    factor = mixture.precision_factor
-    if family.diagonal:
-        shape = family.scale_shape(k, d)
-        variances = jnp.square(1.0 / factor[:, : shape[1]])
-        scale = jnp.broadcast_to(prior.scale, shape)
-        half = 0.5 * prior.dof
-        of_covariances = half * jnp.log(0.5 * scale) - gammaln(half)
-        of_covariances = of_covariances - (half + 1.0) * jnp.log(variances) - 0.5 * scale / variances
-    else:
-        root = jnp.linalg.cholesky(prior.scale)
-        log_det_scale = 2.0 * jnp.log(jnp.diagonal(root)).sum()
-        log_det = -2.0 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
-        traces = jnp.square(jnp.matmul(jnp.tril(factor), root[None], precision="highest")).sum((1, 2))
-        of_covariances = 0.5 * prior.dof * (log_det_scale - d * math.log(2.0)) - multigammaln(0.5 * prior.dof, d)
-        of_covariances = of_covariances - 0.5 * (prior.dof + d + 1.0) * log_det - 0.5 * traces
-    return of_weights + of_means.sum() + of_covariances.sum()
+def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components: int) -> ConjugateDistribution:
+    """The prior with its numbers written out for every component."""
+    num_features = prior.mean.shape[0]
+    shape = family.scale_shape(num_components, num_features)
+    shape = shape if family.diagonal else (shape[0], num_features, num_features)
+    return ConjugateDistribution(
+        concentration=jnp.asarray(prior.concentration),
+        mean=jnp.broadcast_to(prior.mean, (num_components, num_features)),
+        shrinkage=jnp.broadcast_to(prior.shrinkage, (num_components,)),
+        dof=jnp.broadcast_to(prior.dof, shape[:1]),
+        scale=jnp.broadcast_to(prior.scale, shape),
+    )
 
 
 def _pseudo_moments(prior: ConjugatePrior, family: Family, num_components: int, num_features: int) -> tuple[Any, Any]:

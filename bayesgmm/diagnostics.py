@@ -1,9 +1,8 @@
-"""ArviZ: a fit as a `DataTree` with named dimensions, saved and read back, and leave-one-out cross-validation.
+"""ArviZ: a fit as a `DataTree` with named dimensions, saved and read back, cross-validation, sensitivity to the prior.
 
 Dimensions are `cluster`, `feature` and `row`. (Not `component`: `arviz.psense_summary` uses that name itself.)
 """
 
-import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.checks import as_rows
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.criteria import pointwise_log_likelihood
-from bayesgmm.engines.model import mixture_of_sites, sample_sites
+from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
-from bayesgmm.precision import RandomKey, matching_precision
+from bayesgmm.precision import RandomKey
+from bayesgmm.predictive import draw_scale_rates, log_prior_of_draws, prior_draws
+from bayesgmm.priors import Prior
 from bayesgmm.results import Fit
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from xarray import DataTree
 
 NUM_PRIOR_DRAWS = 1000
+_FEWEST_DRAWS = 25  # for the tail of the importance weights
 _MAX_PREDICTIVE = 2_000_000  # numbers kept in the posterior_predictive group, 16 MB
 
 
@@ -36,11 +38,14 @@ def to_datatree(
     """A Bayesian fit as an ArviZ `DataTree`.
 
     Groups: `posterior` (weights, means, scales and, for families with correlations, covariances), `sample_stats`
-    where the engine has them, `log_likelihood` of every row, `observed_data`, `posterior_predictive` (replicated data
-    sets, thinned for many rows), `prior` and `optimization` (the trace of MAP and VI). A point estimate is a posterior
-    of one draw.
+    where the engine has them, `log_likelihood` of every row, `log_prior` (the log prior density of every draw, one
+    variable for each site of the model), `observed_data`, `posterior_predictive` (replicated data sets, thinned for
+    many rows), `prior` and `optimization` (the trace of MAP and VI). A point estimate is a posterior of one draw.
+
+    Under hierarchical scales `posterior` and `prior` have the rates `scale_rate` too, drawn given the scales.
 
     Raises:
+        InputError: for a prior of another number of components or another family.
         ValueError: for a fit by EM, which has no posterior.
     """
     import arviz
@@ -52,22 +57,30 @@ def to_datatree(
     family = get_family(fit.family)
     draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], fit.mixture) if fit.draws is None else fit.draws
     prior_key, predictive_key = jax.random.split(key)
-    prior_draws = draw_prior(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
+    from_prior = prior_draws(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
+    rates: list[Any] = [None, None]
+    if isinstance(prior, Prior) and prior.scale_prior == "hierarchical":
+        keys = (jax.random.fold_in(predictive_key, 1), jax.random.fold_in(prior_key, 1))
+        rates = [
+            draw_scale_rates(part, family, prior, key=key) for part, key in zip((draws, from_prior), keys, strict=True)
+        ]
     every = max(1, -(-draws.means.shape[0] * draws.means.shape[1] * x.size // _MAX_PREDICTIVE))
     groups: dict[str, dict[str, Any]] = {
-        "posterior": _variables(draws, family),
+        "posterior": _variables(draws, family, rates[0]),
         "log_likelihood": {"x": np.asarray(pointwise_log_likelihood(draws, x))},
         "posterior_predictive": {"x": np.asarray(draws[:, ::every].sample(x.shape[0], key=predictive_key))},
-        "prior": _variables(prior_draws, family),
+        "log_prior": jax.tree.map(np.asarray, log_prior_of_draws(draws, family, prior, rates[0])),
+        "prior": _variables(from_prior, family, rates[1]),
         "observed_data": {"x": x},
     }
     if fit.sample_stats:
         groups["sample_stats"] = {name: np.asarray(value) for name, value in fit.sample_stats.items()}
-    dims = {
+    dims: dict[str, list[str]] = {
         "weights": ["cluster"],
         "means": ["cluster", "feature"],
         "scales": ["cluster", "feature"],
         "covariances": ["cluster", "feature", "feature_other"],
+        "scale_rate": [] if family.isotropic else ["feature"],
     }
     coords = {
         "cluster": np.arange(fit.mixture.num_components),
@@ -78,10 +91,11 @@ def to_datatree(
     rows = {"log_likelihood": ["row"], "posterior_predictive": ["row", "feature"], "observed_data": ["row", "feature"]}
     tree = None
     for group, variables in groups.items():
-        part = arviz.from_dict({group: variables}, dims={**dims, "x": rows.get(group, [])}, coords=coords)
+        shapes = {} if group == "log_prior" else {**dims, "x": rows.get(group, [])}
+        part = arviz.from_dict({group: variables}, dims=shapes, coords=coords)
         tree = part if tree is None else tree.assign({group: part[group]})
     assert tree is not None
-    if fit.engine != "nuts":
+    if np.ndim(fit.trace) == 1:  # of a sampler's draws the trace is among the sample statistics
         import xarray
 
         trace = xarray.Dataset({"objective": ("step", np.asarray(fit.trace))})
@@ -96,27 +110,13 @@ def to_datatree(
     return tree
 
 
-def _variables(draws: Mixture, family: Family) -> dict[str, np.ndarray]:
+def _variables(draws: Mixture, family: Family, scale_rates: Any) -> dict[str, np.ndarray]:
     variables = {"weights": draws.weights, "means": draws.means, "scales": draws.scales}
     if family.has_correlations(draws.num_features):
         variables["covariances"] = draws.covariances
+    if scale_rates is not None:
+        variables["scale_rate"] = scale_rates[..., 0] if family.isotropic else scale_rates
     return {name: np.asarray(value) for name, value in variables.items()}
-
-
-@matching_precision
-def draw_prior(prior: AnyPrior, family: Family, num_components: int, num_draws: int, *, key: RandomKey) -> Mixture:
-    """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning."""
-    return _draw_prior(jax.tree.map(jnp.asarray, prior), family, num_components, num_draws, key)
-
-
-@functools.partial(jax.jit, static_argnames=("family", "num_components", "num_draws"))
-def _draw_prior(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
-    from numpyro.infer import Predictive
-
-    predictive = Predictive(sample_sites, num_samples=num_draws, parallel=True)
-    latent = predictive(key, num_components, family, prior)
-    draws = jax.vmap(lambda sites: mixture_of_sites(sites, family))(latent)
-    return jax.tree.map(lambda leaf: leaf[None], draws)
 
 
 def save_datatree(tree: "DataTree", path: str | Path) -> None:
@@ -181,3 +181,37 @@ def loo(tree: "DataTree") -> Loo | None:
         max_pareto_k=float(pareto_k.max()),
         num_bad=int((pareto_k > result.good_k).sum()),
     )
+
+
+def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = None, **settings: Any) -> "DataFrame":
+    r"""How much the posterior moves when the prior, or the likelihood, is raised to a power near 1, by ArviZ.
+
+    A row for every parameter, with the sensitivities to `prior` and `likelihood` and a `diagnosis`. Above 0.05 both:
+    prior and data are in conflict; the prior alone: it is strong, or the likelihood is weak; else a check mark.
+
+    Args:
+        tree: a tree of `to_datatree`, with draws.
+        var_names: variables of the posterior, by default weights, means, scales and their rate, where they vary.
+        settings: further arguments of `arviz.psense_summary`, such as `prior_var_names=["means"]`, which scales the
+            prior of the means only.
+
+    Raises:
+        InputError: for a tree of a point estimate, or without the log prior density.
+
+    Source: Kallioinen et al. (2024), Detecting and diagnosing prior and likelihood sensitivity with power-scaling.
+    """
+    import arviz
+
+    if "log_prior" not in tree.children:
+        raise InputError("tree has no group log_prior; make it with to_datatree, which is given the prior")
+    posterior = tree.posterior
+    num_draws = posterior.sizes["chain"] * posterior.sizes["draw"]
+    if num_draws < _FEWEST_DRAWS:
+        raise InputError(
+            f"tree has a posterior of {num_draws} draws, and power-scaling needs at least {_FEWEST_DRAWS}; give one by "
+            "fit_nuts or fit_vi"
+        )
+    if var_names is None:  # the only weight of one component does not vary
+        names = [name for name in ("weights", "means", "scales", "scale_rate") if name in posterior]
+        var_names = [name for name in names if bool((posterior[name].std(("chain", "draw")) > 0).all())]
+    return arviz.psense_summary(tree, var_names=list(var_names), **settings)

@@ -38,13 +38,22 @@ def match_labels(mixture: Mixture, reference: Mixture) -> Int[np.ndarray, "*draw
             f"mixture with means {mixture.means.shape} cannot be matched to a reference with means "
             f"{reference.means.shape}: give one reference mixture of the same k, d and family"
         )
-    scores = np.asarray(_scores(mixture, reference), np.float64)
-    flat = np.nan_to_num(scores, nan=-1e300, neginf=-1e300, posinf=1e300).reshape(-1, *scores.shape[-2:])
+    return best_orders(np.asarray(label_scores(mixture, reference)))
+
+
+def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*draws k"]:
+    """The order of components of largest total score, for every matrix of scores (component, label).
+
+    The component with label j is `order[j]`. Exact, by linear assignment (a shortest augmenting path, Crouse 2016).
+    What is not a number scores less than all that is.
+    """
+    finite = np.nan_to_num(np.asarray(scores, np.float64), nan=-1e300, neginf=-1e300, posinf=1e300)
+    flat = finite.reshape(-1, *scores.shape[-2:])
     orders = np.empty(flat.shape[:2], np.int32)
     for order, score in zip(orders, flat, strict=True):
         components, labels = linear_sum_assignment(score, maximize=True)
         order[labels] = components
-    return orders.reshape(*mixture.draw_shape, mixture.num_components)
+    return orders.reshape(scores.shape[:-1])
 
 
 def relabel(mixture: Mixture, reference: Mixture) -> Mixture:
@@ -53,7 +62,8 @@ def relabel(mixture: Mixture, reference: Mixture) -> Mixture:
 
 
 @matching_precision
-def _scores(mixture: Mixture, reference: Mixture) -> Any:
+def label_scores(mixture: Mixture, reference: Mixture) -> Any:
+    """Score of every component of `mixture`, or of each of its draws, for every label of the reference, (..., k, k)."""
     mixture, reference = jax.tree.map(jnp.asarray, (mixture, reference))
     return over_draws(lambda one: _scores_of_one(one, reference), mixture)(mixture)
 

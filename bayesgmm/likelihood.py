@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from bayesgmm.blocks import map_over_blocks, sum_over_blocks
 from bayesgmm.mixture import Mixture, joint_and_marginal
-from bayesgmm.moments import as_arguments, centred_block, moments_of_arrays, weighted_sums
+from bayesgmm.moments import Prepared, as_arguments, centred_block, moments_of_arrays, prepare_kind, weighted_sums
 from bayesgmm.precision import matching_precision
 from bayesgmm.statistics import Moments, expected_complete_log_prob
 
@@ -32,7 +32,17 @@ def log_likelihood(mixture: Mixture, x: Any, row_weights: Any = None) -> Float[A
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
     mixture, x, row_weights = as_arguments(mixture, x, row_weights)
-    return _log_likelihood(mixture, x, row_weights)
+    return _log_likelihood(mixture, x, row_weights, None)
+
+
+def prepare_rows(mixture: Mixture, x: Float[Array, "n d"]) -> Prepared | None:
+    """What many evaluations of `log_likelihood_of_rows` on the same rows can share."""
+    return prepare_kind(mixture, x, jnp.ones(len(x), x.dtype), pooled=len(mixture.precision_factor) == 1)
+
+
+def log_likelihood_of_rows(mixture: Mixture, x: Float[Array, "n d"], prepared: Prepared | None) -> Float[Array, ""]:
+    """`log_likelihood` of rows that are evaluated many times, inside JAX programs."""
+    return _log_likelihood(mixture, x, jnp.ones(len(x), x.dtype), prepared)
 
 
 @matching_precision
@@ -55,23 +65,25 @@ def row_summaries(mixture: Mixture, x: Any) -> tuple[Float[Array, " n"], Float[A
 
 @jax.custom_jvp
 @jax.jit
-def _log_likelihood(mixture: Mixture, x: Array, row_weights: Array) -> Array:
-    return moments_of_arrays(mixture, x, row_weights, pooled=len(mixture.precision_factor) == 1).log_likelihood
+def _log_likelihood(mixture: Mixture, x: Array, row_weights: Array, prepared: Prepared | None) -> Array:
+    pooled = len(mixture.precision_factor) == 1
+    return moments_of_arrays(mixture, x, row_weights, pooled=pooled, prepared=prepared).log_likelihood
 
 
 @functools.partial(_log_likelihood.defjvp, symbolic_zeros=True)
 def _log_likelihood_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    mixture, x, row_weights = primals
-    moments = moments_of_arrays(mixture, x, row_weights, pooled=len(mixture.precision_factor) == 1)
+    mixture, x, row_weights, prepared = primals
+    pooled = len(mixture.precision_factor) == 1
+    moments = moments_of_arrays(mixture, x, row_weights, pooled=pooled, prepared=prepared)
     _, tangent = jax.jvp(
         lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangents[0]),)
     )
-    if not all(isinstance(part, SymbolicZero) for part in tangents[1:]):
+    if not all(isinstance(part, SymbolicZero) for part in tangents[1:3]):
 
         def in_rows(x: Array, row_weights: Array) -> Array:
             return jnp.dot(row_weights, joint_and_marginal(mixture, x)[2], precision="highest")
 
-        tangent = tangent + jax.jvp(in_rows, (x, row_weights), _instantiate(tangents[1:]))[1]
+        tangent = tangent + jax.jvp(in_rows, (x, row_weights), _instantiate(tangents[1:3]))[1]
     return moments.log_likelihood, tangent
 
 

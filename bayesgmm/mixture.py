@@ -185,7 +185,12 @@ def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array,
     """Whitened rows (k, d, n), joint log-densities (k, n) and the marginal log-density (n) of every row."""
     whitened = whiten(mixture, x)
     joint = joint_of_whitened(mixture, whitened)
-    return whitened, joint, jax.nn.logsumexp(joint, axis=0)
+    return whitened, joint, sum_over_components(joint)
+
+
+def sum_over_components(joint: Float[Array, "k n"]) -> Float[Array, " n"]:
+    """Marginal log-density of every row from the joint ones."""
+    return jax.nn.logsumexp(joint, axis=0)
 
 
 def shares_and_marginal_parts(

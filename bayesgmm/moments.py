@@ -199,9 +199,22 @@ def prepare(
     axis_name: str | None = None,
 ) -> Prepared | None:
     """What the passes of a fit can share, for mixtures of the same representation; nothing for small problems."""
+    pooled, isotropic = wanted(family)
+    return prepare_kind(mixture, x, row_weights, pooled=pooled, isotropic=isotropic, axis_name=axis_name)
+
+
+def prepare_kind(
+    mixture: Mixture,
+    x: Array,
+    row_weights: Array,
+    *,
+    pooled: bool,
+    isotropic: bool = False,
+    axis_name: str | None = None,
+) -> Prepared | None:
+    """`prepare` for moments that are pooled over components, or averaged over features, or neither."""
     if mixture.num_components * x.size < LARGE_FIT:
         return None
-    pooled, isotropic = wanted(family)
     kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
     frame = natural.frame_of(x, kind, axis_name)
     size = _natural_block(mixture, x, kind)

@@ -15,7 +15,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray, is_traced
 
-ENGINES = ("em", "map", "vi", "nuts")
+ENGINES = ("em", "map", "vi", "cavi", "gibbs", "nuts")
 """The engines by name, in the order in which they are run and shown."""
 
 
@@ -29,6 +29,7 @@ class ResultCode(enum.IntEnum):
     decreased = 4
     not_mixed = 5
     divergent = 6
+    interrupted = 7
 
     @property
     def explanation(self) -> str:
@@ -61,6 +62,10 @@ _EXPLANATIONS = {
         "there were divergent transitions, so parts of the posterior may be missing; raise target_accept or tighten "
         "the prior"
     ),
+    ResultCode.interrupted: (
+        "it was interrupted, and has only the draws that were made before; run the same call again to go on, or fewer "
+        "draws"
+    ),
 }
 
 
@@ -70,7 +75,17 @@ class FitWarning(UserWarning):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["mixture", "log_likelihood", "result", "num_steps", "trace", "draws", "sample_stats", "summary"],
+    data_fields=[
+        "mixture",
+        "log_likelihood",
+        "result",
+        "num_steps",
+        "trace",
+        "draws",
+        "sample_stats",
+        "summary",
+        "approximation",
+    ],
     meta_fields=["engine", "family"],
 )
 @dataclass(frozen=True)
@@ -92,6 +107,7 @@ class Fit:
         draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
         sample_stats: what the sampler said about every draw, arrays (chain, draw) with ArviZ's names; else empty.
         summary: single numbers that tell how far to trust the fit, such as NUTS's worst R-hat.
+        approximation: the numbers of a conjugate approximation, a `ConjugateDistribution`; of CAVI only.
     """
 
     engine: str
@@ -104,6 +120,7 @@ class Fit:
     draws: Mixture | None = None
     sample_stats: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    approximation: Any = None
 
     @property
     def code(self) -> ResultCode:

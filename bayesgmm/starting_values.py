@@ -46,11 +46,11 @@ def mixture_from_start(
         weights, means, kind, matrices = _parameters(start, num_components, x.shape[1], family)
         if kind is None:
             nearest = _nearest_means(x, means, row_weights)
-            responsibilities = _responsibilities(nearest, x, num_components, row_weights)
+            responsibilities = responsibilities_from_start(nearest, x, num_components, row_weights)
             fitted = maximise_partition(x, responsibilities, row_weights, family, reg_covar)
             return _from_factor(x, weights, means, fitted.precision_factor)
         return _from_matrices(x, weights, means, kind, matrices, family)
-    responsibilities = _responsibilities(start, x, num_components, row_weights)
+    responsibilities = responsibilities_from_start(start, x, num_components, row_weights)
     return maximise_partition(x, responsibilities, row_weights, family, reg_covar)
 
 
@@ -178,7 +178,7 @@ def _as_array(name: str, value: Any, shape: tuple[int, ...] | None = None) -> An
     return value
 
 
-def _responsibilities(start: Any, x: Any, num_components: int, row_weights: Any) -> Any:
+def responsibilities_from_start(start: Any, x: Any, num_components: int, row_weights: Any) -> Any:
     """Responsibilities (n, k) from responsibilities or labels, in which every component has rows."""
     num_rows, given = len(x), type(start).__name__
     if not isinstance(start, jax.Array):

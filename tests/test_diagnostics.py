@@ -6,11 +6,13 @@ import arviz
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import DATA, each_family, random_case
+from helpers import DATA, each_family, random_draws
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.diagnostics import draw_prior
+from bayesgmm.diagnostics import prior_sensitivity
+from bayesgmm.families import FAMILIES
+from bayesgmm.predictive import log_prior_of_draws
 
 NAMES = ["eruptions", "waiting"]
 
@@ -43,7 +45,7 @@ def trees(fits):
 @pytest.mark.parametrize("engine", ["map", "vi", "nuts"])
 def test_groups_dimensions_and_values(engine, fits, trees):
     tree, fit = trees[engine], fits[engine]
-    groups = {"posterior", "log_likelihood", "observed_data", "posterior_predictive", "prior"}
+    groups = {"posterior", "log_likelihood", "observed_data", "posterior_predictive", "prior", "log_prior"}
     assert groups <= set(tree.children)
     assert ("sample_stats" in tree.children) == (engine != "map")
     assert ("optimization" in tree.children) == (engine != "nuts")
@@ -59,6 +61,11 @@ def test_groups_dimensions_and_values(engine, fits, trees):
     np.testing.assert_array_equal(tree.observed_data["x"].values, DATA["faithful"])
     expected = np.reshape(draws.log_prob(DATA["faithful"]), (*shape, 272))
     np.testing.assert_allclose(tree.log_likelihood["x"].values, expected, rtol=1e-12)
+    assert set(tree.log_prior.data_vars) == {"weights", "means", "scales", "correlation_cholesky"}
+    assert all(values.dims == ("chain", "draw") for values in tree.log_prior.data_vars.values())
+    prior = bayesgmm.default_prior(DATA["faithful"], 2)
+    expected = stats.norm(prior.mean_loc, prior.mean_scale).logpdf(np.reshape(draws.means, (*shape, 2, 2))).sum((2, 3))
+    np.testing.assert_allclose(tree.log_prior["means"].values, expected, rtol=1e-10)
     assert tree.attrs["result"] == fit.code.name
 
 
@@ -109,28 +116,101 @@ def test_loo_of_a_point_and_of_an_approximation(trees):
 
 
 @each_family
-def test_prior_draws_have_the_stated_marginals(family, key, rng):
-    x = random_case(family, 2, 2, rng).rows(200, rng)
-    prior = bayesgmm.default_prior(x, 2, concentration=[2.0, 3.0])
-    draws = draw_prior(prior, family, 2, 2000, key=key)
-    assert draws.draw_shape == (1, 2000)
-    weights = np.asarray(draws.weights)[0, :, 0]
-    assert stats.kstest(weights, stats.beta(2.0, 3.0).cdf).pvalue > 1e-4
-    means = np.asarray(draws.means)[0, :, 1, 0]
-    assert stats.kstest(means, stats.norm(prior.mean_loc[0], prior.mean_scale[0]).cdf).pvalue > 1e-4
-    log_scales = np.log(np.asarray(draws.scales)[0, :, 0, 0])
-    median = np.log(prior.scale_median)
-    median = median.mean() if family.name == "spherical" else median[0]
-    assert stats.kstest(log_scales, stats.norm(median, 1.0).cdf).pvalue > 1e-4
-
-
-@each_family
 def test_every_family_has_a_tree(family, key, rng):
     x = DATA["faithful"]
     fit = bayesgmm.fit_map(x, 2, family=family, key=key)
     tree = bayesgmm.to_datatree(fit, x, prior=bayesgmm.default_prior(x, 2), key=key)
     assert ("covariances" in tree.posterior) == family.has_correlations(2)
     assert list(tree.posterior["feature"].values) == ["x0", "x1"]
+
+
+def exact_fit(x, prior, rng, num_draws):
+    """One normal component under the conjugate prior: independent draws from its posterior, by NumPy, as a fit."""
+    n, mean = len(x), x.mean()
+    kappa = prior.shrinkage + n
+    loc = (prior.shrinkage * prior.mean[0] + n * mean) / kappa
+    scale = prior.scale[0] + ((x - mean) ** 2).sum() + prior.shrinkage * n / kappa * (mean - prior.mean[0]) ** 2
+    variances = scale / rng.chisquare(prior.dof + n, (4, num_draws))
+    means = rng.normal(loc, np.sqrt(variances / kappa))
+    shape = (4, num_draws, 1)
+    draws = bayesgmm.Mixture.from_covariances(np.ones(shape), means[..., None, None], variances[..., None, None])
+    mixture = bayesgmm.Mixture.from_covariances(np.ones(1), [[loc]], [[variances.mean()]])
+    zero = np.float64(0.0)
+    return bayesgmm.Fit("nuts", "diag", mixture, zero, np.int32(0), np.int32(0), np.zeros((4, num_draws)), draws)
+
+
+@pytest.mark.parametrize(
+    ("settings", "diagnosis"),
+    [
+        ({"shrinkage": 20.0, "mean": 6.0}, "potential prior-data conflict"),  # as sure as the data, of another place
+        ({"shrinkage": 0.01, "mean": 0.0}, "✓"),
+    ],
+)
+def test_a_prior_in_conflict_with_the_data_is_flagged_and_a_weak_one_is_not(settings, diagnosis, key, rng):
+    x = rng.normal(0.0, 1.0, (40, 1))
+    prior = bayesgmm.conjugate_prior(x, 1, "diag", **settings)
+    fit = exact_fit(x, prior, rng, 1000)
+    tree = bayesgmm.to_datatree(fit, x, prior=prior, key=key, feature_names=["a"])
+    found = prior_sensitivity(tree)
+    assert list(found.index) == ["means[0, a]", "scales[0, a]"]  # the only weight does not vary
+    assert found.loc["means[0, a]", "diagnosis"] == diagnosis
+    assert (found["likelihood"] > 0.05).all()
+
+
+def test_the_power_scaled_posterior_is_the_exact_one(key, rng):
+    """Draws weighted by a power of `log_prior` have the mean of the posterior under the prior to one power more."""
+    x = rng.normal(0.0, 1.0, (40, 1))
+    prior = bayesgmm.conjugate_prior(x, 1, "diag", shrinkage=5.0, mean=2.0)
+    fit = exact_fit(x, prior, rng, 5000)
+    tree = bayesgmm.to_datatree(fit, x, prior=prior, key=key)
+    power = 1.3
+    total = sum(values.values for values in tree.log_prior.data_vars.values())
+    weights = np.exp((power - 1) * (total - total.max()))
+    found = (weights * tree.posterior["means"].values[..., 0, 0]).sum() / weights.sum()
+    # A normal-inverse-gamma density to a power is another one, with power times as many rows for its mean.
+    kappa = power * 5.0
+    exact = (kappa * 2.0 + x.sum()) / (kappa + len(x))
+    error = weights.std() * tree.posterior["means"].values.std() / weights.mean() / np.sqrt(weights.size)
+    error += tree.posterior["means"].values.std() / np.sqrt(weights.size)
+    assert abs(found - exact) < 4 * error
+    assert abs(float(tree.posterior["means"].mean()) - exact) > 20 * error
+
+
+def test_sensitivity_of_a_mixture_by_sampling(trees):
+    found = prior_sensitivity(trees["nuts"])
+    assert set(found["diagnosis"]) <= {"✓", "potential prior-data conflict", "potential strong prior / weak likelihood"}
+    assert (found.loc[["means[0, eruptions]", "means[1, waiting]"], "diagnosis"] == "✓").all()
+    assert len(found) == 2 + 4 + 4
+    assert len(prior_sensitivity(trees["nuts"], var_names=["weights"])) == 2
+
+
+def test_sensitivity_needs_draws_and_the_log_prior(trees):
+    with pytest.raises(
+        bayesgmm.InputError, match=r"posterior of 1 draws, and power-scaling needs .*fit_nuts or fit_vi"
+    ):
+        prior_sensitivity(trees["map"])
+    with pytest.raises(bayesgmm.InputError, match="tree has no group log_prior; make it with to_datatree"):
+        prior_sensitivity(trees["nuts"].drop_nodes("log_prior"))
+
+
+@pytest.mark.parametrize("family", ["full", "spherical"])
+def test_hierarchical_scales_have_their_rates_in_the_tree(family, key, rng, tmp_path):
+    x = DATA["faithful"]
+    prior = bayesgmm.default_prior(x, 2, scale_prior="hierarchical")
+    draws = random_draws(FAMILIES[family], 2, 2, (2, 30), rng)
+    mixture = draws[0, 0]
+    fit = bayesgmm.Fit("nuts", family, mixture, np.float64(0.0), np.int32(0), np.int32(0), np.zeros((2, 30)), draws)
+    tree = bayesgmm.to_datatree(fit, x, prior=prior, key=key)
+    rates = tree.posterior["scale_rate"]
+    assert rates.dims == (("chain", "draw") if family == "spherical" else ("chain", "draw", "feature"))
+    assert "scale_rate" in tree.prior
+    values = rates.values[..., None] if family == "spherical" else rates.values
+    expected = log_prior_of_draws(draws, FAMILIES[family], prior, values)
+    for name, value in expected.items():
+        np.testing.assert_allclose(tree.log_prior[name].values, value, rtol=1e-12)
+    bayesgmm.save_datatree(tree, tmp_path / "fit.nc")
+    assert bayesgmm.load_datatree(tmp_path / "fit.nc").identical(tree)
+    assert "scale_rate" in "".join(prior_sensitivity(tree).index)
 
 
 def test_em_has_no_tree(key):

@@ -8,7 +8,7 @@ from helpers import DATA
 
 from bayesgmm import conjugate_prior, expected_moments, fit_em, fit_map, log_likelihood
 from bayesgmm.conjugate import log_prior
-from bayesgmm.engines import em, samples
+from bayesgmm.engines import devices, samples
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
@@ -114,9 +114,9 @@ def many_rows(rng, num_rows=50_001):
 def test_many_rows_on_several_devices_are_fitted_as_on_one(family, rng, monkeypatch):
     x, row_weights = many_rows(rng), rng.integers(0, 3, size=50_001)
     options = {"family": family, "key": jax.random.key(3), "row_weights": row_weights, "num_restarts": 2}
-    assert em._placed(x, np.ones(len(x)), 6)[2] is not None
+    assert devices.place_rows(x, np.ones(len(x)), 6)[2] is not None
     several = fit_em(x, 6, **options)
-    monkeypatch.setattr(em, "_placed", lambda x, weights, k: (jnp.asarray(x), jnp.asarray(weights), None))
+    monkeypatch.setattr(devices, "place_rows", lambda x, weights, k: (jnp.asarray(x), jnp.asarray(weights), None))
     one = fit_em(x, 6, **options)
     assert several.successful
     np.testing.assert_allclose(several.log_likelihood, one.log_likelihood, rtol=1e-9)
@@ -125,11 +125,11 @@ def test_many_rows_on_several_devices_are_fitted_as_on_one(family, rng, monkeypa
 
 
 def test_starts_of_ones_own_and_traced_arguments_with_rows_on_several_devices(rng, monkeypatch):
-    monkeypatch.setattr(em, "_LARGE", 2**10)
+    monkeypatch.setattr(devices, "LARGE", 2**10)
     x = many_rows(rng, 3001).astype(np.float32)
     labels = np.arange(len(x)) % 4
-    if len(jax.devices()) > 1 and em._num_cores() > 1:
-        assert em._placed(x, np.ones(len(x)), 4)[2] is not None
+    if len(jax.devices()) > 1 and devices.num_cores() > 1:
+        assert devices.place_rows(x, np.ones(len(x)), 4)[2] is not None
     options = {"family": "diag", "max_steps": 2, "on_failure": "ignore"}
     expected = fit_em(x, 4, start=labels, **options)
     of_shares = fit_em(x, 4, start=np.eye(4)[labels], **options)

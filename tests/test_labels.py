@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_close, each_family, random_case, random_draws
 
 import bayesgmm
-from bayesgmm.labels import _scores
+from bayesgmm.labels import label_scores
 
 
 @each_family
@@ -35,7 +35,7 @@ def test_every_draw_has_its_own_order(family, rng):
 def test_score_is_the_expected_joint_log_density(family, rng):
     """Against a Monte Carlo average of the density itself, within five standard errors."""
     mixture, reference = (random_case(family, 2, 2, rng) for _ in range(2))
-    scores = np.asarray(_scores(mixture.mixture, reference.mixture))
+    scores = np.asarray(label_scores(mixture.mixture, reference.mixture))
     for j in range(2):
         rows = rng.multivariate_normal(reference.means[j], reference.covariances[j], size=20_000)
         joint = np.asarray(mixture.mixture.joint_log_prob(rows)) * reference.weights[j]
@@ -47,7 +47,7 @@ def test_order_is_the_best_of_all_permutations(rng):
     family = bayesgmm.FAMILIES["full"]
     reference = random_case(family, 4, 2, rng).mixture
     draws = random_draws(family, 4, 2, (6,), rng)
-    scores = np.asarray(_scores(draws, reference))
+    scores = np.asarray(label_scores(draws, reference))
     for score, order in zip(scores, bayesgmm.match_labels(draws, reference), strict=True):
         best = max(itertools.permutations(range(4)), key=lambda p: sum(score[i, j] for j, i in enumerate(p)))
         assert tuple(order) == best

@@ -14,7 +14,7 @@ from scipy import stats
 import bayesgmm
 from bayesgmm.conjugate import CONJUGATE_FAMILIES
 from bayesgmm.engines import space
-from bayesgmm.engines.model import MixtureDistribution, mixture_of_sites, sites_of_mixture
+from bayesgmm.engines.model import MixtureDistribution, log_prior_of_sites, mixture_of_sites, sites_of_mixture
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -81,6 +81,101 @@ def test_log_density_is_the_shared_likelihood_plus_the_prior(family, rng):
         normaliser = float(reference.log_prob(jnp.eye(3)))  # where the kernel is zero
         expected += kernel + normaliser * len(cholesky)
     np.testing.assert_allclose(float(density), expected, rtol=1e-11)
+
+
+def log_density_of_hierarchical_scales(scales, rate, a):
+    """Of scales whose reciprocal squares are gamma variables: by SciPy, and the derivative of that map, 2 / s^3."""
+    return (stats.gamma(a, scale=1 / rate).logpdf(scales**-2.0) + np.log(2.0) - 3 * np.log(scales)).sum()
+
+
+@each_family
+@pytest.mark.parametrize("num_features", [1, 3])
+@pytest.mark.parametrize("scale_prior", ["half_normal", "hierarchical"])
+def test_other_priors_of_scales_are_scipys(scale_prior, num_features, family, rng):
+    """Of the model, of its sites one by one, and of the engines' objective in units of their own."""
+    case = random_case(family, 2, num_features, rng)
+    x = 10.0 * case.rows(40, rng)
+    numbers = {"half_normal": {}, "hierarchical": {"precision_shape": 2.5, "rate_shape": 0.7}}[scale_prior]
+    prior = bayesgmm.default_prior(x, 2, scale_prior=scale_prior, **numbers)
+    sites = sites_of_mixture(case.mixture, family, prior)
+    scales = np.asarray(sites["scales"])
+
+    def for_each(values):
+        return np.exp(np.log(values).mean(keepdims=True)) if scales.shape[1] == 1 else values
+
+    expected = {}
+    if scale_prior == "half_normal":
+        assert "scale_rate" not in sites
+        expected["scales"] = stats.halfnorm(scale=for_each(prior.scale_sd)).logpdf(scales).sum()
+    else:
+        own_rate = for_each(prior.rate_rate)
+        posterior_mean = (0.7 + len(scales) * 2.5) / (own_rate + (scales**-2.0).sum(0))
+        np.testing.assert_allclose(sites["scale_rate"], posterior_mean, rtol=1e-12)
+        sites["scale_rate"] = jnp.asarray(posterior_mean * rng.uniform(0.5, 2.0, posterior_mean.shape))
+        rate = np.asarray(sites["scale_rate"])
+        expected["scales"] = log_density_of_hierarchical_scales(scales, rate, 2.5)
+        expected["scale_rate"] = stats.gamma(0.7, scale=1 / own_rate).logpdf(rate).sum()
+    found = log_prior_of_sites(sites, 2, family, prior)
+    assert set(found) == set(sites)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11)
+
+    total = sum(float(value) for value in found.values()) + float(bayesgmm.log_likelihood(case.mixture, x))
+    density, _ = log_density(bayesgmm.model, (x, 2, family, prior), {}, sites)
+    np.testing.assert_allclose(density, total, rtol=1e-11)
+    point = space.to_unconstrained(case.mixture, family, prior)
+    back = space.to_sites(point, family, 2, num_features)
+    assert_close(space.mixture_of(back, family, prior), case.mixture, 1e-12)
+    if scale_prior == "hierarchical":
+        np.testing.assert_allclose(back["scale_rate"], posterior_mean, rtol=1e-12)
+        point["scale_rate"] = jnp.log(sites["scale_rate"])
+    objective = space.constrained_log_density(point, jnp.asarray(x), 2, family, prior)
+    np.testing.assert_allclose(objective, total, rtol=1e-11)
+
+
+def rise_of_density(x, prior, first_covariances):
+    """How the log posterior density changes as one component closes in on rows, in powers of its width."""
+    rest = np.atleast_2d(np.cov(x.T))
+    family = bayesgmm.FAMILIES["full"]
+    found = []
+    for mean, covariance in first_covariances:
+        mixture = bayesgmm.Mixture.from_covariances(
+            np.array([0.1, 0.9]), np.stack([mean, x.mean(0)]), np.stack([covariance, rest])
+        )
+        sites = sites_of_mixture(mixture, family, prior)
+        found.append(float(log_density(bayesgmm.model, (x, 2, family, prior), {}, sites)[0]))
+    return (found[1] - found[0]) / np.log(10.0)
+
+
+@pytest.mark.parametrize(
+    ("scale_prior", "num_equal", "power"),
+    [
+        ("half_normal", 1, 1.0),  # as the density of the row at its mean
+        ("hierarchical", 1, 2 * (2.0 * (1 - 2) - 0.2 + 1.5 + 0.5)),
+        ("hierarchical", 2, 2 * (2.0 * (1 - 2) - 0.2 + 1.5 + 1.0)),
+        ("lognormal", 5, None),
+    ],
+)
+def test_where_a_component_can_collapse_onto_rows(scale_prior, num_equal, power, rng):
+    """The density rises without bound or falls as a component shrinks onto equal rows, as `bayesgmm.priors` says."""
+    x = np.concatenate([rng.normal(size=(40, 1)), np.full((num_equal, 1), 0.3)])
+    prior = bayesgmm.default_prior(x, 2, scale_prior=scale_prior)
+    rise = rise_of_density(x, prior, [(x[-1], np.array([[width**2]])) for width in (1e-6, 1e-7)])
+    if power is None:
+        assert rise < -5.0
+    else:
+        assert rise == pytest.approx(power, abs=0.02)
+
+
+@pytest.mark.parametrize(("concentration", "power"), [(2.0, 1.0), (2.5, 0.0), (3.0, -1.0)])
+def test_where_a_component_can_collapse_onto_a_plane(concentration, power, rng):
+    """Three rows lie in a plane, whatever they are: LKJ holds a component off it from a concentration of 5/2 on."""
+    x = rng.normal(size=(40, 3))
+    prior = bayesgmm.default_prior(x, 2, correlation_concentration=concentration)
+    mean = x[:3].mean(0)
+    normal = np.linalg.svd(x[:3] - mean)[2][-1]
+    flat = [(mean, np.eye(3) - (1 - width**2) * np.outer(normal, normal)) for width in (1e-4, 1e-5)]
+    assert rise_of_density(x, prior, flat) == pytest.approx(power, abs=0.02)
 
 
 @each_conjugate_family

@@ -7,14 +7,13 @@ over the processor's cores where JAX has a device for each.
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from bayesgmm.checks import (
@@ -28,6 +27,7 @@ from bayesgmm.checks import (
     whole_number,
 )
 from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior
+from bayesgmm.engines import devices
 from bayesgmm.engines.ascent import Ascent, Problem, run_em
 from bayesgmm.engines.lanes import run_all
 from bayesgmm.engines.samples import sample_on_host, sample_rows, sample_size
@@ -41,7 +41,6 @@ from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
-_LARGE = 2**20  # rows x features x components from which runs go one by one, and over several devices
 _STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
@@ -151,7 +150,7 @@ class _Settings:
 def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any) -> Fit:
     traced = is_traced((x, weights, start, key, prior, tol, reg_covar))
     given_rows = x, weights
-    x, weights, mesh = (x, weights, None) if traced else _placed(x, weights, settings.num_components)
+    x, weights, mesh = (x, weights, None) if traced else devices.place_rows(x, weights, settings.num_components)
     if isinstance(start, Start) and start.random:
         options = {"settings": settings, "start": start.name, "mesh": mesh}
         fit = _best_of_restarts(key, x, weights, reg_covar, tol, prior, **options)
@@ -165,8 +164,7 @@ def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior:
         fit = _run(given, x, weights, ridge, tol, prior, settings=settings, mesh=mesh)
     if mesh is None:
         return fit
-    # Off the mesh again, so that the fit can be used with rows on one device.
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), fit)
+    return devices.off_mesh(fit)
 
 
 def _is_streamed(x: Any) -> bool:
@@ -185,10 +183,10 @@ def _fit_streamed(
     ridge = start_ridge if prior is None else jnp.where(by_default, 0.0, start_ridge)
     tol = jnp.asarray(tol, x.dtype)
     ascent = Ascent(family, settings.max_steps, settings.accelerate)
-    devices = jax.local_devices()[: _num_cores()]
+    local = jax.local_devices()[: devices.num_cores()]
 
     def run(start: Mixture) -> Fit:
-        return run_em_streamed(start, x, weights, ridge, tol, prior, ascent, devices)
+        return run_em_streamed(start, x, weights, ridge, tol, prior, ascent, local)
 
     if not (isinstance(start, Start) and start.random):
         rows = x if isinstance(start, Mixture) else rows_that_count(x, weights)
@@ -209,27 +207,6 @@ def _given_start(start: Any, x: Any, num_components: int, weights: Any, family: 
     if isinstance(start, Start):
         return start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
     return mixture_from_start(start, x, num_components, weights, family, ridge)
-
-
-def _placed(x: Any, weights: Any, num_components: int) -> tuple[Any, Any, Mesh | None]:
-    """Rows where they are computed: many, on several CPU devices, are shared out among them; else as they are."""
-    large = x.size * num_components >= _LARGE
-    devices = jax.local_devices()[: _num_cores()] if large else []
-    if len(devices) < 2 or devices[0].platform != "cpu":
-        return x, weights, None
-    x, weights = np.asarray(x), np.asarray(weights)
-    missing = -len(x) % len(devices)
-    if missing:
-        x = np.concatenate([x, np.broadcast_to(x[-1:], (missing, x.shape[1]))])
-        weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
-    mesh = Mesh(np.array(devices), ("rows",))
-    sharding = NamedSharding(mesh, PartitionSpec("rows"))
-    return jax.device_put(x, sharding), jax.device_put(weights, sharding), mesh
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @jax.jit
@@ -268,16 +245,13 @@ def _run(
     )
     if mesh is None:
         return run(start, x, row_weights, ridge, tol, prior=prior)
-    whole, rows = PartitionSpec(), PartitionSpec("rows")
-    return jax.shard_map(
+    return devices.over_mesh(
         lambda start, x, row_weights, ridge, tol, prior: run(
             start, x, row_weights, ridge, tol, prior=prior, axis_name="rows"
         ),
-        mesh=mesh,
-        in_specs=(whole, rows, rows, whole, whole, whole),
-        out_specs=whole,
-        check_vma=False,
-    )(start, x, row_weights, ridge, tol, prior)
+        mesh,
+        *(start, x, row_weights, ridge, tol, prior),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "start", "mesh"))
@@ -296,7 +270,7 @@ def _best_of_restarts(
     num_components, family = settings.num_components, settings.family
     keys = jax.random.split(key, settings.num_restarts)
     start_ridge, ridge = _ridges(x, row_weights, reg_covar, prior)
-    large = x.size * num_components >= _LARGE
+    large = x.size * num_components >= devices.LARGE
     sample, sample_weights = x, row_weights
     if large:
         # Named apart from the keys of the starts.

@@ -3,9 +3,9 @@
 `model` can be used by itself under any NumPyro inference; the engines of this package are ways to its mode, its
 approximation or its draws.
 
-Under a `Prior` its sites are weights, means, scales and, where a family has them, Cholesky factors of correlations;
-under a `ConjugatePrior` weights, means and covariances, or variances for diagonal families: those in which the density
-of that prior is stated, and therefore its mode.
+Under a `Prior` its sites are weights, means, scales and, where a family has them, Cholesky factors of correlations,
+and under hierarchical scales their common rate; under a `ConjugatePrior` weights, means and covariances, or variances
+for diagonal families: those in which the density of that prior is stated, and therefore its mode.
 """
 
 import math
@@ -16,14 +16,15 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import AffineTransform, Transform
+from numpyro.distributions.transforms import AffineTransform, PowerTransform, Transform
+from numpyro.handlers import substitute, trace
 
 from bayesgmm.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.likelihood import row_log_prob
 from bayesgmm.mixture import Mixture, covariance_factor, factor_of_covariances
-from bayesgmm.priors import default_prior
+from bayesgmm.priors import Prior, default_prior
 from bayesgmm.triangular import inverse_of_lower
 
 
@@ -58,7 +59,8 @@ def model(
 ) -> None:
     """The Bayesian mixture: sites `weights`, `means`, `scales`, `correlation_cholesky` and the observed rows `x`.
 
-    Under a `ConjugatePrior` the sites `covariances` or `variances` take the place of scales and correlations.
+    Under hierarchical scales there is also the site `scale_rate`, one rate for each scale of a component. Under a
+    `ConjugatePrior` the sites `covariances` or `variances` take the place of scales and correlations.
 
     Args:
         x: rows (n, d); None to sample rows from the prior predictive, which needs `prior` and `num_rows`.
@@ -89,20 +91,59 @@ def sample_sites(num_components: int, family: Family, prior: AnyPrior) -> dict[s
         return _sample_conjugate_sites(num_components, family, prior)
     num_features = prior.mean_loc.shape[0]
     shape = family.scale_shape(num_components, num_features)
-    log_median = jnp.log(prior.scale_median)
-    if shape[1] == 1:
-        log_median = log_median.mean(keepdims=True)
     loc, scale = (prior.mean_loc - prior.column_mean) / prior.column_scale, prior.mean_scale / prior.column_scale
     sites = {
         "weights": dist.Dirichlet(jnp.asarray(prior.concentration)),
         "means": _in_data_units(dist.Normal(loc, scale).expand([num_components, num_features]).to_event(2), prior),
-        "scales": dist.LogNormal(log_median, prior.scale_sigma).expand(shape).to_event(2),
+        "scales": _scales_distribution(prior, shape),
     }
     if family.has_correlations(num_features):
         sites["correlation_cholesky"] = (
             dist.LKJCholesky(num_features, prior.correlation_concentration).expand(shape[:1]).to_event(1)
         )
     return {name: jnp.asarray(numpyro.sample(name, fn)) for name, fn in sites.items()}
+
+
+def _scales_distribution(prior: Prior, shape: tuple[int, int]) -> dist.Distribution:
+    """Prior of the scales (e, d) or (e, 1). Hierarchical ones are given their rate, which is drawn here."""
+    if prior.scale_prior == "lognormal":
+        by_feature = dist.LogNormal(_log_for_each(prior.scale_median, shape), prior.scale_sigma)
+    elif prior.scale_prior == "half_normal":
+        by_feature = dist.HalfNormal(jnp.exp(_log_for_each(prior.scale_sd, shape)))
+    else:
+        # The rate has the shape of one component's scales.
+        hyperprior = dist.Gamma(prior.rate_shape, jnp.exp(_log_for_each(prior.rate_rate, shape))).to_event(1)
+        rate = jnp.asarray(numpyro.sample("scale_rate", hyperprior))
+        precisions = dist.Gamma(prior.precision_shape, rate).expand(shape).to_event(2)
+        return dist.TransformedDistribution(precisions, PowerTransform(-0.5))
+    return by_feature.expand(shape).to_event(2)
+
+
+def _log_for_each(values: Any, shape: tuple[int, ...]) -> Array:
+    """Logarithms of numbers of the features (d); their mean where one scale serves all features."""
+    logarithms = jnp.log(values)
+    return logarithms.mean(keepdims=True) if shape[1] == 1 else logarithms
+
+
+def rate_given_scales(scales: Array, prior: Prior) -> dist.Gamma:
+    r"""Distribution of the rate of hierarchical scales given the scales (e, d) or (e, 1), whatever the rows are.
+
+    $$ \beta_l \mid \sigma \sim \mathrm{Gamma}(g + e a, h_l + \sum_j \sigma_{jl}^{-2}). $$
+
+    Source: Richardson & Green (1997).
+    """
+    assert prior.rate_shape is not None
+    assert prior.precision_shape is not None
+    own_rate = jnp.exp(_log_for_each(prior.rate_rate, scales.shape))
+    return dist.Gamma(prior.rate_shape + scales.shape[0] * prior.precision_shape, own_rate + (scales**-2.0).sum(0))
+
+
+def log_prior_of_sites(
+    sites: dict[str, Array], num_components: int, family: Family, prior: AnyPrior
+) -> dict[str, Array]:
+    """Log prior density of every site at its value, constants included, in the units of the data."""
+    found = trace(substitute(sample_sites, data=sites)).get_trace(num_components, family, prior)
+    return {name: jnp.asarray(site["fn"].log_prob(site["value"])) for name, site in found.items()}
 
 
 def _sample_conjugate_sites(num_components: int, family: Family, prior: ConjugatePrior) -> dict[str, Array]:
@@ -184,7 +225,10 @@ def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
 
 
 def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = None) -> dict[str, Array]:
-    """Values of the model's sites under this prior that give this mixture: the inverse of `mixture_of_sites`."""
+    """Values of the model's sites under this prior that give this mixture: the inverse of `mixture_of_sites`.
+
+    A mixture says nothing of the rate of hierarchical scales: it gets its mean given the scales.
+    """
     num_components, num_features = mixture.means.shape
     conjugate = isinstance(prior, ConjugatePrior)
     factor = jnp.asarray(mixture.precision_factor)
@@ -192,7 +236,9 @@ def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = 
     if family.diagonal:
         scales = 1.0 / factor
         scales = scales[:, : family.scale_shape(num_components, num_features)[1]]
-        return sites | ({"variances": jnp.square(scales)} if conjugate else {"scales": scales})
+        if conjugate:
+            return sites | {"variances": jnp.square(scales)}
+        return sites | {"scales": scales} | _rate_site(scales, prior)
     lower = covariance_factor(factor)
     if conjugate:
         return sites | {"covariances": jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")}
@@ -200,7 +246,13 @@ def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = 
     sites["scales"] = scales
     if family.has_correlations(num_features):
         sites["correlation_cholesky"] = lower / scales[..., None]
-    return sites
+    return sites | _rate_site(scales, prior)
+
+
+def _rate_site(scales: Array, prior: Prior | None) -> dict[str, Array]:
+    if prior is None or prior.scale_prior != "hierarchical":
+        return {}
+    return {"scale_rate": jnp.asarray(rate_given_scales(scales, prior).mean)}
 
 
 def floor_weights(mixture: Mixture, smallest: float = 1e-4) -> Mixture:

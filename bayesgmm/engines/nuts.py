@@ -1,38 +1,53 @@
-"""Posterior draws by NUTS, on the NumPyro model, with chains started around the EM fit.
+"""Posterior draws by NUTS, on the NumPyro model, with chains started around the modes that EM finds.
+
+Chains start at draws from the normal approximation of the posterior at each of the distinct best modes (`warm_start`),
+and its covariance is their first mass matrix: warm-up has little left to find. They are not started at one point, which
+would blind R-hat.
 
 Source: Hoffman & Gelman (2014), as implemented in NumPyro; R-hat and effective sample size by rank normalisation,
 Vehtari et al. (2021), as implemented in ArviZ.
 """
 
-import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import NUTS
+from numpyro.infer.util import ParamInfo
 
 from bayesgmm.checks import finite_number, whole_number
 from bayesgmm.conjugate import AnyPrior
-from bayesgmm.engines import space
+from bayesgmm.engines import space, warm_start
+from bayesgmm.engines.chains import (
+    Checkpoint,
+    check_chain_method,
+    checkpoint_of,
+    over_chains,
+    run_chains,
+    stretch,
+)
+from bayesgmm.engines.draws import judged
+from bayesgmm.engines.modes import em_ends
 from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.engines.potential import potential_energy
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
+from bayesgmm.likelihood import prepare_rows
 from bayesgmm.mixture import Mixture
+from bayesgmm.moments import Prepared
 from bayesgmm.precision import matching_precision
+from bayesgmm.progress import Listener, Progress
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
-CHAIN_METHODS = ("parallel", "sequential", "vectorized")
-MAX_R_HAT = 1.01
-MIN_ESS_PER_CHAIN = 100
-_EXTRA_FIELDS = {
-    "diverging": "diverging",
-    "accept_prob": "acceptance_rate",
-    "num_steps": "n_steps",
-    "energy": "energy",
-    "adapt_state.step_size": "step_size",
-}
+_ROOM = 250  # steps that a stretch may have
+_ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell more of the posterior's shape
+_MODES_WITHIN = 7.0  # of the lowest potential energy: lesser modes hold less than a thousandth of its mass
 
 
 def fit_nuts(
@@ -44,11 +59,15 @@ def fit_nuts(
     key: Any,
     start: Mixture | None = None,
     num_chains: int = 4,
-    num_warmup: int = 500,
+    num_warmup: int = 300,
     num_draws: int = 1000,
     target_accept: float = 0.8,
-    jitter: float = 0.1,
+    jitter: float = 1.0,
+    num_starts: int = 4,
+    max_tree_depth: int = 10,
     chain_method: str | None = None,
+    progress: bool | Listener | None = None,
+    checkpoint: str | Path | bool = True,
     on_failure: str = "warn",
 ) -> Fit:
     """Draw from the posterior by NUTS.
@@ -57,56 +76,64 @@ def fit_nuts(
         x: rows (n, d).
         num_components: k.
         family: covariance family.
-        prior: numbers of the prior, by default `default_prior(x, num_components)`.
+        prior: numbers of the prior, by default `default_prior(x, num_components)`; or a `conjugate_prior`.
         key: `jax.random.key(seed)`.
-        start: the mixture around which chains start, and whose labels are kept; by default a fit by EM.
+        start: the mixture around which all chains start, and whose labels are kept. By default chains start around the
+            distinct best ends of `num_starts` runs of EM, and labels are those of the best.
         num_chains: number of chains.
         num_warmup: draws of every chain spent on adaptation.
         num_draws: draws kept of every chain.
         target_accept: acceptance rate that the step size is adapted to, between 0 and 1.
-        jitter: standard deviation of the chains' starting points around the start, in unconstrained units (log scales,
-            prior standard deviations of the means).
-        chain_method: "parallel" (one device a chain), "sequential" or "vectorized". By default parallel where there
-            are as many devices as chains, else sequential on a CPU and vectorized on an accelerator.
-        on_failure: "warn", "raise" or "ignore" when there are divergences or the chains disagree.
+        jitter: how far chains start from a mode, in standard deviations of the normal approximation there.
+        num_starts: runs of EM that look for modes.
+        max_tree_depth: limit on the doublings of a trajectory, 2^depth leapfrog steps.
+        chain_method: "parallel" (side by side on as many devices as divide the chains evenly), "sequential" or
+            "vectorized". By default parallel where there are as many devices as chains, else sequential on a CPU and
+            vectorized on an accelerator.
+        progress: True for a bar, or a function called with a sentence about once a second.
+        checkpoint: where a run of more than a minute is saved once a minute; the same call goes on from there after a
+            crash or Ctrl-C, to the same draws. By default in the user's cache folder; False for nowhere.
+        on_failure: "warn", "raise" or "ignore" when there are divergences, the chains disagree, or Ctrl-C came.
 
     Returns:
-        A `Fit` with draws of shape (num_chains, num_draws); its `summary` holds the worst R-hat (`r_hat`), the
-        smallest bulk effective sample size (`ess_bulk`) and the number of divergences.
+        A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` holds the worst R-hat
+        (`r_hat`, and that of what has no labels, `r_hat_invariant`), the smallest effective sample sizes (`ess_bulk`,
+        `ess_tail`), the number of divergences, how many draws were relabelled (`num_permuted`) and around how many
+        modes chains started (`num_modes`).
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
+        KeyboardInterrupt: for Ctrl-C before there are 4 draws of each chain.
     """
-    counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": num_draws}
+    counts = {
+        "num_chains": num_chains,
+        "num_warmup": num_warmup,
+        "num_draws": num_draws,
+        "num_starts": num_starts,
+        "max_tree_depth": max_tree_depth,
+    }
     for name, value in counts.items():
         whole_number(name, value)
-    if num_draws < 4:
-        raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least 4 a chain")
+    needed = 8 if num_chains == 1 else 4
+    if num_draws < needed:
+        raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least {needed} a chain")
     if not 0 < finite_number("target_accept", target_accept) < 1:
         raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
     finite_number("jitter", jitter)
-    if chain_method not in (None, *CHAIN_METHODS):
-        raise InputError(f"chain_method={chain_method!r} is not known; choose one of {', '.join(CHAIN_METHODS)}")
+    chain_method = check_chain_method(chain_method, num_chains)
     check_on_failure(on_failure)
-    x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
-    if chain_method is None:
-        chain_method = _default_chain_method(num_chains)
-    fit = _fit(
-        x,
-        num_components,
-        family,
-        prior,
-        start,
-        key,
-        (num_chains, num_warmup, num_draws, target_accept, jitter, chain_method),
-    )
+    x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
+    if start is None:
+        starts = em_ends(x, num_components, family, num_starts, key=key)
+    else:
+        starts = [space.check_start(start, num_components, x.shape[1], family)]
+    counts = (num_chains, num_warmup, num_draws)
+    settings = (float(target_accept), float(jitter), max_tree_depth, chain_method)
+    identity = ("nuts", x, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)
+    saved = checkpoint_of(checkpoint, identity)
+    with Progress(f"nuts, k = {num_components}", progress) as shown:
+        fit = _fit(x, num_components, family, prior, starts, key, counts, settings, shown, saved)
     return announce(fit, on_failure)
-
-
-def _default_chain_method(num_chains: int) -> str:
-    if jax.local_device_count() >= num_chains:
-        return "parallel"
-    return "sequential" if jax.default_backend() == "cpu" else "vectorized"
 
 
 @matching_precision
@@ -115,97 +142,160 @@ def _fit(
     num_components: int,
     family: Family,
     prior: AnyPrior,
-    start: Mixture,
+    starts: Sequence[Mixture],
     key: Array,
-    settings: tuple[int, int, int, float, float, str],
+    counts: tuple[int, int, int],
+    settings: tuple[float, float, int, str],
+    progress: Progress,
+    checkpoint: Checkpoint | None,
 ) -> Fit:
-    num_chains, num_warmup, num_draws, target_accept, jitter, chain_method = settings
-    x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
-    jitter_key, run_key = jax.random.split(key)
-    kernel = NUTS(space.standardised_model, target_accept_prob=target_accept)
-    mcmc = MCMC(
-        kernel,
+    num_chains, num_warmup, num_draws = counts
+    target_accept, jitter, max_tree_depth, chain_method = settings
+    x, prior, starts = jax.tree.map(jnp.asarray, (x, prior, list(starts)))
+    prepared = jax.jit(prepare_rows)(starts[0], x)
+    modes = warm_start.distinct(
+        [warm_start.approximate(start, x, prepared, family, prior) for start in starts], _MODES_WITHIN
+    )
+    if not modes:
+        raise InputError("x has no finite posterior density at any start; rescale its columns, or set the prior")
+    size = modes[0].mode.size
+    options = {
+        "num_components": num_components,
+        "family": family,
+        "num_warmup": num_warmup,
+        "max_tree_depth": max_tree_depth,
+        "adapt_mass": num_warmup >= _ADAPTED_FROM * size,
+        "num_chains": num_chains,
+        "chain_method": chain_method,
+        "room": min(_ROOM, max(num_warmup, num_draws)),
+    }
+    start_key, run_key = jax.random.split(key)
+    noise = np.asarray(jax.random.normal(start_key, (num_chains, size)), np.float64)
+    unravel = ravel_pytree(space.to_unconstrained(starts[0], family, prior))[1]
+    chain_modes = [modes[chain % len(modes)] for chain in range(num_chains)]
+    points = np.stack([mode.draw(jitter * part) for mode, part in zip(chain_modes, noise, strict=True)])
+    evaluate = warm_start.evaluator(unravel, x, prepared, num_components, family, prior)
+    energies, gradients = evaluate(points)
+    in_sites = jax.vmap(unravel)
+    own = (
+        jax.random.split(run_key, num_chains),
+        ParamInfo(
+            in_sites(jnp.asarray(points, x.dtype)),
+            jnp.asarray(energies, x.dtype),
+            in_sites(jnp.asarray(gradients, x.dtype)),
+        ),
+        jnp.asarray(np.stack([mode.covariance for mode in chain_modes]), x.dtype),
+    )
+    shared = (x, prepared, prior, jnp.asarray(target_accept, x.dtype))
+    state = _begin(own, *shared, **options)
+
+    def advance(state: Any, first: int, count: int) -> tuple[Any, Any]:
+        return _advance(state, *shared, jnp.asarray(first), jnp.asarray(count), **options)
+
+    def tell(drawn: dict[str, Any]) -> str:
+        return f"{int(np.sum(drawn['diverging']))} divergences, {np.mean(drawn['n_steps']):.0f} leapfrog steps a draw"
+
+    found = run_chains(
+        advance,
+        state,
         num_warmup=num_warmup,
-        num_samples=num_draws,
-        num_chains=num_chains,
-        chain_method=chain_method,
-        progress_bar=False,
+        num_draws=num_draws,
+        room=options["room"],
+        progress=progress,
+        tell=tell,
+        checkpoint=checkpoint,
     )
-    starts = _jittered(space.to_unconstrained(start, family, prior), num_chains, jitter, key=jitter_key)
-    if num_chains == 1:
-        starts = jax.tree.map(lambda leaf: leaf[0], starts)
-    mcmc.run(
-        run_key,
-        x,
-        num_components,
-        family,
-        prior,
-        init_params=starts,
-        extra_fields=(*_EXTRA_FIELDS, "potential_energy"),
-    )
-    fields = mcmc.get_extra_fields(group_by_chain=True)
-    stats = {name: np.asarray(fields[field]) for field, name in _EXTRA_FIELDS.items()}
+    stats = dict(found.draws)
+    points = stats.pop("unconstrained")
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1.0)).astype(np.int64)
-    stats["lp"] = -np.asarray(fields["potential_energy"])
-    names = space.to_unconstrained(start, family, prior)
-    sites = {name: value for name, value in mcmc.get_samples(group_by_chain=True).items() if name in names}
-    # Back on one device: what follows is small, and every later computation with these draws is a plain one.
-    sites = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), sites)
     fit = posterior_fit(
         "nuts",
-        sites,
+        _sites(
+            jax.tree.map(jnp.asarray, points), family=family, num_components=num_components, num_features=x.shape[1]
+        ),
         x,
         family,
         prior,
-        start,
-        result=ResultCode.successful,
-        num_steps=num_warmup + num_draws,
+        starts[0],
+        result=ResultCode.interrupted if found.interrupted else ResultCode.successful,
+        num_steps=found.num_steps,
         trace=jnp.asarray(stats["lp"]),
         sample_stats=stats,
-        summary={},
+        summary={"num_modes": len(modes)},
     )
-    return _judged(fit)
+    return judged(fit, x)
 
 
-def _jittered(point: space.Sites, num_chains: int, jitter: float, *, key: Array) -> space.Sites:
-    keys = dict(zip(point, jax.random.split(key, len(point)), strict=True))
-    return {
-        name: value[None] + jitter * jax.random.normal(keys[name], (num_chains, *value.shape), value.dtype)
-        for name, value in point.items()
-    }
-
-
-def _judged(fit: Fit) -> Fit:
-    """The fit with its result code, and the worst R-hat and bulk effective sample size among its sample statistics."""
-    r_hat, ess = convergence(fit)
-    stats = fit.sample_stats
-    num_divergences = int(stats["diverging"].sum())
-    num_chains = stats["diverging"].shape[0]
-    if fit.code is ResultCode.nonfinite:
-        result = ResultCode.nonfinite
-    elif not (r_hat <= MAX_R_HAT and ess >= MIN_ESS_PER_CHAIN * num_chains):
-        result = ResultCode.not_mixed
-    else:
-        result = ResultCode.divergent if num_divergences else ResultCode.successful
-    return dataclasses.replace(
-        fit, result=np.int32(result), summary={"r_hat": r_hat, "ess_bulk": ess, "divergences": num_divergences}
+def _kernel(x: Array, prepared: Prepared | None, prior: AnyPrior, target: Array, mass: Any, **options: Any) -> NUTS:
+    num_components, family = options["num_components"], options["family"]
+    return NUTS(
+        potential_fn=lambda point: potential_energy(point, x, prepared, num_components, family, prior),
+        inverse_mass_matrix=mass,
+        dense_mass=mass.ndim == 2,
+        adapt_mass_matrix=options["adapt_mass"],
+        target_accept_prob=target,  # pyright: ignore[reportArgumentType]
+        max_tree_depth=options["max_tree_depth"],
     )
 
 
-def convergence(fit: Fit) -> tuple[float, float]:
-    """Worst R-hat and smallest bulk effective sample size over weights, means, scales and log posterior density."""
-    from arviz_stats.base.array import array_stats
+_STATIC = (
+    "num_components",
+    "family",
+    "num_warmup",
+    "max_tree_depth",
+    "adapt_mass",
+    "num_chains",
+    "chain_method",
+    "room",
+)
 
-    assert fit.draws is not None
-    num_chains, num_draws = fit.draws.draw_shape
-    columns = [
-        np.asarray(part).reshape(num_chains, num_draws, -1)
-        for part in (fit.draws.weights, fit.draws.means, fit.draws.scales)
-    ]
-    values = np.concatenate([*columns, fit.sample_stats["lp"][..., None]], axis=-1)
-    # A quantity that does not vary (the weight of the only component) has no R-hat.
-    values = values[..., np.ptp(values, axis=(0, 1)) > 1e-12 * np.abs(values).max(axis=(0, 1))]
-    r_hat = array_stats.rhat(values, chain_axis=0, draw_axis=1)
-    ess = array_stats.ess(values, chain_axis=0, draw_axis=1)
-    return float(np.max(r_hat)), float(np.min(ess))
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _begin(own: Any, x: Array, prepared: Prepared | None, prior: AnyPrior, target: Array, **options: Any) -> Any:
+    def one(own: Any, x: Any, prepared: Any, prior: Any, target: Any) -> Any:
+        key, point, mass = own
+        return _kernel(x, prepared, prior, target, mass, **options).init(key, options["num_warmup"], point, (), {})
+
+    return over_chains(one, options["num_chains"], options["chain_method"])(own, x, prepared, prior, target)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _advance(
+    state: Any,
+    x: Array,
+    prepared: Prepared | None,
+    prior: AnyPrior,
+    target: Array,
+    first: Array,
+    count: Array,
+    **options: Any,
+) -> tuple[Any, Any]:
+    def one(state: Any, x: Any, prepared: Any, prior: Any, target: Any, first: Array, count: Array) -> Any:
+        mass = state.adapt_state.inverse_mass_matrix
+        kernel = _kernel(x, prepared, prior, target, mass, **options)
+        # Only so that the kernel knows its parts; with energy and gradient given it computes nothing.
+        known = ParamInfo(state.z, state.potential_energy, state.z_grad)
+        kernel.init(state.rng_key, options["num_warmup"], known, (), {})
+
+        def step(state: Any, _: Array) -> tuple[Any, Any]:
+            state = kernel.sample(state, (), {})
+            return state, {
+                "unconstrained": state.z,
+                "lp": -state.potential_energy,
+                "diverging": state.diverging,
+                "acceptance_rate": state.accept_prob,
+                "n_steps": state.num_steps,
+                "energy": state.energy,
+                "step_size": state.adapt_state.step_size,
+            }
+
+        return stretch(step, state, first, count, options["room"])
+
+    run = over_chains(one, options["num_chains"], options["chain_method"])
+    return run(state, x, prepared, prior, target, first, count)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_components", "num_features"))
+def _sites(points: space.Sites, *, family: Family, num_components: int, num_features: int) -> space.Sites:
+    return jax.vmap(jax.vmap(lambda point: space.to_sites(point, family, num_components, num_features)))(points)

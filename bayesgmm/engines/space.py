@@ -26,7 +26,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray
-from bayesgmm.priors import Prior, default_prior
+from bayesgmm.priors import Prior, check_prior, default_prior
 
 Sites = dict[str, Array]
 
@@ -52,10 +52,24 @@ def prepare(
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
     """
+    x, family, prior = prepare_problem(x, num_components, family, prior, key)
+    if start is None:
+        start = fit_em(x, num_components, family=family, key=key, on_failure="ignore").mixture
+    return x, family, prior, check_start(start, num_components, x.shape[1], family)
+
+
+def prepare_problem(
+    x: Any, num_components: int, family: str | Family, prior: AnyPrior | None, key: Any
+) -> tuple[AnyArray, Family, AnyPrior]:
+    """Checked rows, family and prior of a Bayesian engine, with the default prior where none is given.
+
+    Raises:
+        InputError: for arguments that cannot be fitted.
+    """
     family = get_family(family)
     x = as_rows(x)
     enough_rows(x, num_components, family)
-    key = as_key(key)
+    as_key(key)
     prior = default_prior(x, num_components) if prior is None else prior
     if isinstance(prior, ConjugatePrior):
         check_conjugate_prior(prior, num_components, x.shape[1], family)
@@ -64,30 +78,39 @@ def prepare(
             f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
             f"conjugate_prior(x, {num_components}, {family.name!r})"
         )
-    elif prior.concentration.shape != (num_components,) or prior.mean_loc.shape != x.shape[1:]:
-        raise InputError(
-            f"prior is for k={prior.concentration.shape[0]} components of {prior.mean_loc.shape[0]} features, but "
-            f"num_components={num_components} and x has {x.shape[1]} features; make it with default_prior(x, "
-            f"{num_components})"
-        )
-    if start is None:
-        start = fit_em(x, num_components, family=family, key=key, on_failure="ignore").mixture
+    else:
+        check_prior(prior, num_components, x.shape[1])
+    return x, family, prior
+
+
+def check_start(start: Any, num_components: int, num_features: int, family: Family) -> Mixture:
+    """The start, if it is a mixture that the family can have.
+
+    Raises:
+        InputError: if it is not.
+    """
     if not isinstance(start, Mixture):
         raise InputError(f"start={shown(start)} must be a Mixture, such as the .mixture of a fit_em result")
-    if start.means.shape != (num_components, x.shape[1]) or start.is_diagonal != family.diagonal:
+    if start.means.shape != (num_components, num_features) or start.is_diagonal != family.diagonal:
         raise InputError(
             f"start has means of shape {start.means.shape} and a {'diagonal' if start.is_diagonal else 'triangular'} "
             f"factor; num_components={num_components} and family={family.name!r} need another. Start from a fit_em "
             "result of the same family"
         )
-    return x, family, prior, start
+    return start
 
 
 @functools.cache
-def _supports(num_components: int, num_features: int, family: Family, conjugate: bool) -> dict[str, Any]:
-    """Support of every free site of the standardised model, from a trace of it on dummy rows."""
+def _supports(num_components: int, num_features: int, family: Family, kind: str) -> dict[str, Any]:
+    """Support of every free site of the standardised model, from a trace of it on dummy rows.
+
+    `kind` is "conjugate", or the prior of the scales.
+    """
     rows = np.random.default_rng(0).normal(size=(2 * num_features + 2, num_features)).astype(np.float32)
-    prior = conjugate_prior(rows, num_components, family) if conjugate else default_prior(rows, num_components)
+    if kind == "conjugate":
+        prior = conjugate_prior(rows, num_components, family)
+    else:
+        prior = default_prior(rows, num_components, scale_prior=kind)
     rows, prior = jax.tree.map(jnp.asarray, (rows, prior))
     with numpyro.validation_enabled(False):
         sites = trace(seed(standardised_model, jax.random.key(0))).get_trace(rows, num_components, family, prior)
@@ -99,7 +122,8 @@ def _supports(num_components: int, num_features: int, family: Family, conjugate:
 @functools.partial(jax.jit, static_argnames="family")
 def to_unconstrained(mixture: Mixture, family: Family, prior: AnyPrior) -> Sites:
     """Unconstrained coordinates of a mixture."""
-    supports = _supports(mixture.num_components, mixture.num_features, family, isinstance(prior, ConjugatePrior))
+    kind = "conjugate" if isinstance(prior, ConjugatePrior) else prior.scale_prior
+    supports = _supports(mixture.num_components, mixture.num_features, family, kind)
     sites = sites_of_mixture(floor_weights(mixture), family, prior)
     sites["means_base"] = (sites.pop("means") - prior.column_mean[None]) / prior.column_scale[None]
     if "covariances" in sites:
@@ -110,8 +134,11 @@ def to_unconstrained(mixture: Mixture, family: Family, prior: AnyPrior) -> Sites
 
 def to_sites(unconstrained: Sites, family: Family, num_components: int, num_features: int) -> Sites:
     """Values of the standardised model's sites at unconstrained coordinates (one point)."""
-    conjugate = bool({"covariances_base", "variances"} & set(unconstrained))
-    supports = _supports(num_components, num_features, family, conjugate)
+    if {"covariances_base", "variances"} & set(unconstrained):
+        kind = "conjugate"
+    else:  # scales have one support, whether log-normal or half-normal
+        kind = "hierarchical" if "scale_rate" in unconstrained else "lognormal"
+    supports = _supports(num_components, num_features, family, kind)
     return {name: biject_to(support)(unconstrained[name]) for name, support in supports.items()}
 
 

@@ -1,39 +1,48 @@
-r"""Variational inference by NumPyro's SVI: a normal approximation in the unconstrained space, around the EM fit.
+r"""Variational inference by NumPyro's SVI, started at the EM fit.
 
-The stopping rule. The ELBO is estimated at every step and compared between the two halves of the last `2 * window`
-steps. While the second half is higher than the first by more than twice the standard error of the difference, the fit
-is still climbing. Once it is not, the approximation has settled at this step size; the step size falls to a quarter,
-three times in all, and the fit is done when it has settled at the last one.
+The stopping rule. The ELBO is estimated at every step, and its mean over the last `window` steps is compared with that
+over the `window` steps before. While it rose by more than twice the standard error of the difference, the fit is still
+climbing. Where twice that standard error is above half a nat, a climb could hide in the noise: nothing is concluded,
+and the windows are made twice as long. Else the approximation has settled at this step size; the step size falls to a
+quarter, twice in all, and the fit is done when it has settled at the last one. The parameters of the guide are then the
+mean over the last steps, which is free of most of the noise of any of them (Polyak & Juditsky 1992).
 
-Source: Kucukelbir et al. (2017), automatic differentiation variational inference.
+Source: Kucukelbir et al. (2017), automatic differentiation variational inference; Yao et al. (2018) for k-hat.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from numpyro.handlers import seed
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoContinuous, AutoDiagonalNormal, AutoMultivariateNormal
-from numpyro.infer.initialization import init_to_value
-from numpyro.infer.util import potential_energy
+from numpyro.infer.util import get_importance_trace
 from numpyro.optim import Adam
 
 from bayesgmm.checks import whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
+from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
+from bayesgmm.engines.guides import Units, any_mixture, approximation_by, check_guide, check_sites, units_around
+from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, BATCH_SIZE, Tangent, tangent_at
+from bayesgmm.engines.model import CovarianceUnits
 from bayesgmm.engines.posterior import posterior_fit
 from bayesgmm.errors import InputError
-from bayesgmm.families import Family
+from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
-GUIDES: dict[str, Callable[..., AutoContinuous]] = {"normal": AutoDiagonalNormal, "full_rank": AutoMultivariateNormal}
-STEP_SIZES = (2e-2, 5e-3, 1.25e-3)
+STEP_SIZES = (4e-2, 1e-2, 2.5e-3)
+RESOLUTION = 0.5
+"""Nats to which two windows of the ELBO must be told apart before the stopping rule concludes anything."""
+
+_AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; more are worked out one particle after another
+_DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are worked out together
 
 
 def fit_vi(
@@ -44,7 +53,9 @@ def fit_vi(
     prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | None = None,
-    guide: str = "full_rank",
+    guide: Any = "full_rank",
+    rank: int | None = None,
+    batch_size: int | None = None,
     num_draws: int = 2000,
     num_particles: int = 8,
     window: int = 500,
@@ -52,7 +63,7 @@ def fit_vi(
     on_failure: str = "warn",
     progress: Callable[[str], None] | None = None,
 ) -> Fit:
-    """Approximate the posterior by a normal distribution of the unconstrained sites.
+    """Approximate the posterior by a distribution of a tractable family, the guide.
 
     Args:
         x: rows (n, d).
@@ -61,7 +72,13 @@ def fit_vi(
         prior: numbers of the prior, by default `default_prior(x, num_components)`.
         key: `jax.random.key(seed)`.
         start: where to start, and whose labels to keep; by default a fit by EM.
-        guide: "normal" (mean-field) or "full_rank".
+        guide: "normal" (mean-field), "full_rank" or "low_rank", normal distributions of the unconstrained sites. Or a
+            class of `numpyro.infer.autoguide`, or a function that makes a guide of the model, such as
+            `functools.partial(AutoBNAFNormal, num_flows=2)`: it is given the model in units of the posterior, so that 0
+            is the start. Or a guide of your own: a function of (x, num_components, family, prior) that samples the
+            sites of `bayesgmm.model`, or an instance made with that model; where it starts is its own affair.
+        rank: rank of "low_rank", by default the root of the number of coordinates.
+        batch_size: rows in the estimate of the ELBO at every step; by default all of up to 100,000, and 4,096 of more.
         num_draws: draws taken from the fitted approximation.
         num_particles: draws in the estimate of the ELBO at every step.
         window: length of the windows of the stopping rule, in steps.
@@ -71,22 +88,41 @@ def fit_vi(
 
     Returns:
         A `Fit` with draws of shape (1, num_draws) and the ELBO of every step as its trace. Its `sample_stats` hold the
-        log-densities of every draw under the posterior (`log_p`, up to the evidence) and under the approximation
-        (`log_q`), its `summary` the Pareto k-hat of their ratios and the mean ELBO of the last window.
+        log-densities of every draw under the posterior (`log_p`, of all rows, up to the evidence) and under the
+        approximation (`log_q`), its `summary` the Pareto k-hat of their ratios and the mean ELBO of the last window.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
     """
-    if guide not in GUIDES:
-        raise InputError(f"guide={guide!r} is not known; choose one of {', '.join(GUIDES)}")
-    for name, value in {"num_draws": num_draws, "num_particles": num_particles, "window": window}.items():
+    check_guide(guide, rank)
+    for name, value in {"num_particles": num_particles, "window": window}.items():
         whole_number(name, value)
+    whole_number("num_draws", num_draws, MIN_DRAWS)
     if whole_number("max_steps", max_steps) < 2 * window:
         raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
+    if batch_size is not None:
+        whole_number("batch_size", batch_size)
     check_on_failure(on_failure)
+    if not isinstance(guide, str):
+        record = get_family(family)
+        some_start = any_mixture(num_components, np.shape(x)[-1], record) if start is None else start
+        checked = space.prepare(x, num_components, record, prior, some_start, key)
+        check_sites(guide, checked[0], num_components, *checked[1:3])
     x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
-    settings = (guide, num_draws, num_particles, window, max_steps)
+    if batch_size is None:
+        batch_size = x.shape[0] if x.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
+    settings = _Settings(guide, rank, min(batch_size, x.shape[0]), num_draws, num_particles, window, max_steps)
     return announce(_fit(x, num_components, family, prior, start, key, settings, progress), on_failure)
+
+
+class _Settings(NamedTuple):
+    guide: Any
+    rank: int | None
+    batch_size: int
+    num_draws: int
+    num_particles: int
+    window: int
+    max_steps: int
 
 
 @matching_precision
@@ -97,66 +133,43 @@ def _fit(
     prior: AnyPrior,
     start: Mixture,
     key: Array,
-    settings: tuple[str, int, int, int, int],
+    settings: _Settings,
     progress: Callable[[str], None] | None,
 ) -> Fit:
-    guide_name, num_draws, num_particles, window, max_steps = settings
+    window = settings.window
     x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
     begin_key, draw_key = jax.random.split(key)
-    values = space.to_sites(space.to_unconstrained(start, family, prior), family, num_components, x.shape[1])
-    # Posterior standard deviations shrink as one over the square root of the rows in a component.
-    width = float(np.clip((num_components / x.shape[0]) ** 0.5, 1e-3, 0.1))
-    guide = GUIDES[guide_name](
-        space.standardised_model, init_loc_fn=functools.partial(init_to_value, values=values), init_scale=width
-    )
-    svi = SVI(space.standardised_model, guide, Adam(STEP_SIZES[0]), Trace_ELBO(num_particles=num_particles))
-    state = jax.jit(lambda key, x, prior: svi.init(key, x, num_components, family, prior))(begin_key, x, prior)
+    by_particle = settings.batch_size * num_components * settings.num_particles > _AT_ONCE
+    kind = (num_components, x.shape[1], family, jax.tree.structure(prior), str(x.dtype))
+    make = _machine if isinstance(settings.guide, str) else _Machine
+    machine = make(settings.guide, settings.rank, settings.num_particles, by_particle, kind)
 
-    @jax.jit
-    def advance(state: Any, step_size: Array, x: Array, prior: AnyPrior) -> tuple[Any, Array]:
-        at_step_size = SVI(svi.model, svi.guide, Adam(step_size), svi.loss)
-        at_step_size.constrain_fn = svi.constrain_fn
-
-        def step(state: Any, _: None) -> tuple[Any, Array]:
-            state, loss = at_step_size.update(state, x, num_components, family, prior)
-            return state, -loss
-
-        return jax.lax.scan(step, state, length=window)
-
-    trace, settled = np.empty(0), False
+    units = units_around(start, x, family, prior)
+    tangent = tangent_at(start, x) if settings.batch_size < x.shape[0] else None
+    arguments = (num_components, family, prior, units)
+    state = machine.begin(begin_key, x, *arguments)
+    constant = 0.0 if tangent is None else float(tangent.log_likelihood)
+    trace, settled, span = np.empty(0), False, window
     for step_size in STEP_SIZES:
-        at_this_size, settled = 0, False
-        while not settled and len(trace) < max_steps:
-            state, elbo = advance(state, jnp.asarray(step_size, x.dtype), x, prior)
-            trace = np.append(trace, np.asarray(elbo))
-            at_this_size += 1
-            settled = at_this_size > 1 and has_settled(trace[-2 * window : -window], trace[-window:])
+        began, settled = len(trace), False
+        while not settled and len(trace) + window <= settings.max_steps:
+            state, mean, elbo = machine.advance(
+                state, jnp.asarray(step_size, x.dtype), x, *arguments, tangent, window, settings.batch_size
+            )
+            trace = np.append(trace, constant + np.asarray(elbo, np.float64))
             if progress is not None:
                 progress(f"step {len(trace)}, ELBO {trace[-window:].mean():.2f}, step size {step_size:g}")
             if not np.isfinite(trace[-window:]).all():
                 break
+            if len(trace) - began >= 2 * span:
+                before, after = trace[-2 * span : -span], trace[-span:]
+                settled = has_settled(before, after)
+                span = span if settled or can_tell(before, after) else 2 * span
         if not settled:
             break
     finite = bool(np.isfinite(trace[-window:]).all())
     result = ResultCode.successful if settled else ResultCode.max_steps_reached if finite else ResultCode.nonfinite
-
-    @jax.jit
-    def draw(parameters: Any, key: Array, x: Array, prior: AnyPrior) -> tuple[space.Sites, Array, Array]:
-        approximation = guide.get_posterior(parameters)
-        latent = approximation.sample(key, (num_draws,))
-        log_q = approximation.log_prob(latent).reshape(num_draws, -1).sum(-1)  # mean-field: one a coordinate
-
-        def look(latent: Any) -> tuple[space.Sites, Array]:
-            # The order of the sites in a latent vector is the guide's own affair, and it has no public way to tell it.
-            unconstrained: Any = guide._unpack_latent(latent)
-            potential = potential_energy(
-                space.standardised_model, (x, num_components, family, prior), {}, unconstrained
-            )
-            return space.to_sites(unconstrained, family, num_components, x.shape[1]), -jnp.asarray(potential)
-
-        return (*jax.lax.map(look, latent), log_q)
-
-    sites, log_p, log_q = draw(svi.get_params(state), draw_key, x, prior)
+    sites, log_p, log_q = machine.draw(mean, draw_key, x, *arguments, settings.num_draws)
     return posterior_fit(
         "vi",
         jax.tree.map(lambda leaf: leaf[None], sites),
@@ -172,20 +185,115 @@ def _fit(
     )
 
 
-def pareto_khat(log_weights: np.ndarray) -> float:
-    """Pareto shape of importance weights from the approximation to the posterior; below 0.7 it can be trusted.
+class _Machine:
+    """The compiled parts of a fit: compiled once for all step sizes, and for guides with a name once for all fits."""
 
-    Source: Yao et al. (2018), Yes, but did it work?, section 3; Vehtari et al. (2024) for the smoothing, by ArviZ.
-    """
-    from arviz_stats.base.array import array_stats
+    def __init__(self, guide: Any, rank: int | None, num_particles: int, by_particle: bool, _kind: Any) -> None:
+        self._guide = guide, rank
+        over = _one_by_one if by_particle else True
+        self._loss = Trace_ELBO(num_particles=num_particles, vectorize_particles=over)  # pyright: ignore[reportArgumentType]
+        self._approximation = approximation_by(guide, rank)
+        self._constrain: Any = None
+        self.begin = jax.jit(self._begin, static_argnums=(2, 3))
+        self.advance = jax.jit(self._advance, static_argnums=(3, 4, 8, 9))
+        self.draw = jax.jit(self._draw, static_argnums=(3, 4, 7))
 
-    if not np.isfinite(log_weights).all():
-        return float("inf")
-    # ArviZ takes log-likelihoods, whose negatives are the log-weights of leave-one-out.
-    return float(array_stats.psislw(-log_weights)[1])
+    def _svi(self, step_size: Any) -> SVI:
+        svi = SVI(self._approximation.model, self._approximation.guide, Adam(step_size), self._loss)
+        svi.constrain_fn = self._constrain
+        return svi
+
+    def _begin(self, key: Array, x: Array, num_components: int, family: Family, prior: AnyPrior, units: Units) -> Any:
+        # By a guide of its own: guides remember values of the trace in which they first ran.
+        model, guide = approximation_by(*self._guide)
+        svi = SVI(model, guide, Adam(STEP_SIZES[0]), self._loss)
+        state = svi.init(key, x, num_components, family, prior, units)
+        self._constrain = svi.constrain_fn
+        return state
+
+    def _advance(
+        self,
+        state: Any,
+        step_size: Array,
+        x: Array,
+        num_components: int,
+        family: Family,
+        prior: AnyPrior,
+        units: Units,
+        tangent: Tangent | None,
+        num_steps: int,
+        batch_size: int,
+    ) -> tuple[Any, Any, Array]:
+        """So many steps: the state after them, the guide's parameters in the mean over them, and the ELBO of each."""
+        svi = self._svi(step_size)
+
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
+            state, total = carry
+            rows = x
+            if tangent is not None:
+                rows = x[jax.random.randint(jax.random.fold_in(state.rng_key, 1), (batch_size,), 0, x.shape[0])]
+            state, loss = svi.update(state, rows, num_components, family, prior, units, tangent)
+            return (state, jax.tree.map(jnp.add, total, svi.optim.get_params(state.optim_state))), -loss
+
+        zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.optim_state))
+        (state, total), elbo = jax.lax.scan(step, (state, zeros), length=num_steps)
+        return state, self._constrain(jax.tree.map(lambda leaf: leaf / num_steps, total)), elbo
+
+    def _draw(
+        self,
+        parameters: Any,
+        key: Array,
+        x: Array,
+        num_components: int,
+        family: Family,
+        prior: AnyPrior,
+        units: Units,
+        num_draws: int,
+    ) -> tuple[space.Sites, Array, Array]:
+        """Draws of the standardised model's sites, and their log-densities under the posterior and the guide."""
+        model, guide = self._approximation
+
+        def look(key: Array) -> tuple[space.Sites, Array, Array]:
+            model_key, guide_key = jax.random.split(key)
+            seeded = seed(model, model_key), seed(guide, guide_key)
+            traces = get_importance_trace(*seeded, (x, num_components, family, prior, units), {}, parameters)
+            log_p, log_q = (
+                sum(site["log_prob"].sum() for site in trace.values() if site["type"] == "sample") for trace in traces
+            )
+            return _standardised({name: site["value"] for name, site in traces[0].items()}, prior), log_p, log_q
+
+        at_once = min(max(1, _DRAWS_AT_ONCE // (x.shape[0] * num_components)), num_draws)
+        return jax.lax.map(look, jax.random.split(key, num_draws), batch_size=at_once)
+
+
+_machine = functools.lru_cache(maxsize=16)(_Machine)
+
+
+def _one_by_one(function: Callable[[Array], Any], keys: Array) -> Any:
+    """Over particles one after the other, whose responsibilities are worked out again for the gradient, not kept."""
+    return jax.lax.map(jax.checkpoint(function), keys)
+
+
+def _standardised(values: dict[str, Array], prior: AnyPrior) -> space.Sites:
+    """Sites of the standardised model, from a trace of it or of the model itself."""
+    names = ("weights", "means_base", "scales", "scale_rate", "correlation_cholesky", "covariances_base", "variances")
+    if "means_base" not in values:
+        values["means_base"] = (values["means"] - prior.column_mean) / prior.column_scale
+        if "covariances" in values:
+            values["covariances_base"] = jnp.asarray(CovarianceUnits(prior.column_scale).inv(values["covariances"]))
+    return {name: values[name] for name in names if name in values}
 
 
 def has_settled(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether the mean of `after` exceeds that of `before` by at most twice the standard error of the difference."""
-    error = np.sqrt(before.var(ddof=1) / before.size + after.var(ddof=1) / after.size)
-    return bool(after.mean() - before.mean() <= 2 * error)
+    """Whether two windows are told apart, and the second is higher by at most twice the error of the difference."""
+    return can_tell(before, after) and bool(after.mean() - before.mean() <= 2 * _error(before, after))
+
+
+def can_tell(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a difference of `RESOLUTION` between the means of two windows would be seen."""
+    return bool(2 * _error(before, after) <= RESOLUTION)
+
+
+def _error(before: np.ndarray, after: np.ndarray) -> float:
+    """Standard error of the difference of the means."""
+    return float(np.sqrt(before.var(ddof=1) / before.size + after.var(ddof=1) / after.size))

@@ -20,7 +20,10 @@ from rich.console import Console  # noqa: E402
 from tests.benchmarks import rows as reporting  # noqa: E402
 from tests.benchmarks.timing import machine  # noqa: E402
 
-SECTIONS = ("iterations", "products", "memory", "fits", "batches", "gradients", "startup", "scaling")
+SECTIONS = (
+    *("iterations", "products", "memory", "fits", "batches", "gradients", "startup", "scaling"),
+    *("leapfrogs", "sampling", "cold", "variational", "gibbs"),
+)
 
 
 def main() -> int:

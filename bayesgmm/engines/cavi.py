@@ -1,0 +1,251 @@
+r"""Variational inference by coordinate ascent, under the conjugate prior: every step exact, no step size, no sampling.
+
+Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of components can be compared by it.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from bayesgmm.checks import as_key, as_rows, enough_rows, finite_number, whole_number
+from bayesgmm.conjugate import (
+    ConjugatePrior,
+    check_conjugate_prior,
+    conjugate_prior,
+    distribution_of_prior,
+)
+from bayesgmm.conjugate_distribution import (
+    ConjugateDistribution,
+    expected_mixture,
+    log_prob_of_mixture,
+    sample_mixture,
+    update,
+)
+from bayesgmm.engines import devices
+from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
+from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
+from bayesgmm.errors import InputError
+from bayesgmm.families import Family, get_family
+from bayesgmm.labels import match_labels
+from bayesgmm.likelihood import log_likelihood
+from bayesgmm.mixture import Mixture
+from bayesgmm.moments import moments_of_partition
+from bayesgmm.precision import matching_precision
+from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.starting_values import responsibilities_from_start
+from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
+
+_START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
+
+
+def fit_cavi(
+    x: Any,
+    num_components: int,
+    *,
+    family: str | Family = "full",
+    prior: ConjugatePrior | None = None,
+    key: Any,
+    start: Any = "k-means++",
+    num_restarts: int = 10,
+    tol: float = 1e-6,
+    max_steps: int = 1000,
+    num_draws: int = 1000,
+    on_failure: str = "warn",
+) -> Fit:
+    """Approximate the posterior by independent conjugate distributions of allocations and of parameters.
+
+    Args:
+        x: rows (n, d).
+        num_components: k.
+        family: covariance family.
+        prior: of `conjugate_prior(x, num_components, family)`, by default that.
+        key: `jax.random.key(seed)`.
+        start: name of a start, as in `fit_em`; or a `Mixture`, a mapping with its parameters, responsibilities (n, k)
+            or labels (n), from which one ascent starts, and whose labels are kept.
+        num_restarts: number of random starts, side by side; the highest bound is kept.
+        tol: stop when a step changes the bound per row by less than this; 0 runs `max_steps`.
+        max_steps: step limit of an ascent.
+        num_draws: draws taken from the approximation.
+        on_failure: "warn", "raise" or "ignore" when the best ascent did not converge.
+
+    Returns:
+        A `Fit` with draws of shape (1, num_draws), the evidence lower bound (ELBO) after every step as its trace, and
+        the numbers of the approximation as `approximation`, whose `predictive_log_prob` is a mixture of Student-t
+        densities. Its `sample_stats` hold the log-densities of every draw under the posterior (`log_p`, up to the
+        evidence) and the approximation (`log_q`), its `summary` the Pareto k-hat of their ratios and the ELBO, with
+        all its constants: it bounds the log evidence of one labelling from below; add log k! to compare k.
+
+    Raises:
+        InputError: for arguments that cannot be fitted, before anything is compiled; a family without a conjugate
+            update among them.
+    """
+    check_on_failure(on_failure)
+    family = get_family(family)
+    x = as_rows(x)
+    num_components = whole_number("num_components", num_components)
+    num_restarts, num_draws = whole_number("num_restarts", num_restarts), whole_number("num_draws", num_draws)
+    max_steps = whole_number("max_steps", max_steps)
+    tol = finite_number("tol", tol, (), x.dtype)
+    enough_rows(x, num_components, family, bounded=True)
+    key = as_key(key)
+    if prior is None:
+        prior = conjugate_prior(x, num_components, family)
+    prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
+    if isinstance(start, str):
+        start = get_start(start)
+    if num_draws < MIN_DRAWS:
+        raise InputError(f"num_draws={num_draws} is too few for k-hat; draw at least {MIN_DRAWS}")
+    return announce(
+        _fit(x, num_components, family, prior, key, start, tol, (num_restarts, max_steps, num_draws)), on_failure
+    )
+
+
+@matching_precision
+def _fit(
+    x: Any,
+    num_components: int,
+    family: Family,
+    prior: ConjugatePrior,
+    key: Array,
+    start: Any,
+    tol: Any,
+    settings: tuple[int, int, int],
+) -> Fit:
+    num_restarts, max_steps, num_draws = settings
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
+    start_key, draw_key = jax.random.split(key)
+    whole = x
+    x, weights, mesh = devices.place_rows(x, np.ones(len(x), x.dtype), num_components)
+    x, weights = (x, weights) if mesh is not None else (jnp.asarray(x), jnp.asarray(weights))
+    options = {"family": family, "max_steps": max_steps, "mesh": mesh}
+    random = isinstance(start, Start) and start.random
+    if random:
+        starts = _starts(start_key, x, weights, num_components, family, start.name, num_restarts)
+        state = _best_ascent(starts, x, weights, jnp.asarray(tol), prior, **options)
+    else:
+        given = _given_start(start, whole, num_components, family, prior, start_key)
+        state = _ascent(given, x, weights, jnp.asarray(tol), prior, **options)
+    state = devices.off_mesh(state)
+    approximation, whole = state.approximation, jnp.asarray(whole)
+    order = jnp.lexsort(approximation.mean.T[::-1])
+    if isinstance(start, Mixture):
+        order = match_labels(mean_mixture_of(approximation), start)
+    approximation = _permute(approximation, jnp.asarray(order))
+    draws, log_p, log_q = _draw(approximation, whole, prior, draw_key, family=family, num_draws=num_draws)
+    result = jnp.where(state.result < 0, ResultCode.max_steps_reached, state.result)
+    return fit_of_draws(
+        "cavi",
+        jax.tree.map(lambda leaf: leaf[None], draws),
+        whole,
+        family,
+        result=ResultCode(int(result)),
+        num_steps=int(state.num_steps),
+        trace=state.trace,
+        sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
+        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": float(state.elbo)},
+        approximation=approximation,
+    )
+
+
+def _given_start(start: Any, x: Any, num_components: int, family: Family, prior: ConjugatePrior, key: Array) -> Mixture:
+    """The mixture whose pass over the rows comes first."""
+    weights = np.ones(len(x), x.dtype)
+    ridge = _start_ridge(jnp.asarray(x), jnp.asarray(weights))
+    if isinstance(start, Start):
+        given = start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
+    elif isinstance(start, Mixture | dict):
+        given = mixture_from_start(start, x, num_components, weights, family, ridge)
+    else:
+        # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
+        shares = jnp.asarray(responsibilities_from_start(start, x, num_components, weights), x.dtype)
+        return _expected_from_shares(jnp.asarray(x), shares, prior, family=family)
+    return jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _expected_from_shares(x: Array, shares: Array, prior: ConjugatePrior, *, family: Family) -> Mixture:
+    moments = moments_of_partition(x, shares, jnp.ones(len(x), x.dtype), diagonal=family.diagonal)
+    return expected_mixture(update(distribution_of_prior(prior, family, shares.shape[1]), moments, family))
+
+
+def _start_ridge(x: Array, weights: Array) -> Array:
+    return _START_RIDGE * column_moments(x, weights)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("num_components", "family", "start", "num_restarts"))
+def _starts(
+    key: Array, x: Array, weights: Array, num_components: int, family: Family, start: str, num_restarts: int
+) -> Mixture:
+    ridge = _start_ridge(x, weights)
+
+    def from_key(key: Array) -> Mixture:
+        return start_from(x, num_components, weights, family, ridge, start=start, key=key)
+
+    return jax.lax.map(from_key, jax.random.split(key, num_restarts))
+
+
+@functools.partial(jax.jit, static_argnames=("family", "max_steps", "mesh"))
+def _ascent(
+    start: Mixture,
+    x: Array,
+    weights: Array,
+    tol: Array,
+    prior: ConjugatePrior,
+    *,
+    family: Family,
+    max_steps: int,
+    mesh: Mesh | None,
+) -> State:
+    run = functools.partial(run_coordinate_ascent, family=family, max_steps=max_steps)
+    if mesh is None:
+        return run(start, x, weights, tol, prior)
+    return devices.over_mesh(functools.partial(run, axis_name="rows"), mesh, start, x, weights, tol, prior)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "max_steps", "mesh"))
+def _best_ascent(starts: Mixture, x: Array, weights: Array, tol: Array, prior: ConjugatePrior, **options: Any) -> State:
+    def run(start: Mixture) -> State:
+        return _ascent(start, x, weights, tol, prior, **options)
+
+    states = jax.vmap(run)(starts) if options["mesh"] is None else jax.lax.map(run, starts)
+    best = jnp.argmax(jnp.where(jnp.isfinite(states.elbo), states.elbo, -jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[best], states)
+
+
+@jax.jit
+def mean_mixture_of(approximation: ConjugateDistribution) -> Mixture:
+    """The mixture of mean weights and means, with the covariances that the expected precisions have."""
+    expected = expected_mixture(approximation)
+    concentration = approximation.concentration
+    return Mixture(jnp.log(concentration / concentration.sum()), expected.means, expected.precision_factor)
+
+
+@jax.jit
+def _permute(approximation: ConjugateDistribution, order: Array) -> ConjugateDistribution:
+    return jax.tree.map(lambda leaf: leaf if len(leaf) < len(order) else leaf[order], approximation)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_draws"))
+def _draw(
+    approximation: ConjugateDistribution,
+    x: Array,
+    prior: ConjugatePrior,
+    key: Array,
+    *,
+    family: Family,
+    num_draws: int,
+) -> tuple[Mixture, Array, Array]:
+    """Draws, and their log-densities under the posterior, up to the evidence, and under the approximation."""
+    prior_distribution = distribution_of_prior(prior, family, approximation.mean.shape[0])
+    draws = jax.vmap(lambda key: sample_mixture(approximation, key=key))(jax.random.split(key, num_draws))
+
+    def look(mixture: Mixture) -> tuple[Array, Array]:
+        log_p = log_likelihood(mixture, x) + log_prob_of_mixture(prior_distribution, mixture)
+        return log_p, log_prob_of_mixture(approximation, mixture)
+
+    return draws, *jax.lax.map(look, draws)

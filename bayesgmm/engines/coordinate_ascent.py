@@ -1,0 +1,175 @@
+r"""The compiled loop of coordinate ascent: from one start to a maximum of the evidence lower bound.
+
+The approximation is $q(z)\, q(w) \prod_j q(\mu_j, \Sigma_j)$ with the conjugate form of `ConjugateDistribution`. A step
+takes the best $q(z)$ for the numbers in hand, which is the pass over the rows under the expected mixture, then the best
+numbers for that $q(z)$, which is their conjugate update. Both are exact maxima, so the bound cannot fall.
+
+Source: Bishop (2006), section 10.2; Attias (2000).
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from bayesgmm.conjugate import ConjugatePrior, distribution_of_prior
+from bayesgmm.conjugate_distribution import ConjugateDistribution, expected_mixture, log_evidence, update
+from bayesgmm.engines.lanes import batchable
+from bayesgmm.families import Family
+from bayesgmm.mixture import Mixture
+from bayesgmm.moments import LARGE_FIT, Moments, Prepared, expected_moments, over_devices, prepare
+from bayesgmm.results import ResultCode
+from bayesgmm.statistics import expected_complete_log_prob
+
+_RUNNING = -1
+
+
+class Problem(NamedTuple):
+    """One approximation: the mixture whose responsibilities it starts from, its rows and what it is stopped by."""
+
+    start: Mixture
+    x: Array
+    row_weights: Array
+    tol: Array
+    prior: ConjugatePrior
+    total_weight: Array
+
+
+class State(NamedTuple):
+    """Where the ascent stands."""
+
+    approximation: ConjugateDistribution
+    expected: Mixture  # the mixture of the next pass
+    elbo: Array
+    num_steps: Array  # -1 before the first pass, which takes the responsibilities of the start
+    result: Array
+    trace: Array
+
+
+class CoordinateAscent(NamedTuple):
+    """The loop, with what it is compiled for; a `Program` of `lanes.py`."""
+
+    family: Family
+    max_steps: int
+    axis_name: str | None = None
+
+    @property
+    def large(self) -> int:
+        """The cost from which a fit runs on its own: its passes share what they prepare."""
+        return LARGE_FIT
+
+    def cost(self, problem: Problem) -> int:
+        """Rows x features x components."""
+        return problem.start.means.shape[0] * math.prod(problem.x.shape)
+
+    def run(self, problem: Problem) -> State:
+        """The whole ascent; its passes share what they can."""
+        prepared = prepare(problem.start, problem.x, problem.row_weights, family=self.family, axis_name=self.axis_name)
+        return jax.lax.while_loop(
+            functools.partial(self.unfinished, problem),
+            lambda state: self.step(problem, state, jnp.asarray(True), prepared),
+            self.begin(problem),
+        )
+
+    def begin(self, problem: Problem) -> State:
+        """The state before the first pass."""
+        dtype = problem.x.dtype
+        num_components = problem.start.num_components
+        return State(
+            approximation=distribution_of_prior(problem.prior, self.family, num_components),
+            expected=problem.start,
+            elbo=jnp.asarray(-jnp.inf, dtype),
+            num_steps=jnp.asarray(-1, jnp.int32),
+            result=jnp.asarray(_RUNNING, jnp.int32),
+            trace=jnp.full(self.max_steps + 1, jnp.nan, dtype),
+        )
+
+    def unfinished(self, problem: Problem, state: State) -> Array:
+        """Whether another step is due."""
+        return (state.result == _RUNNING) & (state.num_steps < self.max_steps)
+
+    def step(self, problem: Problem, state: State, running: Array, prepared: Prepared | None = None) -> State:
+        """A pass and the update that follows; of a state that is not running, the state itself."""
+        moments = expected_moments(
+            state.expected,
+            problem.x,
+            problem.row_weights,
+            family=self.family,
+            prepared=prepared,
+            axis_name=self.axis_name,
+        )
+        prior = distribution_of_prior(problem.prior, self.family, len(moments.count))
+        approximation = update(prior, moments, self.family)
+        elbo = lower_bound(state.expected, moments, approximation, prior, problem.total_weight)
+        change = (elbo - state.elbo) / problem.total_weight
+        resolution = float(jnp.finfo(elbo.dtype).eps) * jnp.maximum(1.0, jnp.abs(elbo) / problem.total_weight)
+        settled = jnp.abs(change) < jnp.where(problem.tol > 0, jnp.maximum(problem.tol, 2.0 * resolution), 0.0)
+        usable = jnp.isfinite(elbo)
+        fallen = usable & (change < -1e3 * resolution)
+        result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, _RUNNING))
+        result = jnp.where(usable, result, ResultCode.nonfinite).astype(jnp.int32)
+        kept = running & usable & ~fallen
+        approximation, elbo = jax.tree.map(
+            lambda new, old: jnp.where(kept, new, old), (approximation, elbo), (state.approximation, state.elbo)
+        )
+        expected = jax.tree.map(
+            lambda new, old: jnp.where(kept, new, old), expected_mixture(approximation), state.expected
+        )
+        num_steps = state.num_steps + kept.astype(jnp.int32)
+        # Written nowhere where the state stays: traces are too long to be copied in every step.
+        place = jnp.where(kept, num_steps, len(state.trace))
+        return State(
+            approximation=approximation,
+            expected=expected,
+            elbo=elbo,
+            num_steps=num_steps,
+            result=jnp.where(running, result, state.result),
+            trace=state.trace.at[place].set(elbo, mode="drop"),
+        )
+
+    def end(self, problem: Problem, state: State) -> State:
+        """The last state itself."""
+        return state
+
+
+def lower_bound(
+    expected: Mixture,
+    moments: Moments,
+    approximation: ConjugateDistribution,
+    prior: ConjugateDistribution,
+    total_weight: Array,
+) -> Array:
+    r"""The evidence lower bound, constants included, of the allocations under `expected` and of their best numbers.
+
+    For the best numbers, $q \propto p(\theta) \exp \mathrm E_z \log p(x, z \mid \theta)$, the bound is the entropy of
+    the allocations plus the logarithm of that density's integral. The pass gives the entropy: the log-likelihood
+    $\sum_i \log \sum_j \rho_{ij}$ under the expected mixture less $\sum_{ij} r_{ij} \log \rho_{ij}$.
+    """
+    entropy = moments.log_likelihood - expected_complete_log_prob(expected, moments).sum()
+    return entropy + log_evidence(approximation, prior, total_weight)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "max_steps", "axis_name"))
+def run_coordinate_ascent(
+    start: Mixture,
+    x: Array,
+    row_weights: Array,
+    tol: Array,
+    prior: ConjugatePrior,
+    *,
+    family: Family,
+    max_steps: int,
+    axis_name: str | None = None,
+) -> Any:
+    """Coordinate ascent from one start, for use inside other JAX programs; never raises.
+
+    Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
+    `axis_name`, rows are those of one device inside `jax.shard_map`.
+    """
+    total_weight = over_devices(row_weights.sum(), axis_name)
+    problem = Problem(start, x, row_weights, tol, prior, total_weight)
+    ascent = CoordinateAscent(family, max_steps, axis_name)
+    return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)

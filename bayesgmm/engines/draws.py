@@ -1,0 +1,97 @@
+"""From posterior draws of mixtures to a `Fit`: their mean, its log-likelihood, and what can be said of them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesgmm.convergence import convergence
+from bayesgmm.families import Family
+from bayesgmm.likelihood import log_likelihood
+from bayesgmm.mixture import Mixture, factor_of_covariances
+from bayesgmm.results import Fit, ResultCode
+
+MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five
+
+
+def fit_of_draws(
+    engine: str,
+    draws: Mixture,
+    x: Array,
+    family: Family,
+    *,
+    result: ResultCode,
+    num_steps: int,
+    trace: Array,
+    sample_stats: dict[str, Any],
+    summary: dict[str, Any],
+    approximation: Any = None,
+) -> Fit:
+    """The fit made of draws with matched labels, a mixture with leading axes (chain, draw)."""
+    mixture = mean_mixture(draws)
+    total = log_likelihood(mixture, x)
+    if not np.isfinite(total):
+        result = ResultCode.nonfinite
+    return Fit(
+        engine=engine,
+        family=family.name,
+        mixture=mixture,
+        log_likelihood=total,
+        result=np.int32(result),
+        num_steps=np.int32(num_steps),
+        trace=trace,
+        draws=draws,
+        sample_stats=sample_stats,
+        summary=summary,
+        approximation=approximation,
+    )
+
+
+@jax.jit
+def mean_mixture(draws: Mixture) -> Mixture:
+    """The mixture of posterior means of weights, means and covariances; draws must have matched labels.
+
+    Averages of covariances stay inside every family whose covariances are closed under averaging, as are all four.
+    """
+    axes = tuple(range(len(draws.draw_shape)))
+    covariances = draws.covariances
+    num_factors = draws.precision_factor.shape[len(axes)]
+    covariances = jnp.mean(covariances, axis=axes)[:num_factors]
+    if draws.is_diagonal:
+        covariances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    return Mixture(
+        jnp.log(jnp.mean(draws.weights, axis=axes)),
+        jnp.mean(draws.means, axis=axes),
+        factor_of_covariances(covariances, draws.is_diagonal),
+    )
+
+
+def pareto_khat(log_weights: np.ndarray) -> float:
+    """Pareto shape of importance weights from the approximation to the posterior; below 0.7 it can be trusted.
+
+    Source: Yao et al. (2018), Yes, but did it work?, section 3; Vehtari et al. (2024) for the smoothing, by ArviZ.
+    """
+    from arviz_stats.base.array import array_stats
+
+    if not np.isfinite(log_weights).all():
+        return float("inf")
+    # ArviZ takes log-likelihoods, whose negatives are the log-weights of leave-one-out.
+    return float(array_stats.psislw(-log_weights)[1])
+
+
+def judged(fit: Fit, x: Any) -> Fit:
+    """The fit of a sampler with its result code and what tells how well its chains have mixed."""
+    assert fit.draws is not None
+    found = convergence(fit.draws, x, extra={"lp": fit.sample_stats["lp"]})
+    summary = {**fit.summary, **found.summary}
+    code = fit.code
+    if "diverging" in fit.sample_stats:
+        summary["divergences"] = int(fit.sample_stats["diverging"].sum())
+    if code is ResultCode.successful and not found.successful:
+        code = ResultCode.not_mixed
+    elif code is ResultCode.successful and summary.get("divergences"):
+        code = ResultCode.divergent
+    return dataclasses.replace(fit, result=np.int32(code), summary=summary)

@@ -1,0 +1,241 @@
+r"""Posterior draws by blocked Gibbs sampling, under the conjugate prior.
+
+A sweep draws the allocation of every row to a component given the mixture, with the responsibilities as probabilities,
+then weights, means and covariances given the allocations, from their conjugate distribution. Both steps need one pass
+over the rows; nothing is tuned and nothing is rejected. The allocations are not kept: those of a mixture that was drawn
+are its responsibilities.
+
+Source: Diebolt & Robert (1994); Frühwirth-Schnatter (2006), section 3.5.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bayesgmm.blocks import sum_over_blocks
+from bayesgmm.checks import as_key, as_rows, enough_rows, whole_number
+from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
+from bayesgmm.conjugate_distribution import log_prob_of_mixture, sample_mixture, update
+from bayesgmm.engines.chains import (
+    Checkpoint,
+    check_chain_method,
+    checkpoint_of,
+    over_chains,
+    run_chains,
+    stretch,
+)
+from bayesgmm.engines.draws import fit_of_draws, judged
+from bayesgmm.engines.modes import em_ends
+from bayesgmm.errors import InputError
+from bayesgmm.families import Family, get_family
+from bayesgmm.mixture import Mixture, joint_of_rows
+from bayesgmm.moments import centred_block, expected_moments, weighted_sums
+from bayesgmm.precision import matching_precision
+from bayesgmm.progress import Listener, Progress
+from bayesgmm.relabelling import relabel_draws
+from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.starting_values import mixture_from_start
+from bayesgmm.statistics import Moments
+
+_ROOM = 1000  # sweeps that a stretch may have
+_START_SHARE = 0.25  # of what the rows say: chains start twice as far apart as the posterior is wide
+
+
+def fit_gibbs(
+    x: Any,
+    num_components: int,
+    *,
+    family: str | Family = "full",
+    prior: ConjugatePrior | None = None,
+    key: Any,
+    start: Mixture | None = None,
+    num_chains: int = 4,
+    num_warmup: int = 500,
+    num_draws: int = 2000,
+    num_starts: int = 4,
+    chain_method: str | None = None,
+    progress: bool | Listener | None = None,
+    checkpoint: str | Path | bool = True,
+    on_failure: str = "warn",
+) -> Fit:
+    """Draw from the posterior by Gibbs sampling.
+
+    Args:
+        x: rows (n, d).
+        num_components: k.
+        family: covariance family, one with a conjugate prior.
+        prior: of `conjugate_prior(x, num_components, family)`, by default that.
+        key: `jax.random.key(seed)`.
+        start: the mixture around which all chains start, and whose labels are kept. By default chains start around the
+            ends of `num_starts` fits by EM, in turns, and labels are those of the best.
+        num_chains: number of chains.
+        num_warmup: first sweeps of every chain that are not kept.
+        num_draws: sweeps kept of every chain.
+        num_starts: fits by EM that chains start around.
+        chain_method: as in `fit_nuts`.
+        progress: True for a bar, or a function called with a sentence about once a second.
+        checkpoint: as in `fit_nuts`.
+        on_failure: "warn", "raise" or "ignore" when the chains disagree, or Ctrl-C came.
+
+    Returns:
+        A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` as that of `fit_nuts`.
+
+    Raises:
+        InputError: for arguments that cannot be fitted, before anything is compiled; a family without a conjugate
+            update among them.
+        KeyboardInterrupt: for Ctrl-C before there are 4 draws of each chain.
+    """
+    check_on_failure(on_failure)
+    family = get_family(family)
+    x = as_rows(x)
+    num_components = whole_number("num_components", num_components)
+    given = {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": num_draws, "num_starts": num_starts}
+    for name, value in given.items():
+        whole_number(name, value)
+    needed = 8 if num_chains == 1 else 4
+    if num_draws < needed:
+        raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least {needed} a chain")
+    chain_method = check_chain_method(chain_method, num_chains)
+    enough_rows(x, num_components, family, bounded=True)
+    key = as_key(key)
+    if prior is None:
+        prior = conjugate_prior(x, num_components, family)
+    prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
+    if start is None:
+        starts = em_ends(x, num_components, family, num_starts, key=key)
+    elif isinstance(start, Mixture):
+        starts = [mixture_from_start(start, x, num_components, None, family, 0.0)]
+    else:
+        raise InputError(f"start={type(start).__name__} must be a Mixture, such as the .mixture of a fit_em result")
+    counts = (num_chains, num_warmup, num_draws)
+    identity = ("gibbs", x, prior, starts, jax.random.key_data(key), counts, chain_method, num_components, family.name)
+    saved = checkpoint_of(checkpoint, identity)
+    with Progress(f"gibbs, k = {num_components}", progress) as shown:
+        fit = _fit(x, family, prior, starts, key, counts, chain_method, shown, saved)
+    return announce(fit, on_failure)
+
+
+@matching_precision
+def _fit(
+    x: Any,
+    family: Family,
+    prior: ConjugatePrior,
+    starts: list[Mixture],
+    key: Array,
+    counts: tuple[int, int, int],
+    chain_method: str,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> Fit:
+    num_chains, num_warmup, num_draws = counts
+    x = jnp.asarray(x)
+    prior, starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), (prior, starts))
+    start_key, run_key = jax.random.split(key)
+    options = {
+        "family": family,
+        "num_chains": num_chains,
+        "chain_method": chain_method,
+        "room": min(_ROOM, max(num_warmup, num_draws)),
+    }
+    begun = [
+        _begin(starts[chain % len(starts)], x, prior, each, family=family)
+        for chain, each in enumerate(jax.random.split(start_key, num_chains))
+    ]
+    state = (jax.random.split(run_key, num_chains), jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun))
+
+    def advance(state: Any, first: int, count: int) -> tuple[Any, Any]:
+        return _advance(state, x, prior, jnp.asarray(first), jnp.asarray(count), **options)
+
+    found = run_chains(
+        advance,
+        state,
+        num_warmup=num_warmup,
+        num_draws=num_draws,
+        room=options["room"],
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    draws, lp = found.draws
+    relabelled = relabel_draws(jax.tree.map(jnp.asarray, draws), pivot=starts[0])
+    fit = fit_of_draws(
+        "gibbs",
+        relabelled.draws,
+        x,
+        family,
+        result=ResultCode.interrupted if found.interrupted else ResultCode.successful,
+        num_steps=found.num_steps,
+        trace=jnp.asarray(lp),
+        sample_stats={"lp": lp},
+        summary={"num_permuted": relabelled.num_permuted},
+    )
+    return judged(fit, x)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _begin(start: Mixture, x: Array, prior: ConjugatePrior, key: Array, *, family: Family) -> Mixture:
+    """A mixture drawn around a start, as if a part of the rows had been seen."""
+    moments = expected_moments(start, x, jnp.full(len(x), _START_SHARE, x.dtype), family=family)
+    distribution = update(distribution_of_prior(prior, family, start.num_components), moments, family)
+    return sample_mixture(distribution, key=key)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_chains", "chain_method", "room"))
+def _advance(
+    state: Any,
+    x: Array,
+    prior: ConjugatePrior,
+    first: Array,
+    count: Array,
+    *,
+    family: Family,
+    num_chains: int,
+    chain_method: str,
+    room: int,
+) -> tuple[Any, Any]:
+    def one(state: Any, x: Array, prior: ConjugatePrior, first: Array, count: Array) -> Any:
+        chain_key, mixture = state
+        of_prior = distribution_of_prior(prior, family, mixture.num_components)
+
+        def step(mixture: Mixture, index: Array) -> tuple[Mixture, tuple[Mixture, Array]]:
+            row_key, parameter_key = jax.random.split(jax.random.fold_in(chain_key, index))
+            moments = allocated_moments(mixture, x, key=row_key, pooled=family.shared)
+            lp = moments.log_likelihood + log_prob_of_mixture(of_prior, mixture)
+            following = sample_mixture(update(of_prior, moments, family), key=parameter_key)
+            return following, (mixture, lp)
+
+        mixture, drawn = stretch(step, mixture, first, count, room)
+        return (chain_key, mixture), drawn
+
+    return over_chains(one, num_chains, chain_method)(state, x, prior, first, count)
+
+
+def allocated_moments(mixture: Mixture, x: Float[Array, "n d"], *, key: Array, pooled: bool = False) -> Moments:
+    """Moments of components to which each row is allocated at random, by its responsibilities.
+
+    About the means of the mixture; with the log-likelihood of the rows, which the same densities give.
+    """
+
+    def block(v: Array, x: Array, uniform: Array) -> tuple[Array, Array, Array, Array]:
+        shares, marginal = allocate(joint_of_rows(mixture, x), uniform)
+        shares = shares.astype(x.dtype) * v[None]
+        first, second = weighted_sums(shares, x.T[None] - mixture.means[:, :, None], mixture.is_diagonal)
+        second = second.sum(0, keepdims=True) if pooled else second
+        return shares.sum(1), first, second, jnp.dot(v, marginal, precision="highest")
+
+    uniform = jax.random.uniform(key, (len(x),), x.dtype)
+    size = centred_block(x, mixture.num_components)
+    sums = sum_over_blocks(block, size, jnp.ones(len(x), x.dtype), x, uniform)
+    return Moments(mixture.means, *sums)
+
+
+def allocate(joint: Float[Array, "k n"], uniform: Float[Array, " n"]) -> tuple[Bool[Array, "k n"], Float[Array, " n"]]:
+    """Components drawn by inversion, as indicators, and the marginal log-density of every row."""
+    largest = joint.max(0)
+    cumulative = jnp.cumsum(jnp.exp(joint - largest[None]), 0)
+    reached = cumulative >= (uniform * cumulative[-1])[None]
+    earlier = jnp.concatenate([jnp.zeros_like(reached[:1]), reached[:-1]])
+    return reached & ~earlier, largest + jnp.log(cumulative[-1])

@@ -1,0 +1,235 @@
+r"""Guides of variational inference: those with a name, those made from a class, and those of one's own.
+
+Guides that are made here move in units of the posterior: every unconstrained coordinate is measured from the start (the
+EM fit), in multiples of a rough posterior standard deviation, one over the square root of the coordinate's information
+
+$$ \mathcal I_a = 1 + \sum_i \Bigl(\frac{\partial \log p(x_i)}{\partial u_a}\Bigr)^2. $$
+
+So one step size suits a hundred rows and a million, and a flow that begins as a standard normal begins at the EM fit.
+Each coordinate has a unit of its own and they are not mixed: a mean-field guide stays one.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import AffineTransform, ComposeTransform, IndependentTransform
+from numpyro.handlers import reparam, seed, trace
+from numpyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoGuide,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+)
+from numpyro.infer.initialization import init_to_feasible
+from numpyro.infer.reparam import Reparam
+
+from bayesgmm.checks import shown, whole_number
+from bayesgmm.conjugate import AnyPrior
+from bayesgmm.engines import space
+from bayesgmm.engines.minibatches import Minibatch, Tangent
+from bayesgmm.engines.model import model
+from bayesgmm.errors import InputError
+from bayesgmm.families import Family
+from bayesgmm.mixture import Mixture
+
+GUIDES: dict[str, Callable[..., AutoGuide]] = {
+    "normal": AutoDiagonalNormal,
+    "full_rank": AutoMultivariateNormal,
+    "low_rank": AutoLowRankMultivariateNormal,
+}
+_MODEL_ARGUMENTS = "(x, num_components, family, prior)"
+_INITIAL_SCALE = 0.5  # of a rough posterior standard deviation: rather too narrow, where every draw has a density
+_INFORMATIVE_ROWS = 1024
+_INFORMATIVE_NUMBERS = 2**22  # of scores at once, 32 MB
+
+Units = dict[str, tuple[Array, Array]]
+"""For every site of the standardised model where its unconstrained coordinates start, and their units."""
+
+
+class Approximation(NamedTuple):
+    """A model and the guide that approximates its posterior; both are called with (x, k, family, prior, units, tangent).
+
+    With `units` the model's free sites are `<name>_units` in place of those of the standardised model; with a `tangent`
+    its rows are a batch.
+    """
+
+    model: Callable[..., None]
+    guide: Callable[..., Any]
+
+
+def in_units(
+    x: Any, num_components: int, family: Family, prior: AnyPrior, units: Units, tangent: Tangent | None = None
+) -> None:
+    """The model in units of the posterior."""
+
+    def config(site: Any) -> Reparam | None:
+        return InUnits(*units[site["name"]]) if site["name"] in units and not site["is_observed"] else None
+
+    _of_rows(reparam(space.standardised_model, config=config), tangent)(x, num_components, family, prior)
+
+
+def in_own_sites(
+    x: Any, num_components: int, family: Family, prior: AnyPrior, _units: Units, tangent: Tangent | None = None
+) -> None:
+    """The model with the sites that `bayesgmm.model` has, for guides that come with theirs."""
+    _of_rows(model, tangent)(x, num_components, family, prior)
+
+
+def _of_rows(function: Callable[..., None], tangent: Tangent | None) -> Callable[..., None]:
+    return function if tangent is None else Minibatch(function, tangent=tangent)
+
+
+class InUnits(Reparam):
+    """A site by its unconstrained coordinates, measured from a point in units of their own."""
+
+    def __init__(self, loc: Array, unit: Array) -> None:
+        self.loc, self.unit = loc, unit
+
+    def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Array]:
+        """The value of the site, from a new site whose distribution is the same one in other coordinates."""
+        constrain = biject_to(fn.support)
+        affine = IndependentTransform(AffineTransform(self.loc, self.unit), constrain.domain.event_dim)
+        to_site = ComposeTransform([affine, constrain])
+        return None, to_site(numpyro.sample(f"{name}_units", dist.TransformedDistribution(fn, to_site.inv)))
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def units_around(start: Mixture, x: Array, family: Family, prior: AnyPrior) -> Units:
+    """Where guides start, and a rough posterior standard deviation of every coordinate; from at most 1,024 rows."""
+    loc = space.to_unconstrained(start, family, prior)
+    most = _INFORMATIVE_NUMBERS // sum(leaf.size for leaf in jax.tree.leaves(loc))
+    rows = x[:: -(-x.shape[0] // min(_INFORMATIVE_ROWS, max(most, 64)))]
+
+    def log_prob(loc: space.Sites, row: Array) -> Array:
+        sites = space.to_sites(loc, family, start.num_components, start.num_features)
+        return space.mixture_of(sites, family, prior).log_prob(row[None])[0]
+
+    def square(row: Array) -> space.Sites:
+        return jax.tree.map(jnp.square, jax.grad(log_prob)(loc, row))
+
+    squares = jax.lax.map(square, rows, batch_size=32)
+    share = x.shape[0] / rows.shape[0]
+    return {name: (loc[name], 1.0 / jnp.sqrt(1.0 + share * squares[name].sum(0))) for name in loc}
+
+
+def check_guide(guide: Any, rank: Any) -> None:
+    """Refuse what cannot be a guide, and a rank for a guide that has none.
+
+    Raises:
+        InputError: saying what a guide is.
+    """
+    if (isinstance(guide, str) and guide not in GUIDES) or not (isinstance(guide, str) or callable(guide)):
+        raise InputError(
+            f"guide={shown(guide)} is not known; choose one of {', '.join(GUIDES)}, or give a class of "
+            f"numpyro.infer.autoguide or a function of {_MODEL_ARGUMENTS} that samples the sites of bayesgmm.model"
+        )
+    if rank is not None:
+        whole_number("rank", rank)
+        if guide != "low_rank":
+            raise InputError(f"rank={rank} belongs to guide='low_rank', and this is guide={shown(guide)}; drop it")
+    if not isinstance(guide, str | AutoGuide):
+        _makes_guides(guide)
+
+
+def approximation_by(guide: Any, rank: int | None = None) -> Approximation:
+    """The model in the coordinates that suit the guide, and a guide that has not seen it yet.
+
+    Raises:
+        InputError: for a function that makes no guide of the model.
+    """
+    options: dict[str, Any] = {"init_loc_fn": init_to_feasible, "init_scale": _INITIAL_SCALE}  # feasible: at 0
+    if isinstance(guide, str):
+        return Approximation(in_units, GUIDES[guide](in_units, **options, **({} if rank is None else {"rank": rank})))
+    if isinstance(guide, AutoGuide):
+        own = copy.copy(guide)  # which remembers the rows that it has seen
+        return Approximation(in_own_sites, lambda *arguments: own(*arguments[:4]))
+    if not _makes_guides(guide):
+        return Approximation(in_own_sites, lambda *arguments: guide(*arguments[:4]))
+    already = getattr(guide, "keywords", {})
+    taken = {name for name in inspect.signature(guide).parameters if name in options and name not in already}
+    made = guide(in_units, **{name: options[name] for name in taken})
+    if not callable(made):
+        raise InputError(f"guide={shown(guide)} made {shown(made)} of the model, which is no guide")
+    return Approximation(in_units, made)
+
+
+def _makes_guides(guide: Any) -> bool:
+    """Whether this takes a model and gives a guide. What can be called with the model's arguments is a guide itself."""
+    if isinstance(guide, type):
+        return True
+    signature = inspect.signature(guide)
+
+    def takes(*arguments: str) -> bool:
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            return False
+        return True
+
+    if takes("x", "num_components", "family", "prior"):
+        return False
+    if takes("model"):
+        return True
+    raise InputError(
+        f"guide={shown(guide)} takes neither {_MODEL_ARGUMENTS}, as a guide does, nor a model, as a class of guides does"
+    )
+
+
+def check_sites(guide: Any, x: Any, num_components: int, family: Family, prior: AnyPrior) -> None:
+    """Look at what a guide of the caller's own samples, without computing anything.
+
+    Raises:
+        InputError: naming the sites that are missing or too many; for a guide that cannot be run, and for a point.
+    """
+    start = any_mixture(num_components, x.shape[1], family)
+
+    def look(x: Array, prior: AnyPrior, start: Mixture) -> None:
+        found = approximation_by(guide)
+        units = {name: (loc, loc) for name, loc in space.to_unconstrained(start, family, prior).items()}
+        arguments = (x, num_components, family, prior, units)
+        sites = trace(seed(found.model, jax.random.key(0))).get_trace(*arguments)
+        try:
+            guided = trace(seed(found.guide, jax.random.key(0))).get_trace(*arguments)
+        except Exception as error:
+            raise InputError(
+                f"guide={shown(guide)} cannot be run with {_MODEL_ARGUMENTS}: {type(error).__name__}: {error}"
+            ) from error
+        _compare_sites(guide, sites, guided)
+
+    jax.eval_shape(look, *jax.tree.map(jnp.asarray, (x[:2], prior, start)))
+
+
+def _compare_sites(guide: Any, sites: dict[str, Any], guided: dict[str, Any]) -> None:
+    wanted = {name for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]}
+    sampled = {name: site for name, site in guided.items() if site["type"] == "sample"}
+    own = {name for name, site in sampled.items() if not site["infer"].get("is_auxiliary")}
+    if own != wanted:
+        raise InputError(
+            f"guide={shown(guide)} samples {', '.join(sorted(own)) or 'nothing'}; it must sample the sites of "
+            f"bayesgmm.model for this family and prior, which are {', '.join(sorted(wanted))}"
+        )
+    if all(isinstance(site["fn"], dist.Delta) for site in sampled.values()):
+        raise InputError(
+            f"guide={shown(guide)} is a point and has no density; use fit_map, or a guide such as 'full_rank'"
+        )
+
+
+def any_mixture(num_components: int, num_features: int, family: Family) -> Mixture:
+    """A mixture of the right shape, where no other is at hand."""
+    factor = np.ones(num_features) if family.diagonal else np.eye(num_features)
+    shared = family.scale_shape(num_components, num_features)[0]
+    return Mixture(
+        np.full(num_components, -np.log(num_components)),
+        np.zeros((num_components, num_features)),
+        np.broadcast_to(factor, (shared, *factor.shape)),
+    )

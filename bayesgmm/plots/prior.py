@@ -1,0 +1,197 @@
+"""The rows beside data sets drawn from the prior: whether the prior allows for such data, and for how much else."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from bayesgmm.checks import as_key
+from bayesgmm.errors import InputError
+from bayesgmm.families import Family
+from bayesgmm.mixture import Mixture
+from bayesgmm.plots.panels import finish, make_panels, marginal, thinned_draws, view_rows
+from bayesgmm.plots.shapes import check_levels, densities, draw_histogram, draw_rug, ellipse_outlines, point_size
+from bayesgmm.plots.style import DATA_GREY, INK, PALETTE
+from bayesgmm.predictive import prior_draws
+
+_NUM_MIXTURES, _ROWS_OF_EACH = 4000, 10  # of which the prior predictive density is estimated
+_SHOWN, _COVERED = (0.025, 0.975), (0.005, 0.995)  # quantiles of predictive rows: of the axes, and of the estimate
+_NUM_BINS = 161
+_BANDWIDTH = 0.15  # of a column's standard deviation, were it normal; blurs it by about 1%
+_SHADES = (0.45, 0.18)
+
+
+def plot_prior_predictive(
+    prior: Any,
+    x: Any,
+    *,
+    family: str | Family = "full",
+    key: Any,
+    num_draws: int = 6,
+    levels: tuple[float, float] = (0.5, 0.9),
+    ax: Any = None,
+    columns: Iterable[int | str] | None = None,
+    feature_names: Iterable[str] | None = None,
+) -> Figure:
+    """Draw the rows over the prior predictive density, and the components of some mixtures drawn from the prior.
+
+    One column: a histogram of the rows, the prior predictive density, and the densities of single mixtures. Two
+    columns: the rows, the regions of highest prior predictive density that hold given parts of it, and one ellipse for
+    every component of single mixtures. More: a grid of both. The axes hold all rows and 95% of predictive ones.
+
+    Args:
+        prior: of `default_prior` or `conjugate_prior`.
+        x: rows (n, d).
+        family: covariance family.
+        key: `jax.random.key(seed)`.
+        num_draws: number of single mixtures shown.
+        levels: two probability masses of the regions; ellipses of components hold the larger one.
+        ax, columns, feature_names: as in `plot_assignments`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: for what is no prior, and for a prior of another family or number of features.
+        ValueError: for `num_draws` below 1, and as in `plot_assignments`.
+    """
+    check_levels(levels)
+    if len(levels) != 2 or levels[0] == levels[1]:
+        raise ValueError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
+    if num_draws < 1:
+        raise ValueError(f"num_draws={num_draws} must be at least 1")
+    levels = (min(levels), max(levels))
+    draw_key, row_key = jax.random.split(as_key(key))
+    num_components = len(getattr(prior, "concentration", [0.0]))
+    drawn = prior_draws(prior, family, num_components, _NUM_MIXTURES, key=draw_key)
+    num_features = np.shape(x)[1] if np.ndim(x) == 2 else 1
+    if num_features != drawn.num_features:
+        raise InputError(
+            f"prior is for {drawn.num_features} features, and x has {num_features}; make it of the same columns"
+        )
+    view = view_rows(drawn, x, columns, feature_names)
+    new = np.asarray(drawn.sample(_ROWS_OF_EACH, key=row_key), np.float64)
+    new = new.reshape(-1, num_features)[:, list(view.columns)]
+    spans = [_span(values, new_values) for values, new_values in zip(view.shown.T, new.T, strict=True)]
+    few = thinned_draws(drawn[:, :num_draws], num_draws)
+    panels = make_panels(view, ax)
+    for (i, j), panel in panels.axes.items():
+        if i == j:
+            single = marginal(few, [view.columns[i]])
+            _draw_densities(panel, single, new[:, i], view.shown[:, i], spans[i])
+            if len(view.columns) == 1:
+                draw_rug(panel, view.shown[:, 0], DATA_GREY)
+                panel.set_ylabel("density")
+        else:
+            _draw_regions(panel, new[:, [j, i]], levels)
+            _draw_components(panel, marginal(few, [view.columns[j], view.columns[i]]), levels[1])
+            _draw_rows(panel, view.shown[:, [j, i]])
+    figure = finish(panels, view, _handles(len(view.columns), levels))
+    for (i, j), panel in panels.axes.items():
+        panel.set_xlim(spans[j])
+        if i != j:
+            panel.set_ylim(spans[i])
+    return figure
+
+
+def predictive_density(
+    new: Float[np.ndarray, "m c"],
+) -> tuple[list[Float[np.ndarray, " b"]], Float[np.ndarray, "..."]]:
+    """Centres of bins along one or two columns, and the density of the rows in them, smoothed by a normal kernel."""
+    low, high = np.quantile(new, _COVERED, axis=0)
+    edges = list(np.linspace(low, high, _NUM_BINS + 1).T)
+    counts, _ = np.histogramdd(new, bins=edges)
+    widths = np.array([edge[1] - edge[0] for edge in edges])
+    spreads = np.array([np.diff(np.quantile(values, [0.16, 0.84]))[0] / 2 for values in new.T])
+    smoothed = gaussian_filter(counts, _BANDWIDTH * spreads / widths)
+    return [0.5 * (edge[1:] + edge[:-1]) for edge in edges], smoothed / len(new) / widths.prod()
+
+
+def _span(values: Float[np.ndarray, " n"], new: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    """Limits that hold all rows and most predictive ones."""
+    low, high = np.quantile(new, _SHOWN)
+    low, high = min(low, values.min()), max(high, values.max())
+    pad = 0.04 * (high - low)
+    return float(low - pad), float(high + pad)
+
+
+def _draw_densities(
+    ax: Axes,
+    few: Mixture,
+    new: Float[np.ndarray, " m"],
+    values: Float[np.ndarray, " n"],
+    span: tuple[float, float],
+) -> None:
+    draw_histogram(ax, values, None, 1)
+    top = ax.dataLim.y1
+    grid = np.linspace(*span, 801)
+    lines = LineCollection(
+        [np.stack([grid, curve], axis=1) for curve in densities(few, grid)],
+        colors=PALETTE[0],
+        linewidths=0.7,
+        alpha=0.5,
+        gid="draws",
+    )
+    ax.add_collection(lines, autolim=False)
+    (centres,), density = predictive_density(new[:, None])
+    ax.plot(centres, density, color=INK, linewidth=1.6, gid="predictive")
+    # A narrow component of a draw may be a hundred times as high as the rows' histogram: it is cut off.
+    ax.set_ylim(0.0, 1.2 * max(top, float(density.max())))
+
+
+def _draw_regions(ax: Axes, new: Float[np.ndarray, "m 2"], levels: tuple[float, float]) -> None:
+    (horizontal, vertical), density = predictive_density(new)
+    # The region of highest density that holds a part of the rows: its edge is that quantile of the rows' densities.
+    origin = [horizontal[0], vertical[0]]
+    steps = (new - origin) / [horizontal[1] - horizontal[0], vertical[1] - vertical[0]]
+    of_rows = map_coordinates(density, steps.T, order=1, mode="constant")
+    edges = np.quantile(of_rows, [1.0 - levels[1], 1.0 - levels[0]])
+    colours = [to_rgba(PALETTE[0], shade) for shade in reversed(_SHADES)]
+    ax.contourf(horizontal, vertical, density.T, levels=[*edges, np.inf], colors=colours, zorder=0)
+
+
+def _draw_components(ax: Axes, pair: Mixture, level: float) -> None:
+    outlines = ellipse_outlines(pair, level, num_points=73)
+    lines = LineCollection(
+        list(outlines.reshape(-1, *outlines.shape[-2:])), colors=PALETTE[0], linewidths=0.7, alpha=0.6, gid="draws"
+    )
+    ax.add_collection(lines, autolim=False)
+
+
+def _draw_rows(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
+    ax.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=0.4 * point_size(len(points)),
+        color=INK,
+        alpha=0.7,
+        linewidths=0.0,
+        rasterized=len(points) > 5000,
+        zorder=3,
+        gid="rows",
+    )
+
+
+def _handles(num_columns: int, levels: tuple[float, float]) -> list[Any]:
+    handles: list[Any] = []
+    if num_columns > 1:
+        handles.append(Line2D([], [], color=INK, marker="o", markersize=3.5, linestyle="none", label="rows"))
+        for level, shade in zip(levels, _SHADES, strict=True):
+            label = f"{100 * level:g}% of prior predictive"
+            handles.append(Patch(color=to_rgba(PALETTE[0], shade), linewidth=0.0, label=label))
+        label = f"component of a draw ({100 * levels[1]:g}%)"
+        handles.append(Line2D([], [], color=PALETTE[0], linewidth=0.7, label=label))
+    if num_columns != 2:
+        handles.append(Patch(color=DATA_GREY, alpha=0.35, linewidth=0.0, label="rows, histogram"))
+        handles.append(Line2D([], [], color=INK, linewidth=1.6, label="prior predictive density"))
+        handles.append(Line2D([], [], color=PALETTE[0], linewidth=0.7, label="density of a draw"))
+    return handles

@@ -1,0 +1,99 @@
+"""Calls of bayesgmm's Bayesian engines, all of them here: a change of their signatures is met here."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import bayesgmm
+from tests.benchmarks.data import Parameters
+from tests.benchmarks.posteriors import Draws, Judged
+from tests.benchmarks.subjects import fit as fit_em
+from tests.benchmarks.subjects import mixture_of, precision
+
+FEWEST_DRAWS = 25  # of a variational fit, which draws when it has ended: they are no part of an iteration
+
+
+class NutsSampler:
+    """`fit_nuts` with its defaults, under the default prior, or under the conjugate one where settings ask for it."""
+
+    warmup_share = 1 / 3  # 500 of 1500 iterations, which cost more during warm-up
+
+    def __init__(self, x: np.ndarray, num_components: int, settings: dict[str, Any]) -> None:
+        settings = dict(settings)
+        make_prior = bayesgmm.conjugate_prior if settings.pop("conjugate", False) else bayesgmm.default_prior
+        self.fit = functools.partial(self._engine(), x, num_components, prior=make_prior(x, num_components), **settings)
+
+    def _engine(self) -> Callable[..., Any]:
+        return bayesgmm.fit_nuts
+
+    def draw(self, seed: int) -> Any:
+        return jax.block_until_ready(self.fit(key=jax.random.key(seed), on_failure="ignore"))
+
+    def draws(self, fit: Any) -> Draws:
+        with precision("float64"):
+            drawn = fit.draws
+            return Draws(*(np.asarray(part) for part in (drawn.weights, drawn.means, drawn.covariances)))
+
+
+class GibbsSampler(NutsSampler):
+    """`fit_gibbs` with its defaults, under the conjugate prior."""
+
+    def _engine(self) -> Callable[..., Any]:
+        return bayesgmm.fit_gibbs
+
+    def draw(self, seed: int) -> Any:
+        return jax.block_until_ready(self.fit(key=jax.random.key(seed)))
+
+
+SAMPLERS = {"nuts": NutsSampler, "gibbs": GibbsSampler}
+
+
+def judge(draws: Draws, x: np.ndarray, *, seed: int = 0) -> Judged:
+    """Draws with the labels of a fit by EM, and the log-likelihood of each, by the same function for every subject."""
+    reference = fit_em(x, draws.means.shape[2], seed=seed, num_restarts=10).mixture
+    with precision("float64"):
+        mixture = bayesgmm.Mixture.from_covariances(*map(jax.numpy.asarray, draws.parts.values()))
+        order = bayesgmm.match_labels(mixture, reference)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), mixture)
+        total = np.asarray(_log_likelihoods(flat, jax.numpy.asarray(x))).reshape(draws.weights.shape[:2])
+    return Judged(draws.permute(order), total)
+
+
+@jax.jit
+def _log_likelihoods(mixtures: bayesgmm.Mixture, x: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda mixture: bayesgmm.log_likelihood(mixture, x), mixtures)
+
+
+def model_and_start(x: jax.Array, start: Parameters) -> tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]:
+    """The NumPyro model in which `fit_nuts` moves, its arguments, and the coordinates of a mixture in it."""
+    from bayesgmm.engines import space
+
+    dtype, num_components = str(x.dtype), len(start.weights)
+    family, prior = bayesgmm.FAMILIES["full"], bayesgmm.default_prior(np.asarray(x), num_components)
+    with precision(dtype):
+        point = space.to_unconstrained(mixture_of(start, "full", dtype), family, prior)
+    return space.standardised_model, (x, num_components, family, prior), point
+
+
+def conjugate_prior_of(x: np.ndarray, num_components: int) -> bayesgmm.ConjugatePrior:
+    """The conjugate prior with its default numbers."""
+    return bayesgmm.conjugate_prior(x, num_components, "full")
+
+
+def ascent(x: Any, responsibilities: np.ndarray, num_steps: int, prior: bayesgmm.ConjugatePrior) -> bayesgmm.Fit:
+    """So many steps of `fit_cavi` from responsibilities: tolerance 0 is never met."""
+    with precision(str(x.dtype)):
+        return bayesgmm.fit_cavi(
+            x,
+            responsibilities.shape[1],
+            prior=prior,
+            key=jax.random.key(0),
+            start=responsibilities,
+            tol=0.0,
+            max_steps=num_steps,
+            num_draws=FEWEST_DRAWS,
+            on_failure="ignore",
+        )
