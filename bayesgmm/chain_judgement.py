@@ -162,7 +162,7 @@ def _agreement(found: Convergence, chains: np.ndarray, permuted: float | None) -
             f"of the relabelled draws{share}, but {found.invariant.max_r_hat:.3f} for all that has no labels",
             "read densities, predictions and who is clustered with whom, not single components; or fewer components",
         )
-    elif permuted is not None and permuted >= MAX_PERMUTED:
+    elif permuted is not None and permuted >= MAX_PERMUTED and found.labelled.agrees:
         yield Finding(
             "label switching",
             Severity.note,

@@ -48,7 +48,7 @@ def compare(
     began = time.perf_counter()
     with _one_line_errors():
         settings, data, folder, seed = _read(config, out, seed, overwrite)
-        _use_host_devices(max(_num_cores(), settings.nuts.num_chains if "nuts" in settings.engines else 1))
+        _use_host_devices(max(_num_cores(), _num_chains(settings)))
         _remember_programs()
         _compare(settings, data, folder, seed, overwrite, began)
 
@@ -88,6 +88,11 @@ def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> 
     for count in settings.mixture.num_components:
         enough_rows(data.x, count, get_family(settings.mixture.family))
     return settings, data, folder, settings.seed if seed is None else seed
+
+
+def _num_chains(settings: "Config") -> int:
+    samplers = {"gibbs": settings.gibbs.num_chains, "nuts": settings.nuts.num_chains}
+    return max([1, *(number for name, number in samplers.items() if name in settings.engines)])
 
 
 def _num_cores() -> int:
@@ -169,19 +174,18 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
 
 def _keywords(settings: "Config", x: Any) -> dict[str, Any]:
     """Settings as keyword arguments of `bayesgmm.compare`; prior scales go from column spreads to data units."""
-    prior = settings.prior.model_dump(exclude_none=True)
-    for name in ("mean_scale", "scale_median"):
-        if name in prior:
-            prior[name] = prior[name] * x.std(0)
     vi = settings.vi.model_dump()
     return {
         "family": settings.mixture.family,
         "engines": settings.engines,
         "select_by": settings.mixture.select_by,
         "guides": vi.pop("guides"),
-        "prior_settings": prior,
+        "prior": settings.prior.kind,
+        "prior_settings": settings.prior.keywords(x.std(0)),
         "em": settings.em.model_dump(),
         "map": settings.map.model_dump(),
         "vi": vi,
+        "cavi": settings.cavi.model_dump(),
+        "gibbs": settings.gibbs.model_dump(),
         "nuts": settings.nuts.model_dump(),
     }

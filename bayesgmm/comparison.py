@@ -1,6 +1,7 @@
 """The main job: one data set, one mixture, several engines, one table on one likelihood."""
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 import time
@@ -14,18 +15,23 @@ import pandas as pd
 from jaxtyping import Array
 
 from bayesgmm.checks import as_key, as_rows, enough_rows, whole_number
+from bayesgmm.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.criteria import information_criteria
 from bayesgmm.diagnostics import Loo, loo, to_datatree
 from bayesgmm.engines.em import fit_em
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
-from bayesgmm.priors import Prior, default_prior
-from bayesgmm.results import ENGINES, Fit, ResultCode
+from bayesgmm.findings import Diagnosis, Severity
+from bayesgmm.judgement import diagnose
+from bayesgmm.priors import default_prior
+from bayesgmm.results import DEFAULT_ENGINES, ENGINES, Fit, ResultCode
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
 CRITERIA = ("bic", "aic", "icl")
+PRIORS = ("weakly_informative", "conjugate")
+CONJUGATE_ENGINES = ("cavi", "gibbs")
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
 GOOD_PARETO_K = 0.7  # Vehtari et al. (2024): above it, importance sampling is unreliable
@@ -40,12 +46,13 @@ class Comparison:
     Attributes:
         x: the rows, shape (n, d).
         feature_names: names of the columns.
-        fits: the fits by name: "em", "map", "vi (normal)", "vi (full rank)", "nuts".
+        fits: the fits by name: "em", "map", "vi (normal)", "vi (full rank)", "cavi", "gibbs", "nuts".
         trees: ArviZ DataTrees of the Bayesian fits, by the same names.
         table: one row for each fit: log-likelihood at its point, criteria, ELPD-LOO, seconds, and how it ended.
         candidates: EM fits over the numbers of components that were asked for, with their criteria.
         selected_by: criterion that picked the number of components, None where only one was given.
         prior: prior of the Bayesian fits.
+        diagnoses: what `diagnose` finds wrong with each fit.
     """
 
     x: np.ndarray
@@ -55,7 +62,8 @@ class Comparison:
     table: pd.DataFrame
     candidates: pd.DataFrame
     selected_by: str | None
-    prior: Prior
+    prior: AnyPrior
+    diagnoses: dict[str, Diagnosis]
 
     @property
     def num_components(self) -> int:
@@ -65,18 +73,11 @@ class Comparison:
     @property
     def cautions(self) -> list[tuple[str, str]]:
         """What a reader of the table must know: (name of the fit, sentence), worst first."""
-        failed = [
-            (name, fit.code.explanation) for name, fit in self.fits.items() if fit.code is not ResultCode.successful
-        ]
-        rows = self.table.to_dict("records")
-        approximate = [
-            (
-                row["engine"],
-                f"Pareto k-hat is {row['khat']:.2f}, above {GOOD_PARETO_K}: the normal approximation misses part of "
-                "the posterior, and its uncertainties are not to be trusted",
-            )
-            for row in rows
-            if row["khat"] > GOOD_PARETO_K
+        found = [
+            (finding.severity, name, f"{finding.cause}: {finding.found}; {finding.advice}")
+            for name, diagnosis in self.diagnoses.items()
+            for finding in diagnosis
+            if finding.severity > Severity.note
         ]
         leaning = [
             (
@@ -84,10 +85,11 @@ class Comparison:
                 f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {GOOD_PARETO_K}: its "
                 "ELPD-LOO leans on rows whose terms are unreliable",
             )
-            for row in rows
+            for row in self.table.to_dict("records")
             if row["max_pareto_k"] > GOOD_PARETO_K
         ]
-        return failed + approximate + leaning
+        found.sort(key=lambda one: -one[0])
+        return [(name, sentence) for _, name, sentence in found] + leaning
 
 
 def compare(
@@ -95,15 +97,18 @@ def compare(
     num_components: Any,
     *,
     family: str | Family = "full",
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] = DEFAULT_ENGINES,
     key: Any,
     feature_names: Sequence[str] | None = None,
     select_by: str = "bic",
     guides: Sequence[str] = ("full_rank",),
+    prior: str = "weakly_informative",
     prior_settings: Mapping[str, Any] | None = None,
     em: Mapping[str, Any] | None = None,
     map: Mapping[str, Any] | None = None,
     vi: Mapping[str, Any] | None = None,
+    cavi: Mapping[str, Any] | None = None,
+    gibbs: Mapping[str, Any] | None = None,
     nuts: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
@@ -114,13 +119,16 @@ def compare(
         num_components: k, or several: then EM fits each, the criterion `select_by` picks one, and the other engines
             fit that one.
         family: covariance family.
-        engines: which engines to run; "em" is always among them, because the others start from its fit.
+        engines: which engines to run; "em" is always among them, because the others start from its fit. "cavi" and
+            "gibbs" need the conjugate prior.
         key: `jax.random.key(seed)`.
         feature_names: names of the columns.
         select_by: "bic", "aic" or "icl".
-        guides: guides of the variational engine, "normal" and "full_rank".
-        prior_settings: keyword arguments of `default_prior`.
-        em: further keyword arguments of `fit_em`; likewise `map`, `vi` and `nuts` of their engines.
+        guides: guides of the variational engine: "normal", "full_rank", "low_rank".
+        prior: "weakly_informative" (`default_prior`) or "conjugate" (`conjugate_prior`): one for all Bayesian engines,
+            so that they are ways to the same posterior.
+        prior_settings: keyword arguments of that function.
+        em: further keyword arguments of `fit_em`; likewise `map`, `vi`, `cavi`, `gibbs` and `nuts` of their engines.
         on_progress: called with a sentence whenever something starts.
 
     Raises:
@@ -139,6 +147,11 @@ def compare(
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
         raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(ENGINES)}")
+    if prior not in PRIORS:
+        raise InputError(f"prior={prior!r} is not known; choose one of {', '.join(PRIORS)}")
+    needing = [engine for engine in engines if engine in CONJUGATE_ENGINES]
+    if needing and prior != "conjugate":
+        raise InputError(f"engines has {needing[0]!r}, which needs a conjugate prior; set prior='conjugate' for all")
     if select_by not in CRITERIA:
         raise InputError(f"select_by={select_by!r} is not known; choose one of {', '.join(CRITERIA)}")
     if len(names) != x.shape[1]:
@@ -148,6 +161,7 @@ def compare(
     tell = on_progress or (lambda _: None)
 
     em_key, *engine_keys, tree_key = jax.random.split(key, 6)
+    engine_keys += list(jax.random.split(jax.random.fold_in(key, 1), 4))
     seconds: dict[str, float] = {}
     candidates: list[dict[str, Any]] = []
     em_fits: dict[int, Fit] = {}
@@ -161,21 +175,30 @@ def compare(
     selected = _select(frame, select_by)
     fits = {"em": em_fits[selected]}
     seconds["em"] = float(frame.loc[frame["num_components"] == selected, "seconds"].iloc[0])
-    prior = default_prior(x, selected, **(prior_settings or {}))
+    if prior == "conjugate":
+        numbers: AnyPrior = conjugate_prior(x, selected, family, **(prior_settings or {}))
+    else:
+        numbers = default_prior(x, selected, **(prior_settings or {}))
 
-    for name, run in _runs(engines, guides, engine_keys, map or {}, vi or {}, nuts or {}):
+    settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
+    options = {"family": family, "prior": numbers, "start": fits["em"].mixture, "on_failure": "ignore"}
+    for name, run in _runs(engines, guides, engine_keys, settings, on_progress):
         tell(f"{name}, k = {selected}")
         began = time.perf_counter()
-        fits[name] = run(x, selected, family=family, prior=prior, start=fits["em"].mixture, on_failure="ignore")
+        fits[name] = run(x, selected, **options)
         seconds[name] = time.perf_counter() - began
+        if fits[name].code is ResultCode.interrupted:
+            break  # whoever stopped it wants to see what there is
 
     trees: dict[str, DataTree] = {}
     leave_one_out: dict[str, Loo | None] = {}
     for name, fit in fits.items():
         if fit.engine != "em":
             tell(f"diagnostics of {name}")
-            trees[name] = to_datatree(fit, x, prior=prior, key=tree_key, feature_names=names)
+            trees[name] = to_datatree(fit, x, prior=numbers, key=tree_key, feature_names=names)
             leave_one_out[name] = loo(trees[name])
+    tell("judgement")
+    diagnoses = {name: diagnose(fit, x, None if fit.engine == "em" else numbers) for name, fit in fits.items()}
     table = pd.DataFrame([_row(name, fit, x, leave_one_out.get(name), seconds[name]) for name, fit in fits.items()])
     return Comparison(
         x=x,
@@ -185,7 +208,8 @@ def compare(
         table=table,
         candidates=frame,
         selected_by=select_by if len(counts) > 1 else None,
-        prior=prior,
+        prior=numbers,
+        diagnoses=diagnoses,
     )
 
 
@@ -193,31 +217,37 @@ def _runs(
     engines: Sequence[str],
     guides: Sequence[str],
     keys: Sequence[Array],
-    map_settings: Mapping[str, Any],
-    vi_settings: Mapping[str, Any],
-    nuts_settings: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any] | None],
+    on_progress: OnProgress | None,
 ) -> list[tuple[str, Callable[..., Fit]]]:
     """The Bayesian engines asked for, by name, in the order of `ENGINES`. NumPyro is imported only if one is."""
     runs: list[tuple[str, Callable[..., Fit]]] = []
+
+    def add(engine: str, name: str, function: Callable[..., Fit], key: Array, **more: Any) -> None:
+        runs.append((name, functools.partial(function, **{"key": key, **(settings[engine] or {}), **more})))
+
     if "map" in engines:
         from bayesgmm.engines.map import fit_map
 
-        runs.append(("map", lambda *args, **kwargs: fit_map(*args, key=keys[0], **kwargs, **map_settings)))
+        add("map", "map", fit_map, keys[0])
     if "vi" in engines:
         from bayesgmm.engines.vi import fit_vi
 
-        for guide, key in zip(guides, keys[1:3], strict=False):
-            settings = {**vi_settings, "guide": guide, "key": key}
-            runs.append(
-                (
-                    f"vi ({guide.replace('_', ' ')})",
-                    lambda *args, settings=settings, **kwargs: fit_vi(*args, **kwargs, **settings),
-                )
-            )
+        # A third guide has a key of its own too; the first two keep those they always had.
+        for guide, key in zip(guides, (keys[1], keys[2], keys[6]), strict=False):
+            add("vi", f"vi ({guide.replace('_', ' ')})", fit_vi, key, guide=guide)
+    if "cavi" in engines:
+        from bayesgmm.engines.cavi import fit_cavi
+
+        add("cavi", "cavi", fit_cavi, keys[4])
+    if "gibbs" in engines:
+        from bayesgmm.engines.gibbs import fit_gibbs
+
+        add("gibbs", "gibbs", fit_gibbs, keys[5], progress=on_progress)
     if "nuts" in engines:
         from bayesgmm.engines.nuts import fit_nuts
 
-        runs.append(("nuts", lambda *args, **kwargs: fit_nuts(*args, key=keys[3], **kwargs, **nuts_settings)))
+        add("nuts", "nuts", fit_nuts, keys[3], progress=on_progress)
     return runs
 
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
-from bayesgmm.results import ENGINES
+from bayesgmm.results import DEFAULT_ENGINES, ENGINES
 from bayesgmm.starts import STARTS
 
 
@@ -58,8 +58,10 @@ _Counts = Annotated[
     *_List,
     AfterValidator(lambda values: tuple(sorted(values))),
 ]
-_Engines = Annotated[tuple[Literal["em", "map", "vi", "nuts"], ...], *_List, AfterValidator(_engines_in_order)]
-_Guides = Annotated[tuple[Literal["normal", "full_rank"], ...], *_List]
+_Engines = Annotated[
+    tuple[Literal["em", "map", "vi", "cavi", "gibbs", "nuts"], ...], *_List, AfterValidator(_engines_in_order)
+]
+_Guides = Annotated[tuple[Literal["normal", "full_rank", "low_rank"], ...], *_List]
 _Count = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0)]
 
@@ -106,19 +108,62 @@ class MixtureConfig(_Table):
 
 
 class PriorConfig(_Table):
-    """`[prior]`: the weakly informative prior of map, vi and nuts, in units of the data's own spread."""
+    """`[prior]`: one prior for all Bayesian engines, in units of the data's own spread."""
 
-    concentration: _Positive = Field(default=2.0, description="Dirichlet parameter of the weights")
-    mean_scale: _Positive = Field(
-        default=2.0, description="prior sd of component means, in standard deviations of each column"
+    kind: Literal["weakly_informative", "conjugate"] = Field(
+        default="weakly_informative",
+        description="weakly_informative (map, vi, nuts) or conjugate (all engines; cavi and gibbs need it)",
+    )
+    concentration: _Positive | None = Field(
+        default=None, description="Dirichlet parameter of the weights; by default 2, under a conjugate prior 1"
+    )
+    mean_scale: _Positive | None = Field(
+        default=None, description="weakly informative: sd of component means, in sds of each column; by default 2"
+    )
+    scale_prior: Literal["lognormal", "half_normal", "hierarchical"] = Field(
+        default="lognormal", description="weakly informative: prior of component scales"
     )
     scale_median: _Positive | None = Field(
-        default=None, description="prior median of component scales, in sds of each column; by default k^(-1/d)"
+        default=None, description="lognormal: median of component scales, in sds of each column; by default k^(-1/d)"
     )
-    scale_sigma: _Positive = Field(default=1.0, description="prior sd of the logarithms of component scales")
-    correlation_concentration: _Positive = Field(
-        default=2.0, description="LKJ parameter of the correlations; 1 is uniform, larger favours none"
+    scale_sigma: _Positive | None = Field(
+        default=None, description="lognormal: sd of the logarithms of component scales; by default 1"
     )
+    scale_sd: _Positive | None = Field(
+        default=None, description="half_normal: sd of component scales, in sds of each column; by default 1"
+    )
+    correlation_concentration: _Positive | None = Field(
+        default=None, description="weakly informative: LKJ parameter of the correlations, 1 is uniform; by default 2"
+    )
+    shrinkage: _Positive | None = Field(
+        default=None, description="conjugate: rows that the prior mean counts for; by default 0.01"
+    )
+    dof: _Positive | None = Field(default=None, description="conjugate: degrees of freedom; by default d + 2")
+
+    @model_validator(mode="after")
+    def _read_by_kind(self) -> "PriorConfig":
+        weak = {"mean_scale", "scale_prior", "correlation_concentration", *_KEYS_OF_SCALES}
+        readers = dict.fromkeys(weak, ("kind", "weakly_informative"))
+        readers |= {"shrinkage": ("kind", "conjugate"), "dof": ("kind", "conjugate")}
+        for name, (by, wanted) in readers.items():
+            if name in self.model_fields_set and getattr(self, by) != wanted:
+                raise ValueError(f'[prior] has {name}, which only {by} = "{wanted}" reads; drop it, or set {by}')
+        for name, wanted in _KEYS_OF_SCALES.items():
+            if name in self.model_fields_set and self.scale_prior != wanted:
+                raise ValueError(f'[prior] has {name}, which only scale_prior = "{wanted}" reads; drop it, or set that')
+        return self
+
+    def keywords(self, column_scales: Any) -> dict[str, Any]:
+        """Keyword arguments of `default_prior` or `conjugate_prior`; scales in units of the data."""
+        given = self.model_dump(exclude_none=True, exclude={"kind"})
+        if self.kind == "conjugate":
+            given.pop("scale_prior")
+        for name in {"mean_scale", "scale_median", "scale_sd"} & set(given):
+            given[name] = given[name] * column_scales
+        return given
+
+
+_KEYS_OF_SCALES = {"scale_median": "lognormal", "scale_sigma": "lognormal", "scale_sd": "half_normal"}
 
 
 class EmConfig(_Table):
@@ -158,11 +203,29 @@ class ViConfig(_Table):
     num_particles: _Count = Field(default=8, description="draws in the estimate of the ELBO at every step")
 
 
+class CaviConfig(_Table):
+    """`[cavi]`: variational inference by coordinate ascent; needs the conjugate prior."""
+
+    tol: _Positive = Field(default=1e-6, description="stop when the ELBO per row changes by less")
+    max_steps: _Count = Field(default=1000, description="step limit")
+    num_draws: Annotated[int, Field(ge=25)] = Field(
+        default=1000, description="draws from the approximation, at least 25"
+    )
+
+
+class GibbsConfig(_Table):
+    """`[gibbs]`: draws from the posterior by Gibbs sampling; needs the conjugate prior."""
+
+    num_chains: _Count = Field(default=4, description="number of chains")
+    num_warmup: _Count = Field(default=500, description="first sweeps of every chain, which are not kept")
+    num_draws: Annotated[int, Field(ge=4)] = Field(default=2000, description="sweeps kept of every chain, at least 4")
+
+
 class NutsConfig(_Table):
     """`[nuts]`: draws from the posterior."""
 
     num_chains: _Count = Field(default=4, description="number of chains")
-    num_warmup: _Count = Field(default=500, description="draws of every chain spent on adaptation")
+    num_warmup: _Count = Field(default=300, description="draws of every chain spent on adaptation")
     # R-hat compares the variances of the two halves of every chain.
     num_draws: Annotated[int, Field(ge=4)] = Field(default=1000, description="draws kept of every chain, at least 4")
     target_accept: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -184,13 +247,17 @@ class Config(_Table):
     title: str = Field(default="", description="heading of the report; by default the settings file's name")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="seed of all randomness")
     dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of the computation")
-    engines: _Engines = Field(default=ENGINES, description="list of engines to run, em among them; kept in this order")
+    engines: _Engines = Field(
+        default=DEFAULT_ENGINES, description="list of engines to run, em among them; kept in this order"
+    )
     data: DataConfig
     mixture: MixtureConfig
     prior: PriorConfig = PriorConfig()
     em: EmConfig = EmConfig()
     map: MapConfig = MapConfig()
     vi: ViConfig = ViConfig()
+    cavi: CaviConfig = CaviConfig()
+    gibbs: GibbsConfig = GibbsConfig()
     nuts: NutsConfig = NutsConfig()
     output: OutputConfig = OutputConfig()
 
@@ -200,11 +267,16 @@ class Config(_Table):
     @model_validator(mode="after")
     def _tables_of_engines(self) -> "Config":
         unread = sorted(self.model_fields_set & self._tables_unread())
-        cures = {name: f'"{name}"' for name in ENGINES} | {"prior": '"map", "vi" or "nuts"'}
+        cures = {name: f'"{name}"' for name in ENGINES} | {"prior": "a Bayesian engine"}
         if unread:
             ran = list(self.engines)
             lines = (f"[{name}] is not read by engines = {ran}; add {cures[name]}, or drop [{name}]" for name in unread)
             raise ValueError("\n".join(lines))
+        needing = [name for name in ("cavi", "gibbs") if name in self.engines and self.prior.kind != "conjugate"]
+        if needing:
+            raise ValueError(
+                f'engines has "{needing[0]}", which needs a conjugate prior; set kind = "conjugate" in [prior]'
+            )
         return self
 
     def to_dict(self) -> dict[str, Any]:

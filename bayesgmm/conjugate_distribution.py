@@ -21,7 +21,14 @@ from jax.scipy.special import digamma, gammaln, multigammaln
 from jaxtyping import Array, Float, Shaped
 
 from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture, factor_of_covariances, log_normaliser, rows_of_mixture, sum_over_components
+from bayesgmm.mixture import (
+    LOG_2PI,
+    Mixture,
+    factor_of_covariances,
+    log_normaliser,
+    rows_of_mixture,
+    sum_over_components,
+)
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
 from bayesgmm.statistics import Moments
 from bayesgmm.triangular import cholesky, inverse_of_lower
@@ -154,7 +161,7 @@ def log_evidence(
     """Log-probability of the rows and allocations that took `prior` to `posterior`, parameters integrated out."""
     d = count_features(prior)
     constants = _log_constant(posterior) - _log_constant(prior)
-    return constants - 0.5 * d * math.log(2 * math.pi) * total_weight
+    return constants - 0.5 * d * LOG_2PI * total_weight
 
 
 def _log_constant(distribution: ConjugateDistribution) -> Array:

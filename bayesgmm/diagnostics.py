@@ -4,7 +4,7 @@ Dimensions are `cluster`, `feature` and `row`. (Not `component`: `arviz.psense_s
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,20 +159,9 @@ def loo(tree: "DataTree") -> Loo | None:
 
     Source: Vehtari, Gelman & Gabry (2017); Magnusson et al. (2019) for approximate posteriors.
     """
-    import arviz
-
     if tree.posterior.sizes["draw"] * tree.posterior.sizes["chain"] < 2:
         return None
-    with warnings.catch_warnings():
-        # High Pareto k is reported by number, below, in place of a warning.
-        warnings.simplefilter("ignore")
-        stats = tree["sample_stats"] if "sample_stats" in tree.children else {}
-        if "log_q" in stats:
-            result: Any = arviz.loo_approximate_posterior(
-                tree, log_p=stats["log_p"], log_q=stats["log_q"], pointwise=True, var_name="x"
-            )
-        else:
-            result = arviz.loo(tree, pointwise=True, var_name="x")
+    result = _loo_of_tree(tree)
     pareto_k = np.asarray(result.pareto_k)
     return Loo(
         elpd=float(result.elpd),
@@ -181,6 +170,55 @@ def loo(tree: "DataTree") -> Loo | None:
         max_pareto_k=float(pareto_k.max()),
         num_bad=int((pareto_k > result.good_k).sum()),
     )
+
+
+def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
+    """Posteriors of the same rows, best first, by PSIS-LOO and `arviz.compare`: over k, families, priors and engines.
+
+    Columns are those of ArviZ: `rank`, `elpd`, `p`, `elpd_diff` to the best, `weight` in the stacked predictive
+    density, `se`, `dse` of the difference, `warning` where a Pareto k is too large; and `engine`, `family`,
+    `num_components`, and `result`, so that a fit that failed is not mistaken for one that did not.
+
+    Args:
+        trees: trees of `to_datatree` by name, all of the same rows and with draws.
+
+    Raises:
+        InputError: for fewer than two trees, one of a point estimate, or trees of different rows.
+
+    Source: Vehtari, Gelman & Gabry (2017); Yao et al. (2018), Using stacking to average Bayesian predictive
+    distributions.
+    """
+    import arviz
+
+    if len(trees) < 2:
+        raise InputError(f"trees has {len(trees)} posteriors; give at least two to compare")
+    first = np.asarray(next(iter(trees.values())).observed_data["x"])
+    for name, tree in trees.items():
+        if tree.posterior.sizes["draw"] * tree.posterior.sizes["chain"] < _FEWEST_DRAWS:
+            raise InputError(f"trees[{name!r}] has fewer than {_FEWEST_DRAWS} draws; give a fit by VI or a sampler")
+        if not np.array_equal(np.asarray(tree.observed_data["x"]), first):
+            raise InputError(f"trees[{name!r}] is of other rows than the first; compare fits of the same rows")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told by the column `warning`
+        table = arviz.compare({name: _loo_of_tree(tree) for name, tree in trees.items()})
+    attributes = ("engine", "family", "num_components", "result")
+    for attribute in attributes:
+        table[attribute] = [trees[name].attrs[attribute] for name in table.index]
+    return table
+
+
+def _loo_of_tree(tree: "DataTree") -> Any:
+    import arviz
+
+    with warnings.catch_warnings():
+        # High Pareto k is reported by number in place of a warning.
+        warnings.simplefilter("ignore")
+        stats = tree["sample_stats"] if "sample_stats" in tree.children else {}
+        if "log_q" in stats:
+            return arviz.loo_approximate_posterior(
+                tree, log_p=stats["log_p"], log_q=stats["log_q"], pointwise=True, var_name="x"
+            )
+        return arviz.loo(tree, pointwise=True, var_name="x")
 
 
 def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = None, **settings: Any) -> "DataFrame":

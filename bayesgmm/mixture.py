@@ -24,6 +24,8 @@ from bayesgmm.errors import InputError
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
 from bayesgmm.triangular import UNROLLED, cholesky, inverse_of_lower
 
+LOG_2PI = math.log(2 * math.pi)
+
 
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "precision_factor"], meta_fields=[]
@@ -164,7 +166,7 @@ def log_normaliser(mixture: Mixture) -> Float[Array, " k"]:
     factor = mixture.precision_factor
     diagonal = factor if mixture.is_diagonal else jnp.diagonal(factor, axis1=-2, axis2=-1)
     log_determinant = jnp.broadcast_to(jnp.log(diagonal).sum(-1), (mixture.num_components,))
-    return log_determinant - 0.5 * mixture.num_features * math.log(2 * math.pi)
+    return log_determinant - 0.5 * mixture.num_features * LOG_2PI
 
 
 def joint_of_whitened(mixture: Mixture, whitened: Float[Array, "k d n"]) -> Float[Array, "k n"]:

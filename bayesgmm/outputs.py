@@ -114,7 +114,10 @@ def _record(
             "data": {**data_source, "num_rows": comparison.x.shape[0], "feature_names": comparison.feature_names},
             "selected_by": comparison.selected_by,
             "candidates": comparison.candidates.to_dict("records"),
-            "prior": {name: np.asarray(value).tolist() for name, value in vars(comparison.prior).items()},
+            "prior": {
+                name: value if isinstance(value, str) or value is None else np.asarray(value).tolist()
+                for name, value in vars(comparison.prior).items()
+            },
             "fits": fits,
         }
     )

@@ -30,6 +30,7 @@ from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
 
 from bayesgmm.allocations import flat_draws, hard_allocations, responsibility_blocks, rows_of_draws, sampled_allocations
+from bayesgmm.checks import as_key
 from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import RandomKey
@@ -39,8 +40,8 @@ LOSSES = ("vi", "binder")
 
 _MAX_CUTS = 40  # clusters of a cut of a tree
 _NUM_SCORED = 30  # candidates whose expected loss is worked out, the best by what the similarities say of them
-_MAX_SWEPT = 10  # of them from which rows move, fewer where draws times rows are more than
-_SWEEPING = 5e7
+_MAX_SWEPT = 10  # of them from which rows move, and fewer of many rows and draws:
+_SWEEPING = 5e7  # rows times draws times candidates from which rows move
 _SCREENING = 1e11  # multiplications that candidates are screened by; of more of them an even part is taken
 _BLOCK = 2**24  # numbers in the largest array of what is done in groups
 _LEAST_GAIN = 1e-12  # of expected loss, times the number of rows: less is rounding, and could go round in circles
@@ -63,7 +64,7 @@ class PointPartition:
     loss: str
 
 
-def point_partition(
+def partition_rows(
     draws: Mixture, x: Any, *, loss: str = "vi", key: RandomKey | None = None, max_rows: int = MAX_ROWS
 ) -> PointPartition:
     """The partition of least posterior expected loss that the search finds; label switching does not matter.
@@ -81,6 +82,8 @@ def point_partition(
     """
     if loss not in LOSSES:
         raise InputError(f"loss={loss!r} is not known; choose one of {', '.join(LOSSES)}")
+    if loss == "vi":
+        as_key(key)
     flat, rows = flat_draws(draws), rows_of_draws(draws, x)
     few_rows(rows, max_rows)
     similarity = similarity_of_shares(responsibility_blocks(flat, rows), len(rows))

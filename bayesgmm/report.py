@@ -106,7 +106,7 @@ def _figures(comparison: Comparison) -> list[str]:
         parts.append(_figure(figure, "How unsure each row's assignment is: one minus its largest responsibility."))
     parts.append("<h2>What the engines watched</h2>")
     parts.append(_figure(plots.plot_traces(fits), "Log-likelihood of EM, log posterior density of MAP and of every "
-                                                  "NUTS draw, ELBO of the variational fits."))  # fmt: skip
+                                                  "draw, ELBO of the variational fits."))  # fmt: skip
     if comparison.selected_by is not None:
         parts.append("<h2>Criteria over the number of components</h2>")
         figure = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)

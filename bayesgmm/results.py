@@ -18,6 +18,12 @@ from bayesgmm.precision import AnyArray, is_traced
 ENGINES = ("em", "map", "vi", "cavi", "gibbs", "nuts")
 """The engines by name, in the order in which they are run and shown."""
 
+DEFAULT_ENGINES = ("em", "map", "vi", "nuts")
+"""Those that are compared unless others are asked for."""
+
+SAMPLERS = ("gibbs", "nuts")
+"""Those whose trace is that of every draw, by chain."""
+
 
 class ResultCode(enum.IntEnum):
     """How a fit ended. Compiled code carries the number; `explanation` is for people."""
@@ -93,7 +99,7 @@ class Fit:
     """One mixture fitted by one engine.
 
     Attributes:
-        engine: "em", "map", "vi" or "nuts".
+        engine: "em", "map", "vi", "cavi", "gibbs" or "nuts".
         family: name of the covariance family.
         mixture: the point: the maximiser for EM and MAP; for posteriors the mixture of posterior means, taken after
             the components of every draw were matched to the labels of the EM fit.
@@ -101,9 +107,9 @@ class Fit:
         result: a `ResultCode`.
         num_steps: steps taken (EM steps, optimiser steps, or draws including warm-up).
         trace: what the engine watched: EM the log-likelihood, or the log posterior density under a prior, of its start
-            and after every step, of the best run after its short one; MAP the log posterior density likewise; VI the
-            ELBO of every step; NUTS the log posterior density of every draw, with chains as the first axis. NaN past
-            `num_steps`.
+            and after every step, of the best run after its short one; MAP the log posterior density likewise; VI and
+            CAVI the ELBO of every step; Gibbs and NUTS the log posterior density of every draw, with chains as the
+            first axis. NaN past `num_steps`.
         draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
         sample_stats: what the sampler said about every draw, arrays (chain, draw) with ArviZ's names; else empty.
         summary: single numbers that tell how far to trust the fit, such as NUTS's worst R-hat.

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from bayesgmm.comparison import Comparison
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.results import SAMPLERS, Fit, ResultCode
 
 
 def with_uncertainty(value: float, sd: float | None) -> str:
@@ -40,12 +40,13 @@ def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def verdict(fit: Fit) -> str:
     """Yes or no, and the number that says so."""
     summary = fit.summary
-    evidence = {
-        "em": f"{int(fit.num_steps)} steps",
-        "map": f"{int(fit.num_steps)} steps",
-        "vi": f"{int(fit.num_steps)} steps, k-hat {summary.get('khat', math.nan):.2f}",
-        "nuts": f"R-hat {summary.get('r_hat', math.nan):.3f}, {summary.get('divergences', 0)} divergences",
-    }[fit.engine]
+    steps = f"{int(fit.num_steps)} steps"
+    if fit.engine in SAMPLERS:
+        evidence = f"R-hat {summary.get('r_hat', math.nan):.3f}"
+        if "divergences" in summary:
+            evidence += f", {summary['divergences']} divergences"
+    else:
+        evidence = f"{steps}, k-hat {summary['khat']:.2f}" if "khat" in summary else steps
     yes = "yes" if fit.code is ResultCode.successful else f"no: {fit.code.name.replace('_', ' ')}"
     return f"{yes} ({evidence})"
 

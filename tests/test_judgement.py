@@ -192,7 +192,8 @@ def test_labels_are_told_from_chains(healthy, x):
     found = only(diagnose(with_summary(fit, num_permuted=1000), x), "labels", "caution").found
     assert "relabelled draws, 25 % of which were permuted, but 1.0" in found
     unknown = dataclasses.replace(fit, summary={})
-    assert "permuted" not in only(diagnose(unknown, x, bayesgmm.default_prior(x, 2)), "labels", "caution").found
+    prior = bayesgmm.default_prior(x, 2, mean_scale=2.0)  # little more than the spread that switching makes
+    assert "permuted" not in only(diagnose(unknown, x, prior), "labels", "caution").found
     # Where no draw was ever permuted it cannot be the labels.
     assert set(diagnose(with_summary(fit, num_permuted=0), x).causes) == {"R-hat", "effective draws"}
 
@@ -201,6 +202,8 @@ def test_switched_labels_that_were_put_right(healthy, x):
     found = only(diagnose(with_summary(healthy, num_permuted=800), x), "label switching", "note").found
     assert found.startswith("the components of 20 % of the draws")
     assert not diagnose(with_summary(healthy, num_permuted=100), x)
+    shifted = with_draws(healthy, means=healthy.draws.means + 0.05 * (np.arange(4) == 2)[:, None, None, None])
+    assert set(diagnose(with_summary(shifted, num_permuted=800), x).causes) == {"R-hat", "effective draws"}
 
 
 def test_a_chain_that_stands_still(healthy, x):

@@ -13,8 +13,7 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 import bayesgmm
 from bayesgmm import allocations, point_partition, similarity
 from bayesgmm.allocations import flat_draws, hard_allocations, sampled_allocations
-from bayesgmm.point_partition import binder_loss, variation_of_information
-from bayesgmm.point_partition import point_partition as partition_of
+from bayesgmm.point_partition import binder_loss, partition_rows, variation_of_information
 from bayesgmm.similarity import ALLOCATIONS, similarity_matrix
 
 each_loss = pytest.mark.parametrize("loss", point_partition.LOSSES)
@@ -189,7 +188,7 @@ def test_no_set_partition_is_better(num_rows, loss, rng, key):
     assert len(everything) == [1, 2, 5, 15, 52, 203, 877][num_rows - 1]
     for num_components, spread in itertools.product((2, 3), (1.0, 3.0)):
         draws, x = posterior(rng, num_components=num_components, draw_shape=(1, 20), num_rows=num_rows, spread=spread)
-        found = partition_of(draws, x, loss=loss, key=key)
+        found = partition_rows(draws, x, loss=loss, key=key)
         losses = expected_loss(everything, draws, x, loss, key)
         own = expected_loss(found.labels[None], draws, x, loss, key)[0]
         assert found.expected_loss == pytest.approx(own, abs=1e-12)
@@ -199,7 +198,7 @@ def test_no_set_partition_is_better(num_rows, loss, rng, key):
 @each_loss
 def test_no_move_of_a_row_is_better(loss, rng, key):
     draws, x = posterior(rng, num_rows=40, num_components=4)
-    found = partition_of(draws, x, loss=loss, key=key)
+    found = partition_rows(draws, x, loss=loss, key=key)
     moved = np.repeat(found.labels[None], 40 * (found.num_clusters + 1), axis=0)
     moved[np.arange(len(moved)), np.arange(len(moved)) % 40] = np.arange(len(moved)) // 40
     assert expected_loss(moved, draws, x, loss, key).min() >= found.expected_loss - 1e-12
@@ -208,7 +207,7 @@ def test_no_move_of_a_row_is_better(loss, rng, key):
 @each_loss
 def test_no_candidate_is_better(loss, rng, key):
     draws, x = posterior(rng, num_rows=25)
-    found = partition_of(draws, x, loss=loss, key=key)
+    found = partition_rows(draws, x, loss=loss, key=key)
     hard = hard_allocations(flat_draws(draws), x).astype(int)
     assert expected_loss(hard, draws, x, loss, key).min() >= found.expected_loss - 1e-12
 
@@ -216,7 +215,7 @@ def test_no_candidate_is_better(loss, rng, key):
 @each_loss
 def test_labels_are_consecutive_in_order_of_appearance(loss, rng, key):
     draws, x = posterior(rng, num_rows=30)
-    found = partition_of(draws, x, loss=loss, key=key)
+    found = partition_rows(draws, x, loss=loss, key=key)
     assert found.loss == loss
     labels, first = np.unique(found.labels, return_index=True)
     np.testing.assert_array_equal(labels, np.arange(found.num_clusters))
@@ -226,7 +225,7 @@ def test_labels_are_consecutive_in_order_of_appearance(loss, rng, key):
 @each_loss
 def test_the_partition_does_not_depend_on_labels(loss, rng, key):
     draws, x = posterior(rng, num_rows=30, num_components=4)
-    first, second = (partition_of(one, x, loss=loss, key=key) for one in (draws, permuted(draws, rng)))
+    first, second = (partition_rows(one, x, loss=loss, key=key) for one in (draws, permuted(draws, rng)))
     np.testing.assert_array_equal(first.labels, second.labels)
     assert first.expected_loss == pytest.approx(second.expected_loss, abs=1e-12)
 
@@ -242,7 +241,7 @@ def test_separated_clusters_are_found(family, loss, rng, key):
     covariances = covariances[:1] if family.shared else covariances
     mixture = bayesgmm.Mixture.from_covariances([0.5, 0.3, 0.2], means, covariances)
     draws = permuted(jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 20, *leaf.shape)), mixture), rng)
-    found = partition_of(draws, x, loss=loss, key=key)
+    found = partition_rows(draws, x, loss=loss, key=key)
     np.testing.assert_array_equal(found.labels, truth)
     assert found.expected_loss == pytest.approx(0.0, abs=1e-12)
     assert found.num_clusters == 3
@@ -260,7 +259,7 @@ def test_old_faithful_falls_into_two(loss, key):
         ),
         rng,
     )
-    found = partition_of(draws, x, loss=loss, key=key)
+    found = partition_rows(draws, x, loss=loss, key=key)
     assert found.num_clusters == 2
     assert adjusted_rand_score(found.labels, em.predict(x)) > 0.95
 
@@ -270,14 +269,14 @@ def test_many_candidates_are_thinned(loss, rng, key, monkeypatch):
     monkeypatch.setattr(point_partition, "_SCREENING", 5 * 25**2 * 3)
     monkeypatch.setattr(point_partition, "_BLOCK", 60)
     draws, x = posterior(rng, num_rows=25)
-    found = partition_of(draws, x, loss=loss, key=key)
+    found = partition_rows(draws, x, loss=loss, key=key)
     assert found.expected_loss == pytest.approx(expected_loss(found.labels[None], draws, x, loss, key)[0], abs=1e-12)
 
 
 # What cannot be done.
 
 
-@pytest.mark.parametrize("function", [similarity_matrix, partition_of])
+@pytest.mark.parametrize("function", [similarity_matrix, partition_rows])
 def test_errors_say_what_to_do(function, rng, key):
     draws, x = posterior(rng)
 
@@ -293,7 +292,7 @@ def test_errors_say_what_to_do(function, rng, key):
     refused("are a single mixture; give the draws of a posterior", draws[0, 0], x, key=key)
     refused(r"x must have shape \(rows, 2\)", draws, x[:, :1], key=key)
     refused("x has NaN or infinite values in 1 of 9 rows", draws, np.where(x == x[2], np.nan, x), key=key)
-    if function is partition_of:
+    if function is partition_rows:
         refused("loss='f1' is not known; choose one of vi, binder", draws, x, loss="f1")
         refused("key=None is not a random key; pass key=", draws, x)
     else:

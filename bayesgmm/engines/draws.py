@@ -72,12 +72,16 @@ def mean_mixture(draws: Mixture) -> Mixture:
 def pareto_khat(log_weights: np.ndarray) -> float:
     """Pareto shape of importance weights from the approximation to the posterior; below 0.7 it can be trusted.
 
+    Weights that are all the same, because the approximation is exact, have no tail: 0.
+
     Source: Yao et al. (2018), Yes, but did it work?, section 3; Vehtari et al. (2024) for the smoothing, by ArviZ.
     """
     from arviz_stats.base.array import array_stats
 
     if not np.isfinite(log_weights).all():
         return float("inf")
+    if np.ptp(log_weights) <= 1e-9 * max(1.0, np.abs(log_weights).max()):
+        return 0.0
     # ArviZ takes log-likelihoods, whose negatives are the log-weights of leave-one-out.
     return float(array_stats.psislw(-log_weights)[1])
 

@@ -41,6 +41,7 @@ from bayesgmm.engines.model import model
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
+from bayesgmm.precision import matching_precision
 
 GUIDES: dict[str, Callable[..., AutoGuide]] = {
     "normal": AutoDiagonalNormal,
@@ -50,17 +51,16 @@ GUIDES: dict[str, Callable[..., AutoGuide]] = {
 _MODEL_ARGUMENTS = "(x, num_components, family, prior)"
 _INITIAL_SCALE = 0.5  # of a rough posterior standard deviation: rather too narrow, where every draw has a density
 _INFORMATIVE_ROWS = 1024
-_INFORMATIVE_NUMBERS = 2**22  # of scores at once, 32 MB
+_SCORES_AT_ONCE = 2**20
 
 Units = dict[str, tuple[Array, Array]]
 """For every site of the standardised model where its unconstrained coordinates start, and their units."""
 
 
 class Approximation(NamedTuple):
-    """A model and the guide that approximates its posterior; both are called with (x, k, family, prior, units, tangent).
+    """A model and the guide that approximates its posterior, both called with (x, k, family, prior, units, tangent).
 
-    With `units` the model's free sites are `<name>_units` in place of those of the standardised model; with a `tangent`
-    its rows are a batch.
+    With a `tangent` the rows are a batch of those that it belongs to.
     """
 
     model: Callable[..., None]
@@ -70,12 +70,20 @@ class Approximation(NamedTuple):
 def in_units(
     x: Any, num_components: int, family: Family, prior: AnyPrior, units: Units, tangent: Tangent | None = None
 ) -> None:
-    """The model in units of the posterior."""
+    """The model in units of the posterior: `<name>_units` for every free site of the standardised model."""
 
     def config(site: Any) -> Reparam | None:
         return InUnits(*units[site["name"]]) if site["name"] in units and not site["is_observed"] else None
 
     _of_rows(reparam(space.standardised_model, config=config), tangent)(x, num_components, family, prior)
+
+
+def free_sites_in_units(
+    x: Any, num_components: int, family: Family, prior: AnyPrior, units: Units, tangent: Tangent | None = None
+) -> None:
+    """The free sites of `in_units` and nothing else: enough of the model to make a guide of, and soon compiled."""
+    for name, (loc, _) in units.items():
+        numpyro.sample(f"{name}_units", dist.Normal(jnp.zeros_like(loc), 1.0).to_event(loc.ndim))
 
 
 def in_own_sites(
@@ -85,7 +93,7 @@ def in_own_sites(
     _of_rows(model, tangent)(x, num_components, family, prior)
 
 
-def _of_rows(function: Callable[..., None], tangent: Tangent | None) -> Callable[..., None]:
+def _of_rows(function: Callable[..., Any], tangent: Tangent | None) -> Callable[..., Any]:
     return function if tangent is None else Minibatch(function, tangent=tangent)
 
 
@@ -95,31 +103,29 @@ class InUnits(Reparam):
     def __init__(self, loc: Array, unit: Array) -> None:
         self.loc, self.unit = loc, unit
 
-    def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Array]:
+    def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Any]:
         """The value of the site, from a new site whose distribution is the same one in other coordinates."""
         constrain = biject_to(fn.support)
         affine = IndependentTransform(AffineTransform(self.loc, self.unit), constrain.domain.event_dim)
         to_site = ComposeTransform([affine, constrain])
-        return None, to_site(numpyro.sample(f"{name}_units", dist.TransformedDistribution(fn, to_site.inv)))
+        in_units: Any = numpyro.sample(f"{name}_units", dist.TransformedDistribution(fn, to_site.inv))
+        return None, to_site(in_units)
 
 
 @functools.partial(jax.jit, static_argnames="family")
 def units_around(start: Mixture, x: Array, family: Family, prior: AnyPrior) -> Units:
     """Where guides start, and a rough posterior standard deviation of every coordinate; from at most 1,024 rows."""
     loc = space.to_unconstrained(start, family, prior)
-    most = _INFORMATIVE_NUMBERS // sum(leaf.size for leaf in jax.tree.leaves(loc))
-    rows = x[:: -(-x.shape[0] // min(_INFORMATIVE_ROWS, max(most, 64)))]
+    num_rows = max(64, min(_INFORMATIVE_ROWS, _SCORES_AT_ONCE // sum(leaf.size for leaf in jax.tree.leaves(loc))))
+    rows = x[:: -(-x.shape[0] // num_rows)]
 
     def log_prob(loc: space.Sites, row: Array) -> Array:
         sites = space.to_sites(loc, family, start.num_components, start.num_features)
         return space.mixture_of(sites, family, prior).log_prob(row[None])[0]
 
-    def square(row: Array) -> space.Sites:
-        return jax.tree.map(jnp.square, jax.grad(log_prob)(loc, row))
-
-    squares = jax.lax.map(square, rows, batch_size=32)
+    scores = jax.vmap(jax.grad(log_prob), (None, 0))(loc, rows)
     share = x.shape[0] / rows.shape[0]
-    return {name: (loc[name], 1.0 / jnp.sqrt(1.0 + share * squares[name].sum(0))) for name in loc}
+    return {name: (loc[name], 1.0 / jnp.sqrt(1.0 + share * jnp.square(scores[name]).sum(0))) for name in loc}
 
 
 def check_guide(guide: Any, rank: Any) -> None:
@@ -149,7 +155,8 @@ def approximation_by(guide: Any, rank: int | None = None) -> Approximation:
     """
     options: dict[str, Any] = {"init_loc_fn": init_to_feasible, "init_scale": _INITIAL_SCALE}  # feasible: at 0
     if isinstance(guide, str):
-        return Approximation(in_units, GUIDES[guide](in_units, **options, **({} if rank is None else {"rank": rank})))
+        options |= {} if rank is None else {"rank": rank}
+        return Approximation(in_units, GUIDES[guide](free_sites_in_units, **options))
     if isinstance(guide, AutoGuide):
         own = copy.copy(guide)  # which remembers the rows that it has seen
         return Approximation(in_own_sites, lambda *arguments: own(*arguments[:4]))
@@ -181,10 +188,11 @@ def _makes_guides(guide: Any) -> bool:
     if takes("model"):
         return True
     raise InputError(
-        f"guide={shown(guide)} takes neither {_MODEL_ARGUMENTS}, as a guide does, nor a model, as a class of guides does"
+        f"guide={shown(guide)} takes neither {_MODEL_ARGUMENTS}, as a guide does, nor a model, as a class of them does"
     )
 
 
+@matching_precision
 def check_sites(guide: Any, x: Any, num_components: int, family: Family, prior: AnyPrior) -> None:
     """Look at what a guide of the caller's own samples, without computing anything.
 
@@ -202,7 +210,8 @@ def check_sites(guide: Any, x: Any, num_components: int, family: Family, prior: 
             guided = trace(seed(found.guide, jax.random.key(0))).get_trace(*arguments)
         except Exception as error:
             raise InputError(
-                f"guide={shown(guide)} cannot be run with {_MODEL_ARGUMENTS}: {type(error).__name__}: {error}"
+                f"guide={shown(guide)} cannot be run with {_MODEL_ARGUMENTS}; mend it: {type(error).__name__}: "
+                f"{' '.join(str(error).splitlines()[:1])}"
             ) from error
         _compare_sites(guide, sites, guided)
 
@@ -218,10 +227,16 @@ def _compare_sites(guide: Any, sites: dict[str, Any], guided: dict[str, Any]) ->
             f"guide={shown(guide)} samples {', '.join(sorted(own)) or 'nothing'}; it must sample the sites of "
             f"bayesgmm.model for this family and prior, which are {', '.join(sorted(wanted))}"
         )
-    if all(isinstance(site["fn"], dist.Delta) for site in sampled.values()):
+    if all(_is_point(site["fn"]) for site in sampled.values()):
         raise InputError(
             f"guide={shown(guide)} is a point and has no density; use fit_map, or a guide such as 'full_rank'"
         )
+
+
+def _is_point(fn: Any) -> bool:
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
 
 
 def any_mixture(num_components: int, num_features: int, family: Family) -> Mixture:

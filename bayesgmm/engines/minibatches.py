@@ -84,7 +84,7 @@ class Minibatch(Messenger):
         """Replace the distribution of the rows, and count each n / b times."""
         if msg["type"] != "sample" or msg["name"] != "x":
             return
-        rows = msg["fn"]
+        rows: Any = msg["fn"]
         while isinstance(rows, dist.ExpandedDistribution):
             rows = rows.base_dist
         msg["fn"] = RowsOfBatch(rows.mixture, self.tangent)

@@ -149,7 +149,7 @@ def _fit(
     arguments = (num_components, family, prior, units)
     state = machine.begin(begin_key, x, *arguments)
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
-    trace, settled, span = np.empty(0), False, window
+    mean, trace, settled, span = {}, np.empty(0), False, window
     for step_size in STEP_SIZES:
         began, settled = len(trace), False
         while not settled and len(trace) + window <= settings.max_steps:
@@ -204,10 +204,18 @@ class _Machine:
         return svi
 
     def _begin(self, key: Array, x: Array, num_components: int, family: Family, prior: AnyPrior, units: Units) -> Any:
-        # By a guide of its own: guides remember values of the trace in which they first ran.
-        model, guide = approximation_by(*self._guide)
-        svi = SVI(model, guide, Adam(STEP_SIZES[0]), self._loss)
-        state = svi.init(key, x, num_components, family, prior, units)
+        arguments = (x, num_components, family, prior, units)
+        guide, given = self._approximation.guide, None
+        if isinstance(self._guide[0], str):
+            # Guides look at the model when they first run. What this one is to find is known and need not be computed.
+            jax.eval_shape(lambda: [seed(guide, key)(*arguments)][:0])
+            given = {"auto_loc": jnp.zeros(sum(loc.size for loc, _ in units.values()), x.dtype)}
+        else:
+            # By a guide of its own: guides remember values of the trace in which they first ran.
+            guide = approximation_by(*self._guide).guide
+        # The parameters are the guide's alone, so the model is spared.
+        svi = SVI(lambda *_: None, guide, Adam(STEP_SIZES[0]), self._loss)
+        state = svi.init(key, *arguments, init_params=given)
         self._constrain = svi.constrain_fn
         return state
 
@@ -258,12 +266,18 @@ class _Machine:
             seeded = seed(model, model_key), seed(guide, guide_key)
             traces = get_importance_trace(*seeded, (x, num_components, family, prior, units), {}, parameters)
             log_p, log_q = (
-                sum(site["log_prob"].sum() for site in trace.values() if site["type"] == "sample") for trace in traces
+                jnp.stack([site["log_prob"].sum() for site in trace.values() if site["type"] == "sample"]).sum()
+                for trace in traces
             )
             return _standardised({name: site["value"] for name, site in traces[0].items()}, prior), log_p, log_q
 
-        at_once = min(max(1, _DRAWS_AT_ONCE // (x.shape[0] * num_components)), num_draws)
-        return jax.lax.map(look, jax.random.split(key, num_draws), batch_size=at_once)
+        num_batches = -(-num_draws // max(1, _DRAWS_AT_ONCE // (x.shape[0] * num_components)))
+        size = -(-num_draws // num_batches)
+        keys = jax.random.split(key, num_draws)
+        # The last batch is filled up with draws that others have too.
+        batches = keys[np.arange(num_batches * size).reshape(num_batches, size) % num_draws]
+        found = jax.lax.map(jax.vmap(look), batches)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_draws], found)
 
 
 _machine = functools.lru_cache(maxsize=16)(_Machine)

@@ -46,7 +46,7 @@ def plot_posterior_ellipses(
     that holds it with probability 0.9 at each point. More: a grid of both.
 
     Args:
-        fit: a fit with draws, by VI or NUTS.
+        fit: a fit with draws, by VI, CAVI, Gibbs or NUTS.
         x: rows (n, d).
         num_draws: number of draws shown, evenly spaced over all chains.
         level: probability mass of the ellipses.
@@ -59,7 +59,7 @@ def plot_posterior_ellipses(
         ValueError: for a fit without draws, and as in `plot_assignments`.
     """
     if fit.draws is None:
-        raise ValueError(f"fit of engine {fit.engine!r} has no draws; give a fit by VI or NUTS")
+        raise ValueError(f"fit of engine {fit.engine!r} has no draws; give one by VI, CAVI, Gibbs or NUTS")
     if num_draws < 1:
         raise ValueError(f"num_draws={num_draws} must be at least 1")
     check_levels((level,))

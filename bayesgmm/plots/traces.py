@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.style import FONT_SIZE, PALETTE, tidy
-from bayesgmm.results import Fit
+from bayesgmm.results import SAMPLERS, Fit
 
 _LONG = 50  # steps from which the first ones may leave the panel, so that the end can be seen
 _SMOOTHED = 25  # the smoothed ELBO averages a window of this fraction of the steps
@@ -27,6 +27,8 @@ _WATCHED = {
     "em": _Watched("EM", "step", "log-likelihood"),
     "map": _Watched("MAP", "step", "log posterior density"),
     "vi": _Watched("Variational inference", "step", "ELBO"),
+    "cavi": _Watched("Coordinate ascent", "step", "ELBO"),
+    "gibbs": _Watched("Gibbs sampling", "draw", "log posterior density"),
     "nuts": _Watched("NUTS", "draw", "log posterior density"),
 }
 
@@ -35,8 +37,9 @@ def plot_traces(fits: Mapping[str, Fit], *, axes: Any = None) -> Figure:
     """Draw what each engine watched, one panel for every engine among the fits.
 
     EM: the log-likelihood at every step. MAP: the log posterior density at every step. VI: the ELBO at every step, raw
-    and averaged over a moving window of 1/25 of the steps. NUTS: the log posterior density of every draw, by chain.
-    Where a trace is long, the limits show where it settled rather than where it started.
+    and averaged over a moving window of 1/25 of the steps. CAVI: the ELBO at every step. Gibbs and NUTS: the log
+    posterior density of every draw, by chain. Where a trace is long, the limits show where it settled rather than
+    where it started.
 
     Args:
         fits: fits by name; fits of the same engine share a panel.
@@ -93,13 +96,13 @@ def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "_ _"
     drawn = 0
     for name, lines in traces.items():
         for row, values in enumerate(lines):
-            label = f"chain {row}" if engine == "nuts" else f"run {row}" if len(lines) > 1 else name
+            label = f"chain {row}" if engine in SAMPLERS else f"run {row}" if len(lines) > 1 else name
             if len(traces) > 1 and len(lines) > 1:
                 label = f"{name}, {label}"
             _draw_line(ax, engine, values, label, PALETTE[drawn % len(PALETTE)])
             drawn += 1
     # The density of draws has no start to leave behind, and EM takes few steps, all of them of interest.
-    if engine not in ("nuts", "em") and longest > _LONG:
+    if engine not in (*SAMPLERS, "em") and longest > _LONG:
         ax.set_ylim(settled_limits(list(traces.values())))
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
@@ -122,7 +125,7 @@ def _draw_line(ax: Axes, engine: str, values: Float[np.ndarray, " steps"], label
             zorder=3,
             gid="smooth",
         )
-    elif engine == "nuts":
+    elif engine in SAMPLERS:
         ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.75, rasterized=len(values) > 5000, label=label)
     else:
         marker = "o" if len(values) <= _LONG else ""
@@ -154,12 +157,12 @@ def settled_limits(traces: list[Float[np.ndarray, "_ _"]]) -> tuple[float, float
 
 def _add_legend(ax: Axes, engine: str, num_lines: int) -> None:
     """Rising traces leave the lower right free; draws leave nothing free, so room is made below them."""
-    if engine == "nuts":
+    if engine in SAMPLERS:
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // 4), high)
     legend = ax.legend(
-        loc="lower center" if engine == "nuts" else "lower right",
-        ncols=4 if engine == "nuts" else 1,
+        loc="lower center" if engine in SAMPLERS else "lower right",
+        ncols=4 if engine in SAMPLERS else 1,
         frameon=False,
         fontsize=FONT_SIZE - 1,
         handlelength=1.2,

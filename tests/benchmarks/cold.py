@@ -24,7 +24,7 @@ REPEATS, NUTPIE_REPEATS = 3, 1
 
 
 def run(quick: bool) -> Iterator[Row]:
-    data = DataSet("faithful", subjects.shipped("faithful"), 2, 1 if quick else REPEATS)
+    data = DataSet("faithful", subjects.shipped("faithful"), 2, REPEATS)
     ours = cold_starts("nuts", data, quick)
     for peer in PEERS:
         theirs = cold_starts(peer, data, quick)
@@ -43,7 +43,7 @@ def run(quick: bool) -> Iterator[Row]:
             ratio=peer_seconds / seconds,
             target=Target("ratio", at_least=LEAST_SPEEDUP),
             agrees=agrees,
-            compile_seconds=mine.compile_seconds,
+            compile_seconds=ours.compile_seconds,
             note="; ".join([f"ours {account(mine)}", f"peer's {account(other)}", *notes]),
             extra={**extra, "ours": list(map(numbers, ours.runs)), "peer's": list(map(numbers, theirs.runs))},
         )
@@ -56,7 +56,8 @@ def cold_starts(sampler: str, data: DataSet, quick: bool) -> Sampled:
     found = []
     for devices in DEVICES[:1] if sampler == "nutpie" or quick else DEVICES:
         jobs = (Job(sampler, data.num_components, devices, settings=settings, seed=seed) for seed in range(repeats))
-        found.append(Sampled([sample(job, data.x)[0] for job in jobs], devices))
+        runs = [sample(job, data.x)[0] for job in jobs]
+        found.append(Sampled(runs, devices, statistics.median(run.compile_seconds for run in runs)))
     return min(found, key=lambda sampled: statistics.median(map(until_enough, sampled.runs)))
 
 

@@ -17,11 +17,11 @@ QUICK = {"num_warmup": 100, "num_draws": 200}
 
 
 def run(quick: bool) -> Iterator[Row]:
-    data = DataSet("Gibbs", two_clusters(), 2, 1 if quick else 3)
-    settings = QUICK if quick else {}
-    ours, theirs = draw("gibbs", data, settings), draw("nuts", data, {**settings, "conjugate": True})
+    data = DataSet("Gibbs", two_clusters(), 2, 1 if quick else 3, quick=quick)
+    settings = {"conjugate": True, **(QUICK if quick else {})}
+    ours, theirs = draw("gibbs", data, settings), draw("nuts", data, settings)
     target = Target("ratio", at_least=LEAST_SPEEDUP)
-    yield row(SECTION, data.name, data, ours, theirs, "our NUTS", target, draws_tell=not quick)
+    yield row(SECTION, data.name, data, ours, theirs, "our NUTS", target)
 
 
 def two_clusters(num_rows: int = 1000) -> np.ndarray:

@@ -42,6 +42,7 @@ class DataSet:
     num_components: int
     num_repeats: int
     nutpie: dict[str, Any] = dataclasses.field(default_factory=dict)
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Sampled:
 
     runs: list[Run]
     num_devices: int
+    compile_seconds: float
 
     @property
     def median(self) -> Run:
@@ -61,7 +63,7 @@ class Sampled:
 
 
 def data_sets(quick: bool) -> tuple[DataSet, ...]:
-    faithful = DataSet("faithful", subjects.shipped("faithful"), 2, 1 if quick else 3)
+    faithful = DataSet("faithful", subjects.shipped("faithful"), 2, 1 if quick else 3, quick=quick)
     if quick:
         return (faithful,)
     return (faithful, DataSet("simulated", simulate(10_000, 5, 4).x, 4, 1, {"chains": 4, "draws": 250}))
@@ -77,7 +79,7 @@ def run(quick: bool) -> Iterator[Row]:
                 factor = NUTPIE_DRAWS / data.nutpie["draws"]
                 theirs = dataclasses.replace(theirs, runs=[run.lengthened(factor) for run in theirs.runs])
             target = Target("ratio", at_least=TARGETS[peer])
-            yield row(SECTION, data.name, data, ours, theirs, peer, target, draws_tell=not quick)
+            yield row(SECTION, data.name, data, ours, theirs, peer, target)
 
 
 def draw(sampler: str, data: DataSet, settings: dict[str, Any]) -> Sampled:
@@ -85,14 +87,11 @@ def draw(sampler: str, data: DataSet, settings: dict[str, Any]) -> Sampled:
 
     Where runs are repeated, one more goes first, so that what is compiled once is compiled.
     """
-    more = data.num_repeats > 1 and sampler != "nutpie"
-    found = [
-        Sampled(
-            sample(Job(sampler, data.num_components, devices, data.num_repeats + more, settings), data.x)[more:],
-            devices,
-        )
-        for devices in (DEVICES if sampler != "nutpie" else DEVICES[:1])
-    ]
+    more = int(data.num_repeats > 1 and sampler != "nutpie")
+    found = []
+    for devices in DEVICES if sampler != "nutpie" and not data.quick else DEVICES[:1]:
+        runs = sample(Job(sampler, data.num_components, devices, data.num_repeats + more, settings), data.x)
+        found.append(Sampled(runs[more:], devices, runs[0].compile_seconds))
     return min(found, key=lambda sampled: sampled.seconds_per_draw)
 
 
@@ -104,13 +103,11 @@ def row(
     theirs: Sampled,
     peer: str,
     target: Target,
-    *,
-    draws_tell: bool = True,
 ) -> Row:
     """Seconds per effective draw of two samplers, side by side."""
     mine, other = ours.median, theirs.median
     # A short trial says nothing about the posterior.
-    agrees, notes, extra = agreement(mine, other) if draws_tell else (None, [], {})
+    agrees, notes, extra = agreement(mine, other) if not data.quick else (None, [], {})
     if other.judged.num_chains > extra.get("peer_chains_in_our_mode", other.judged.num_chains) > 0:
         good = extra["ess_of_peer_chains_in_our_mode"]
         notes.append(f"without the others the ratio is {other.seconds / good / ours.seconds_per_draw:.3g}")
@@ -128,7 +125,7 @@ def row(
         agrees=agrees,
         log_likelihood=float(mine.judged.log_likelihood.mean()),
         peer_log_likelihood=float(other.judged.log_likelihood.mean()),
-        compile_seconds=mine.compile_seconds,
+        compile_seconds=ours.compile_seconds,
         note="; ".join([f"ours {account(ours)}", f"peer's {account(theirs)}", *notes]),
         extra={**extra, "ours": numbers(ours), "peer's": numbers(theirs)},
     )
@@ -163,4 +160,4 @@ def account(sampled: Sampled) -> str:
 def numbers(sampled: Sampled) -> dict[str, Any]:
     names = ("seconds", "compile_seconds", "warmup_share", "ess", "r_hat")
     runs = [{name: getattr(run, name) for name in names} for run in sampled.runs]
-    return {"num_devices": sampled.num_devices, "runs": runs}
+    return {"num_devices": sampled.num_devices, "compile_seconds": sampled.compile_seconds, "runs": runs}
