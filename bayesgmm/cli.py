@@ -148,6 +148,7 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
             key=jax.random.key(seed),
             feature_names=data.feature_names,
             on_progress=on_progress,
+            on_step=status.update,
             **_keywords(settings, x),
         )
         on_progress("figures and files")
@@ -173,7 +174,7 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
 
 
 def _keywords(settings: "Config", x: Any) -> dict[str, Any]:
-    """Settings as keyword arguments of `bayesgmm.compare`; prior scales go from column spreads to data units."""
+    """Settings as keyword arguments of `bayesgmm.compare`."""
     vi = settings.vi.model_dump()
     return {
         "family": settings.mixture.family,

@@ -111,6 +111,7 @@ def compare(
     gibbs: Mapping[str, Any] | None = None,
     nuts: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
+    on_step: OnProgress | None = None,
 ) -> Comparison:
     """Fit one mixture by several engines and put the fits side by side.
 
@@ -130,6 +131,8 @@ def compare(
         prior_settings: keyword arguments of that function.
         em: further keyword arguments of `fit_em`; likewise `map`, `vi`, `cavi`, `gibbs` and `nuts` of their engines.
         on_progress: called with a sentence whenever something starts.
+        on_step: called with a sentence about once a second while a sampler runs. Ctrl-C then ends the sampler with what
+            it has drawn, and no further engine is run.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
@@ -182,7 +185,7 @@ def compare(
 
     settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
     options = {"family": family, "prior": numbers, "start": fits["em"].mixture, "on_failure": "ignore"}
-    for name, run in _runs(engines, guides, engine_keys, settings, on_progress):
+    for name, run in _runs(engines, guides, engine_keys, settings, on_step):
         tell(f"{name}, k = {selected}")
         began = time.perf_counter()
         fits[name] = run(x, selected, **options)
@@ -218,7 +221,7 @@ def _runs(
     guides: Sequence[str],
     keys: Sequence[Array],
     settings: Mapping[str, Mapping[str, Any] | None],
-    on_progress: OnProgress | None,
+    on_step: OnProgress | None,
 ) -> list[tuple[str, Callable[..., Fit]]]:
     """The Bayesian engines asked for, by name, in the order of `ENGINES`. NumPyro is imported only if one is."""
     runs: list[tuple[str, Callable[..., Fit]]] = []
@@ -243,11 +246,11 @@ def _runs(
     if "gibbs" in engines:
         from bayesgmm.engines.gibbs import fit_gibbs
 
-        add("gibbs", "gibbs", fit_gibbs, keys[5], progress=on_progress)
+        add("gibbs", "gibbs", fit_gibbs, keys[5], progress=on_step)
     if "nuts" in engines:
         from bayesgmm.engines.nuts import fit_nuts
 
-        add("nuts", "nuts", fit_nuts, keys[3], progress=on_progress)
+        add("nuts", "nuts", fit_nuts, keys[3], progress=on_step)
     return runs
 
 

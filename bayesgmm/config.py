@@ -133,7 +133,7 @@ class PriorConfig(_Table):
         default=None, description="half_normal: sd of component scales, in sds of each column; by default 1"
     )
     correlation_concentration: _Positive | None = Field(
-        default=None, description="weakly informative: LKJ parameter of the correlations, 1 is uniform; by default 2"
+        default=None, description="weakly informative: LKJ parameter of the correlations; by default 2, or 1 + d/2"
     )
     shrinkage: _Positive | None = Field(
         default=None, description="conjugate: rows that the prior mean counts for; by default 0.01"
@@ -142,14 +142,15 @@ class PriorConfig(_Table):
 
     @model_validator(mode="after")
     def _read_by_kind(self) -> "PriorConfig":
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
         weak = {"mean_scale", "scale_prior", "correlation_concentration", *_KEYS_OF_SCALES}
         readers = dict.fromkeys(weak, ("kind", "weakly_informative"))
         readers |= {"shrinkage": ("kind", "conjugate"), "dof": ("kind", "conjugate")}
         for name, (by, wanted) in readers.items():
-            if name in self.model_fields_set and getattr(self, by) != wanted:
+            if getattr(self, name) != defaults[name] and getattr(self, by) != wanted:
                 raise ValueError(f'[prior] has {name}, which only {by} = "{wanted}" reads; drop it, or set {by}')
         for name, wanted in _KEYS_OF_SCALES.items():
-            if name in self.model_fields_set and self.scale_prior != wanted:
+            if getattr(self, name) != defaults[name] and self.scale_prior != wanted:
                 raise ValueError(f'[prior] has {name}, which only scale_prior = "{wanted}" reads; drop it, or set that')
         return self
 
@@ -189,7 +190,7 @@ class MapConfig(_Table):
     gtol: _Positive | None = Field(
         default=None, description="stop when no entry of the gradient per row exceeds this; by default as dtype allows"
     )
-    max_steps: _Count = Field(default=500, description="step limit")
+    max_steps: _Count = Field(default=1000, description="step limit")
 
 
 class ViConfig(_Table):

@@ -48,7 +48,7 @@ class ConjugatePrior:
     r"""Numbers of the conjugate prior; a pytree, so another number is not another compilation.
 
     Attributes:
-        concentration: Dirichlet parameter of the weights $\alpha$, at least 1, shape (k).
+        concentration: Dirichlet parameter of the weights $\alpha$, shape (k).
         mean: prior mean of the component means $m$, in the units of the data, shape (d).
         shrinkage: number of rows that the prior mean counts for, $\kappa$, ().
         dof: degrees of freedom $\nu$, ().
@@ -134,8 +134,8 @@ def conjugate_prior(
         num_components: k.
         family: covariance family; it decides the shape of `scale`.
         row_weights: weight of every row (n); weight 2 is the row twice.
-        concentration: Dirichlet parameter, one number or (k). Below 1 the density has no mode: it grows without bound
-            as a weight goes to zero.
+        concentration: Dirichlet parameter, one number or (k). Below 1 weights are sparse and the density has no mode
+            (it grows without bound as a weight goes to zero): for CAVI and samplers, refused by EM and MAP.
         mean: prior mean of the component means, one number or (d).
         shrinkage: number of rows that it counts for.
         dof: degrees of freedom, above d - 1 for families of matrices, above 0 otherwise.
@@ -163,11 +163,6 @@ def conjugate_prior(
         column_mean=center,
         column_scale=covariance.diagonal() ** 0.5,
     )
-    if not is_traced(prior.concentration) and (prior.concentration < 1).any():
-        raise InputError(
-            f"prior concentration={concentration} must be at least 1: below it the mode lies at a weight of zero; 1 is "
-            "flat"
-        )
     if not is_traced(prior.dof) and not prior.dof > lowest:
         raise InputError(
             f"prior dof={dof} must be greater than {lowest} for family={family.name!r} and {num_features} features; "

@@ -162,7 +162,7 @@ def default_prior(
     precision_shape: Any = None,
     rate_shape: Any = None,
     rate_rate: Any = None,
-    correlation_concentration: Any = 2.0,
+    correlation_concentration: Any = None,
 ) -> Prior:
     r"""The weakly informative prior for rows x (n, d), with any of its numbers set by the caller.
 
@@ -182,7 +182,8 @@ def default_prior(
         scale_median, scale_sigma: of log-normal scales, one number or (d), and one number.
         scale_sd: of half-normal scales, one number or (d).
         precision_shape, rate_shape, rate_rate: of hierarchical scales, one number each; the last one also (d).
-        correlation_concentration: LKJ parameter of the correlations.
+        correlation_concentration: LKJ parameter of the correlations, by default the larger of 2 and 1 + d/2: from there
+            on d rows in general position, which lie on a common hyperplane, leave the posterior density bounded.
 
     Raises:
         InputError: for a number out of range, of a shape that fits neither k nor d, or of another prior of the scales,
@@ -236,7 +237,11 @@ def default_prior(
         concentration=number("concentration", concentration, (num_components,)),
         mean_loc=number("mean_loc", loc if mean_loc is None else mean_loc, by_feature, positive=False),
         mean_scale=number("mean_scale", 2.0 * sd if mean_scale is None else mean_scale, by_feature),
-        correlation_concentration=number("correlation_concentration", correlation_concentration, ()),
+        correlation_concentration=number(
+            "correlation_concentration",
+            max(2.0, 1.0 + num_features / 2) if correlation_concentration is None else correlation_concentration,
+            (),
+        ),
         column_mean=loc,
         column_scale=sd,
         scale_prior=scale_prior,

@@ -7,6 +7,7 @@ import pytest
 from helpers import DATA
 
 import bayesgmm
+from bayesgmm.findings import Severity
 
 
 def test_engines_are_run_on_the_selected_number_of_components(key):
@@ -59,7 +60,9 @@ def test_prior_settings_reach_the_engines(key):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"engines": ["em", "mcmc"]}, "engines has 'mcmc'; choose from em, map, vi, nuts"),
+        ({"engines": ["em", "mcmc"]}, "engines has 'mcmc'; choose from em, map, vi, cavi, gibbs, nuts"),
+        ({"engines": ["em", "gibbs"]}, "engines has 'gibbs', which needs a conjugate prior; set prior='conjugate'"),
+        ({"prior": "flat"}, "prior='flat' is not known; choose one of weakly_informative, conjugate"),
         ({"select_by": "dic"}, "select_by='dic' is not known"),
         ({"feature_names": ["a"]}, "feature_names has 1 names for 2 columns"),
         ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
@@ -77,9 +80,71 @@ def test_bad_arguments(arguments, message):
         bayesgmm.compare(DATA["faithful"], **arguments)
 
 
-def test_cautions_come_from_the_table(key):
+def test_cautions_are_those_of_the_diagnoses_and_of_leave_one_out(key):
     found = bayesgmm.compare(DATA["galaxies"], np.int64(2), engines=["em"], key=key)
-    found.table.loc[0, ["khat", "max_pareto_k"]] = [0.9, 1.2]
-    (_, first), (_, second) = found.cautions
-    assert "k-hat is 0.90, above 0.7" in first
-    assert "leave-one-out is 1.20" in second
+    assert found.cautions == []
+    findings = [
+        bayesgmm.Finding("small", Severity.note, "next to nothing", "do nothing"),
+        bayesgmm.Finding("bad", Severity.caution, "something", "act"),
+        bayesgmm.Finding("terrible", Severity.serious, "everything", "run"),
+    ]
+    found.diagnoses["em"] = bayesgmm.Diagnosis("em", tuple(findings))
+    found.table.loc[0, "max_pareto_k"] = 1.2
+    (_, first), (_, second), (_, third) = found.cautions
+    assert first == "terrible: everything; run"
+    assert second == "bad: something; act"
+    assert "leave-one-out is 1.20" in third
+
+
+def test_all_engines_on_one_conjugate_prior(key):
+    """Six ways to one posterior: samplers and approximations agree on means within their Monte Carlo errors."""
+    told, steps = [], []
+    engines = ("em", "map", "vi", "cavi", "gibbs", "nuts")
+    few = {"num_warmup": 200, "num_draws": 400, "checkpoint": False}
+    found = bayesgmm.compare(
+        DATA["faithful"],
+        2,
+        family="diag",
+        engines=engines,
+        key=key,
+        prior="conjugate",
+        prior_settings={"concentration": 2.0},
+        gibbs=few,
+        nuts=few,
+        vi={"num_draws": 500},
+        on_progress=told.append,
+        on_step=steps.append,
+    )
+    assert list(found.fits) == ["em", "map", "vi (full rank)", "cavi", "gibbs", "nuts"]
+    assert isinstance(found.prior, bayesgmm.ConjugatePrior)
+    deviation = np.asarray(found.fits["nuts"].draws.means).std((0, 1))
+    for name in ("vi (full rank)", "cavi", "gibbs"):
+        fit = found.fits[name]
+        assert (np.abs(fit.mixture.means - found.fits["nuts"].mixture.means) < 0.4 * deviation).all()
+        assert np.isfinite(found.table.set_index("engine").loc[name, "elpd_loo"])
+        assert set(found.diagnoses) == set(found.fits)
+    assert any("of 600" in step for step in steps)
+    assert not any("of 600" in line for line in told)
+    table = bayesgmm.compare_loo({name: tree for name, tree in found.trees.items() if name != "map"})
+    assert set(table["engine"]) == {"vi", "cavi", "gibbs", "nuts"}
+
+
+def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
+    def stop(step):
+        if "of 300" in step and "nuts" not in step and int(step.split(":")[1].split()[0]) > 120:
+            raise KeyboardInterrupt
+
+    found = bayesgmm.compare(
+        DATA["galaxies"],
+        2,
+        family="diag",
+        engines=("em", "gibbs", "nuts"),
+        key=key,
+        prior="conjugate",
+        gibbs={"num_warmup": 100, "num_draws": 200, "checkpoint": False},
+        on_step=stop,
+    )
+    assert list(found.fits) == ["em", "gibbs"]
+    assert found.fits["gibbs"].code is bayesgmm.ResultCode.interrupted
+    assert found.table.set_index("engine").loc["gibbs", "result"] == "interrupted"
+    assert any("interrupted" in sentence for _, sentence in found.cautions)

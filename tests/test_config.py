@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayesgmm.config import _TABLES, ENGINES, Config, ConfigError, load_config
+import bayesgmm
+from bayesgmm.config import _TABLES, DEFAULT_ENGINES, ENGINES, Config, ConfigError, load_config
 from bayesgmm.datasets import DataError
 from bayesgmm.families import FAMILIES
 
@@ -41,14 +42,14 @@ def lines(load, text: str) -> list[str]:
 def test_shipped_files_load(path):
     config = load_config(path)
     assert config.output.directory == Path("results", path.stem)
-    assert config.engines == ENGINES
+    assert config.engines == (ENGINES if path.stem == "conjugate" else DEFAULT_ENGINES)
     dataset = config.data.load()
     assert len(dataset.x) > max(config.mixture.num_components)
     assert Config.model_validate(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
 
 
 def test_shipped_files_are_there():
-    assert {path.stem for path in SHIPPED} == {"old_faithful", "iris", "galaxies"}
+    assert {path.stem for path in SHIPPED} == {"old_faithful", "iris", "galaxies", "conjugate"}
 
 
 def test_defaults(load):
@@ -61,11 +62,16 @@ def test_defaults(load):
         "data": {"dataset": "faithful", "path": None, "columns": None},
         "mixture": {"family": "full", "num_components": [2], "select_by": "bic"},
         "prior": {
-            "concentration": 2.0,
-            "mean_scale": 2.0,
+            "kind": "weakly_informative",
+            "concentration": None,
+            "mean_scale": None,
+            "scale_prior": "lognormal",
             "scale_median": None,
-            "scale_sigma": 1.0,
-            "correlation_concentration": 2.0,
+            "scale_sigma": None,
+            "scale_sd": None,
+            "correlation_concentration": None,
+            "shrinkage": None,
+            "dof": None,
         },
         "em": {
             "start": "k-means++",
@@ -75,9 +81,9 @@ def test_defaults(load):
             "max_steps": 1000,
             "reg_covar": None,
         },
-        "map": {"gtol": None, "max_steps": 500},
+        "map": {"gtol": None, "max_steps": 1000},
         "vi": {"guides": ["normal", "full_rank"], "num_draws": 2000, "max_steps": 20000, "num_particles": 8},
-        "nuts": {"num_chains": 4, "num_warmup": 500, "num_draws": 1000, "target_accept": 0.8},
+        "nuts": {"num_chains": 4, "num_warmup": 300, "num_draws": 1000, "target_accept": 0.8},
         "output": {"directory": "results/mine"},
     }
 
@@ -186,8 +192,18 @@ def test_absolute_path_is_kept(load, tmp_path):
         ("engines = ['em']\n" + MINIMAL + "[vi]\n", ["[vi] is not read by engines = ['em']", 'add "vi"', "drop [vi]"]),
         (
             "engines = ['em']\n" + MINIMAL + "[prior]\n",
-            ["[prior] is not read", 'add "map", "vi" or "nuts"', "drop [prior]"],
+            ["[prior] is not read", "add a Bayesian engine", "drop [prior]"],
         ),
+        (
+            "engines = ['em', 'gibbs']\n" + MINIMAL,
+            ['engines has "gibbs"', "needs a conjugate prior", 'set kind = "conjugate" in [prior]'],
+        ),
+        (MINIMAL + "[prior]\ndof = 5.0\n", ["[prior] has dof", 'only kind = "conjugate" reads']),
+        (
+            MINIMAL + "[prior]\nkind = 'conjugate'\nmean_scale = 5.0\n",
+            ["[prior] has mean_scale", 'only kind = "weakly_informative" reads'],
+        ),
+        (MINIMAL + "[prior]\nscale_sd = 1.0\n", ["[prior] has scale_sd", 'only scale_prior = "half_normal" reads']),
         ("[data]\n" + MIXTURE, ["[data] has neither", "give exactly one"]),
         (DATA + "path = 'a.csv'\n" + MIXTURE, ["[data] has both", "give exactly one"]),
         (DATA + "columns = ['a']\n" + MIXTURE, ["[data] has columns", "drop them, or give path"]),
@@ -256,3 +272,15 @@ def test_files_that_cannot_be_read(tmp_path):
             load_config(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_prior_becomes_keywords_of_its_function(load):
+    spread = np.array([2.0, 10.0])
+    text = MINIMAL + "[prior]\nscale_prior = 'half_normal'\nscale_sd = 0.5\nmean_scale = 3.0\n"
+    found = load(text).prior.keywords(spread)
+    assert set(found) == {"scale_prior", "scale_sd", "mean_scale"}
+    np.testing.assert_array_equal(found["scale_sd"], [1.0, 5.0])
+    np.testing.assert_array_equal(found["mean_scale"], [6.0, 30.0])
+    bayesgmm.default_prior(np.random.default_rng(0).normal(size=(9, 2)), 2, **found)
+    conjugate = load(MINIMAL + "[prior]\nkind = 'conjugate'\nshrinkage = 0.1\ndof = 7.0\n").prior.keywords(spread)
+    assert conjugate == {"shrinkage": 0.1, "dof": 7.0}

@@ -14,9 +14,14 @@ from numpyro.infer.util import log_density
 
 import bayesgmm
 from bayesgmm import mixture as mixture_module
+from bayesgmm.conjugate import conjugate_prior
 from bayesgmm.engines import space
+from bayesgmm.engines.coordinate_ascent import run_coordinate_ascent
 from bayesgmm.engines.em import run_em
+from bayesgmm.engines.gibbs import fit_gibbs
 from bayesgmm.engines.model import sites_of_mixture
+from bayesgmm.engines.potential import potential_energy
+from bayesgmm.families import FAMILIES
 from bayesgmm.likelihood import row_log_prob, row_summaries
 
 SHIFT = 0.75
@@ -33,6 +38,7 @@ def _scores(family, x, start):
     criteria = bayesgmm.information_criteria(fit, x)
     point = space.to_unconstrained(start, family, prior)
     return {
+        "potential energy": (potential_energy(point, x, None, 2, family, prior), -num_rows),
         "joint_log_prob": (start.joint_log_prob(x), 1),
         "log_prob": (start.log_prob(x), 1),
         "log_likelihood": (bayesgmm.log_likelihood(start, x), num_rows),
@@ -86,6 +92,25 @@ def test_every_public_score_moves_with_the_density(family, shifted, key, x64):
     # What depends on ratios of densities alone stays where it was.
     unmoved = start.responsibilities(x)
     np.testing.assert_allclose(unmoved.sum(1), 1.0, rtol=1e-12)
+
+
+def _scores_of_conjugate_engines(family, x, start):
+    conjugate = conjugate_prior(x, 2, family)
+    draw = {"num_chains": 1, "num_warmup": 1, "num_draws": 8, "key": jax.random.key(0), "checkpoint": False}
+    gibbs = fit_gibbs(x, 2, family=family, prior=conjugate, start=start, on_failure="ignore", **draw)
+    ones, tol = jnp.ones(len(x)), jnp.asarray(0.0)
+    cavi = run_coordinate_ascent(start, x, ones, tol, conjugate, family=family, max_steps=2)
+    return {"Gibbs": gibbs.sample_stats["lp"][0, 0], "CAVI": cavi.trace[:3]}
+
+
+def test_scores_of_the_conjugate_engines_move_with_the_density(shifted, key, x64):
+    x, family = jnp.asarray(DATA["faithful"]), FAMILIES["full"]
+    start = bayesgmm.fit_em(x, 2, family=family, key=key, max_steps=3, on_failure="ignore").mixture
+    before = _scores_of_conjugate_engines(family, x, start)
+    shifted()
+    after = _scores_of_conjugate_engines(family, x, start)
+    for name, value in after.items():
+        np.testing.assert_allclose(value, np.asarray(before[name]) + SHIFT * len(x), rtol=1e-11, err_msg=name)
 
 
 def test_elpd_moves_with_the_density(shifted, key, rng):

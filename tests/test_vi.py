@@ -106,7 +106,7 @@ def test_minibatches_of_many_rows_have_the_posterior_of_all(key, x64):
     np.testing.assert_allclose(_deviations(fit.draws), _laplace_deviations(em.mixture, x), rtol=0.1)
     # The log-densities are those of all rows, in the coordinates that the guide moves in.
     family, prior = bayesgmm.FAMILIES["full"], jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, 2))
-    units = guides.units_around(em.mixture, x, family, prior)
+    units = guides.neighbourhood(em.mixture, x, family, prior).units
     point = space.to_unconstrained(jax.tree.map(lambda leaf: leaf[0, 0], fit.draws), family, prior)
     density = -potential_energy(space.standardised_model, (x, 2, family, prior), {}, point)
     density += sum(jnp.log(unit).sum() for _, unit in units.values())
@@ -124,22 +124,21 @@ def test_minibatches_agree_with_all_rows_at_every_step(key):
     assert fits[0].summary["elbo"] == pytest.approx(fits[1].summary["elbo"], abs=0.1)
 
 
-def _setting(x, num_components, guide="full_rank", prior=None):
+def _setting(x, num_components, guide="normal", by_particle=False):
     """A fit's parts, at its beginning."""
     family = bayesgmm.FAMILIES["full"]
-    x, prior = jnp.asarray(x), bayesgmm.default_prior(x, num_components) if prior is None else prior
-    prior = jax.tree.map(jnp.asarray, prior)
+    x, prior = jnp.asarray(x), jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, num_components))
     start = jax.tree.map(jnp.asarray, bayesgmm.fit_em(x, num_components, key=jax.random.key(0)).mixture)
-    units = guides.units_around(start, x, family, prior)
-    machine = vi._Machine(guide, None, 8, False, None)
-    return machine, start, x, (num_components, family, prior, units)
+    around = guides.neighbourhood(start, x, family, prior)
+    machine = vi._Machine(guide, None, 8, by_particle, None)
+    state = machine.begin(jax.random.key(0), x, num_components, family, prior, around)
+    return machine, state, start, x, (num_components, family, prior, around.units)
 
 
 @pytest.mark.parametrize("away", [0.0, 3.0])
 def test_elbo_of_minibatches_is_unbiased(away, key, x64):
     """Over a partition of the rows the mean of the batches' ELBOs is that of all rows, however far the reference is."""
-    machine, start, x, arguments = _setting(DATA["faithful"], 2)
-    state = machine.begin(key, x, *arguments)
+    machine, state, start, x, arguments = _setting(DATA["faithful"], 2, "full_rank")
     parameters = machine._constrain(machine._svi(0.1).optim.get_params(state.optim_state))
     model, guide = machine._approximation
     loss = jax.jit(
@@ -165,22 +164,17 @@ def test_memory_holds_no_responsibilities_of_all_rows_and_particles(key):
     num_rows, num_particles = 100_000, 8
     x = np.random.default_rng(0).normal(size=(num_rows, 1)).astype(np.float32)
     x[: num_rows // 2] += 4
-    _, start, x, arguments = _setting(x, 2)
     all_of_them = num_rows * num_particles * 2 * x.dtype.itemsize
-    for size in (4096, None):
-        machine = vi._Machine("normal", None, num_particles, size is None, None)
-        state = machine.begin(key, x, *arguments)
-        tangent = None if size is None else tangent_at(start, x)
-        compiled = machine.advance.lower(
-            state, jnp.float32(0.1), x, *arguments, tangent, 100, size or num_rows
-        ).compile()
-        assert compiled.memory_analysis().temp_size_in_bytes < all_of_them / 2
+    for size in (4096, num_rows):
+        machine, state, start, x, arguments = _setting(x, 2, by_particle=size == num_rows)
+        tangent = tangent_at(start, x) if size < num_rows else None
+        advance = machine.advance.lower(state, jnp.float32(0.1), x, *arguments, tangent, 100, size)
+        assert advance.compile().memory_analysis().temp_size_in_bytes < all_of_them / 2
 
 
 def test_khat_is_that_of_numpyro(key, x64):
     """NumPyro's own diagnostic, given the same guide and the same random numbers; it fits the tail on its own."""
-    machine, _, x, arguments = _setting(DATA["faithful"], 2, guide="normal")
-    state = machine.begin(key, x, *arguments)
+    machine, state, _, x, arguments = _setting(DATA["faithful"], 2)
     state, mean, _ = machine.advance(state, jnp.asarray(0.04), x, *arguments, None, 500, len(x))
     _, log_p, log_q = machine.draw(mean, key, x, *arguments, 1000)
     model, guide = machine._approximation

@@ -36,6 +36,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import is_traced, matching_precision
+from bayesgmm.priors import check_has_mode
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
 
@@ -117,6 +118,7 @@ def fit_em(
     x = x if streamed else rows_that_count(x, weights)
     if prior is not None:
         prior = check_conjugate_prior(prior, settings.num_components, x.shape[1], family)
+        check_has_mode(prior)
         prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
     # NaN stands for the default, so that no program is compiled for it alone.
     reg_covar = np.asarray(np.nan, x.dtype) if reg_covar is None else reg_covar

@@ -6,7 +6,8 @@ EM fit), in multiples of a rough posterior standard deviation, one over the squa
 $$ \mathcal I_a = 1 + \sum_i \Bigl(\frac{\partial \log p(x_i)}{\partial u_a}\Bigr)^2. $$
 
 So one step size suits a hundred rows and a million, and a flow that begins as a standard normal begins at the EM fit.
-Each coordinate has a unit of its own and they are not mixed: a mean-field guide stays one.
+Each coordinate has a unit of its own and they are not mixed: a mean-field guide stays one. Normal guides with
+correlations begin with those of the whole information matrix.
 """
 
 import copy
@@ -51,7 +52,7 @@ GUIDES: dict[str, Callable[..., AutoGuide]] = {
 _MODEL_ARGUMENTS = "(x, num_components, family, prior)"
 _INITIAL_SCALE = 0.5  # of a rough posterior standard deviation: rather too narrow, where every draw has a density
 _INFORMATIVE_ROWS = 1024
-_SCORES_AT_ONCE = 2**20
+_MOST_SCORES = 2**22
 
 Units = dict[str, tuple[Array, Array]]
 """For every site of the standardised model where its unconstrained coordinates start, and their units."""
@@ -112,12 +113,29 @@ class InUnits(Reparam):
         return None, to_site(in_units)
 
 
-@functools.partial(jax.jit, static_argnames="family")
-def units_around(start: Mixture, x: Array, family: Family, prior: AnyPrior) -> Units:
-    """Where guides start, and a rough posterior standard deviation of every coordinate; from at most 1,024 rows."""
+class Neighbourhood(NamedTuple):
+    """The posterior as the start sees it.
+
+    Attributes:
+        units: where guides start, and a rough posterior standard deviation of every coordinate given the others.
+        information: the information matrix of all coordinates, sites in alphabetical order, in these units: its
+            diagonal is 1. None where it was not asked for, or rows are too few to tell it.
+    """
+
+    units: Units
+    information: Array | None
+
+
+@functools.partial(jax.jit, static_argnames=("family", "with_correlations"))
+def neighbourhood(
+    start: Mixture, x: Array, family: Family, prior: AnyPrior, with_correlations: bool = False
+) -> Neighbourhood:
+    """What the scores of some of the rows tell about the posterior around the start."""
     loc = space.to_unconstrained(start, family, prior)
-    num_rows = max(64, min(_INFORMATIVE_ROWS, _SCORES_AT_ONCE // sum(leaf.size for leaf in jax.tree.leaves(loc))))
-    rows = x[:: -(-x.shape[0] // num_rows)]
+    size = sum(leaf.size for leaf in jax.tree.leaves(loc))
+    with_correlations = with_correlations and 4 * size <= min(x.shape[0], _MOST_SCORES // size)
+    num_rows = max(_INFORMATIVE_ROWS, 4 * size) if with_correlations else min(_INFORMATIVE_ROWS, _MOST_SCORES // size)
+    rows = x[:: -(-x.shape[0] // max(num_rows, 64))]
 
     def log_prob(loc: space.Sites, row: Array) -> Array:
         sites = space.to_sites(loc, family, start.num_components, start.num_features)
@@ -125,7 +143,32 @@ def units_around(start: Mixture, x: Array, family: Family, prior: AnyPrior) -> U
 
     scores = jax.vmap(jax.grad(log_prob), (None, 0))(loc, rows)
     share = x.shape[0] / rows.shape[0]
-    return {name: (loc[name], 1.0 / jnp.sqrt(1.0 + share * jnp.square(scores[name]).sum(0))) for name in loc}
+    units = {name: (loc[name], 1.0 / jnp.sqrt(1.0 + share * jnp.square(scores[name]).sum(0))) for name in sorted(loc)}
+    if not with_correlations:
+        return Neighbourhood(units, None)
+    in_units = jnp.concatenate([(scores[name] * units[name][1]).reshape(len(rows), -1) for name in units], axis=1)
+    information = share * jnp.matmul(in_units.T, in_units, precision="highest")
+    return Neighbourhood(units, jnp.fill_diagonal(information, 1.0, inplace=False))
+
+
+def parameters_at_start(guide: str, rank: int | None, around: Neighbourhood) -> dict[str, Array]:
+    """Parameters of a guide with a name: centred on the start, and as correlated as the information matrix says.
+
+    Correlations that have to be found by gradients alone take long where they are strong.
+    """
+    loc = jnp.concatenate([jnp.zeros(unit.size, unit.dtype) for _, unit in around.units.values()])
+    parameters = {"auto_loc": loc}
+    if around.information is None or guide == "normal":
+        return parameters
+    eigenvalues, vectors = jnp.linalg.eigh(around.information)
+    eigenvalues = jnp.maximum(eigenvalues, jnp.finfo(loc.dtype).eps ** 0.5)
+    if guide == "full_rank":
+        covariance = jnp.matmul(vectors / eigenvalues, vectors.T, precision="highest")
+        return parameters | {"auto_scale_tril": _INITIAL_SCALE * jnp.linalg.cholesky(covariance)}
+    # NumPyro's covariance is D (I + W W^T) D; what the longest axes have beyond one goes to W.
+    rank = min(rank or round(loc.size**0.5), loc.size)
+    beyond = jnp.maximum(1.0 / eigenvalues[:rank] - 1.0, 1e-2)
+    return parameters | {"auto_cov_factor": vectors[:, :rank] * jnp.sqrt(beyond)}
 
 
 def check_guide(guide: Any, rank: Any) -> None:

@@ -27,7 +27,16 @@ from bayesgmm.checks import whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
 from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
-from bayesgmm.engines.guides import Units, any_mixture, approximation_by, check_guide, check_sites, units_around
+from bayesgmm.engines.guides import (
+    Neighbourhood,
+    Units,
+    any_mixture,
+    approximation_by,
+    check_guide,
+    check_sites,
+    neighbourhood,
+    parameters_at_start,
+)
 from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, BATCH_SIZE, Tangent, tangent_at
 from bayesgmm.engines.model import CovarianceUnits
 from bayesgmm.engines.posterior import posterior_fit
@@ -144,10 +153,10 @@ def _fit(
     make = _machine if isinstance(settings.guide, str) else _Machine
     machine = make(settings.guide, settings.rank, settings.num_particles, by_particle, kind)
 
-    units = units_around(start, x, family, prior)
+    around = neighbourhood(start, x, family, prior, settings.guide in ("full_rank", "low_rank"))
     tangent = tangent_at(start, x) if settings.batch_size < x.shape[0] else None
-    arguments = (num_components, family, prior, units)
-    state = machine.begin(begin_key, x, *arguments)
+    arguments = (num_components, family, prior, around.units)
+    state = machine.begin(begin_key, x, num_components, family, prior, around)
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
     mean, trace, settled, span = {}, np.empty(0), False, window
     for step_size in STEP_SIZES:
@@ -203,16 +212,19 @@ class _Machine:
         svi.constrain_fn = self._constrain
         return svi
 
-    def _begin(self, key: Array, x: Array, num_components: int, family: Family, prior: AnyPrior, units: Units) -> Any:
-        arguments = (x, num_components, family, prior, units)
+    def _begin(
+        self, key: Array, x: Array, num_components: int, family: Family, prior: AnyPrior, around: Neighbourhood
+    ) -> Any:
+        arguments = (x, num_components, family, prior, around.units)
+        name, rank = self._guide
         guide, given = self._approximation.guide, None
-        if isinstance(self._guide[0], str):
+        if isinstance(name, str):
             # Guides look at the model when they first run. What this one is to find is known and need not be computed.
             jax.eval_shape(lambda: [seed(guide, key)(*arguments)][:0])
-            given = {"auto_loc": jnp.zeros(sum(loc.size for loc, _ in units.values()), x.dtype)}
+            given = parameters_at_start(name, rank, around)
         else:
             # By a guide of its own: guides remember values of the trace in which they first ran.
-            guide = approximation_by(*self._guide).guide
+            guide = approximation_by(name, rank).guide
         # The parameters are the guide's alone, so the model is spared.
         svi = SVI(lambda *_: None, guide, Adam(STEP_SIZES[0]), self._loss)
         state = svi.init(key, *arguments, init_params=given)
