@@ -238,7 +238,7 @@ def _runs(
 
         # A third guide has a key of its own too; the first two keep those they always had.
         for guide, key in zip(guides, (keys[1], keys[2], keys[6]), strict=False):
-            add("vi", f"vi ({guide.replace('_', ' ')})", fit_vi, key, guide=guide)
+            add("vi", f"vi ({guide.replace('_', ' ')})", fit_vi, key, guide=guide, progress=on_step)
     if "cavi" in engines:
         from bayesgmm.engines.cavi import fit_cavi
 

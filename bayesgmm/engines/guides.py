@@ -50,7 +50,6 @@ GUIDES: dict[str, Callable[..., AutoGuide]] = {
     "low_rank": AutoLowRankMultivariateNormal,
 }
 _MODEL_ARGUMENTS = "(x, num_components, family, prior)"
-_INITIAL_SCALE = 0.5  # of a rough posterior standard deviation: rather too narrow, where every draw has a density
 _INFORMATIVE_ROWS = 1024
 _MOST_SCORES = 2**22
 
@@ -164,11 +163,13 @@ def parameters_at_start(guide: str, rank: int | None, around: Neighbourhood) -> 
     eigenvalues = jnp.maximum(eigenvalues, jnp.finfo(loc.dtype).eps ** 0.5)
     if guide == "full_rank":
         covariance = jnp.matmul(vectors / eigenvalues, vectors.T, precision="highest")
-        return parameters | {"auto_scale_tril": _INITIAL_SCALE * jnp.linalg.cholesky(covariance)}
-    # NumPyro's covariance is D (I + W W^T) D; what the longest axes have beyond one goes to W.
+        return parameters | {"auto_scale_tril": jnp.linalg.cholesky(covariance)}
+    # NumPyro's covariance is D (I + W W^T) D: of probabilistic principal components (Tipping & Bishop 1999), D constant.
     rank = min(rank or round(loc.size**0.5), loc.size)
-    beyond = jnp.maximum(1.0 / eigenvalues[:rank] - 1.0, 1e-2)
-    return parameters | {"auto_cov_factor": vectors[:, :rank] * jnp.sqrt(beyond)}
+    variances = 1.0 / eigenvalues
+    least = variances[-1] if rank == loc.size else variances[rank:].mean()
+    weights = vectors[:, :rank] * jnp.sqrt(jnp.maximum(variances[:rank] / least - 1.0, 1e-2))
+    return parameters | {"auto_scale": jnp.full(loc.size, jnp.sqrt(least)), "auto_cov_factor": weights}
 
 
 def check_guide(guide: Any, rank: Any) -> None:
@@ -196,7 +197,7 @@ def approximation_by(guide: Any, rank: int | None = None) -> Approximation:
     Raises:
         InputError: for a function that makes no guide of the model.
     """
-    options: dict[str, Any] = {"init_loc_fn": init_to_feasible, "init_scale": _INITIAL_SCALE}  # feasible: at 0
+    options: dict[str, Any] = {"init_loc_fn": init_to_feasible, "init_scale": 1.0}  # feasible: at 0
     if isinstance(guide, str):
         options |= {} if rank is None else {"rank": rank}
         return Approximation(in_units, GUIDES[guide](free_sites_in_units, **options))
