@@ -164,7 +164,7 @@ def parameters_at_start(guide: str, rank: int | None, around: Neighbourhood) -> 
     if guide == "full_rank":
         covariance = jnp.matmul(vectors / eigenvalues, vectors.T, precision="highest")
         return parameters | {"auto_scale_tril": jnp.linalg.cholesky(covariance)}
-    # NumPyro's covariance is D (I + W W^T) D: of probabilistic principal components (Tipping & Bishop 1999), D constant.
+    # NumPyro's covariance is D (I + W W^T) D: probabilistic principal components (Tipping & Bishop 1999), D constant.
     rank = min(rank or round(loc.size**0.5), loc.size)
     variances = 1.0 / eigenvalues
     least = variances[-1] if rank == loc.size else variances[rank:].mean()

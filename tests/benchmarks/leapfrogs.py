@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks import bayesian_peers, bayesian_subjects, subjects
