@@ -135,7 +135,8 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", job.num_devices)
         jax.config.update("jax_enable_compilation_cache", False)
     # OpenBLAS solves the small triangular systems of the peers on all cores and lets its threads spin, on the cores
-    # that their other chains need: left alone, it made MixtureSameFamily forty times as slow with four chains on two cores.
+    # that their other chains need: left alone, it made MixtureSameFamily forty times as slow with four chains on two
+    # cores.
     threadpool_limits(1, "blas")
     x = np.load(folder / "x.npy")
     began = time.perf_counter()
