@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DATA, each_family
+from jax.flatten_util import ravel_pytree
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.initialization import init_to_value
-from numpyro.infer.util import log_density
+from numpyro.infer.util import log_density, potential_energy
 from numpyro.optim import Adam
+from scipy.optimize import minimize
 
 import bayesgmm
 from bayesgmm.conjugate import CONJUGATE_FAMILIES
@@ -127,6 +129,104 @@ def test_conjugate_mode_is_where_map_em_ends(family, num_components, key, x64):
     assert max(float(jnp.abs(leaf).max()) for leaf in gradient.values()) < 1e-8 * len(x)
 
 
+@pytest.mark.parametrize("family", CONJUGATE.values(), ids=list(CONJUGATE))
+def test_ends_of_em_lead_to_the_mode_of_map_em(family, x64):
+    """Without a start: EM by maximum likelihood and then L-BFGS end where EM with the prior in its M-step does."""
+    x, key = jnp.asarray(DATA["faithful"]), jax.random.key(0)
+    prior = bayesgmm.conjugate_prior(x, 2, family, concentration=2.0)
+    by_em = bayesgmm.fit_em(x, 2, family=family, key=key, prior=prior, tol=1e-14, max_steps=10_000)
+    fit = bayesgmm.fit_map(x, 2, family=family, prior=prior, key=key)
+    assert fit.code is bayesgmm.ResultCode.successful
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(fit.mixture, name), getattr(by_em.mixture, name), rtol=1e-5, atol=1e-6)
+    assert fit.trace[-1] == pytest.approx(float(by_em.steps[-1]), abs=1e-6)
+    assert len(fit.summary["log_posteriors"]) == 5
+    assert fit.trace[-1] == max(fit.summary["log_posteriors"])
+
+
+def _three_clusters():
+    """On a line, the outer two at unequal distances from the middle one: two components pair it with either."""
+    rng = np.random.default_rng(7)
+    return np.concatenate([rng.normal(loc, 0.5, 100) for loc in (-4.0, 0.0, 5.0)])[:, None]
+
+
+def test_best_of_several_modes_is_kept(key):
+    x = _three_clusters()
+    near, far = (
+        bayesgmm.Mixture.from_covariances(weights, np.array(means)[:, None], np.ones((2, 1, 1)) * 4.0)
+        for weights, means in (([2 / 3, 1 / 3], [-2.0, 5.0]), ([1 / 3, 2 / 3], [-4.0, 2.5]))
+    )
+    alone = [bayesgmm.fit_map(x, 2, key=key, start=start) for start in (far, near)]
+    assert [fit.code for fit in alone] == [bayesgmm.ResultCode.successful] * 2
+    worse, better = (fit.trace[-1] for fit in alone)
+    assert better > worse + 5
+    assert [fit.summary["num_modes"] for fit in alone] == [1, 1]
+    fit = bayesgmm.fit_map(x, 2, key=key, start=[far, near, far])
+    np.testing.assert_allclose(fit.summary["log_posteriors"], [worse, better, worse], rtol=1e-9)
+    assert fit.summary["num_modes"] == 2
+    assert fit.summary["num_best"] == 1
+    assert fit.trace[-1] == pytest.approx(better)
+    np.testing.assert_allclose(np.sort(fit.mixture.means[:, 0]), np.sort(alone[1].mixture.means[:, 0]), rtol=1e-6)
+    # From EM's own ends, whatever the key: those that are the same are climbed from once.
+    found = bayesgmm.fit_map(x, 2, key=key, num_starts=8)
+    assert found.trace[-1] == pytest.approx(better)
+    assert 1 <= found.summary["num_best"] <= len(found.summary["log_posteriors"]) == 8
+
+
+def test_a_saddle_is_left(key, monkeypatch):
+    """Two components that are the same have no slope to climb, and yet are no mode."""
+    x = DATA["faithful"]
+    mean, covariance = x.mean(0), np.cov(x.T)
+    same = bayesgmm.Mixture.from_covariances([0.5, 0.5], np.stack([mean, mean]), np.stack([covariance, covariance]))
+    left = bayesgmm.fit_map(x, 2, key=key, start=same, gtol=1e-6)
+    assert left.code is bayesgmm.ResultCode.successful
+    assert left.trace[-1] == pytest.approx(bayesgmm.fit_map(x, 2, key=key).trace[-1], abs=1e-3)
+    monkeypatch.setattr(map_engine, "_MOST_SADDLES", 0)
+    stuck = bayesgmm.fit_map(x, 2, key=key, start=same, gtol=1e-6, on_failure="ignore")
+    assert stuck.code is bayesgmm.ResultCode.max_steps_reached
+    assert stuck.summary["num_modes"] == 0
+    assert stuck.trace[-1] < left.trace[-1] - 50
+
+
+def test_what_is_not_finite_is_not_converged(key):
+    x = DATA["faithful"]
+    start = bayesgmm.fit_em(x, 2, key=key).mixture
+    lost = dataclasses.replace(start, means=np.full_like(start.means, np.nan))
+    fit = bayesgmm.fit_map(x, 2, key=key, start=lost, on_failure="ignore")
+    assert fit.code is bayesgmm.ResultCode.nonfinite
+    # Of several, the one that got somewhere is kept.
+    fit = bayesgmm.fit_map(x, 2, key=key, start=[lost, start])
+    assert fit.code is bayesgmm.ResultCode.successful
+    assert fit.summary["num_best"] == 1
+    assert fit.summary["num_modes"] == 1
+
+
+def test_mode_in_the_unconstrained_space_is_another(key, x64):
+    """The centre of a Laplace approximation, which has the Jacobian of the transforms in its density."""
+    family, x = bayesgmm.FAMILIES["full"], jnp.asarray(DATA["galaxies"])
+    prior = jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, 3))
+    fit = bayesgmm.fit_map(x, 3, key=key)
+    point, unravel = ravel_pytree(space.to_unconstrained(fit.mixture, family, prior))
+
+    @jax.jit
+    def potential(point):
+        return potential_energy(space.standardised_model, (x, 3, family, prior), {}, unravel(point))
+
+    slope = np.asarray(jax.grad(potential)(point))
+    assert np.abs(slope).max() > 0.1
+    laplace = minimize(potential, point, jac=jax.jit(jax.grad(potential)), method="BFGS", options={"gtol": 1e-6})
+    sites = space.to_sites(unravel(jnp.asarray(laplace.x)), family, 3, 1)
+    centre = space.mixture_of(sites, family, prior)
+    assert np.abs(centre.scales / fit.mixture.scales - 1).max() > 0.01
+    assert _log_density(centre, x, family, prior) < fit.trace[-1] - 0.01
+
+
+def test_hierarchical_scales_have_a_mode(key):
+    x = DATA["faithful"]
+    fit = bayesgmm.fit_map(x, 2, prior=bayesgmm.default_prior(x, 2, scale_prior="hierarchical"), key=key)
+    assert fit.code is bayesgmm.ResultCode.successful
+
+
 def test_conjugate_mode_is_autodeltas(key, x64):
     """AutoDelta, by itself, on the plain model, with matrices."""
     family = bayesgmm.FAMILIES["full"]
@@ -191,6 +291,13 @@ def test_float32_and_arguments(key):
         bayesgmm.fit_map(DATA["faithful"], 2, key=7)
     with pytest.raises(bayesgmm.InputError, match=r"prior is for k=3 components of 2 features.*default_prior\(x, 2\)"):
         bayesgmm.fit_map(DATA["faithful"], 2, key=key, prior=bayesgmm.default_prior(DATA["faithful"], 3))
+    with pytest.raises(bayesgmm.InputError, match="num_starts=0 must be a whole number of at least 1"):
+        bayesgmm.fit_map(DATA["faithful"], 2, key=key, num_starts=0)
+    with pytest.raises(bayesgmm.InputError, match="start is an empty sequence; give at least one Mixture"):
+        bayesgmm.fit_map(DATA["faithful"], 2, key=key, start=[])
+    half_normal = bayesgmm.default_prior(DATA["faithful"], 2, scale_prior="half_normal")
+    with pytest.raises(bayesgmm.InputError, match=r'half_normal.*no mode; use scale_prior="lognormal".*fit_nuts'):
+        bayesgmm.fit_map(DATA["faithful"], 2, key=key, prior=half_normal)
     start = bayesgmm.fit_em(DATA["faithful"], 2, family="diag", key=key).mixture
     with pytest.raises(bayesgmm.InputError, match=r"diagonal factor.*fit_em"):
         bayesgmm.fit_map(DATA["faithful"], 2, key=key, start=start)

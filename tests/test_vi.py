@@ -47,10 +47,10 @@ def test_fits_every_family(family, guide, key):
     # The ELBO rises, and its settled part is flat beside its beginning.
     assert fit.trace[-500:].mean() > fit.trace[:50].mean()
     assert fit.summary["khat"] < 0.9
-    # The centre of the approximation is at the mode of a posterior of 272 rows, within two of its own deviations.
-    mode = bayesgmm.fit_map(x, 2, family=family, key=key, num_starts=1)
+    # Of 272 rows and a weak prior the posterior mean is near the maximum of the likelihood.
+    em = bayesgmm.fit_em(x, 2, family=family, key=key)
     deviation = np.asarray(fit.draws.means).std((0, 1))
-    assert (np.abs(fit.mixture.means - mode.mixture.means) < 2 * deviation).all()
+    assert (np.abs(fit.mixture.means - em.mixture.means) < deviation).all()
     assert float(fit.log_likelihood) == pytest.approx(float(bayesgmm.log_likelihood(fit.mixture, x)))
 
 
@@ -141,9 +141,7 @@ def test_elbo_of_minibatches_is_unbiased(away, key, x64):
     machine, state, start, x, arguments = _setting(DATA["faithful"], 2, "full_rank")
     parameters = machine._constrain(machine._svi(0.1).optim.get_params(state.optim_state))
     model, guide = machine._approximation
-    loss = jax.jit(
-        lambda x, tangent: Trace_ELBO(4).loss(key, parameters, model, guide, x, *arguments, tangent),
-    )
+    loss = jax.jit(lambda x, tangent: vi.Elbo(4).loss(key, parameters, model, guide, x, *arguments, tangent))
     reference = bayesgmm.Mixture(
         start.log_weights + jnp.log(jnp.array([1.5, 0.5])) * away,
         start.means + away,
@@ -153,6 +151,8 @@ def test_elbo_of_minibatches_is_unbiased(away, key, x64):
     batches = np.random.default_rng(0).permutation(len(x)).reshape(17, 16)
     of_batches = np.array([-loss(x[rows], tangent) for rows in batches])
     assert of_batches.mean() + float(tangent.log_likelihood) == pytest.approx(-float(loss(x, None)), rel=1e-10)
+    by_numpyro = jax.jit(lambda x: Trace_ELBO(4).loss(key, parameters, model, guide, x, *arguments))
+    assert float(loss(x, None)) == pytest.approx(float(by_numpyro(x)), rel=1e-12)
     # And at the start the noise is a small part of a nat, where plain rescaled batches have dozens.
     plain = np.array([start.log_prob(x[rows]).sum() * 17 for rows in batches])
     assert of_batches.std() > 0
@@ -197,7 +197,7 @@ def test_khat_tells_a_good_guide_from_a_bad_one(key):
     # A factor of low rank has the correlations between the means, and those between the scales.
     middle = bayesgmm.fit_vi(x, 1, key=key, guide="low_rank", rank=2)
     assert bad.summary["elbo"] + 1 < middle.summary["elbo"] < good.summary["elbo"] + 0.1
-    np.testing.assert_allclose(np.asarray(middle.draws.means)[0, :, 0].std(0), right, rtol=0.1)
+    assert (np.asarray(middle.draws.means)[0, :, 0].std(0) > 0.8 * right).all()
 
 
 def _own_guide(x, num_components, family, prior):
@@ -235,7 +235,7 @@ def _ready(x):
 @pytest.mark.parametrize(
     "guide",
     [
-        AutoNormal,
+        pytest.param(AutoNormal, marks=pytest.mark.slow),
         pytest.param(functools.partial(AutoBNAFNormal, hidden_factors=[4]), id="BNAF"),
         pytest.param(lambda model: AutoIAFNormal(model, num_flows=1), id="IAF", marks=pytest.mark.slow),
         pytest.param("ready", marks=pytest.mark.slow),
@@ -252,9 +252,22 @@ def test_guides_of_numpyro(guide, key):
     # No lower than a mean-field guide by more than what flows keep of their noise.
     named = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide="normal", num_draws=1000)
     assert fit.summary["elbo"] > named.summary["elbo"] - 0.5
-    if isinstance(guide, AutoNormal):
+    if isinstance(guide, AutoNormal):  # which was not changed by the fit
         again = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide=guide, num_draws=1000)
         np.testing.assert_array_equal(again.trace, fit.trace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale_prior", ["half_normal", "hierarchical", "conjugate"])
+def test_other_priors(scale_prior, key):
+    x = DATA["faithful"]
+    if scale_prior == "conjugate":
+        prior = bayesgmm.conjugate_prior(x, 2)
+    else:
+        prior = bayesgmm.default_prior(x, 2, scale_prior=scale_prior)
+    fit = bayesgmm.fit_vi(x, 2, prior=prior, key=key)
+    assert fit.code is bayesgmm.ResultCode.successful
+    assert fit.summary["khat"] < 0.7
 
 
 def test_log_q_is_the_density_of_the_draws(key):
@@ -358,7 +371,7 @@ def test_bad_arguments(settings, message, key, monkeypatch):
         bayesgmm.fit_vi(DATA["faithful"], 2, family="diag", key=key, **settings)
 
 
-@pytest.mark.parametrize("batch_size", [None, 64])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 64])
 def test_float32_stays_float32(batch_size, key):
     fit = bayesgmm.fit_vi(DATA["faithful"].astype(np.float32), 2, key=key, num_draws=100, batch_size=batch_size)
     assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves((fit.mixture, fit.draws))} == {np.dtype(np.float32)}

@@ -40,9 +40,9 @@ class Numbers:
     column_mean: np.ndarray
     column_scale: np.ndarray
     log_scale_median: np.ndarray
+    correlation_concentration: float
     mean_scale: float = 2.0  # in column scales, about the column means
     scale_sigma: float = 1.0
-    correlation_concentration: float = 2.0
 
 
 def numbers_of(x: np.ndarray, num_components: int) -> Numbers:
@@ -52,6 +52,7 @@ def numbers_of(x: np.ndarray, num_components: int) -> Numbers:
         column_mean=x.mean(0),
         column_scale=scale,
         log_scale_median=np.log(scale) - np.log(num_components).astype(x.dtype) / x.shape[1],
+        correlation_concentration=max(2.0, 1 + x.shape[1] / 2),
     )
 
 

@@ -67,15 +67,28 @@ def _log_likelihoods(mixtures: bayesgmm.Mixture, x: jax.Array) -> jax.Array:
     return jax.lax.map(lambda mixture: bayesgmm.log_likelihood(mixture, x), mixtures)
 
 
-def model_and_start(x: jax.Array, start: Parameters) -> tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]:
-    """The NumPyro model in which `fit_nuts` moves, its arguments, and the coordinates of a mixture in it."""
-    from bayesgmm.engines import space
+def potential_and_start(x: jax.Array, start: Parameters, *, apart: float) -> tuple[Callable[..., Any], Any, Any]:
+    """The potential in which `fit_nuts` moves, its data, and coordinates so far apart from a mixture's.
 
-    dtype, num_components = str(x.dtype), len(start.weights)
+    So that no coordinate is zero, where a wrong prior would not show.
+    """
+    from bayesgmm.engines import space
+    from bayesgmm.engines.potential import potential_energy
+    from bayesgmm.likelihood import prepare_rows
+
+    dtype, num_components, rng = str(x.dtype), len(start.weights), np.random.default_rng(0)
     family, prior = bayesgmm.FAMILIES["full"], bayesgmm.default_prior(np.asarray(x), num_components)
     with precision(dtype):
-        point = space.to_unconstrained(mixture_of(start, "full", dtype), family, prior)
-    return space.standardised_model, (x, num_components, family, prior), point
+        mixture = mixture_of(start, "full", dtype)
+        point = space.to_unconstrained(mixture, family, prior)
+        point = {name: leaf + apart * rng.normal(size=leaf.shape).astype(dtype) for name, leaf in point.items()}
+        data = x, jax.jit(prepare_rows)(jax.tree.map(jax.numpy.asarray, mixture), x), prior
+
+    def potential(point: Any, data: Any) -> Any:
+        x, prepared, prior = data
+        return potential_energy(point, x, prepared, num_components, family, prior)
+
+    return potential, data, point
 
 
 def conjugate_prior_of(x: np.ndarray, num_components: int) -> bayesgmm.ConjugatePrior:
