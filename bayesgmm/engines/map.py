@@ -212,26 +212,15 @@ def _climb(
     for saddles_left in reversed(range(_MOST_SADDLES + 1)):
         if not np.isfinite(trace[-1]) or num_steps == max_steps:
             break
-        found = minimize(
-            objective.value_and_gradient,
-            point,
-            jac=True,
-            method="L-BFGS-B",
-            callback=lambda intermediate_result: trace.append(-float(intermediate_result.fun)),
-            # The last digits of the objective are rounding, on which a line search fails; the polish does without them.
-            options={
-                "gtol": 1e3 * objective.tolerance,
-                "ftol": 0.0,
-                "maxiter": max_steps - num_steps,
-                "maxfun": 20 * max_steps,
-                "maxcor": 20,
-            },
-        )
-        num_steps += found.nit
-        point, num_polished = _polish(found.x, objective, min(_MOST_POLISHED, max_steps - num_steps))
-        num_steps += num_polished
-        value, gradient = objective.value_and_gradient(point)
-        trace.append(-value)
+        for slope in (1e3, 1e2, 1e1):  # to begin the polish with, over what it ends with
+            point, taken = _lbfgs(point, objective, slope * objective.tolerance, max_steps - num_steps, trace)
+            num_steps += taken
+            point, taken = _polish(point, objective, min(_MOST_POLISHED, max_steps - num_steps))
+            num_steps += taken
+            value, gradient = objective.value_and_gradient(point)
+            trace.append(-value)
+            if np.abs(gradient).max() <= objective.tolerance or num_steps == max_steps:
+                break
         if not np.abs(gradient).max() <= objective.tolerance:
             break
         ascent = _direction_of_ascent(point, objective)
@@ -246,6 +235,21 @@ def _climb(
     if not np.isfinite(trace[-1]):
         result = ResultCode.nonfinite
     return _End(point, mixture_at(point), result, num_steps, trace)
+
+
+def _lbfgs(
+    point: np.ndarray, objective: _Objective, gtol: float, max_steps: int, trace: list[float]
+) -> tuple[np.ndarray, int]:
+    """Steps to a rough tolerance. The last digits of the objective are rounding, on which a line search fails."""
+    found = minimize(
+        objective.value_and_gradient,
+        point,
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda intermediate_result: trace.append(-float(intermediate_result.fun)),
+        options={"gtol": gtol, "ftol": 0.0, "maxiter": max_steps, "maxfun": 20 * max_steps, "maxcor": 20},
+    )
+    return found.x, found.nit
 
 
 def _polish(point: np.ndarray, objective: _Objective, max_steps: int) -> tuple[np.ndarray, int]:

@@ -2,9 +2,9 @@
 
 Both have the same priors and the same coordinates, and the potential in which `fit_nuts` moves is the same function as
 NumPyro's of the peer, which is checked. It is timed by itself, value and gradient a hundred times in one loop, and
-where it is used: in NumPyro's NUTS, without adaptation and with a step so small that every tree is complete, as seconds per
-leapfrog of so many draws. The peer solves triangular systems by OpenBLAS, on one and on two threads in turn, and the
-faster count is taken.
+where it is used: in NumPyro's NUTS, without adaptation and with a step so small that every tree is complete, as
+seconds per leapfrog of so many draws. The peer solves triangular systems by OpenBLAS, on one and on two threads in
+turn, and the faster count is taken.
 """
 
 import functools
