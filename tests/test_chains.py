@@ -103,7 +103,7 @@ def test_interrupt_keeps_what_was_drawn():
 
 
 @pytest.mark.parametrize("engine", [fit_gibbs, fit_nuts])
-def test_interrupted_fit_says_so(engine, tmp_path, monkeypatch, key):
+def test_interrupted_fit_says_so_and_goes_on_when_called_again(engine, tmp_path, monkeypatch, key):
     x = np.random.default_rng(0).normal(size=(60, 1)) + 4 * (np.arange(60) % 2)[:, None]
     path = tmp_path / "run.npz"
     options = {"family": "diag", "key": key, "num_chains": 2, "num_warmup": 50, "num_draws": 60, "num_starts": 1}
@@ -124,6 +124,29 @@ def test_interrupted_fit_says_so(engine, tmp_path, monkeypatch, key):
     kept = part.draws.draw_shape[1]
     assert 4 <= kept < 60
     np.testing.assert_array_equal(part.draws.means, whole.draws.means[:, :kept])
+    told = []
+    resumed = engine(x, 2, checkpoint=path, progress=told.append, on_failure="ignore", **options)
+    assert "resumed" in told[0]
+    np.testing.assert_array_equal(resumed.draws.means, whole.draws.means)
+    assert not path.exists()
+
+
+def test_interrupted_single_chain_keeps_only_what_can_be_judged(key):
+    x = np.random.default_rng(0).normal(size=(60, 1)) + 4 * (np.arange(60) % 2)[:, None]
+
+    def stop_after(kept):
+        def listen(message):
+            if int(message.split(": ")[1].split(" of")[0]) >= 20 + kept:
+                raise KeyboardInterrupt
+
+        return listen
+
+    options = {"family": "diag", "key": key, "num_chains": 1, "num_warmup": 20, "num_draws": 500, "num_starts": 1}
+    part = fit_gibbs(x, 2, checkpoint=False, progress=stop_after(8), on_failure="ignore", **options)
+    assert part.code is ResultCode.interrupted
+    assert part.draws.draw_shape[1] >= 8
+    with pytest.raises(KeyboardInterrupt):
+        fit_gibbs(x, 2, checkpoint=False, progress=stop_after(0), on_failure="ignore", **options)
 
 
 def test_chain_methods_are_checked():

@@ -1,7 +1,7 @@
 """Runs of several chains in short stretches: progress is told, Ctrl-C keeps what was drawn, long runs can be resumed.
 
-A stretch is one call of a compiled program, of as many steps as take about a second. Every step has a key of its own,
-made of the chain's key and the number of the step, so that draws do not depend on how they were divided.
+A stretch is one call of a compiled program, of as many steps as take about a second. What a step draws depends on the
+state of its chain and on its number alone, not on how the steps were divided.
 """
 
 import hashlib
@@ -18,14 +18,32 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from bayesgmm.checks import whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.progress import Progress
 
 CHAIN_METHODS = ("parallel", "sequential", "vectorized")
-MIN_KEPT = 4  # draws of a chain that are worth keeping: R-hat needs two halves of two
 _FIRST_STRETCH = 10  # steps, to see how long they take
 _STRETCH_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 60.0
+
+
+def fewest_draws(num_chains: int) -> int:
+    """Draws of a chain without which there is no R-hat: two halves of two, and of a single chain twice as many."""
+    return 8 if num_chains == 1 else 4
+
+
+def check_counts(num_chains: Any, num_warmup: Any, num_draws: Any) -> None:
+    """Refuse numbers of chains and draws that cannot be run, or judged afterwards.
+
+    Raises:
+        InputError: for anything but whole numbers of at least 1, and for too few draws.
+    """
+    for name, value in {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": num_draws}.items():
+        whole_number(name, value)
+    needed = fewest_draws(num_chains)
+    if num_draws < needed:
+        raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least {needed} a chain")
 
 
 class Drawn(NamedTuple):
@@ -113,7 +131,7 @@ def run_chains(
         room: the longest stretch.
         progress: told after every stretch.
         tell: a remark on what a stretch has drawn.
-        checkpoint: where the run is saved once a minute, and found again.
+        checkpoint: where the run is saved once a minute and on Ctrl-C, and found again.
 
     Raises:
         KeyboardInterrupt: where too few draws of a chain were made before it for R-hat.
@@ -124,6 +142,7 @@ def run_chains(
         kept = [drawn_before] if drawn_before else []
         progress.tell(done, total, "resumed")
     size, saved, interrupted = min(_FIRST_STRETCH, room), time.monotonic(), False
+    whole = (state, len(kept), done)  # what belongs together, whenever someone stops it
     try:
         while done < total:
             # Warm-up and draws are not mixed in a stretch.
@@ -133,17 +152,22 @@ def run_chains(
             leaves, structure = jax.tree.flatten(drawn)
             leaves = [np.asarray(leaf)[:, :count] for leaf in leaves]
             took = time.monotonic() - began
-            if done >= num_warmup:
-                kept.append(leaves)
-            progress.tell(done + count, total, "" if tell is None else tell(structure.unflatten(leaves)))
             if done > 0:  # the first call is mostly compilation
                 size = max(1, int(count * min(4.0, _STRETCH_SECONDS / max(took, 1e-3))))
+            if done >= num_warmup:
+                kept.append(leaves)
             done += count
+            whole = (state, len(kept), done)
+            progress.tell(done, total, "" if tell is None else tell(structure.unflatten(leaves)))
             if checkpoint is not None and time.monotonic() - saved > checkpoint.seconds:
                 checkpoint.save(state, kept, done)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        if structure is None or sum(leaves[0].shape[1] for leaves in kept) < MIN_KEPT:
+        state, num_kept, done = whole
+        kept = kept[:num_kept]
+        if checkpoint is not None and done:
+            checkpoint.save(state, kept, done)
+        if structure is None or not kept or sum(part[0].shape[1] for part in kept) < fewest_draws(len(kept[0][0])):
             raise
         interrupted = True
     if checkpoint is not None and not interrupted:

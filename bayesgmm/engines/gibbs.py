@@ -23,6 +23,7 @@ from bayesgmm.conjugate_distribution import log_prob_of_mixture, sample_mixture,
 from bayesgmm.engines.chains import (
     Checkpoint,
     check_chain_method,
+    check_counts,
     checkpoint_of,
     over_chains,
     run_chains,
@@ -87,18 +88,14 @@ def fit_gibbs(
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled; a family without a conjugate
             update among them.
-        KeyboardInterrupt: for Ctrl-C before there are 4 draws of each chain.
+        KeyboardInterrupt: as in `fit_nuts`.
     """
     check_on_failure(on_failure)
     family = get_family(family)
     x = as_rows(x)
     num_components = whole_number("num_components", num_components)
-    given = {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": num_draws, "num_starts": num_starts}
-    for name, value in given.items():
-        whole_number(name, value)
-    needed = 8 if num_chains == 1 else 4
-    if num_draws < needed:
-        raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least {needed} a chain")
+    check_counts(num_chains, num_warmup, num_draws)
+    whole_number("num_starts", num_starts)
     chain_method = check_chain_method(chain_method, num_chains)
     enough_rows(x, num_components, family, bounded=True)
     key = as_key(key)

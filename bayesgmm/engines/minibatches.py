@@ -50,7 +50,7 @@ def tangent_at(reference: Mixture, x: Float[Array, "n d"]) -> Tangent:
 class RowsOfBatch(dist.Distribution):
     r"""A row's part in $\hat L(\theta) - L(\theta_0)$, when it counts n / b times.
 
-    The constant is left out, lest what varies drown in its rounding.
+    The constant is left out, lest what varies drown in its rounding. It cannot be sampled: rows of a batch are given.
     """
 
     support = constraints.real_vector  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
@@ -59,10 +59,6 @@ class RowsOfBatch(dist.Distribution):
     def __init__(self, mixture: Mixture, tangent: Tangent, *, validate_args: bool | None = None) -> None:
         self.mixture, self.tangent = mixture, tangent
         super().__init__(batch_shape=(), event_shape=(mixture.num_features,), validate_args=validate_args)
-
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Not defined: the rows of a batch are always given."""
-        raise NotImplementedError
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         """Of rows (b, d), shape (b)."""

@@ -27,6 +27,7 @@ from bayesgmm.engines import space, warm_start
 from bayesgmm.engines.chains import (
     Checkpoint,
     check_chain_method,
+    check_counts,
     checkpoint_of,
     over_chains,
     run_chains,
@@ -91,8 +92,8 @@ def fit_nuts(
             "vectorized". By default parallel where there are as many devices as chains, else sequential on a CPU and
             vectorized on an accelerator.
         progress: True for a bar, or a function called with a sentence about once a second.
-        checkpoint: where a run of more than a minute is saved once a minute; the same call goes on from there after a
-            crash or Ctrl-C, to the same draws. By default in the user's cache folder; False for nowhere.
+        checkpoint: where a run is saved once a minute, and on Ctrl-C; the same call goes on from there, to the same
+            draws. By default in the user's cache folder; False for nowhere.
         on_failure: "warn", "raise" or "ignore" when there are divergences, the chains disagree, or Ctrl-C came.
 
     Returns:
@@ -103,20 +104,11 @@ def fit_nuts(
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
-        KeyboardInterrupt: for Ctrl-C before there are 4 draws of each chain.
+        KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
-    counts = {
-        "num_chains": num_chains,
-        "num_warmup": num_warmup,
-        "num_draws": num_draws,
-        "num_starts": num_starts,
-        "max_tree_depth": max_tree_depth,
-    }
-    for name, value in counts.items():
-        whole_number(name, value)
-    needed = 8 if num_chains == 1 else 4
-    if num_draws < needed:
-        raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least {needed} a chain")
+    check_counts(num_chains, num_warmup, num_draws)
+    whole_number("num_starts", num_starts)
+    whole_number("max_tree_depth", max_tree_depth)
     if not 0 < finite_number("target_accept", target_accept) < 1:
         raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
     finite_number("jitter", jitter)
@@ -173,9 +165,8 @@ def _fit(
     noise = np.asarray(jax.random.normal(start_key, (num_chains, size)), np.float64)
     unravel = ravel_pytree(space.to_unconstrained(starts[0], family, prior))[1]
     chain_modes = [modes[chain % len(modes)] for chain in range(num_chains)]
-    points = np.stack([mode.draw(jitter * part) for mode, part in zip(chain_modes, noise, strict=True)])
     evaluate = warm_start.evaluator(unravel, x, prepared, num_components, family, prior)
-    energies, gradients = evaluate(points)
+    points, energies, gradients = warm_start.draw_starts(chain_modes, jitter * noise, evaluate)
     in_sites = jax.vmap(unravel)
     own = (
         jax.random.split(run_key, num_chains),

@@ -10,20 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from numpyro.handlers import reparam
-from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import potential_energy as numpyro_potential_energy
 
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
-from bayesgmm.engines.model import sample_sites
 from bayesgmm.families import Family
 from bayesgmm.likelihood import log_likelihood_of_rows
 from bayesgmm.moments import Prepared
 
-_standardised_prior = reparam(
-    sample_sites, config=lambda site: TransformReparam() if site["name"] in ("means", "covariances") else None
-)
 MAX_DENSE = 200  # coordinates up to which curvature is found in all directions and kept as a matrix
 
 
@@ -37,7 +31,7 @@ def potential_energy(
 ) -> Float[Array, ""]:
     """Minus the log posterior density of the unconstrained coordinates, up to the evidence."""
     mixture = space.mixture_of(space.to_sites(unconstrained, family, num_components, x.shape[1]), family, prior)
-    of_prior = numpyro_potential_energy(_standardised_prior, (num_components, family, prior), {}, unconstrained)
+    of_prior = numpyro_potential_energy(space.standardised_prior, (num_components, family, prior), {}, unconstrained)
     return jnp.asarray(of_prior) - log_likelihood_of_rows(mixture, x, prepared)
 
 

@@ -21,7 +21,14 @@ from numpyro.infer.util import log_density
 from bayesgmm.checks import as_key, as_rows, enough_rows, shown
 from bayesgmm.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior, conjugate_prior
 from bayesgmm.engines.em import fit_em
-from bayesgmm.engines.model import CovarianceUnits, floor_weights, mixture_of_sites, model, sites_of_mixture
+from bayesgmm.engines.model import (
+    CovarianceUnits,
+    floor_weights,
+    mixture_of_sites,
+    model,
+    sample_sites,
+    sites_of_mixture,
+)
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
@@ -30,13 +37,19 @@ from bayesgmm.priors import Prior, check_prior, default_prior
 
 Sites = dict[str, Array]
 
-standardised_model = reparam(
-    model, config=lambda site: TransformReparam() if site["name"] in ("means", "covariances") else None
-)
+
+def _by_units(site: Any) -> TransformReparam | None:
+    return TransformReparam() if site["name"] in ("means", "covariances") else None
+
+
+standardised_model = reparam(model, config=_by_units)
 """The same model with site `means_base` = (means - column mean) / column scale in place of `means`.
 
 Under a conjugate prior also `covariances_base`, covariances in units of the column scales, in place of `covariances`.
 """
+
+standardised_prior = reparam(sample_sites, config=_by_units)
+"""Its part without rows."""
 
 
 def prepare(

@@ -24,6 +24,7 @@ from bayesgmm.moments import Prepared
 
 _NEWTON_STEPS = 12
 _SETTLED = 1e-2  # of a Newton step, in units of the posterior's own standard deviation: near enough to start at
+_MOST_HALVINGS = 10
 _BATCH = 64  # points that a compiled call evaluates
 
 
@@ -96,6 +97,28 @@ def distinct(approximations: Sequence[NormalApproximation], within: float) -> li
 
 
 Evaluator = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def draw_starts(
+    modes: Sequence[NormalApproximation], noise: Float[np.ndarray, "m p"], evaluate: Evaluator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points around the modes, where noise moves to, with their energies (m) and gradients (m, p).
+
+    Where the posterior ends sooner than its normal approximation a point may have no density that a number can show, or
+    next to none: it comes nearer to its mode by halves.
+    """
+    noise = noise.copy()
+    lowest, size = np.array([mode.energy for mode in modes]), noise.shape[1]
+    for _ in range(_MOST_HALVINGS):
+        points = np.stack([mode.draw(part) for mode, part in zip(modes, noise, strict=True)])
+        energies, gradients = evaluate(points)
+        # A draw from a normal posterior would be about p / 2 above its mode.
+        usable = np.isfinite(gradients).all(1) & (energies < lowest + 10.0 * (size + 10))
+        if usable.all():
+            return points, energies, gradients
+        noise[~usable] /= 2
+    points = np.stack([mode.mode for mode in modes])
+    return points, *evaluate(points)
 
 
 def evaluator(
