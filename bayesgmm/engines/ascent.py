@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesgmm.conjugate import ConjugatePrior, log_prior, maximise_posterior
+from bayesgmm.coordinates import from_coordinates, mean_precision_scale, to_coordinates
 from bayesgmm.engines.lanes import batchable
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
@@ -235,39 +236,15 @@ def run_em(
 
 def _further(state: _State, plain: Mixture) -> tuple[Mixture, Array]:
     """The extrapolated mixture where it is its turn, else the plain step; and the length of the stride."""
-    scale = 1.0 / _mean_precision_scale(plain)
-    old, now, new = (_coordinates(mixture, scale) for mixture in (state.previous, state.mixture, plain))
+    unit = 1.0 / mean_precision_scale(plain)
+    old, now, new = (to_coordinates(mixture, unit) for mixture in (state.previous, state.mixture, plain))
     r = jax.tree.map(jnp.subtract, now, old)
     v = jax.tree.map(lambda new, now, r: new - now - r, new, now, r)
-    stride = jnp.clip(_norm(r) / jnp.maximum(_norm(v), jnp.finfo(scale.dtype).tiny), 1.0, state.longest_stride)
+    stride = jnp.clip(_norm(r) / jnp.maximum(_norm(v), jnp.finfo(unit.dtype).tiny), 1.0, state.longest_stride)
     far = jax.tree.map(lambda old, r, v: old + 2.0 * stride * r + jnp.square(stride) * v, old, r, v)
-    far = _from_coordinates(far, scale, plain)
+    far = from_coordinates(far, unit)
     turn = state.extrapolate & _finite(far)
     return jax.tree.map(lambda far, plain: jnp.where(turn, far, plain), far, plain), stride
-
-
-def _mean_precision_scale(mixture: Mixture) -> Float[Array, " d"]:
-    factor = mixture.precision_factor
-    return (factor if mixture.is_diagonal else jnp.diagonal(factor, axis1=1, axis2=2)).mean(0)
-
-
-def _coordinates(mixture: Mixture, scale: Array) -> tuple[Array, Array, Array, Array]:
-    """Log-weights, means, and the factor's logarithmic diagonal and rest, free of units and of constraints."""
-    factor = mixture.precision_factor
-    factor = factor * jnp.expand_dims(scale, range(factor.ndim - 1))
-    if mixture.is_diagonal:
-        return mixture.log_weights, mixture.means / scale[None], jnp.log(factor), jnp.zeros((), scale.dtype)
-    diagonal = jnp.diagonal(factor, axis1=1, axis2=2)
-    return mixture.log_weights, mixture.means / scale[None], jnp.log(diagonal), jnp.tril(factor, -1)
-
-
-def _from_coordinates(coordinates: tuple[Array, Array, Array, Array], scale: Array, like: Mixture) -> Mixture:
-    log_weights, means, log_diagonal, rest = coordinates
-    factor = jnp.exp(log_diagonal)
-    if not like.is_diagonal:
-        factor = rest + factor[:, :, None] * jnp.eye(len(scale), dtype=scale.dtype)[None]
-    factor = factor / jnp.expand_dims(scale, range(factor.ndim - 1))
-    return Mixture(jax.nn.log_softmax(log_weights), means * scale[None], factor)
 
 
 def _norm(tree: Any) -> Array:
