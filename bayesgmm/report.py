@@ -4,14 +4,12 @@ import base64
 import html
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bayesgmm import plots
 from bayesgmm.comparison import Comparison
+from bayesgmm.plots.panels import root_figure
 from bayesgmm.tables import candidate_rows, component_rows, engine_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --faint: #5b6b7b; --line: #d8dfe6; --warn: #fff4e0; }
@@ -92,9 +90,9 @@ def _figures(comparison: Comparison) -> list[str]:
     if shown is not None:
         fit = posteriors[shown]
         parts.append("<h2>The same with its uncertainty</h2>")
-        figure = plots.plot_posterior_ellipses(fit, x, feature_names=names)
+        figure = plots.plot_posterior_ellipses(fit, x, point=fits["em"], feature_names=names)
         drawn = "Densities" if one else "Components"
-        parts.append(_figure(figure, f"{drawn} of posterior draws ({shown}), thin, around the posterior mean."))
+        parts.append(_figure(figure, f"{drawn} of posterior draws ({shown}), thin, and of the EM fit, bold."))
         figure = plots.plot_responsibility_uncertainty(fit, x, feature_names=names)
         parts.append(_figure(figure, "How unsure each row's assignment is: one minus its largest responsibility, "
                                      f"averaged over posterior draws ({shown})."))  # fmt: skip
@@ -115,9 +113,13 @@ def _figures(comparison: Comparison) -> list[str]:
     return parts
 
 
-def _figure(figure: "Figure", caption: str) -> str:
+def _figure(drawn: Any, caption: str) -> str:
+    from matplotlib import pyplot
+
+    figure = root_figure(drawn)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+    pyplot.close(figure)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     text = html.escape(caption)
     width = round(figure.get_figwidth() * 96)

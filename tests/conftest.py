@@ -95,3 +95,14 @@ def strict():
     """No implicit promotion of dtypes or ranks, for modules of tests; not for NumPyro, which relies on both."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def pictures_alone():
+    """No figure left open by a test of pictures, and no parameter of matplotlib changed by the package."""
+    from matplotlib import pyplot, rcParams
+
+    before = dict(rcParams)
+    yield
+    pyplot.close("all")
+    assert dict(rcParams) == before

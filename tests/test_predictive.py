@@ -12,6 +12,7 @@ from test_model import each_conjugate_family, log_density_of_hierarchical_scales
 import bayesgmm
 from bayesgmm.families import FAMILIES
 from bayesgmm.plots import plot_prior_predictive
+from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.prior import predictive_density
 from bayesgmm.predictive import draw_scale_rates, log_prior_of_draws, prior_draws, prior_predictive
 
@@ -236,11 +237,12 @@ def test_predictive_curve_is_the_exact_density(rng):
     assert (density * np.gradient(centres)).sum() == pytest.approx(0.99, abs=0.01)
 
 
+@pytest.mark.usefixtures("pictures_alone")
 def test_regions_hold_the_stated_mass(key):
     """New rows, drawn afresh, lie in the regions as often as the legend says."""
     x = DATA["faithful"]
     for prior in (bayesgmm.default_prior(x, 2), bayesgmm.conjugate_prior(x, 2)):
-        figure = plot_prior_predictive(prior, x, key=key)
+        figure = root_figure(plot_prior_predictive(prior, x, key=key))
         rows = np.asarray(prior_predictive(prior, "full", 2, 1, 4000, key=jax.random.fold_in(key, 1)))[0, :, 0]
         contours = next(a for a in children(figure, object) if hasattr(a, "levels"))
         inner = contours.get_paths()[1]
@@ -251,12 +253,13 @@ def test_regions_hold_the_stated_mass(key):
         assert ((in_outer % 2 + in_inner % 2) > 0).mean() == pytest.approx(0.9, abs=0.03)
 
 
+@pytest.mark.usefixtures("pictures_alone")
 @pytest.mark.parametrize("name", ["galaxies", "faithful", "iris"])
 def test_figure_shows_all_rows_the_components_and_ninety_five_percent_of_the_prior(name, key):
     x = DATA[name]
     d = x.shape[1]
     prior = bayesgmm.default_prior(x, 3)
-    figure = plot_prior_predictive(prior, x, key=key, num_draws=4)
+    figure = root_figure(plot_prior_predictive(prior, x, key=key, num_draws=4))
     new = np.asarray(prior_predictive(prior, "full", 3, 2, 2000, key=key)).reshape(-1, d)
     clouds = [cloud for cloud in children(figure, PathCollection) if cloud.get_gid() == "rows"]
     assert len(clouds) == d * (d - 1) // 2

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.panels import finish, make_panels, marginal, view_rows
+from bayesgmm.plots.panels import finish, make_panels
 from bayesgmm.plots.shapes import (
     check_levels,
     component_densities,
@@ -22,18 +21,20 @@ from bayesgmm.plots.shapes import (
     ellipse_outlines,
 )
 from bayesgmm.plots.style import INK, cluster_colour, cluster_handles
+from bayesgmm.plots.view import one_mixture, view_rows
+from bayesgmm.results import Fit
 
 
 def plot_assignments(
-    mixture: Mixture,
+    mixture_or_fit: Mixture | Fit,
     x: Any,
     *,
     ax: Any = None,
-    columns: Iterable[int | str] | None = None,
+    columns: Iterable[int | str] | str | None = None,
     feature_names: Iterable[str] | None = None,
     levels: Sequence[float] = (0.5, 0.9),
-) -> Figure:
-    """Draw the rows coloured by hard assignment, `mixture.predict(x)`, and the components of the mixture.
+) -> Any:
+    """Draw the rows coloured by hard assignment, `Mixture.predict(x)`, and the components of the mixture.
 
     One column: histogram and rug, the density of the mixture and of every component times its weight. Two columns:
     scatter with the ellipses that hold given parts of each component's mass. More: a grid of all pairs, with marginal
@@ -41,21 +42,21 @@ def plot_assignments(
     columns are shown.
 
     Args:
-        mixture: one mixture, without leading axes.
+        mixture_or_fit: one mixture, without leading axes, or a fit, of which the point is drawn.
         x: rows (n, d).
         ax: axes to draw on: one for one or two columns, an (m, m) array of them for m columns.
-        columns: one to four columns, by number or name; by default the first four.
+        columns: one to four columns, by number or name, by default the first four; or "pca", the first two principal
+            components of the standardised columns.
         feature_names: names of all d features, by default those of a data frame.
         levels: probability masses of the ellipses.
 
     Returns:
-        The figure.
+        The axes drawn on: one, or an (m, m) array.
 
     Raises:
-        ValueError: for a mixture with leading axes or NaN parameters, or arguments that do not fit it.
+        InputError: for a mixture with leading axes or NaN parameters, or arguments that do not fit it.
     """
-    if mixture.draw_shape:
-        raise ValueError(f"mixture has leading axes {mixture.draw_shape}; give one mixture, such as mixture[0, 0]")
+    mixture = one_mixture(mixture_or_fit)
     levels = tuple(sorted(levels))
     check_levels(levels)
     view = view_rows(mixture, x, columns, feature_names)
@@ -63,15 +64,15 @@ def plot_assignments(
     panels = make_panels(view, ax)
     for (i, j), panel in panels.axes.items():
         if i == j:
-            single = marginal(mixture, [view.columns[i]])
-            _draw_densities(panel, single, view.shown[:, i], labels, is_alone=len(view.columns) == 1)
+            single = view.marginal(mixture, i)
+            _draw_densities(panel, single, view.shown[:, i], labels, is_alone=view.num_shown == 1)
         else:
             draw_points(panel, view.shown[:, [j, i]], labels, mixture.num_components)
-            draw_components(panel, marginal(mixture, [view.columns[j], view.columns[i]]), levels)
+            draw_components(panel, view.marginal(mixture, j, i), levels)
     handles = cluster_handles(mixture)
-    if len(view.columns) != 2:
+    if view.num_shown != 2:
         handles.append(Line2D([], [], color=INK, linewidth=1.6, label="mixture"))
-    if len(view.columns) > 1:
+    if view.num_shown > 1:
         handles.append(mass_handle(levels))
     return finish(panels, view, handles)
 
@@ -103,8 +104,8 @@ def draw_means(ax: Axes, pair: Mixture) -> None:
         )
 
 
-def mass_handle(levels: Sequence[float]) -> Line2D:
-    """The legend entry that says what ellipses hold."""
+def mass_handle(levels: Sequence[float], of: str = "") -> Line2D:
+    """The legend entry that says what ellipses hold, and whose they are."""
     masses = ", ".join(f"{100 * level:g}%" for level in levels)
     return Line2D(
         [],
@@ -114,7 +115,7 @@ def mass_handle(levels: Sequence[float]) -> Line2D:
         marker="X",
         markersize=6.0,
         markeredgecolor="white",
-        label=f"mean, ellipse of {masses}" if len(levels) == 1 else f"mean, ellipses of {masses}",
+        label=f"{of + ': ' if of else ''}mean, ellipse{'s' if len(levels) > 1 else ''} of {masses}",
     )
 
 

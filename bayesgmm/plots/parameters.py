@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 from scipy.stats import gaussian_kde
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.panels import name_features, root_figure
+from bayesgmm.plots.panels import root_figure, several_axes
 from bayesgmm.plots.style import DATA_GREY, FONT_SIZE, INK, cluster_colour, legend_beside, line_styles, tidy
+from bayesgmm.plots.view import name_features
 from bayesgmm.results import Fit
 
 _MOST_FEATURES = 8
@@ -21,8 +22,8 @@ _POINT_MARKERS = ("v", "^", "D", "s")
 
 
 def plot_posterior_parameters(
-    fits: Mapping[str, Fit], *, feature_names: Iterable[str] | None = None, axes: Any = None
-) -> Figure:
+    fits: Mapping[str, Fit], *, feature_names: Iterable[str] | None = None, ax: Any = None
+) -> Any:
     """Draw the posterior densities of the weights (first row) and of the means along every feature (a row for each).
 
     There is one column of panels, and one colour, for every cluster; one line style for every fit with draws; and a
@@ -32,31 +33,29 @@ def plot_posterior_parameters(
     Args:
         fits: fits by name, at least one with draws.
         feature_names: names of all d features.
-        axes: axes to draw on, of shape (1 + features, k).
+        ax: axes to draw on, of shape (1 + features, k).
 
     Returns:
-        The figure.
+        The axes drawn on, an array of that shape.
 
     Raises:
-        ValueError: when no fit has draws, or the fits differ in the number of clusters or features.
+        InputError: when no fit has draws, or the fits differ in the number of clusters or features.
     """
     posteriors = {name: fit for name, fit in fits.items() if fit.draws is not None}
     points = {name: fit for name, fit in fits.items() if fit.draws is None}
     if not posteriors:
-        raise ValueError(f"none of the fits ({', '.join(fits) or 'there are none'}) has draws; give one by VI or NUTS")
+        raise InputError(f"none of the fits ({', '.join(fits) or 'there are none'}) has draws; give one by VI or NUTS")
     shapes = {name: fit.mixture.means.shape for name, fit in fits.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"fits must agree in clusters and features; means have shapes {shapes}")
+        raise InputError(f"fits must agree in clusters and features; means have shapes {shapes}")
     num_clusters, num_features = next(iter(shapes.values()))
     names = name_features(None, num_features, feature_names)[:_MOST_FEATURES]
     num_rows = 1 + len(names)
     handles = _handles(posteriors, points)
-    figure = None
-    if axes is None:
-        size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(num_rows, num_clusters, squeeze=False)
-        figure.legend(
+    size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
+    axes = several_axes(ax, (num_rows, num_clusters), size, "weights and means need")
+    if ax is None:
+        root_figure(axes).legend(
             handles=handles,
             loc="outside lower center",
             ncols=min(len(handles), max(int(size[0] / 1.4), 1)),
@@ -64,9 +63,6 @@ def plot_posterior_parameters(
             fontsize=FONT_SIZE,
             handlelength=2.6,
         )
-    axes = np.asarray(axes, object)
-    if axes.shape != (num_rows, num_clusters):
-        raise ValueError(f"axes has shape {axes.shape}; weights and means need ({num_rows}, {num_clusters})")
     for row in range(num_rows):
         for cluster in range(num_clusters):
             draws = {
@@ -76,17 +72,17 @@ def plot_posterior_parameters(
             }
             marks = {name: float(_values(fit.mixture, row, cluster)) for name, fit in points.items()}
             _draw_panel(axes[row, cluster], draws, marks, line_styles(posteriors), cluster, is_weight=row == 0)
-        for ax in axes[row]:
-            ax.set_xlabel("weight" if row == 0 else f"mean of {names[row - 1]}")
+        for panel in axes[row]:
+            panel.set_xlabel("weight" if row == 0 else f"mean of {names[row - 1]}")
         axes[row, 0].set_ylabel("density")
-    for cluster, ax in enumerate(axes[0]):
-        ax.set_title(f"cluster {cluster}", color=cluster_colour(cluster))
-    for ax in axes.ravel():
-        tidy(ax)
-        ax.set_yticks([])
-    if figure is None:
+    for cluster, panel in enumerate(axes[0]):
+        panel.set_title(f"cluster {cluster}", color=cluster_colour(cluster))
+    for panel in axes.ravel():
+        tidy(panel)
+        panel.set_yticks([])
+    if ax is not None:
         legend_beside(axes[0, -1], handles)
-    return root_figure(axes[0, 0])
+    return axes
 
 
 def _values(mixture: Mixture, row: int, cluster: int) -> Float[np.ndarray, "*draws"]:

@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots.assignments import draw_components, mass_handle
-from bayesgmm.plots.panels import finish, make_panels, marginal, thinned_draws, view_rows
+from bayesgmm.plots.panels import finish, make_panels
 from bayesgmm.plots.shapes import (
     check_levels,
     densities,
@@ -23,7 +23,8 @@ from bayesgmm.plots.shapes import (
     draw_rug,
     ellipse_outlines,
 )
-from bayesgmm.plots.style import DATA_GREY, INK, PALETTE, cluster_colour, cluster_handles
+from bayesgmm.plots.style import DATA_GREY, INK, PALETTE, cluster_colour, cluster_handles, engine_name
+from bayesgmm.plots.view import one_mixture, posterior_draws, thinned_draws, view_rows
 from bayesgmm.results import Fit
 
 _BAND_DRAWS = 400  # quantiles of a band want more draws than the eye can tell apart as lines
@@ -34,13 +35,14 @@ def plot_posterior_ellipses(
     fit: Fit,
     x: Any,
     *,
+    point: Mixture | Fit | None = None,
     num_draws: int = 60,
     level: float = 0.9,
     ax: Any = None,
-    columns: Iterable[int | str] | None = None,
+    columns: Iterable[int | str] | str | None = None,
     feature_names: Iterable[str] | None = None,
-) -> Figure:
-    """Draw the components of posterior draws over the rows, and those of the point `fit.mixture`.
+) -> Any:
+    """Draw the components of posterior draws over the rows, and those of a point: how far the draws spread about it.
 
     Two columns: one thin ellipse for every draw and component. One column: the density of every draw, and the band
     that holds it with probability 0.9 at each point. More: a grid of both.
@@ -48,37 +50,41 @@ def plot_posterior_ellipses(
     Args:
         fit: a fit with draws, by VI, CAVI, Gibbs or NUTS.
         x: rows (n, d).
+        point: what is drawn in bold over the draws: another fit of the same rows, such as that by EM, or a mixture; by
+            default the posterior mean `fit.mixture`.
         num_draws: number of draws shown, evenly spaced over all chains.
         level: probability mass of the ellipses.
         ax, columns, feature_names: as in `plot_assignments`.
 
     Returns:
-        The figure.
+        The axes drawn on: one, or an (m, m) array.
 
     Raises:
-        ValueError: for a fit without draws, and as in `plot_assignments`.
+        InputError: for a fit without draws, a point of another number of components, and as in `plot_assignments`.
     """
-    if fit.draws is None:
-        raise ValueError(f"fit of engine {fit.engine!r} has no draws; give one by VI, CAVI, Gibbs or NUTS")
+    draws = posterior_draws(fit)
+    bold = one_mixture(fit if point is None else point)
+    if bold.num_components != draws.num_components:
+        raise InputError(
+            f"point has {bold.num_components} components, but the draws have {draws.num_components}; give one alike"
+        )
     if num_draws < 1:
-        raise ValueError(f"num_draws={num_draws} must be at least 1")
+        raise InputError(f"num_draws={num_draws} must be at least 1")
     check_levels((level,))
-    view = view_rows(fit.mixture, x, columns, feature_names)
-    view_rows(fit.draws, x, columns, feature_names)
-    shown = thinned_draws(fit.draws, num_draws)
-    banded = thinned_draws(fit.draws, _BAND_DRAWS)
+    view = view_rows(bold, x, columns, feature_names)
+    view_rows(draws, x, columns, feature_names)
+    shown = thinned_draws(draws, num_draws)
+    banded = thinned_draws(draws, _BAND_DRAWS)
     panels = make_panels(view, ax)
     for (i, j), panel in panels.axes.items():
         if i == j:
-            column = [view.columns[i]]
-            point, few, many = (marginal(mixture, column) for mixture in (fit.mixture, shown, banded))
-            _draw_densities(panel, point, few, many, view.shown[:, i], is_alone=len(view.columns) == 1)
+            single, few, many = (view.marginal(mixture, i) for mixture in (bold, shown, banded))
+            _draw_densities(panel, single, few, many, view.shown[:, i], is_alone=view.num_shown == 1)
         else:
-            pair = [view.columns[j], view.columns[i]]
             draw_plain_points(panel, view.shown[:, [j, i]])
-            _draw_draws(panel, marginal(shown, pair), level)
-            draw_components(panel, marginal(fit.mixture, pair), (level,))
-    return finish(panels, view, _handles(fit.mixture, len(view.columns), level))
+            _draw_draws(panel, view.marginal(shown, j, i), level)
+            draw_components(panel, view.marginal(bold, j, i), (level,))
+    return finish(panels, view, _handles(bold, _name_of(fit if point is None else point), view.num_shown, level))
 
 
 def _draw_draws(ax: Axes, pair: Mixture, level: float) -> None:
@@ -120,14 +126,20 @@ def _draw_densities(
         ax.set_xlim(float(grid[0]), float(grid[-1]))
 
 
+def _name_of(point: Mixture | Fit) -> str:
+    if isinstance(point, Mixture):
+        return "the point"
+    return "the posterior mean" if point.draws is not None else f"{engine_name(point.engine)} fit"
+
+
 def _alpha(num_lines: int) -> float:
     """Faint enough that many lines do not fill in, plain enough that few can be seen."""
     return float(np.clip(15.0 / num_lines, 0.05, 0.6))
 
 
-def _handles(mixture: Mixture, num_columns: int, level: float) -> list[Any]:
+def _handles(mixture: Mixture, who: str, num_columns: int, level: float) -> list[Any]:
     density = [
-        Line2D([], [], color=INK, linewidth=1.6, label="density of the point"),
+        Line2D([], [], color=INK, linewidth=1.6, label=f"density of {who}"),
         Line2D([], [], color=PALETTE[0], linewidth=0.6, alpha=0.7, label="density of a draw"),
         Patch(color=PALETTE[0], alpha=0.2, linewidth=0.0, label="90% of draws"),
     ]
@@ -136,5 +148,5 @@ def _handles(mixture: Mixture, num_columns: int, level: float) -> list[Any]:
     clusters = cluster_handles(mixture)
     for handle in clusters:
         handle.set_marker("")
-    ellipses = [*clusters, mass_handle((level,))]
+    ellipses = [*clusters, mass_handle((level,), of=who)]
     return ellipses if num_columns == 2 else [*ellipses, *density]

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -18,9 +17,10 @@ from bayesgmm.checks import as_key
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.panels import finish, make_panels, marginal, thinned_draws, view_rows
+from bayesgmm.plots.panels import finish, make_panels
 from bayesgmm.plots.shapes import check_levels, densities, draw_histogram, draw_rug, ellipse_outlines, point_size
 from bayesgmm.plots.style import DATA_GREY, INK, PALETTE
+from bayesgmm.plots.view import thinned_draws, view_rows
 from bayesgmm.predictive import prior_draws
 
 _NUM_MIXTURES, _ROWS_OF_EACH = 4000, 10  # of which the prior predictive density is estimated
@@ -39,9 +39,9 @@ def plot_prior_predictive(
     num_draws: int = 6,
     levels: tuple[float, float] = (0.5, 0.9),
     ax: Any = None,
-    columns: Iterable[int | str] | None = None,
+    columns: Iterable[int | str] | str | None = None,
     feature_names: Iterable[str] | None = None,
-) -> Figure:
+) -> Any:
     """Draw the rows over the prior predictive density, and the components of some mixtures drawn from the prior.
 
     One column: a histogram of the rows, the prior predictive density, and the densities of single mixtures. Two
@@ -58,17 +58,17 @@ def plot_prior_predictive(
         ax, columns, feature_names: as in `plot_assignments`.
 
     Returns:
-        The figure.
+        The axes drawn on: one, or an (m, m) array.
 
     Raises:
-        InputError: for what is no prior, and for a prior of another family or number of features.
-        ValueError: for `num_draws` below 1, and as in `plot_assignments`.
+        InputError: for what is no prior, for a prior of another family or number of features, for `num_draws` below 1,
+            and as in `plot_assignments`.
     """
     check_levels(levels)
     if len(levels) != 2 or levels[0] == levels[1]:
-        raise ValueError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
+        raise InputError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
     if num_draws < 1:
-        raise ValueError(f"num_draws={num_draws} must be at least 1")
+        raise InputError(f"num_draws={num_draws} must be at least 1")
     levels = (min(levels), max(levels))
     draw_key, row_key = jax.random.split(as_key(key))
     num_components = len(getattr(prior, "concentration", [0.0]))
@@ -80,27 +80,27 @@ def plot_prior_predictive(
         )
     view = view_rows(drawn, x, columns, feature_names)
     new = np.asarray(drawn.sample(_ROWS_OF_EACH, key=row_key), np.float64)
-    new = new.reshape(-1, num_features)[:, list(view.columns)]
+    new = new.reshape(-1, num_features) @ view.directions.T
     spans = [_span(values, new_values) for values, new_values in zip(view.shown.T, new.T, strict=True)]
     few = thinned_draws(drawn[:, :num_draws], num_draws)
     panels = make_panels(view, ax)
     for (i, j), panel in panels.axes.items():
         if i == j:
-            single = marginal(few, [view.columns[i]])
+            single = view.marginal(few, i)
             _draw_densities(panel, single, new[:, i], view.shown[:, i], spans[i])
-            if len(view.columns) == 1:
+            if view.num_shown == 1:
                 draw_rug(panel, view.shown[:, 0], DATA_GREY)
                 panel.set_ylabel("density")
         else:
             _draw_regions(panel, new[:, [j, i]], levels)
-            _draw_components(panel, marginal(few, [view.columns[j], view.columns[i]]), levels[1])
+            _draw_components(panel, view.marginal(few, j, i), levels[1])
             _draw_rows(panel, view.shown[:, [j, i]])
-    figure = finish(panels, view, _handles(len(view.columns), levels))
+    drawn_axes = finish(panels, view, _handles(view.num_shown, levels))
     for (i, j), panel in panels.axes.items():
         panel.set_xlim(spans[j])
         if i != j:
             panel.set_ylim(spans[i])
-    return figure
+    return drawn_axes
 
 
 def predictive_density(

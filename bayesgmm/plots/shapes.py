@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from scipy.stats import chi2
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots.style import DATA_GREY, cluster_colour, cluster_marker
 
@@ -15,10 +16,10 @@ def check_levels(levels: tuple[float, ...]) -> None:
     """Refuse probability masses outside (0, 1).
 
     Raises:
-        ValueError: naming the offending levels.
+        InputError: naming the offending levels.
     """
     if not levels or not all(0 < level < 1 for level in levels):
-        raise ValueError(f"levels={levels} must be probability masses between 0 and 1, such as (0.5, 0.9)")
+        raise InputError(f"levels={levels} must be probability masses between 0 and 1, such as (0.5, 0.9)")
 
 
 def ellipse_outlines(pair: Mixture, level: float, num_points: int = 121) -> Float[np.ndarray, "*draws k num_points 2"]:

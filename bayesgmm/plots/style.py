@@ -51,6 +51,11 @@ def line_styles(fits: Mapping[str, Fit]) -> dict[str, LineStyleType]:
     return styles
 
 
+def engine_name(engine: str) -> str:
+    """An engine's name as figures write it."""
+    return {"gibbs": "Gibbs", "kmeans": "k-means"}.get(engine, engine.upper())
+
+
 def tidy(ax: Axes) -> None:
     """Two spines, small ticks, and labels of one size."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bayesgmm.plots.panels import root_figure
+from bayesgmm.errors import InputError
+from bayesgmm.plots.panels import new_axes
 from bayesgmm.plots.style import FONT_SIZE, PALETTE, tidy
 from bayesgmm.results import SAMPLERS, Fit
 
@@ -33,7 +33,7 @@ _WATCHED = {
 }
 
 
-def plot_traces(fits: Mapping[str, Fit], *, axes: Any = None) -> Figure:
+def plot_traces(fits: Mapping[str, Fit], *, ax: Any = None) -> Any:
     """Draw what each engine watched, one panel for every engine among the fits.
 
     EM: the log-likelihood at every step. MAP: the log posterior density at every step. VI: the ELBO at every step, raw
@@ -43,45 +43,44 @@ def plot_traces(fits: Mapping[str, Fit], *, axes: Any = None) -> Figure:
 
     Args:
         fits: fits by name; fits of the same engine share a panel.
-        axes: axes to draw on, one for every engine, in the order in which engines first occur.
+        ax: axes to draw on, one for every engine, in the order in which engines first occur.
 
     Returns:
-        The figure.
+        The axes drawn on, an array with one for every engine.
 
     Raises:
-        ValueError: for no fits, a trace without a finite value, or the wrong number of axes.
+        InputError: for no fits, a trace without a finite value, or the wrong number of axes.
     """
     if not fits:
-        raise ValueError("fits is empty; give at least one, such as {'EM': fit}")
+        raise InputError("fits is empty; give at least one, such as {'EM': fit}")
     engines = list(dict.fromkeys(fit.engine for fit in fits.values()))
-    if axes is None:
+    if ax is None:
         num_columns = min(len(engines), 2)
         num_rows = -(-len(engines) // num_columns)
-        figure = Figure(figsize=(3.8 * num_columns + 0.2, 2.7 * num_rows), layout="constrained")
-        axes = figure.subplots(num_rows, num_columns, squeeze=False)
-        for spare in axes.ravel()[len(engines) :]:
+        grid = new_axes((3.8 * num_columns + 0.2, 2.7 * num_rows), num_rows, num_columns, squeeze=False)
+        for spare in grid.ravel()[len(engines) :]:
             spare.set_axis_off()
-        axes = axes.ravel()[: len(engines)]
-    axes = np.ravel(np.asarray(axes, object))
+        ax = grid.ravel()[: len(engines)]
+    axes = np.ravel(np.asarray(ax, object))
     if len(axes) != len(engines):
-        raise ValueError(f"axes holds {len(axes)} axes, but the fits are of {len(engines)} engines")
-    for engine, ax in zip(engines, axes, strict=True):
+        raise InputError(f"ax holds {len(axes)} axes, but the fits are of {len(engines)} engines")
+    for engine, panel in zip(engines, axes, strict=True):
         traces = {name: trace_lines(name, fit) for name, fit in fits.items() if fit.engine == engine}
-        _draw_panel(ax, engine, traces)
-    return root_figure(axes[0])
+        _draw_panel(panel, engine, traces)
+    return axes
 
 
 def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
     """The trace as one line for every chain or restart, without the padding at its end.
 
     Raises:
-        ValueError: when no value is finite.
+        InputError: when no value is finite.
     """
     trace = np.asarray(fit.trace, np.float64)
     lines = trace.reshape(-1, trace.shape[-1])
     used = np.flatnonzero(np.isfinite(lines).any(0))
     if not used.size:
-        raise ValueError(f"the trace of fit {name!r} has no finite value; look at fit.code")
+        raise InputError(f"the trace of fit {name!r} has no finite value; look at fit.code")
     lines = lines[:, : used[-1] + 1]
     # An infinite objective has no place on the axis: a gap.
     return np.where(np.isfinite(lines), lines, np.nan)

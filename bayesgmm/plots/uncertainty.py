@@ -8,14 +8,15 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.panels import Panels, finish, make_panels, marginal, thinned_draws, view_rows
+from bayesgmm.plots.panels import Panels, finish, make_panels, root_figure
 from bayesgmm.plots.shapes import density_grid, draw_rug, ellipse_outlines, point_size
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour
+from bayesgmm.plots.view import point_and_draws, view_rows
 from bayesgmm.results import Fit
 
 _MOST_DRAWS = 200
@@ -29,9 +30,9 @@ def plot_responsibility_uncertainty(
     x: Any,
     *,
     ax: Any = None,
-    columns: Iterable[int | str] | None = None,
+    columns: Iterable[int | str] | str | None = None,
     feature_names: Iterable[str] | None = None,
-) -> Figure:
+) -> Any:
     """Draw how unsure the assignment of every row is: 1 less the largest of its responsibilities.
 
     That is mclust's "uncertainty": 0 for a row that surely belongs to one cluster, 1 - 1/k at most. For a posterior the
@@ -49,15 +50,15 @@ def plot_responsibility_uncertainty(
         columns, feature_names: as in `plot_assignments`; at least two columns if there are several features.
 
     Returns:
-        The figure.
+        The axes drawn on: one, or an (m - 1, m - 1) array.
 
     Raises:
-        ValueError: for parameters that are NaN, or arguments that do not fit the mixture.
+        InputError: for parameters that are NaN, or arguments that do not fit the mixture.
     """
-    point, draws = _point_and_draws(mixtures_or_fit)
+    point, draws = point_and_draws(mixtures_or_fit, _MOST_DRAWS)
     view = view_rows(draws, x, columns, feature_names)
-    if len(view.columns) == 1 and view.x.shape[1] > 1:
-        raise ValueError(f"columns={view.columns} is one of {view.x.shape[1]} features; give at least two")
+    if view.num_shown == 1 and view.x.shape[1] > 1:
+        raise InputError(f"columns={view.columns} is one of {view.x.shape[1]} features; give at least two")
     panels = make_panels(view, ax, diagonal=False)
     if view.x.shape[1] == 1:
         handles = _draw_responsibilities(next(iter(panels.axes.values())), draws, view.x[:, 0])
@@ -69,7 +70,7 @@ def plot_responsibility_uncertainty(
     for (i, j), panel in panels.axes.items():
         _draw_points(panel, view.shown[order][:, [j, i]], uncertainty[order], highest)
         if point is not None:
-            pair = marginal(point, [view.columns[j], view.columns[i]])
+            pair = view.marginal(point, j, i)
             for outline in ellipse_outlines(pair, 0.9):
                 panel.plot(*outline.T, color=INK, linewidth=0.8, alpha=0.6, zorder=1, gid="ellipse")
     _add_colourbar(panels, highest)
@@ -85,16 +86,6 @@ def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Flo
     for draw in range(mixtures.draw_shape[0]):
         total += np.asarray(mixtures[draw].responsibilities(x))
     return total / mixtures.draw_shape[0]
-
-
-def _point_and_draws(mixtures_or_fit: Mixture | Fit) -> tuple[Mixture | None, Mixture]:
-    """The point estimate, if there is one, and the mixture or thinned draws that give the responsibilities."""
-    if isinstance(mixtures_or_fit, Fit):
-        point, draws = mixtures_or_fit.mixture, mixtures_or_fit.draws
-        return point, point if draws is None else thinned_draws(draws, _MOST_DRAWS)
-    if mixtures_or_fit.draw_shape:
-        return None, thinned_draws(mixtures_or_fit, _MOST_DRAWS)
-    return mixtures_or_fit, mixtures_or_fit
 
 
 def _draw_points(
@@ -118,9 +109,9 @@ def _draw_points(
 def _add_colourbar(panels: Panels, highest: float) -> None:
     scale = ScalarMappable(Normalize(0.0, highest), _COLOURS)
     if panels.corner is None:
-        bar = panels.figure.colorbar(scale, ax=next(iter(panels.axes.values())), aspect=30, pad=0.02)
+        bar = root_figure(panels.drawn).colorbar(scale, ax=next(iter(panels.axes.values())), aspect=30, pad=0.02)
     else:
-        bar = panels.figure.colorbar(
+        bar = root_figure(panels.drawn).colorbar(
             scale, cax=panels.corner.inset_axes((0.05, 0.8, 0.9, 0.07)), orientation="horizontal"
         )
     bar.set_label("uncertainty of the assignment", fontsize=FONT_SIZE)
@@ -131,7 +122,7 @@ def _add_colourbar(panels: Panels, highest: float) -> None:
 def _draw_responsibilities(ax: Axes, draws: Mixture, values: Float[np.ndarray, " n"]) -> list[Any]:
     """Curves of the responsibilities along x, bands of the draws, and the uncertainty itself; their legend entries."""
     first = draws[0] if draws.draw_shape else draws
-    grid = density_grid(marginal(first, [0]), values)
+    grid = density_grid(first, values)
     curves = np.asarray(draws.responsibilities(grid[:, None]))
     if draws.draw_shape:
         for cluster, band in enumerate(np.moveaxis(np.quantile(curves, _BAND, axis=0), -1, 0)):

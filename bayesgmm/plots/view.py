@@ -1,0 +1,179 @@
+"""What a figure shows of the rows and of a mixture: some columns, or their first principal components."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayesgmm.checks import as_rows
+from bayesgmm.errors import InputError
+from bayesgmm.mixture import Mixture
+from bayesgmm.results import Fit
+
+MAX_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """The rows (n, d), their coordinates that are shown (n, m), and the names of those.
+
+    Coordinates are columns of the rows, or x @ directions.T with `directions` (m, d). Both are linear, and a linear map
+    of a Gaussian mixture is a Gaussian mixture.
+    """
+
+    x: Float[np.ndarray, "n d"]
+    shown: Float[np.ndarray, "n m"]
+    names: tuple[str, ...]
+    columns: tuple[int, ...] | None
+    directions: Float[np.ndarray, "m d"]
+
+    @property
+    def num_shown(self) -> int:
+        """m."""
+        return len(self.names)
+
+    def marginal(self, mixture: Mixture, *which: int) -> Mixture:
+        """The mixture of the shown coordinates with these numbers, in float64; leading axes stay."""
+        return projected(mixture, self.directions[list(which)])
+
+
+def projected(mixture: Mixture, directions: Float[np.ndarray, "m d"]) -> Mixture:
+    r"""The mixture of $A x$, with $A$ the directions: means $A \mu_j$, covariances $A \Sigma_j A^\top$."""
+    return Mixture.from_covariances(
+        np.asarray(mixture.weights, np.float64),
+        np.asarray(mixture.means, np.float64) @ directions.T,
+        directions @ np.asarray(mixture.covariances, np.float64) @ directions.T,
+    )
+
+
+def name_features(x: Any, num_features: int, feature_names: Iterable[str] | None) -> tuple[str, ...]:
+    """Names of all features: those given, else those of a data frame, else numbers.
+
+    Raises:
+        InputError: when there are not as many names as features.
+    """
+    if feature_names is None:
+        feature_names = getattr(x, "columns", None)
+    if feature_names is None:
+        return tuple(f"feature {column}" for column in range(num_features)) if num_features > 1 else ("x",)
+    names = (feature_names,) if isinstance(feature_names, str) else tuple(str(name) for name in feature_names)
+    if len(names) != num_features:
+        raise InputError(f"feature_names has {len(names)} names, but there are {num_features} features")
+    return names
+
+
+def view_rows(
+    mixture: Mixture,
+    x: Any,
+    columns: Iterable[int | str] | str | None,
+    feature_names: Iterable[str] | None,
+    *,
+    at_most: int = MAX_COLUMNS,
+) -> View:
+    """The rows checked against the mixture, and what to show: by default the first columns, at most four.
+
+    Raises:
+        InputError: for rows of another width than the mixture's, for a mixture that is not finite, for columns that
+            do not exist, come twice, or are too many, and for principal components of fewer than two columns.
+    """
+    rows = np.asarray(as_rows(x))
+    if rows.shape[1] != mixture.num_features:
+        raise InputError(f"x has {rows.shape[1]} features, but the mixture has {mixture.num_features}")
+    if not all(np.isfinite(np.asarray(field)).all() for field in (mixture.means, mixture.precision_factor)):
+        raise InputError("the mixture has NaN or infinite parameters, so there is nothing to draw; look at fit.code")
+    names = name_features(x, rows.shape[1], feature_names)
+    if isinstance(columns, str) and columns == "pca" and "pca" not in names:
+        return _principal_view(rows)
+    if columns is None:
+        columns = range(min(rows.shape[1], at_most))
+    chosen = tuple(_column(column, names) for column in ((columns,) if isinstance(columns, str) else columns))
+    if not 1 <= len(chosen) <= at_most or len(set(chosen)) < len(chosen):
+        most = f"one to {at_most} different columns" if at_most > 1 else "one column"
+        raise InputError(f"columns={chosen} must be {most}")
+    index = list(chosen)
+    return View(rows, rows[:, index], tuple(names[column] for column in chosen), chosen, np.eye(rows.shape[1])[index])
+
+
+def _column(column: int | str, names: tuple[str, ...]) -> int:
+    if isinstance(column, str):
+        if column not in names:
+            raise InputError(f"columns has {column!r}, which is not among the features {', '.join(names)}")
+        return names.index(column)
+    if not -len(names) <= column < len(names):
+        raise InputError(f"columns has {column}, but there are {len(names)} features, counted from 0")
+    return int(column) % len(names)
+
+
+def _principal_view(rows: Float[np.ndarray, "n d"]) -> View:
+    """The first two principal components of the standardised columns, so that no unit decides what is seen."""
+    if rows.shape[1] < 2:
+        raise InputError('columns="pca" needs two features or more, and x has one; leave columns out')
+    rows = rows.astype(np.float64)
+    spread = rows.std(0)
+    standard = (rows - rows.mean(0)) / np.where(spread > 0, spread, 1.0)
+    _, strengths, vectors = np.linalg.svd(standard, full_matrices=False)
+    # The sign of a component is arbitrary: its largest loading is made positive, so that figures can be compared.
+    top = vectors[:2] * np.sign(vectors[np.arange(2), np.abs(vectors[:2]).argmax(1)])[:, None]
+    shares = strengths[:2] ** 2 / max(float(np.sum(strengths**2)), np.finfo(float).tiny)
+    names = tuple(f"principal component {i + 1} ({100 * share:.0f}% of variance)" for i, share in enumerate(shares))
+    directions = top / np.where(spread > 0, spread, 1.0)
+    return View(rows, rows @ directions.T, names, None, directions)
+
+
+def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
+    """At most so many draws, evenly spaced over all chains, under one leading axis."""
+    num_leading = len(draws.draw_shape)
+    flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *np.shape(leaf)[num_leading:]), draws)
+    total = int(np.prod(draws.draw_shape))
+    index: Int[np.ndarray, " s"] = np.unique(np.linspace(0, total - 1, min(at_most, total)).round().astype(int))
+    return flat[index]
+
+
+def point_and_draws(mixture_or_fit: Mixture | Fit, at_most: int) -> tuple[Mixture | None, Mixture]:
+    """The point estimate, if there is one, and the mixture or thinned draws (one leading axis) that tell of doubt.
+
+    Raises:
+        InputError: for what is neither a mixture nor a fit.
+    """
+    if isinstance(mixture_or_fit, Fit):
+        point, draws = mixture_or_fit.mixture, mixture_or_fit.draws
+        if point.draw_shape:
+            raise InputError(f"fit has leading axes {point.draw_shape}; give one fit, such as that of one start")
+        return point, point if draws is None else thinned_draws(draws, at_most)
+    if not isinstance(mixture_or_fit, Mixture):
+        raise InputError(f"a Mixture or a Fit is drawn; got {type(mixture_or_fit).__name__}")
+    if mixture_or_fit.draw_shape:
+        return None, thinned_draws(mixture_or_fit, at_most)
+    return mixture_or_fit, mixture_or_fit
+
+
+def one_mixture(mixture_or_fit: Mixture | Fit) -> Mixture:
+    """A single mixture, of a fit its point.
+
+    Raises:
+        InputError: for leading axes, and for what is neither a mixture nor a fit.
+    """
+    mixture = mixture_or_fit.mixture if isinstance(mixture_or_fit, Fit) else mixture_or_fit
+    if not isinstance(mixture, Mixture):
+        raise InputError(f"a Mixture or a Fit is drawn; got {type(mixture).__name__}")
+    if mixture.draw_shape:
+        raise InputError(f"mixture has leading axes {mixture.draw_shape}; give one mixture, such as mixture[0, 0]")
+    return mixture
+
+
+def posterior_draws(fit_or_draws: Mixture | Fit) -> Mixture:
+    """The draws of a fit, or a mixture with leading axes as it is.
+
+    Raises:
+        InputError: for a fit without draws, or a single mixture.
+    """
+    if isinstance(fit_or_draws, Fit):
+        if fit_or_draws.draws is None:
+            raise InputError(f"fit of engine {fit_or_draws.engine!r} has no draws; give one by VI, CAVI, Gibbs or NUTS")
+        return fit_or_draws.draws
+    if not isinstance(fit_or_draws, Mixture) or not fit_or_draws.draw_shape:
+        raise InputError("draws are needed: a fit by VI, CAVI, Gibbs or NUTS, or a mixture with leading axes")
+    return fit_or_draws
