@@ -59,3 +59,7 @@ from .results import Fit as Fit
 from .results import FitWarning as FitWarning
 from .results import ResultCode as ResultCode
 from .similarity import similarity_matrix as similarity_matrix
+from .storage import load_fit as load_fit
+from .storage import load_mixture as load_mixture
+from .storage import save_fit as save_fit
+from .storage import save_mixture as save_mixture
