@@ -19,6 +19,7 @@ from bayesgmm.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.criteria import information_criteria
 from bayesgmm.diagnostics import Loo, loo, to_datatree
 from bayesgmm.engines.em import fit_em
+from bayesgmm.engines.modes import NUM_STARTS, em_ends
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.findings import Diagnosis, Severity
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 CRITERIA = ("bic", "aic", "icl")
 PRIORS = ("weakly_informative", "conjugate")
 CONJUGATE_ENGINES = ("cavi", "gibbs")
+SEVERAL_STARTS = ("map", "gibbs", "nuts")
+"""Engines that start at several ends of EM, so that a mode that the best fit by EM does not lead to is found."""
+
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
 GOOD_PARETO_K = 0.7  # Vehtari et al. (2024): above it, importance sampling is unreliable
@@ -184,11 +188,18 @@ def compare(
         numbers = default_prior(x, selected, **(prior_settings or {}))
 
     settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
-    options = {"family": family, "prior": numbers, "start": fits["em"].mixture, "on_failure": "ignore"}
+    options = {"family": family, "prior": numbers, "on_failure": "ignore"}
+    # The fit in the table comes first: its labels are kept.
+    starts = [fits["em"].mixture]
     for name, run in _runs(engines, guides, engine_keys, settings, on_step):
+        needed = (settings[name] or {}).get("num_starts", NUM_STARTS) if name in SEVERAL_STARTS else 1
+        if len(starts) < needed:
+            tell(f"further ends of EM, k = {selected}")
+            more_key = jax.random.fold_in(em_key, len(starts))
+            starts += em_ends(x, selected, family, needed - len(starts), key=more_key, **(em or {}))
         tell(f"{name}, k = {selected}")
         began = time.perf_counter()
-        fits[name] = run(x, selected, **options)
+        fits[name] = run(x, selected, start=starts[:needed] if needed > 1 else starts[0], **options)
         seconds[name] = time.perf_counter() - began
         if fits[name].code is ResultCode.interrupted:
             break  # whoever stopped it wants to see what there is

@@ -144,7 +144,8 @@ def convergence(draws: Mixture, x: Any, *, extra: Mapping[str, Any] | None = Non
     Args:
         draws: relabelled draws, a mixture with leading axes (chain, draw).
         x: rows (n, d).
-        extra: further quantities without labels, arrays (chain, draw) by name, such as the log posterior density.
+        extra: further quantities without labels, arrays (chain, draw) by name, such as the log posterior density; a
+            known `log_likelihood` of all rows is not worked out again.
 
     Raises:
         InputError: for fewer than 4 draws a chain (8 of a single chain), for draws without both leading axes, for extra
@@ -157,7 +158,7 @@ def convergence(draws: Mixture, x: Any, *, extra: Mapping[str, Any] | None = Non
             raise InputError(
                 f"extra {name!r} has shape {value.shape}; it must be that of the draws, {draws.draw_shape}"
             )
-    values = {name: value for name, value in invariants(draws, x).items() if name not in extra} | extra
+    values = invariants(draws, x, with_total="log_likelihood" not in extra) | extra
     labelled = {
         f"{name}[{', '.join(map(str, index))}]": part[(..., *index)]
         for name in ("weights", "means", "scales")
@@ -213,11 +214,16 @@ def _check_draws(draws: Mixture) -> tuple[int, int]:
     return num_chains, num_draws
 
 
-def invariants(draws: Mixture, x: Any) -> dict[str, Float[np.ndarray, "chain draw"]]:
+def invariants(draws: Mixture, x: Any, *, with_total: bool = True) -> dict[str, Float[np.ndarray, "chain draw"]]:
     """Quantities of every draw that do not change when its components are renumbered, arrays (chain, draw).
 
     `log_likelihood` of all rows, `sorted_weights[i]` in ascending order, `log_density[i]` of row i for up to 8 rows
     spread over the data, and `entropy` of the allocation, averaged over at most 500 evenly spaced rows.
+
+    Args:
+        draws: a mixture with leading axes (chain, draw).
+        x: rows (n, d).
+        with_total: whether `log_likelihood` is wanted, which takes longest for many rows.
 
     Raises:
         InputError: for rows of another number of features than the draws have.
@@ -226,11 +232,11 @@ def invariants(draws: Mixture, x: Any) -> dict[str, Float[np.ndarray, "chain dra
     sample = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_ENTROPY_ROWS)).round().astype(int))
     points = sample[spread_rows(x[sample])]
     flat = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[2:])), draws)
-    total, log_density, entropy = _invariants(flat, x, x[points], x[sample])
+    total, log_density, entropy = _invariants(flat, x if with_total else None, x[points], x[sample])
     weights = np.sort(np.exp(np.asarray(draws.log_weights, np.float64)), axis=-1)
     shape = draws.draw_shape
     return {
-        "log_likelihood": np.asarray(total, np.float64).reshape(shape),
+        **({} if total is None else {"log_likelihood": np.asarray(total, np.float64).reshape(shape)}),
         **{f"sorted_weights[{index}]": weights[..., index] for index in range(draws.num_components)},
         **{
             f"log_density[{row}]": np.asarray(value, np.float64).reshape(shape)
@@ -241,15 +247,18 @@ def invariants(draws: Mixture, x: Any) -> dict[str, Float[np.ndarray, "chain dra
 
 
 @matching_precision
-def _invariants(draws: Mixture, x: Any, points: Any, sample: Any) -> tuple[Array, Array, Array]:
+def _invariants(draws: Mixture, x: Any, points: Any, sample: Any) -> tuple[Array | None, Array, Array]:
     return _invariants_of_arrays(*jax.tree.map(jnp.asarray, (draws, x, points, sample)))
 
 
 @jax.jit
-def _invariants_of_arrays(draws: Mixture, x: Array, points: Array, sample: Array) -> tuple[Array, Array, Array]:
-    def look(mixture: Mixture) -> tuple[Array, Array, Array]:
+def _invariants_of_arrays(
+    draws: Mixture, x: Array | None, points: Array, sample: Array
+) -> tuple[Array | None, Array, Array]:
+    def look(mixture: Mixture) -> tuple[Array | None, Array, Array]:
         allocation = jnp.asarray(mixture.responsibilities(sample))
-        return log_likelihood(mixture, x), jnp.asarray(mixture.log_prob(points)), entr(allocation).sum(-1).mean()
+        total = None if x is None else log_likelihood(mixture, x)
+        return total, jnp.asarray(mixture.log_prob(points)), entr(allocation).sum(-1).mean()
 
     return jax.lax.map(look, draws, batch_size=_DRAWS_AT_ONCE)
 

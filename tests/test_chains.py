@@ -153,4 +153,5 @@ def test_chain_methods_are_checked():
     with pytest.raises(InputError, match="chain_method='quantum' is not known"):
         chains.check_chain_method("quantum", 4)
     assert chains.check_chain_method(None, 4) == "parallel"
-    assert chains.check_chain_method(None, 10**6) == "sequential"
+    assert chains.check_chain_method(None, 10**6) == "parallel"  # by eighths
+    assert chains.check_chain_method(None, 11) == chains.check_chain_method(None, 1) == "sequential"

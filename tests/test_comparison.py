@@ -21,6 +21,7 @@ def test_engines_are_run_on_the_selected_number_of_components(key):
     assert found.num_components == best == 2
     assert found.selected_by == "bic"
     assert found.fits["map"].mixture.num_components == 2
+    assert len(found.fits["map"].summary["log_posteriors"]) == 4  # from several ends of EM, not from the best alone
     assert set(found.trees) == {"map"}
     assert found.cautions == []
     assert told[:2] == ["EM, k = 1", "EM, k = 2"]

@@ -118,7 +118,7 @@ def test_float32_stays_float32(key):
         ({"num_draws": 7, "num_chains": 1}, "draw at least 8 a chain"),
         ({"num_chains": 0}, "num_chains=0 must be"),
         ({"chain_method": "quantum"}, "chain_method='quantum' is not known"),
-        ({"start": "k-means++"}, "start=str must be a Mixture"),
+        ({"start": "k-means++"}, "start='k-means\\+\\+' must be a Mixture"),
         ({"prior": bayesgmm.default_prior(DATA["faithful"], 2)}, "takes a conjugate prior"),
     ],
 )

@@ -21,7 +21,7 @@ from bayesgmm.engines import guides, space, vi
 from bayesgmm.engines.draws import pareto_khat
 from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, tangent_at
 from bayesgmm.engines.model import sites_of_mixture
-from bayesgmm.engines.vi import can_tell, has_settled
+from bayesgmm.engines.settling import can_tell, has_settled
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,36 @@ def test_step_limit_is_reported_and_progress_told(key):
     with pytest.warns(bayesgmm.FitWarning, match="step limit"):
         fit = bayesgmm.fit_vi(DATA["faithful"], 2, key=key, window=100, max_steps=200, progress=told.append)
     assert fit.code is bayesgmm.ResultCode.max_steps_reached
-    assert "step 200" in told[-1]
+    assert "vi (full rank), k = 2: 200 of 200, ELBO" in told[-1]
+
+
+def test_interrupted_fit_says_so_and_goes_on_when_called_again(tmp_path, key):
+    x, path = DATA["faithful"], tmp_path / "run.npz"
+    options = {"key": key, "guide": "normal", "window": 100, "num_draws": 100}
+    whole = bayesgmm.fit_vi(x, 2, checkpoint=False, **options)
+
+    def stop_at(step):
+        def listen(message):
+            if f": {step} of" in message:
+                raise KeyboardInterrupt
+
+        return listen
+
+    with pytest.warns(bayesgmm.FitWarning, match="interrupted"):
+        part = bayesgmm.fit_vi(x, 2, checkpoint=path, progress=stop_at(500), **options)
+    assert part.code is bayesgmm.ResultCode.interrupted
+    assert part.draws.draw_shape == (1, 100)
+    assert len(part.trace) == 500 < len(whole.trace)
+    with pytest.raises(KeyboardInterrupt):  # before a window was taken in this call; what there was stays on file
+        bayesgmm.fit_vi(x, 2, checkpoint=path, progress=stop_at(500), **options)
+    with pytest.raises(bayesgmm.InputError, match="is of a run with other data or settings"):
+        bayesgmm.fit_vi(x + 1.0, 2, checkpoint=path, **options)
+    told = []
+    resumed = bayesgmm.fit_vi(x, 2, checkpoint=path, progress=told.append, **options)
+    assert "500 of 20000, resumed" in told[0]
+    np.testing.assert_array_equal(resumed.trace, whole.trace)
+    np.testing.assert_array_equal(resumed.draws.means, whole.draws.means)
+    assert not path.exists()
 
 
 def test_too_noisy_an_elbo_is_not_taken_for_a_settled_one(key):

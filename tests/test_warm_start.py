@@ -103,3 +103,22 @@ def test_chains_start_apart_around_several_modes(key):
     assert fit.summary["num_modes"] >= 1
     firsts = np.asarray(fit.draws.means)[:, 0, :, 0]
     assert len(np.unique(firsts[:, 0])) == 4
+
+
+def test_chains_start_around_the_modes_that_several_starts_lead_to(key):
+    """Two clusters in the middle that may be one, at nearly equal heights: chains from both starts see both modes."""
+    rng = np.random.default_rng(7)
+    x = np.concatenate([rng.normal(loc, 0.5, 25) for loc in (-4.0, 0.0, 4.2)])[:, None]
+    near, far = (
+        bayesgmm.Mixture.from_covariances(weights, np.array(means)[:, None], np.ones((2, 1, 1)) * 4.0)
+        for weights, means in (([2 / 3, 1 / 3], [-2.0, 4.2]), ([1 / 3, 2 / 3], [-4.0, 2.1]))
+    )
+    options = {"key": key, "num_chains": 2, "num_warmup": 40, "num_draws": 40, "on_failure": "ignore"}
+    fit = bayesgmm.fit_nuts(x, 2, start=[near, far], **options)
+    assert fit.summary["num_modes"] == 2
+    assert sorted(np.asarray(fit.draws.means).mean((1, 3)).min(1) < -3.0) == [False, True]
+    assert bayesgmm.fit_nuts(x, 2, start=[near], **options).summary["num_modes"] == 1
+    with pytest.raises(bayesgmm.InputError, match="start is an empty sequence"):
+        bayesgmm.fit_nuts(x, 2, start=[], **options)
+    with pytest.raises(bayesgmm.InputError, match=r"start has means of shape \(3, 1\)"):
+        bayesgmm.fit_gibbs(x, 2, start=[near, bayesgmm.fit_em(x, 3, key=key).mixture], key=key)

@@ -55,18 +55,24 @@ class Drawn(NamedTuple):
 
 
 def check_chain_method(chain_method: str | None, num_chains: int) -> str:
-    """The method asked for, or the best one here: parallel where there is a device for each chain.
+    """The method asked for, or the best one here: parallel where several devices can share the chains evenly.
 
     Raises:
         InputError: for a method that is not known.
     """
     if chain_method is None:
-        if jax.local_device_count() >= num_chains:
+        if num_chains > 1 and _devices_for(num_chains) > 1:
             return "parallel"
         return "sequential" if jax.default_backend() == "cpu" else "vectorized"
     if chain_method not in CHAIN_METHODS:
         raise InputError(f"chain_method={chain_method!r} is not known; choose one of {', '.join(CHAIN_METHODS)}")
     return chain_method
+
+
+def _devices_for(num_chains: int) -> int:
+    """The most local devices that take the same number of chains each."""
+    available = jax.local_device_count()
+    return max(size for size in range(1, min(num_chains, available) + 1) if num_chains % size == 0)
 
 
 def over_chains(function: Callable[..., Any], num_chains: int, chain_method: str) -> Callable[..., Any]:
@@ -80,7 +86,7 @@ def over_chains(function: Callable[..., Any], num_chains: int, chain_method: str
     if chain_method == "sequential":
         return lambda own, *shared: jax.lax.map(lambda own: function(own, *shared), own)
     available = jax.local_devices()
-    num_devices = max(size for size in range(1, num_chains + 1) if num_chains % size == 0 and size <= len(available))
+    num_devices = _devices_for(num_chains)
     mesh = Mesh(np.array(available[:num_devices]), ("chains",))
     chains, whole = PartitionSpec("chains"), PartitionSpec()
 

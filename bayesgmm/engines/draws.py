@@ -86,10 +86,14 @@ def pareto_khat(log_weights: np.ndarray) -> float:
     return float(array_stats.psislw(-log_weights)[1])
 
 
-def judged(fit: Fit, x: Any) -> Fit:
-    """The fit of a sampler with its result code and what tells how well its chains have mixed."""
+def judged(fit: Fit, x: Any, *, log_likelihoods: Any = None) -> Fit:
+    """The fit of a sampler with its result code and what tells how well its chains have mixed.
+
+    `log_likelihoods` of the draws (chain, draw) need not be worked out again where the sampler knows them.
+    """
     assert fit.draws is not None
-    found = convergence(fit.draws, x, extra={"lp": fit.sample_stats["lp"]})
+    known = {} if log_likelihoods is None else {"log_likelihood": log_likelihoods}
+    found = convergence(fit.draws, x, extra={"lp": fit.sample_stats["lp"], **known})
     summary = {**fit.summary, **found.summary}
     code = fit.code
     if "diverging" in fit.sample_stats:

@@ -30,8 +30,7 @@ from bayesgmm.engines.chains import (
     stretch,
 )
 from bayesgmm.engines.draws import fit_of_draws, judged
-from bayesgmm.engines.modes import em_ends
-from bayesgmm.errors import InputError
+from bayesgmm.engines.modes import NUM_STARTS, check_starts, em_ends
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture, joint_of_rows
 from bayesgmm.moments import centred_block, expected_moments, weighted_sums
@@ -39,7 +38,6 @@ from bayesgmm.precision import matching_precision
 from bayesgmm.progress import Listener, Progress
 from bayesgmm.relabelling import relabel_draws
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
-from bayesgmm.starting_values import mixture_from_start
 from bayesgmm.statistics import Moments
 
 _ROOM = 1000  # sweeps that a stretch may have
@@ -57,7 +55,7 @@ def fit_gibbs(
     num_chains: int = 4,
     num_warmup: int = 500,
     num_draws: int = 2000,
-    num_starts: int = 4,
+    num_starts: int = NUM_STARTS,
     chain_method: str | None = None,
     progress: bool | Listener | None = None,
     checkpoint: str | Path | bool = True,
@@ -71,12 +69,12 @@ def fit_gibbs(
         family: covariance family, one with a conjugate prior.
         prior: of `conjugate_prior(x, num_components, family)`, by default that.
         key: `jax.random.key(seed)`.
-        start: the mixture around which all chains start, and whose labels are kept. By default chains start around the
-            ends of `num_starts` fits by EM, in turns, and labels are those of the best.
+        start: the mixture around which all chains start, or several around which they start in turns. Labels of the
+            first are kept. By default the ends of `num_starts` fits by EM, the best one first.
         num_chains: number of chains.
         num_warmup: first sweeps of every chain that are not kept.
         num_draws: sweeps kept of every chain.
-        num_starts: fits by EM that chains start around.
+        num_starts: fits by EM that chains start around when no start is given.
         chain_method: as in `fit_nuts`.
         progress: True for a bar, or a function called with a sentence about once a second.
         checkpoint: as in `fit_nuts`.
@@ -104,10 +102,8 @@ def fit_gibbs(
     prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
     if start is None:
         starts = em_ends(x, num_components, family, num_starts, key=key)
-    elif isinstance(start, Mixture):
-        starts = [mixture_from_start(start, x, num_components, None, family, 0.0)]
     else:
-        raise InputError(f"start={type(start).__name__} must be a Mixture, such as the .mixture of a fit_em result")
+        starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
     identity = ("gibbs", x, prior, starts, jax.random.key_data(key), counts, chain_method, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)
@@ -156,7 +152,7 @@ def _fit(
         progress=progress,
         checkpoint=checkpoint,
     )
-    draws, lp = found.draws
+    draws, lp, total = found.draws
     relabelled = relabel_draws(jax.tree.map(jnp.asarray, draws), pivot=starts[0])
     fit = fit_of_draws(
         "gibbs",
@@ -169,7 +165,7 @@ def _fit(
         sample_stats={"lp": lp},
         summary={"num_permuted": relabelled.num_permuted},
     )
-    return judged(fit, x)
+    return judged(fit, x, log_likelihoods=total)
 
 
 @functools.partial(jax.jit, static_argnames="family")
@@ -197,12 +193,12 @@ def _advance(
         chain_key, mixture = state
         of_prior = distribution_of_prior(prior, family, mixture.num_components)
 
-        def step(mixture: Mixture, index: Array) -> tuple[Mixture, tuple[Mixture, Array]]:
+        def step(mixture: Mixture, index: Array) -> tuple[Mixture, tuple[Mixture, Array, Array]]:
             row_key, parameter_key = jax.random.split(jax.random.fold_in(chain_key, index))
             moments = allocated_moments(mixture, x, key=row_key, pooled=family.shared)
             lp = moments.log_likelihood + log_prob_of_mixture(of_prior, mixture)
             following = sample_mixture(update(of_prior, moments, family), key=parameter_key)
-            return following, (mixture, lp)
+            return following, (mixture, lp, moments.log_likelihood)
 
         mixture, drawn = stretch(step, mixture, first, count, room)
         return (chain_key, mixture), drawn

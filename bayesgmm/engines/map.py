@@ -30,7 +30,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from bayesgmm.checks import finite_number, whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
-from bayesgmm.engines.em import fit_em
+from bayesgmm.engines.modes import check_starts, em_ends
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.labels import relabel
@@ -92,16 +92,15 @@ def fit_map(
         raise InputError(f"gtol={gtol} must be greater than 0")
     if isinstance(prior, AnyPrior):
         check_has_mode(prior)
-    given = [start] if start is None or not isinstance(start, Sequence) else list(start)
-    if not given:
-        raise InputError("start is an empty sequence; give at least one Mixture, or leave it out to start from EM")
-    x, family, prior, *starts = space.prepare(x, num_components, family, prior, given[0], key)
+    x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
     if start is None:
-        keys = jax.random.split(jax.random.fold_in(key, 1), num_starts - 1)
-        options = {"family": family, "num_restarts": 1, "on_failure": "ignore"}
-        starts += [fit_em(x, num_components, key=each, **options).mixture for each in keys]
+        # Single runs end in more places than the best of several do.
+        starts = em_ends(x, num_components, family, 1, key=key)
+        if num_starts > 1:
+            single = jax.random.fold_in(key, 1)
+            starts += em_ends(x, num_components, family, num_starts - 1, key=single, num_restarts=1)
     else:
-        starts += [space.prepare(x, num_components, family, prior, one, key)[3] for one in given[1:]]
+        starts = check_starts(start, num_components, x.shape[1], family)
     return announce(_fit(x, num_components, family, prior, starts, gtol, max_steps), on_failure)
 
 

@@ -34,7 +34,7 @@ from bayesgmm.engines.chains import (
     stretch,
 )
 from bayesgmm.engines.draws import judged
-from bayesgmm.engines.modes import em_ends
+from bayesgmm.engines.modes import NUM_STARTS, check_starts, em_ends
 from bayesgmm.engines.posterior import posterior_fit
 from bayesgmm.engines.potential import potential_energy
 from bayesgmm.errors import InputError
@@ -58,13 +58,13 @@ def fit_nuts(
     family: str | Family = "full",
     prior: AnyPrior | None = None,
     key: Any,
-    start: Mixture | None = None,
+    start: Mixture | Sequence[Mixture] | None = None,
     num_chains: int = 4,
     num_warmup: int = 300,
     num_draws: int = 1000,
     target_accept: float = 0.8,
     jitter: float = 1.0,
-    num_starts: int = 4,
+    num_starts: int = NUM_STARTS,
     max_tree_depth: int = 10,
     chain_method: str | None = None,
     progress: bool | Listener | None = None,
@@ -79,18 +79,19 @@ def fit_nuts(
         family: covariance family.
         prior: numbers of the prior, by default `default_prior(x, num_components)`; or a `conjugate_prior`.
         key: `jax.random.key(seed)`.
-        start: the mixture around which all chains start, and whose labels are kept. By default chains start around the
-            distinct best ends of `num_starts` runs of EM, and labels are those of the best.
+        start: the mixture around which all chains start, or several: then chains start around the distinct best of
+            the modes that they lead to, in turns. Labels of the first are kept. By default the ends of `num_starts`
+            fits by EM, the best one first.
         num_chains: number of chains.
         num_warmup: draws of every chain spent on adaptation.
         num_draws: draws kept of every chain.
         target_accept: acceptance rate that the step size is adapted to, between 0 and 1.
         jitter: how far chains start from a mode, in standard deviations of the normal approximation there.
-        num_starts: runs of EM that look for modes.
+        num_starts: fits by EM that look for modes when no start is given.
         max_tree_depth: limit on the doublings of a trajectory, 2^depth leapfrog steps.
         chain_method: "parallel" (side by side on as many devices as divide the chains evenly), "sequential" or
-            "vectorized". By default parallel where there are as many devices as chains, else sequential on a CPU and
-            vectorized on an accelerator.
+            "vectorized". By default parallel where several devices share the chains evenly, else sequential on a CPU
+            and vectorized on an accelerator.
         progress: True for a bar, or a function called with a sentence about once a second.
         checkpoint: where a run is saved once a minute, and on Ctrl-C; the same call goes on from there, to the same
             draws. By default in the user's cache folder; False for nowhere.
@@ -118,7 +119,7 @@ def fit_nuts(
     if start is None:
         starts = em_ends(x, num_components, family, num_starts, key=key)
     else:
-        starts = [space.check_start(start, num_components, x.shape[1], family)]
+        starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
     settings = (float(target_accept), float(jitter), max_tree_depth, chain_method)
     identity = ("nuts", x, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)

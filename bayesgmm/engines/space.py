@@ -29,6 +29,7 @@ from bayesgmm.engines.model import (
     sample_sites,
     sites_of_mixture,
 )
+from bayesgmm.engines.modes import check_start
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
@@ -94,23 +95,6 @@ def prepare_problem(
     else:
         check_prior(prior, num_components, x.shape[1])
     return x, family, prior
-
-
-def check_start(start: Any, num_components: int, num_features: int, family: Family) -> Mixture:
-    """The start, if it is a mixture that the family can have.
-
-    Raises:
-        InputError: if it is not.
-    """
-    if not isinstance(start, Mixture):
-        raise InputError(f"start={shown(start)} must be a Mixture, such as the .mixture of a fit_em result")
-    if start.means.shape != (num_components, num_features) or start.is_diagonal != family.diagonal:
-        raise InputError(
-            f"start has means of shape {start.means.shape} and a {'diagonal' if start.is_diagonal else 'triangular'} "
-            f"factor; num_components={num_components} and family={family.name!r} need another. Start from a fit_em "
-            "result of the same family"
-        )
-    return start
 
 
 @functools.cache

@@ -1,17 +1,16 @@
 r"""Variational inference by NumPyro's SVI, started at the EM fit.
 
-The stopping rule. The ELBO is estimated at every step, and its mean over the last `window` steps is compared with that
-over the `window` steps before. While it rose by more than twice the standard error of the difference, the fit is still
-climbing. Where twice that standard error is above half a nat, a climb could hide in the noise: nothing is concluded,
-and the windows are made twice as long. Else the approximation has settled at this step size; the step size falls to a
-quarter, twice in all, and the fit is done when it has settled at the last one. The parameters of the guide are then the
-mean over the last steps, which is free of most of the noise of any of them (Polyak & Juditsky 1992).
+Where it stops is the business of `settling`: the step size falls to a quarter, twice in all, whenever the ELBO has
+settled, and the fit is done when it has at the last one. The parameters of the guide are then the mean over the last
+steps, which is free of most of the noise of any of them (Polyak & Juditsky 1992).
 
 Source: Kucukelbir et al. (2017), automatic differentiation variational inference; Yao et al. (2018) for k-hat.
 """
 
 import functools
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ from numpyro.optim import Adam
 from bayesgmm.checks import whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
+from bayesgmm.engines.chains import Checkpoint, checkpoint_of
 from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
 from bayesgmm.engines.guides import (
     Neighbourhood,
@@ -40,15 +40,13 @@ from bayesgmm.engines.guides import (
 from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, BATCH_SIZE, Tangent, tangent_at
 from bayesgmm.engines.model import CovarianceUnits
 from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.engines.settling import STEP_SIZES, Schedule
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
+from bayesgmm.progress import Listener, Progress
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
-
-STEP_SIZES = (2e-2, 5e-3, 1.25e-3)
-RESOLUTION = 0.5
-"""Nats to which two windows of the ELBO must be told apart before the stopping rule concludes anything."""
 
 _AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; more are worked out one particle after another
 _DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are worked out together
@@ -69,8 +67,9 @@ def fit_vi(
     num_particles: int = 8,
     window: int = 500,
     max_steps: int = 20_000,
+    progress: bool | Listener | None = None,
+    checkpoint: str | Path | bool = True,
     on_failure: str = "warn",
-    progress: Callable[[str], None] | None = None,
 ) -> Fit:
     """Approximate the posterior by a distribution of a tractable family, the guide.
 
@@ -92,8 +91,11 @@ def fit_vi(
         num_particles: draws in the estimate of the ELBO at every step.
         window: length of the windows of the stopping rule, in steps.
         max_steps: limit on steps in all.
-        on_failure: "warn", "raise" or "ignore" when the ELBO did not settle.
-        progress: called with a sentence now and then.
+        progress: True for a bar, or a function called with a sentence after every window.
+        checkpoint: where a run is saved once a minute, and on Ctrl-C; the same call goes on from there, to the same
+            draws. By default in the user's cache folder, and nowhere for a guide of your own, which a file cannot tell
+            from another; False for nowhere.
+        on_failure: "warn", "raise" or "ignore" when the ELBO did not settle, or Ctrl-C came.
 
     Returns:
         A `Fit` with draws of shape (1, num_draws) and the ELBO of every step as its trace. Its `sample_stats` hold the
@@ -102,6 +104,7 @@ def fit_vi(
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
+        KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
     check_guide(guide, rank)
     for name, value in {"num_particles": num_particles, "window": window}.items():
@@ -121,7 +124,14 @@ def fit_vi(
     if batch_size is None:
         batch_size = x.shape[0] if x.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
     settings = _Settings(guide, rank, min(batch_size, x.shape[0]), num_draws, num_particles, window, max_steps)
-    return announce(_fit(x, num_components, family, prior, start, key, settings, progress), on_failure)
+    named = isinstance(guide, str)
+    plain = settings if named else settings._replace(guide=getattr(guide, "__qualname__", type(guide).__qualname__))
+    identity = ("vi", x, prior, start, jax.random.key_data(key), tuple(plain), num_components, family.name)
+    saved = checkpoint_of(checkpoint if named or checkpoint is not True else False, identity)
+    what = f"vi ({guide.replace('_', ' ')})" if named else "vi"
+    with Progress(f"{what}, k = {num_components}", progress) as shown:
+        fit = _fit(x, num_components, family, prior, start, key, settings, shown, saved)
+    return announce(fit, on_failure)
 
 
 class _Settings(NamedTuple):
@@ -143,9 +153,9 @@ def _fit(
     start: Mixture,
     key: Array,
     settings: _Settings,
-    progress: Callable[[str], None] | None,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
 ) -> Fit:
-    window = settings.window
     x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
     begin_key, draw_key = jax.random.split(key)
     by_particle = settings.batch_size * num_components * settings.num_particles > _AT_ONCE
@@ -158,26 +168,17 @@ def _fit(
     arguments = (num_components, family, prior, around.units)
     state = machine.begin(begin_key, x, num_components, family, prior, around)
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
-    mean, trace, settled, span = {}, np.empty(0), False, window
-    for step_size in STEP_SIZES:
-        began, settled = len(trace), False
-        while not settled and len(trace) + window <= settings.max_steps:
-            state, mean, elbo = machine.advance(
-                state, jnp.asarray(step_size, x.dtype), x, *arguments, tangent, window, settings.batch_size
-            )
-            trace = np.append(trace, constant + np.asarray(elbo, np.float64))
-            if progress is not None:
-                progress(f"step {len(trace)}, ELBO {trace[-window:].mean():.2f}, step size {step_size:g}")
-            if not np.isfinite(trace[-window:]).all():
-                break
-            if len(trace) - began >= 2 * span:
-                before, after = trace[-2 * span : -span], trace[-span:]
-                settled = has_settled(before, after)
-                span = span if settled or can_tell(before, after) else 2 * span
-        if not settled:
-            break
-    finite = bool(np.isfinite(trace[-window:]).all())
-    result = ResultCode.successful if settled else ResultCode.max_steps_reached if finite else ResultCode.nonfinite
+
+    def advance(state: Any, step_size: float) -> tuple[Any, Any, np.ndarray]:
+        state, mean, elbo = machine.advance(
+            state, jnp.asarray(step_size, x.dtype), x, *arguments, tangent, settings.window, settings.batch_size
+        )
+        return state, mean, constant + np.asarray(elbo, np.float64)
+
+    schedule = Schedule(settings.window, settings.max_steps)
+    mean, interrupted = _ascend(advance, state, schedule, settings.max_steps, progress, checkpoint)
+    result = ResultCode.successful if schedule.settled else ResultCode.max_steps_reached
+    result = ResultCode.interrupted if interrupted else ResultCode.nonfinite if schedule.failed else result
     sites, log_p, log_q = machine.draw(mean, draw_key, x, *arguments, settings.num_draws)
     return posterior_fit(
         "vi",
@@ -187,11 +188,48 @@ def _fit(
         prior,
         start,
         result=result,
-        num_steps=len(trace),
-        trace=jnp.asarray(trace, x.dtype),
+        num_steps=len(schedule.trace),
+        trace=jnp.asarray(schedule.trace, x.dtype),
         sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
-        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": float(trace[-window:].mean())},
+        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": float(schedule.last.mean())},
     )
+
+
+def _ascend(
+    advance: Callable[[Any, float], tuple[Any, Any, np.ndarray]],
+    state: Any,
+    schedule: Schedule,
+    max_steps: int,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> tuple[Any, bool]:
+    """Windows of steps until the schedule ends or Ctrl-C comes: the guide's mean parameters, and whether it came."""
+    mean: Any = None
+    if checkpoint is not None and (found := checkpoint.load(state)) is not None:
+        state, (trace,), _ = found
+        schedule.resume(trace[0])
+        progress.tell(len(schedule.trace), max_steps, "resumed")
+    saved, whole = time.monotonic(), (state, schedule.trace)  # what belongs together, whenever someone stops it
+    try:
+        while (step_size := schedule.step_size) is not None:
+            state, mean, elbo = advance(state, step_size)
+            schedule.add(elbo)
+            whole = (state, schedule.trace)
+            remark = f"ELBO {schedule.last.mean():.2f}, step size {step_size:g}"
+            progress.tell(len(schedule.trace), max_steps, remark)
+            if checkpoint is not None and time.monotonic() - saved > checkpoint.seconds:
+                checkpoint.save(state, [[schedule.trace[None]]], len(schedule.trace))
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        state, trace = whole
+        if checkpoint is not None and len(trace):
+            checkpoint.save(state, [[trace[None]]], len(trace))
+        if mean is None:
+            raise
+        return mean, True
+    if checkpoint is not None:
+        checkpoint.remove()
+    return mean, False
 
 
 class _Machine:
@@ -335,18 +373,3 @@ def _standardised(values: dict[str, Array], prior: AnyPrior) -> space.Sites:
         if "covariances" in values:
             values["covariances_base"] = jnp.asarray(CovarianceUnits(prior.column_scale).inv(values["covariances"]))
     return {name: values[name] for name in names if name in values}
-
-
-def has_settled(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether two windows are told apart, and the second is higher by at most twice the error of the difference."""
-    return can_tell(before, after) and bool(after.mean() - before.mean() <= 2 * _error(before, after))
-
-
-def can_tell(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a difference of `RESOLUTION` between the means of two windows would be seen."""
-    return bool(2 * _error(before, after) <= RESOLUTION)
-
-
-def _error(before: np.ndarray, after: np.ndarray) -> float:
-    """Standard error of the difference of the means."""
-    return float(np.sqrt(before.var(ddof=1) / before.size + after.var(ddof=1) / after.size))
