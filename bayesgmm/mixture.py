@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from bayesgmm import marginals
 from bayesgmm.checks import real_array
 from bayesgmm.errors import InputError
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
@@ -100,6 +101,16 @@ class Mixture:
         """Standard deviation of every component along every feature, shape (..., k, d)."""
         return _scales(self)
 
+    @property
+    def mean(self) -> Shaped[AnyArray, "*draws d"]:
+        r"""Mean of the whole mixture $m = \sum_j w_j \mu_j$, shape (..., d)."""
+        return _mean(self)
+
+    @property
+    def covariance(self) -> Shaped[AnyArray, "*draws d d"]:
+        r"""Covariance of the whole mixture $\sum_j w_j (\Sigma_j + (\mu_j - m)(\mu_j - m)^\top)$, shape (..., d, d)."""
+        return _covariance(self)
+
     def __getitem__(self, index: Any) -> "Mixture":
         """Select among the leading axes: `posterior[0, 10]` is draw 10 of chain 0."""
         if not self.draw_shape:
@@ -109,6 +120,26 @@ class Mixture:
     def permute(self, order: Any) -> "Mixture":
         """The same mixture with its components in another order; `order` has shape (..., k)."""
         return _permute(self, order)
+
+    def marginal(self, columns: Any) -> "Mixture":
+        """The mixture of some features alone, in the order of `columns`: their numbers, counted from 0.
+
+        Raises:
+            InputError: for columns that are not there, or twice.
+        """
+        return _marginal(self, marginals.check_columns(columns, self.num_features))
+
+    def condition(self, columns: Any, values: Any) -> "Mixture":
+        r"""The mixture of the other features, in their order, where `columns` have these values.
+
+        $p(x_a \mid x_b) = \sum_j p(j \mid x_b) \, p_j(x_a \mid x_b)$. Its `mean` and `covariance` predict missing
+        columns (Gaussian mixture regression). Values (b) are of one row; of m rows, (m, b), the last leading axis is m.
+
+        Raises:
+            InputError: for columns that are not there, twice, or all; for values of another shape, or not finite.
+        """
+        columns = marginals.check_columns(columns, self.num_features)
+        return _condition(self, marginals.check_values(values, columns, self.num_features), columns)
 
     def joint_log_prob(self, x: Any) -> Float[AnyArray, "*draws n k"]:
         r"""$\log w_j + \log \mathcal N(x_i \mid \mu_j, \Sigma_j)$ for every row and component, shape (..., n, k)."""
@@ -282,13 +313,7 @@ def _weights(mixture: Mixture) -> Array:
 @matching_precision
 @jax.jit
 def _covariances(mixture: Mixture) -> Array:
-    factor = mixture.precision_factor
-    if mixture.is_diagonal:
-        identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), (*factor.shape, factor.shape[-1]))
-        dense = jnp.square(1.0 / factor)[..., None] * identity
-    else:
-        lower = covariance_factor(factor)
-        dense = jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
+    dense = marginals.dense_covariances(mixture.precision_factor, mixture.is_diagonal)
     return jnp.broadcast_to(dense, (*mixture.means.shape, mixture.num_features))
 
 
@@ -296,6 +321,44 @@ def _covariances(mixture: Mixture) -> Array:
 @jax.jit
 def _scales(mixture: Mixture) -> Array:
     return jnp.sqrt(jnp.diagonal(_covariances(mixture), axis1=-2, axis2=-1))
+
+
+@matching_precision
+@jax.jit
+def _mean(mixture: Mixture) -> Array:
+    return marginals.total_mean(_weights(mixture), mixture.means)
+
+
+@matching_precision
+@jax.jit
+def _covariance(mixture: Mixture) -> Array:
+    return marginals.total_covariance(_weights(mixture), mixture.means, _covariances(mixture))
+
+
+@matching_precision
+@functools.partial(jax.jit, static_argnums=1)
+def _marginal(mixture: Mixture, columns: tuple[int, ...]) -> Mixture:
+    def one(mixture: Mixture) -> Mixture:
+        return Mixture(
+            mixture.log_weights, *marginals.marginal_gaussians(mixture.means, mixture.precision_factor, columns)
+        )
+
+    return over_draws(one, mixture)(mixture)
+
+
+@matching_precision
+@functools.partial(jax.jit, static_argnums=2)
+def _condition(mixture: Mixture, values: Any, columns: tuple[int, ...]) -> Mixture:
+    values = jnp.asarray(values, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
+    rows = values.reshape(-1, len(columns))
+
+    def one(mixture: Mixture) -> Mixture:
+        _, joint, marginal = joint_and_marginal(_marginal(mixture, columns), rows)
+        means, factor = marginals.conditional_gaussians(mixture.means, mixture.precision_factor, columns, rows)
+        fields = ((joint - marginal[None]).T, means, factor)
+        return Mixture(*(field if values.ndim == 2 else field[0] for field in fields))
+
+    return over_draws(one, mixture)(mixture)
 
 
 @matching_precision

@@ -54,6 +54,7 @@ ORDER = [
     "engines.streaming",
     "engines.em",
     "replicates",
+    "uncertainty_findings",
     "standard_errors",
     "uncertainty",
     "engines.modes",
