@@ -48,7 +48,7 @@ def compare(
     began = time.perf_counter()
     with _one_line_errors():
         settings, data, folder, seed = _read(config, out, seed, overwrite)
-        _use_host_devices(max(_num_cores(), _num_chains(settings)))
+        _use_host_devices(_num_devices(settings))
         _remember_programs()
         _compare(settings, data, folder, seed, overwrite, began)
 
@@ -90,9 +90,13 @@ def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> 
     return settings, data, folder, settings.seed if seed is None else seed
 
 
-def _num_chains(settings: "Config") -> int:
+def _num_devices(settings: "Config") -> int:
+    """One host device for each core, which is fastest; one for each chain where cores cannot share chains evenly."""
+    num_cores = _num_cores()
     samplers = {"gibbs": settings.gibbs.num_chains, "nuts": settings.nuts.num_chains}
-    return max([1, *(number for name, number in samplers.items() if name in settings.engines)])
+    chains = [number for name, number in samplers.items() if name in settings.engines]
+    uneven = [number for number in chains if all(number % share for share in range(2, num_cores + 1))]
+    return max(num_cores, *uneven) if uneven and num_cores > 1 else num_cores
 
 
 def _num_cores() -> int:
@@ -101,7 +105,7 @@ def _num_cores() -> int:
 
 
 def _use_host_devices(num_devices: int) -> None:
-    """One host device for each core and each chain, over which EM shares out many rows and chains run side by side.
+    """Host devices, over which EM shares out many rows and chains run side by side.
 
     Must be asked for before JAX starts, and costs nothing where they are not used.
     """

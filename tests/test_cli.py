@@ -254,10 +254,18 @@ def test_command_is_installed_and_quick_to_help():
 
 
 @pytest.mark.parametrize(
-    ("num_cores", "engines", "num_devices"), [(3, '["em"]', 3), (3, '["em", "nuts"]', 4), (6, '["em", "nuts"]', 6)]
+    ("num_cores", "engines", "more", "num_devices"),
+    [
+        (3, '["em"]', "", 3),
+        (2, '["em", "nuts"]', "", 2),
+        (3, '["em", "nuts"]', "", 3),
+        (2, '["em", "nuts"]', "[nuts]\nnum_chains = 3\n", 3),
+        (1, '["em", "nuts"]', "", 1),
+        (6, '["em", "nuts"]', "", 6),
+    ],
 )
-def test_there_is_a_device_for_every_core_and_every_chain(num_cores, engines, num_devices, folder, monkeypatch):
-    """Also without chains, so that EM on many rows uses the cores."""
+def test_there_is_a_device_for_every_core(num_cores, engines, more, num_devices, folder, monkeypatch):
+    """Also without chains, so that EM on many rows uses the cores; more for chains that they cannot share evenly."""
     asked = []
 
     def ask(count):
@@ -266,7 +274,7 @@ def test_there_is_a_device_for_every_core_and_every_chain(num_cores, engines, nu
 
     monkeypatch.setattr(cli, "_num_cores", lambda: num_cores)
     monkeypatch.setattr(cli, "_use_host_devices", ask)
-    run(settings(folder, EM_ONLY.replace('["em"]', engines)), "--out", folder / "out")
+    run(settings(folder, EM_ONLY.replace('["em"]', engines) + more), "--out", folder / "out")
     assert asked == [num_devices]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.bayesian_subjects import conjugate_prior_of
 from tests.benchmarks.posteriors import Draws
 
 
@@ -80,6 +81,24 @@ def mixture_same_family(x: Any, numbers: Numbers) -> None:
         numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(probs=weights), components), obs=x)
 
 
+def conjugate_mixture_same_family(x: Any, prior: Any) -> None:
+    """The same of one column under the conjugate prior, whose Wishart is then an inverse gamma of the variance."""
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+
+    k = len(prior.concentration)
+    half = 0.5 * jnp.ones(k, x.dtype)
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.asarray(prior.concentration)))
+    of_variances = dist.InverseGamma(half * prior.dof, half * np.asarray(prior.scale).item())
+    variances = numpyro.sample("variances", of_variances.to_event(1))
+    of_means = dist.Normal(np.asarray(prior.mean).item(), jnp.sqrt(variances / prior.shrinkage))
+    means = numpyro.sample("means", of_means.to_event(1))
+    with numpyro.plate("rows", len(x)):
+        components = dist.Normal(means, jnp.sqrt(variances))
+        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(probs=weights), components), obs=x[:, 0])
+
+
 def standardised_mixture_same_family() -> Callable[..., None]:
     """The model in standardised means."""
     from numpyro.handlers import reparam
@@ -95,12 +114,16 @@ class NumPyroSampler:
         import jax
         from numpyro.infer import MCMC, NUTS
 
+        settings = dict(settings)
+        conjugate = settings.pop("conjugate", False)
         counts = {"num_chains": 4, "num_warmup": 1000, "num_samples": 1000} | settings
         # Iterations cost more during warm-up, so that its share of the time is put low here.
         self.warmup_share = counts["num_warmup"] / (counts["num_warmup"] + counts["num_samples"])
         method = "parallel" if jax.local_device_count() >= counts["num_chains"] else "sequential"
-        self.mcmc = MCMC(NUTS(standardised_mixture_same_family()), chain_method=method, progress_bar=False, **counts)
-        self.x, self.numbers = x, numbers_of(x, num_components)
+        model = conjugate_mixture_same_family if conjugate else standardised_mixture_same_family()
+        self.mcmc = MCMC(NUTS(model), chain_method=method, progress_bar=False, **counts)
+        self.x = x
+        self.numbers = conjugate_prior_of(x, num_components) if conjugate else numbers_of(x, num_components)
 
     def draw(self, seed: int) -> dict[str, np.ndarray]:
         import jax
@@ -110,6 +133,8 @@ class NumPyroSampler:
             return {name: np.asarray(value) for name, value in self.mcmc.get_samples(group_by_chain=True).items()}
 
     def draws(self, drawn: dict[str, np.ndarray]) -> Draws:
+        if "variances" in drawn:
+            return Draws(drawn["weights"], drawn["means"][..., None], drawn["variances"][..., None, None])
         lower = drawn["scales"][..., None] * drawn.get("correlation_cholesky", 1.0)
         return Draws(drawn["weights"], drawn["means"], lower @ np.swapaxes(lower, -1, -2))
 

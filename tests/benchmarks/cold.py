@@ -1,7 +1,7 @@
 """From data to 1,000 effective draws in a fresh process, nothing compiled before: what a user waits for.
 
 The clock starts after NumPy and JAX (for nutpie only NumPy) are imported and covers importing the sampler, making the
-model, compiling, warm-up and draws, with the defaults of each: `fit_nuts` four chains of 500 and 1000, NumPyro's NUTS
+model, compiling, warm-up and draws, with the defaults of each: `fit_nuts` four chains of 300 and 1000, NumPyro's NUTS
 four of 1000 and 1000 (one after the other, or side by side on four devices, whichever is faster for it), nutpie its own
 number of chains of 400 and 1000. The caches of JAX, PyTensor and Numba are empty. Where fewer draws than 1,000 are
 effective, as many more as it takes are added at the rate of those after warm-up; warm-up gets no more than its share
@@ -11,20 +11,22 @@ of the iterations. No draws are taken away where more are effective.
 import statistics
 from collections.abc import Iterator
 
-from tests.benchmarks import subjects
 from tests.benchmarks.rows import Row, Target
 from tests.benchmarks.sampler import Job, Run, sample
-from tests.benchmarks.sampling import DEVICES, QUICK, DataSet, Sampled, agreement
+from tests.benchmarks.sampling import DEVICES, QUICK, DataSet, Sampled, agreement, data_sets
 
 SECTION = "cold"
 ENOUGH = 1000
 LEAST_SPEEDUP = 5.0
 PEERS = ("MixtureSameFamily", "nutpie")
-REPEATS, NUTPIE_REPEATS = 3, 1
 
 
 def run(quick: bool) -> Iterator[Row]:
-    data = DataSet("faithful", subjects.shipped("faithful"), 2, REPEATS)
+    for data in data_sets(quick):
+        yield from rows_of(data, quick)
+
+
+def rows_of(data: DataSet, quick: bool) -> Iterator[Row]:
     ours = cold_starts("nuts", data, quick)
     for peer in PEERS:
         theirs = cold_starts(peer, data, quick)
@@ -33,7 +35,7 @@ def run(quick: bool) -> Iterator[Row]:
         agrees, notes, extra = (None, [], {}) if quick else agreement(mine, other)
         yield Row(
             section=SECTION,
-            what=f"first {ENOUGH:,} effective draws of Old Faithful",
+            what=f"{data.name}, first {ENOUGH:,} effective draws",
             peer=peer,
             dtype="float64",
             family="full",
@@ -51,10 +53,10 @@ def run(quick: bool) -> Iterator[Row]:
 
 def cold_starts(sampler: str, data: DataSet, quick: bool) -> Sampled:
     """Fresh processes, in the arrangement of chains that is faster for the sampler."""
-    settings = QUICK[sampler] if quick else {}
-    repeats = 1 if quick else NUTPIE_REPEATS if sampler == "nutpie" else REPEATS
+    settings = QUICK[sampler] if quick else data.nutpie if sampler == "nutpie" else {}
+    repeats = 1 if sampler == "nutpie" else data.num_repeats
     found = []
-    for devices in DEVICES[:1] if sampler == "nutpie" or quick else DEVICES:
+    for devices in DEVICES[sampler][: 1 if quick else None]:
         jobs = (Job(sampler, data.num_components, devices, settings=settings, seed=seed) for seed in range(repeats))
         runs = [sample(job, data.x)[0] for job in jobs]
         found.append(Sampled(runs, devices, statistics.median(run.compile_seconds for run in runs)))
