@@ -101,7 +101,8 @@ def fit_nuts(
         A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` holds the worst R-hat
         (`r_hat`, and that of what has no labels, `r_hat_invariant`), the smallest effective sample sizes (`ess_bulk`,
         `ess_tail`), the number of divergences, how many draws were relabelled (`num_permuted`) and around how many
-        modes chains started (`num_modes`).
+        modes chains started (`num_modes`). The log posterior density `lp` in its `sample_stats` is that of the
+        unconstrained coordinates, up to the evidence: not that of `fit_gibbs`.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
