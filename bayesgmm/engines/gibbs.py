@@ -81,8 +81,9 @@ def fit_gibbs(
         on_failure: "warn", "raise" or "ignore" when the chains disagree, or Ctrl-C came.
 
     Returns:
-        A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` as that of `fit_nuts`, and
-        as `lp` in its `sample_stats` the log posterior density of weights, means and covariances, up to the evidence.
+        A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` as that of `fit_nuts`.
+        The `lp` in its `sample_stats` is the log posterior density of weights, means and covariances, up to the
+        evidence.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled; a family without a conjugate
