@@ -164,11 +164,18 @@ _MOST_SORTED_ROWS = 800_000
 
 
 def enough_rows(
-    x: AnyArray, num_components: Any, family: Family, row_weights: Any = None, *, bounded: bool = False
+    x: AnyArray,
+    num_components: Any,
+    family: Family,
+    row_weights: Any = None,
+    *,
+    bounded: bool = False,
+    ridged: bool = False,
 ) -> None:
     """Refuse what no engine can fit. Rows of weight 0 do not count.
 
-    With `bounded`, a prior or a ridge bounds the likelihood, and a covariance needs no rows of its own.
+    With `bounded`, a prior bounds the likelihood, and a covariance needs no rows of its own. With `ridged`, every
+    variance has a ridge of the caller's own: besides, no column and no component needs rows that differ.
 
     Raises:
         InputError: for k < 1, k beyond the number of distinct rows, fewer rows than a component needs, or a constant
@@ -179,14 +186,14 @@ def enough_rows(
     num_rows, num_features = x.shape
     if row_weights is not None and not is_traced(row_weights) and not (positive := np.asarray(row_weights) > 0).all():
         counted, used, num_rows = " of positive weight", positive, int(positive.sum())
-    needed = max(num_components, 2 if family.diagonal or bounded else num_features + 1)
+    needed = max(num_components, 2 if family.diagonal or bounded or ridged else num_features + 1)
     if num_rows < needed:
         raise InputError(
             f"num_components={num_components} with family={family.name!r} needs at least {needed} rows{counted}, of "
             f"{num_features} features each; got {num_rows}. Give more rows, or choose a diagonal family, fewer "
             "components or a conjugate_prior"
         )
-    if is_traced(x):
+    if is_traced(x) or ridged:
         return
     rows = np.asarray(x)
     no_constant_column(rows, used)

@@ -25,6 +25,7 @@ from bayesgmm.engines import em
 from bayesgmm.engines.em import default_ridge, fit_em, run_em
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
+from bayesgmm.likelihood import log_likelihood
 from bayesgmm.mixture import Mixture
 from bayesgmm.priors import default_prior
 from bayesgmm.results import FitWarning, ResultCode
@@ -359,6 +360,29 @@ def test_a_component_in_a_plane_is_collapsed_in_any_dimension(num_features, rng)
     assert fit.code is ResultCode.collapsed
 
 
+def test_no_step_gives_the_start_itself(rng):
+    x = DATA["iris"]
+    start, _ = rough_start(FAMILIES["full"], x, 3, rng)
+    fit = fit_em(x, 3, start=start, max_steps=0, on_failure="ignore")
+    assert_close(fit.mixture, start, 0.0)
+    assert fit.log_likelihood == pytest.approx(log_likelihood(start, x), rel=1e-13)
+    assert (fit.code, int(fit.num_steps), len(fit.trace)) == (ResultCode.max_steps_reached, 0, 1)
+
+
+@each_sklearn_family
+def test_with_a_ridge_columns_may_be_constant_and_rows_repeat(family, rng):
+    """The maximum is that of scikit-learn; what has no spread of its own has the ridge, and is no success."""
+    x = np.repeat([[0.0, 1.0, 5.0], [4.0, 2.0, 5.0], [1.0, 7.0, 5.0]], 7, axis=0)
+    labels = np.repeat([0, 1, 2], 7)
+    fit = fit_em(x, 3, family=family, start=labels, reg_covar=1e-3, on_failure="ignore")
+    np.testing.assert_allclose(fit.mixture.covariances, np.broadcast_to(1e-3 * np.eye(3), (3, 3, 3)), atol=1e-12)
+    expected = 21 * (np.log(1 / 3) - 1.5 * np.log(2 * np.pi * 1e-3))
+    assert fit.log_likelihood == pytest.approx(expected, rel=1e-12)
+    assert fit.code is ResultCode.collapsed
+    with pytest.raises(InputError, match="column 2 of x is constant"):
+        fit_em(x, 3, family=family, start=labels, reg_covar=0.0)
+
+
 def test_the_step_limit_is_reported(rng):
     x = DATA["iris"]
     start, _ = rough_start(FAMILIES["full"], x, 3, rng)
@@ -409,7 +433,8 @@ def test_failures_are_announced_once_in_one_sentence(rng):
     [
         ({"key": None}, "key=None .*jax.random.key"),
         ({"key": jax.random.split(jax.random.key(0), 3)}, r"key has shape \(3,\): .*key\[0\]"),
-        *(({name: value}, f"{name}={value!r}") for name in COUNTS for value in (0, 2.5, "3", None, True)),
+        *(({name: value}, f"{name}={value!r}") for name in COUNTS for value in (-1, 2.5, "3", None, True)),
+        *(({name: 0}, f"{name}=0") for name in ("num_components", "num_restarts")),
         *(({"tol": value}, f"tol={value!r}") for value in (-1.0, np.nan, np.inf, True)),
         *(({"tol": value}, "tol ") for value in ("a", None, [1e-3])),
         *(({"reg_covar": value}, "reg_covar=") for value in (-1.0, np.nan, np.inf, [1e-3, -1.0], True)),

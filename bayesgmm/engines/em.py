@@ -86,10 +86,10 @@ def fit_em(
         accelerate: extrapolate every second step where that does not lower the objective (SQUAREM); several times
             fewer passes over the rows where components overlap and EM is slow.
         tol: stop when a step changes the mean objective per row by less than this; 0 runs `max_steps`.
-        max_steps: step limit of a run.
+        max_steps: step limit of a run; 0 gives the start itself, with its log-likelihood.
         reg_covar: ridge added to the variances, in squared units of the data: a number or one for each feature. By
             default a tiny fraction of each column's variance (1e-10 in float64, 1e-7 in float32), and 0 where a prior
-            is given; 0 switches it off.
+            is given; 0 switches it off. Under one of your own, columns may be constant and rows may repeat.
         on_failure: "warn", "raise" or "ignore" when the best run did not converge.
 
     Returns:
@@ -106,14 +106,14 @@ def fit_em(
         whole_number("num_components", num_components),
         family,
         whole_number("num_restarts", num_restarts),
-        whole_number("max_steps", max_steps),
+        whole_number("max_steps", max_steps, 0),
         truth_value("accelerate", accelerate),
     )
     weights = as_row_weights(row_weights, x)
     tol = finite_number("tol", tol, (), x.dtype)
     reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, x.shape[1:], x.dtype)
-    bounded = prior is not None or (reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all())))
-    enough_rows(x, num_components, family, weights, bounded=bounded)
+    ridged = reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all()))
+    enough_rows(x, num_components, family, weights, bounded=prior is not None, ridged=ridged)
     streamed = _is_streamed(x) and not is_traced((weights, start, key, prior, tol, reg_covar))
     x = x if streamed else rows_that_count(x, weights)
     if prior is not None:
@@ -201,7 +201,7 @@ def _fit_streamed(
     starts = _promising_starts(keys, sample, sample_weights, start_ridge, ridge, tol, prior, **options)
     fits = [run(jax.tree.map(lambda leaf, i=i: leaf[i], starts)) for i in range(len(starts.means))]
     fit = _best(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
-    return _sorted(fit)
+    return sorted_components(fit)
 
 
 def _given_start(start: Any, x: Any, num_components: int, weights: Any, family: Family, ridge: Any, key: Any) -> Any:
@@ -310,7 +310,7 @@ def _best_of_restarts(
 
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
         fit = _best(jax.tree.map(lambda leaf: leaf[1, : settings.num_carried], fits))
-    return _sorted(fit)
+    return sorted_components(fit)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "start"))
@@ -343,8 +343,8 @@ def _short_tol(tol: Array) -> Array:
     return jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
 
 
-def _sorted(fit: Fit) -> Fit:
-    """Components in the order of their means, first feature first."""
+def sorted_components(fit: Fit) -> Fit:
+    """The fit with its components in the order of their means, first feature first."""
     return dataclasses.replace(fit, mixture=fit.mixture.permute(jnp.lexsort(fit.mixture.means.T[::-1])))
 
 
