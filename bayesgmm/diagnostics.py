@@ -161,7 +161,7 @@ def loo(tree: "DataTree") -> Loo | None:
     """
     if tree.posterior.sizes["draw"] * tree.posterior.sizes["chain"] < 2:
         return None
-    result = _loo_of_tree(tree)
+    result = pointwise_loo(tree)
     pareto_k = np.asarray(result.pareto_k)
     return Loo(
         elpd=float(result.elpd),
@@ -200,14 +200,15 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
             raise InputError(f"trees[{name!r}] is of other rows than the first; compare fits of the same rows")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # told by the column `warning`
-        table = arviz.compare({name: _loo_of_tree(tree) for name, tree in trees.items()})
+        table = arviz.compare({name: pointwise_loo(tree) for name, tree in trees.items()})
     attributes = ("engine", "family", "num_components", "result")
     for attribute in attributes:
         table[attribute] = [trees[name].attrs[attribute] for name in table.index]
     return table
 
 
-def _loo_of_tree(tree: "DataTree") -> Any:
+def pointwise_loo(tree: "DataTree") -> Any:
+    """ArviZ's own result with what it says of every row, in which draws of an approximation are corrected for."""
     import arviz
 
     with warnings.catch_warnings():

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from plot_helpers import (
-    by_gid,
-)
+from plot_helpers import by_gid, check_drawable
 
 from bayesgmm.errors import InputError
 from bayesgmm.plots import plot_criteria

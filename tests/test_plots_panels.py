@@ -19,6 +19,7 @@ from plot_helpers import (
     posterior_of,
 )
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots import (
     plot_assignments,
@@ -30,7 +31,7 @@ from bayesgmm.plots import (
 )
 from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.style import cluster_colour, cluster_marker, line_styles
-from bayesgmm.plots.view import projected
+from bayesgmm.plots.view import one_mixture, point_and_draws, posterior_draws
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 
@@ -60,7 +61,7 @@ def test_columns_choose_and_name_the_features(rng):
     figure = root_figure(plot_assignments(case.mixture, table, columns=["d", 1]))
     (ax,) = figure.axes
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("d", "b")
-    pair = projected(case.mixture, np.eye(4)[[3, 1]])
+    pair = case.mixture.marginal([3, 1])
     np.testing.assert_allclose(pair.covariances, case.covariances[:, [3, 1]][:, :, [3, 1]], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(pair.means, case.means[:, [3, 1]])
     labels = np.asarray(case.mixture.predict(x))
@@ -179,3 +180,17 @@ def test_colours_markers_and_lines_tell_apart(rng):
     styles = line_styles(fits)
     assert styles["3"] == "-"
     assert len(set(styles.values())) == 5
+
+
+def test_what_is_no_mixture_and_no_fit_is_refused(rng):
+    case = random_case(FULL, 2, 2, rng)
+    several = dataclasses.replace(make_fit(case), mixture=posterior_of(case, rng))
+    for take, thing, message in (
+        (one_mixture, "full", "got str"),
+        (one_mixture, several, "leading axes"),
+        (lambda thing: point_and_draws(thing, 10), None, "got NoneType"),
+        (lambda thing: point_and_draws(thing, 10), several, "give one fit"),
+        (posterior_draws, 3, "draws are needed"),
+    ):
+        with pytest.raises(InputError, match=message):
+            take(thing)

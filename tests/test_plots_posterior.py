@@ -7,9 +7,9 @@ from matplotlib.collections import LineCollection
 from plot_helpers import FULL, by_gid, check_drawable, make_fit, posterior_of, starting_with
 
 from bayesgmm.plots import plot_posterior_ellipses, plot_responsibility_uncertainty
+from bayesgmm.plots.fields import mean_responsibilities
 from bayesgmm.plots.panels import root_figure
-from bayesgmm.plots.uncertainty import mean_responsibilities
-from bayesgmm.plots.view import projected, thinned_draws
+from bayesgmm.plots.view import thinned_draws
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 
@@ -86,4 +86,4 @@ def test_draws_are_thinned_evenly_over_all_chains(rng):
     thinned = thinned_draws(draws, 4)
     np.testing.assert_array_equal(thinned.means, draws.means.reshape(30, 3, 1)[[0, 10, 19, 29]])
     assert thinned_draws(draws, 100).draw_shape == (30,)
-    assert projected(draws, np.eye(1)).draw_shape == (3, 10)
+    assert draws.marginal([0]).draw_shape == (3, 10)

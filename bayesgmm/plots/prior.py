@@ -18,7 +18,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots.panels import finish, make_panels
-from bayesgmm.plots.shapes import check_levels, densities, draw_histogram, draw_rug, ellipse_outlines, point_size
+from bayesgmm.plots.shapes import check_levels, densities, draw_ground, draw_histogram, draw_rug, ellipse_outlines
 from bayesgmm.plots.style import DATA_GREY, INK, PALETTE
 from bayesgmm.plots.view import thinned_draws, view_rows
 from bayesgmm.predictive import prior_draws
@@ -80,7 +80,7 @@ def plot_prior_predictive(
         )
     view = view_rows(drawn, x, columns, feature_names)
     new = np.asarray(drawn.sample(_ROWS_OF_EACH, key=row_key), np.float64)
-    new = new.reshape(-1, num_features) @ view.directions.T
+    new = view.coordinates(new.reshape(-1, num_features))
     spans = [_span(values, new_values) for values, new_values in zip(view.shown.T, new.T, strict=True)]
     few = thinned_draws(drawn[:, :num_draws], num_draws)
     panels = make_panels(view, ax)
@@ -94,7 +94,7 @@ def plot_prior_predictive(
         else:
             _draw_regions(panel, new[:, [j, i]], levels)
             _draw_components(panel, view.marginal(few, j, i), levels[1])
-            _draw_rows(panel, view.shown[:, [j, i]])
+            draw_ground(panel, view.shown[:, [j, i]])
     drawn_axes = finish(panels, view, _handles(view.num_shown, levels))
     for (i, j), panel in panels.axes.items():
         panel.set_xlim(spans[j])
@@ -165,20 +165,6 @@ def _draw_components(ax: Axes, pair: Mixture, level: float) -> None:
         list(outlines.reshape(-1, *outlines.shape[-2:])), colors=PALETTE[0], linewidths=0.7, alpha=0.6, gid="draws"
     )
     ax.add_collection(lines, autolim=False)
-
-
-def _draw_rows(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
-    ax.scatter(
-        points[:, 0],
-        points[:, 1],
-        s=0.4 * point_size(len(points)),
-        color=INK,
-        alpha=0.7,
-        linewidths=0.0,
-        rasterized=len(points) > 5000,
-        zorder=3,
-        gid="rows",
-    )
 
 
 def _handles(num_columns: int, levels: tuple[float, float]) -> list[Any]:

@@ -7,7 +7,7 @@ from scipy.stats import chi2
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.style import DATA_GREY, cluster_colour, cluster_marker
+from bayesgmm.plots.style import DATA_GREY, INK, cluster_colour, cluster_marker
 
 _MANY_ROWS = 5000  # beyond it points are drawn as pixels even in a PDF, which would otherwise take minutes to open
 
@@ -32,10 +32,15 @@ def ellipse_outlines(pair: Mixture, level: float, num_points: int = 121) -> Floa
     return np.asarray(pair.means)[..., None, :] + np.swapaxes(root @ circle, -1, -2)
 
 
-def density_grid(single: Mixture, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " g"]:
-    """Points over the range of the data, and some beyond, dense enough at every component of a one-column mixture."""
-    low, high = float(values.min()), float(values.max())
-    pad = 0.12 * (high - low) or 3.0 * float(np.max(single.scales))
+def density_grid(
+    single: Mixture, values: Float[np.ndarray, " n"], span: tuple[float, float] | None = None
+) -> Float[np.ndarray, " g"]:
+    """Points over the range of the data, and some beyond, dense enough at every component of a one-column mixture.
+
+    Or over a span that is given.
+    """
+    low, high = (float(values.min()), float(values.max())) if span is None else span
+    pad = 0.0 if span is not None else 0.12 * (high - low) or 3.0 * float(np.max(single.scales))
     near = np.asarray(single.means) + np.asarray(single.scales) * np.linspace(-4.0, 4.0, 81)
     even = np.linspace(low - pad, high + pad, 401)
     # Clipped rather than cut: grids of one length share one compiled density.
@@ -135,6 +140,21 @@ def draw_plain_points(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
         alpha=0.7,
         linewidths=0.0,
         rasterized=len(points) > _MANY_ROWS,
+        gid="rows",
+    )
+
+
+def draw_ground(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
+    """The rows as small dark points over a field."""
+    ax.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=0.4 * point_size(len(points)),
+        color=INK,
+        alpha=0.7,
+        linewidths=0.0,
+        rasterized=len(points) > _MANY_ROWS,
+        zorder=3,
         gid="rows",
     )
 

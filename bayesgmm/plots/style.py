@@ -15,6 +15,7 @@ from bayesgmm.results import Fit
 # Okabe & Ito (2008), safe for the colour-blind. Black is kept for the mixture as a whole, and yellow, faint on white,
 # comes late.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C8C8C", "#D8C800")
+BLUE, VERMILION = PALETTE[0], PALETTE[4]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#222222"
 DATA_GREY = "#9A9A9A"

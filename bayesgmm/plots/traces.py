@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.errors import InputError
-from bayesgmm.plots.panels import new_axes
+from bayesgmm.plots.panels import new_axes, one_axes
 from bayesgmm.plots.style import FONT_SIZE, PALETTE, tidy
 from bayesgmm.results import SAMPLERS, Fit
 
@@ -68,6 +68,31 @@ def plot_traces(fits: Mapping[str, Fit], *, ax: Any = None) -> Any:
         traces = {name: trace_lines(name, fit) for name, fit in fits.items() if fit.engine == engine}
         _draw_panel(panel, engine, traces)
     return axes
+
+
+def plot_elbo(fits: Fit | Mapping[str, Fit], *, ax: Any = None) -> Axes:
+    """Draw the evidence lower bound at every step of variational fits: of VI raw and smoothed, of CAVI as it is.
+
+    Where a trace is long, the limits show where it settled rather than where it started.
+
+    Args:
+        fits: one fit by VI or CAVI, or several of one engine by name.
+        ax: axes to draw on.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InputError: for no fits, fits by another engine or by both, a trace without a finite value.
+    """
+    named = {fits.engine: fits} if isinstance(fits, Fit) else dict(fits)
+    engines = sorted({fit.engine for fit in named.values()})
+    if len(engines) != 1 or engines[0] not in ("vi", "cavi"):
+        raise InputError(f"fits are by {', '.join(engines) or 'no engine'}; give fits by VI, or by CAVI")
+    ax = one_axes(ax, (5.4, 3.2))
+    _draw_panel(ax, engines[0], {name: trace_lines(name, fit) for name, fit in named.items()})
+    ax.set_title("")
+    return ax
 
 
 def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
+from bayesgmm.plots.fields import mean_responsibilities
 from bayesgmm.plots.panels import Panels, finish, make_panels, root_figure
 from bayesgmm.plots.shapes import density_grid, draw_rug, ellipse_outlines, point_size
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour
@@ -75,17 +76,6 @@ def plot_responsibility_uncertainty(
                 panel.plot(*outline.T, color=INK, linewidth=0.8, alpha=0.6, zorder=1, gid="ellipse")
     _add_colourbar(panels, highest)
     return finish(panels, view, [])
-
-
-def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-    """Responsibilities averaged over the draws of a mixture with one leading axis; of a single mixture its own."""
-    if not mixtures.draw_shape:
-        return np.asarray(mixtures.responsibilities(x))
-    # One draw after another: all at once would hold (s, n, k) numbers.
-    total = np.zeros((len(x), mixtures.num_components))
-    for draw in range(mixtures.draw_shape[0]):
-        total += np.asarray(mixtures[draw].responsibilities(x))
-    return total / mixtures.draw_shape[0]
 
 
 def _draw_points(

@@ -20,33 +20,48 @@ MAX_COLUMNS = 4
 class View:
     """The rows (n, d), their coordinates that are shown (n, m), and the names of those.
 
-    Coordinates are columns of the rows, or x @ directions.T with `directions` (m, d). Both are linear, and a linear map
-    of a Gaussian mixture is a Gaussian mixture.
+    Coordinates are columns of the rows, or where there is a `rotation` (directions (m, d), origin (d)), and no columns,
+    principal components `(x - origin) @ directions.T`. Both are affine maps, under which a Gaussian mixture stays one.
     """
 
     x: Float[np.ndarray, "n d"]
-    shown: Float[np.ndarray, "n m"]
     names: tuple[str, ...]
-    columns: tuple[int, ...] | None
-    directions: Float[np.ndarray, "m d"]
+    columns: tuple[int, ...]
+    rotation: tuple[Float[np.ndarray, "m d"], Float[np.ndarray, " d"]] | None = None
 
     @property
     def num_shown(self) -> int:
         """m."""
         return len(self.names)
 
+    @property
+    def shown(self) -> Float[np.ndarray, "n m"]:
+        """The coordinates of the rows."""
+        return self.coordinates(self.x)
+
+    def coordinates(self, rows: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "r m"]:
+        """The coordinates of any rows."""
+        if self.rotation is None:
+            return rows[:, list(self.columns)]
+        directions, origin = self.rotation
+        return (rows - origin) @ directions.T
+
     def marginal(self, mixture: Mixture, *which: int) -> Mixture:
         """The mixture of the shown coordinates with these numbers, in float64; leading axes stay."""
-        return projected(mixture, self.directions[list(which)])
+        mixture = as_float64(mixture)
+        if self.rotation is None:
+            return mixture.marginal([self.columns[index] for index in which])
+        directions, origin = self.rotation[0][list(which)], self.rotation[1]
+        return Mixture.from_covariances(
+            mixture.weights,
+            (np.asarray(mixture.means) - origin) @ directions.T,
+            directions @ np.asarray(mixture.covariances) @ directions.T,
+        )
 
 
-def projected(mixture: Mixture, directions: Float[np.ndarray, "m d"]) -> Mixture:
-    r"""The mixture of $A x$, with $A$ the directions: means $A \mu_j$, covariances $A \Sigma_j A^\top$."""
-    return Mixture.from_covariances(
-        np.asarray(mixture.weights, np.float64),
-        np.asarray(mixture.means, np.float64) @ directions.T,
-        directions @ np.asarray(mixture.covariances, np.float64) @ directions.T,
-    )
+def as_float64(mixture: Mixture) -> Mixture:
+    """The same mixture as NumPy arrays of float64: what is drawn is worked out in it, whatever was fitted in."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
 
 
 def name_features(x: Any, num_features: int, feature_names: Iterable[str] | None) -> tuple[str, ...]:
@@ -93,8 +108,7 @@ def view_rows(
     if not 1 <= len(chosen) <= at_most or len(set(chosen)) < len(chosen):
         most = f"one to {at_most} different columns" if at_most > 1 else "one column"
         raise InputError(f"columns={chosen} must be {most}")
-    index = list(chosen)
-    return View(rows, rows[:, index], tuple(names[column] for column in chosen), chosen, np.eye(rows.shape[1])[index])
+    return View(rows, tuple(names[column] for column in chosen), chosen)
 
 
 def _column(column: int | str, names: tuple[str, ...]) -> int:
@@ -113,14 +127,15 @@ def _principal_view(rows: Float[np.ndarray, "n d"]) -> View:
         raise InputError('columns="pca" needs two features or more, and x has one; leave columns out')
     rows = rows.astype(np.float64)
     spread = rows.std(0)
-    standard = (rows - rows.mean(0)) / np.where(spread > 0, spread, 1.0)
+    origin = rows.mean(0)
+    standard = (rows - origin) / np.where(spread > 0, spread, 1.0)
     _, strengths, vectors = np.linalg.svd(standard, full_matrices=False)
     # The sign of a component is arbitrary: its largest loading is made positive, so that figures can be compared.
     top = vectors[:2] * np.sign(vectors[np.arange(2), np.abs(vectors[:2]).argmax(1)])[:, None]
     shares = strengths[:2] ** 2 / max(float(np.sum(strengths**2)), np.finfo(float).tiny)
     names = tuple(f"principal component {i + 1} ({100 * share:.0f}% of variance)" for i, share in enumerate(shares))
     directions = top / np.where(spread > 0, spread, 1.0)
-    return View(rows, rows @ directions.T, names, None, directions)
+    return View(rows, names, (), (directions, origin))
 
 
 def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
@@ -132,7 +147,7 @@ def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
     return flat[index]
 
 
-def point_and_draws(mixture_or_fit: Mixture | Fit, at_most: int) -> tuple[Mixture | None, Mixture]:
+def point_and_draws(mixture_or_fit: Any, at_most: int) -> tuple[Mixture | None, Mixture]:
     """The point estimate, if there is one, and the mixture or thinned draws (one leading axis) that tell of doubt.
 
     Raises:
@@ -150,7 +165,7 @@ def point_and_draws(mixture_or_fit: Mixture | Fit, at_most: int) -> tuple[Mixtur
     return mixture_or_fit, mixture_or_fit
 
 
-def one_mixture(mixture_or_fit: Mixture | Fit) -> Mixture:
+def one_mixture(mixture_or_fit: Any) -> Mixture:
     """A single mixture, of a fit its point.
 
     Raises:
@@ -164,7 +179,7 @@ def one_mixture(mixture_or_fit: Mixture | Fit) -> Mixture:
     return mixture
 
 
-def posterior_draws(fit_or_draws: Mixture | Fit) -> Mixture:
+def posterior_draws(fit_or_draws: Any) -> Mixture:
     """The draws of a fit, or a mixture with leading axes as it is.
 
     Raises:

@@ -1,0 +1,257 @@
+"""Pictures that ArviZ draws, on axes of one's own: chains, ranks, replicated data, Pareto shapes."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from bayesgmm.checks import whole_number
+from bayesgmm.diagnostics import pointwise_loo
+from bayesgmm.errors import InputError
+from bayesgmm.plots.arviz_axes import by_facet, by_parameter, few_replicates, quiet
+from bayesgmm.plots.panels import new_axes, one_axes, several_axes
+from bayesgmm.plots.style import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, legend_beside, tidy
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+_NUM_REPLICATES = 50
+_FEWEST_DRAWS = 4
+_MOST_PARAMETERS = 12
+
+
+def plot_pareto_k(tree: "DataTree", *, ax: Any = None) -> Axes:
+    """Draw the Pareto shape k of every row's importance weights in leave-one-out (by `arviz.plot_khat`).
+
+    Above the dashed line, min(1 - 1 / log10 s, 0.7) of s draws, the estimate of a row's term is unreliable, and the row
+    is marked with its number: it is far from all others, or the model fits it badly. Of a variational fit the weights
+    also correct for the approximation.
+
+    Args:
+        tree: a tree of `to_datatree` with draws.
+        ax: axes to draw on.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InputError: for a tree of a point estimate, or without the log-likelihood of the rows.
+
+    Source: Vehtari, Gelman & Gabry (2017); Vehtari et al. (2024), Pareto smoothed importance sampling.
+    """
+    import arviz
+
+    _check_tree(tree, "log_likelihood")
+    found = pointwise_loo(tree)
+    ax = one_axes(ax, (6.4, 3.2))
+    data = found.pareto_k.to_dataset(name="pareto_k")
+    with quiet():
+        arviz.plot_khat(
+            found,
+            threshold=found.good_k,
+            plot_collection=by_facet(data, ax, (), {}),
+            visuals={
+                "khat": {"color": BLUE, "size": 14, "alpha": 0.8},
+                "threshold_text": {"size": FONT_SIZE - 1},
+                "hlines": False,
+            },
+        )
+    ax.axhline(found.good_k, color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), gid="threshold")
+    ax.set_xlabel("row")
+    ax.set_ylabel("Pareto shape k")
+    num_bad = int((np.asarray(found.pareto_k) > found.good_k).sum())
+    label = f"k = {found.good_k:.2f}; {num_bad} row{'s' if num_bad != 1 else ''} above"
+    handle = Line2D([], [], color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), label=label)
+    ax.set_ylim(top=max(ax.get_ylim()[1], found.good_k + 0.15))
+    tidy(ax)
+    legend_beside(ax, [handle])
+    return ax
+
+
+def plot_posterior_predictive(
+    tree: "DataTree", *, num_replicates: int = _NUM_REPLICATES, kind: str = "kde", ax: Any = None
+) -> Any:
+    """Draw every column's density in the data over that in data sets drawn from the posterior (`arviz.plot_ppc_dist`).
+
+    Args:
+        tree: a tree of `to_datatree`.
+        num_replicates: how many replicated data sets, evenly spaced over all chains; fewer if the tree has fewer.
+        kind: "kde", "ecdf" or "hist".
+        ax: axes to draw on, one for every feature.
+
+    Returns:
+        The axes drawn on: an array with one for every feature.
+
+    Raises:
+        InputError: for a tree without replicated data, an unknown kind, or axes that are not as many as features.
+    """
+    import arviz
+
+    if kind not in ("kde", "ecdf", "hist"):
+        raise InputError(f'kind={kind!r} is not known; choose "kde", "ecdf" or "hist"')
+    _check_tree(tree, "posterior_predictive", "observed_data", few_draws=1)
+    features = [str(name) for name in tree.posterior_predictive["feature"].values]
+    if ax is None:
+        columns = min(len(features), 4)
+        rows = math.ceil(len(features) / columns)
+        grid = new_axes((2.7 * columns + 1.8, 2.5 * rows), rows, columns, squeeze=False).ravel()
+        for spare in grid[len(features) :]:
+            spare.set_axis_off()
+        ax = grid[: len(features)]
+    axes = several_axes(ax, (len(features),), (0.0, 0.0), f"{len(features)} features need")
+    thinned = few_replicates(tree, whole_number("num_replicates", num_replicates))
+    data = thinned.posterior_predictive.dataset.stack(sample=("chain", "draw"))
+    with quiet():
+        arviz.plot_ppc_dist(
+            thinned,
+            var_names=["x"],
+            kind=kind,
+            num_samples=data.sizes["sample"],
+            plot_collection=by_facet(data, axes, ("feature",), {"overlay_ppc": ["sample"]}),
+            visuals={
+                "predictive_dist": {"color": BLUE, "alpha": 0.25, "width": 0.7},
+                "observed_dist": {"color": INK, "width": 1.6},
+                "title": False,
+            },
+        )
+    for name, panel in zip(features, axes, strict=True):
+        panel.set_xlabel(name)
+        tidy(panel)
+    axes[0].set_ylabel("distribution function" if kind == "ecdf" else "density")
+    handles = [
+        Line2D([], [], color=INK, linewidth=1.6, label="data"),
+        Line2D([], [], color=BLUE, linewidth=0.7, label="data set drawn\nfrom the posterior"),
+    ]
+    legend_beside(axes[min(3, len(axes) - 1)], handles)
+    return axes
+
+
+def plot_chain_traces(
+    tree: "DataTree", *, var_names: Sequence[str] = ("weights", "means"), coords: Any = None, ax: Any = None
+) -> Any:
+    """Draw the density of parameters by chain, and their draws in order (by `arviz.plot_trace_dist`).
+
+    Curves that lie on one another, and traces that look like the same noise, are what chains that agree look like.
+
+    Args:
+        tree: a tree of `to_datatree` with chains.
+        var_names: variables of the posterior.
+        coords: what to draw of them, such as {"cluster": 0}.
+        ax: axes to draw on, an array with a row for every parameter and two columns.
+
+    Returns:
+        The axes drawn on, (parameters, 2).
+
+    Raises:
+        InputError: for a tree of a point estimate, unknown variables or coordinates, and more than 12 parameters, of
+            which no figure would be read.
+    """
+    import arviz
+
+    return _by_chain(tree, arviz.plot_trace_dist, "trace", var_names, coords, ax)
+
+
+def plot_chain_ranks(
+    tree: "DataTree", *, var_names: Sequence[str] = ("weights", "means"), coords: Any = None, ax: Any = None
+) -> Any:
+    """Draw the density of parameters by chain, and whether ranks of their draws are uniform (`arviz.plot_rank_dist`).
+
+    The lines on the right are each chain's share of the ranks among all draws, less what is expected. Those of chains
+    that agree stay near 0, and the p value is not small.
+
+    Args:
+        tree, var_names, coords, ax: as in `plot_chain_traces`.
+
+    Returns:
+        The axes drawn on, (parameters, 2).
+
+    Raises:
+        InputError: as `plot_chain_traces`.
+
+    Source: Säilynoja, Bürkner & Vehtari (2022), Graphical test for discrete uniformity.
+    """
+    import arviz
+
+    return _by_chain(tree, arviz.plot_rank_dist, "rank", var_names, coords, ax)
+
+
+def _by_chain(tree: "DataTree", draw: Any, column: str, var_names: Sequence[str], coords: Any, ax: Any) -> Any:
+    import xarray
+
+    _check_tree(tree, "posterior")
+    posterior = tree["posterior"].dataset
+    unknown = [name for name in var_names if name not in posterior]
+    if unknown or not var_names:
+        raise InputError(f"var_names has {unknown or 'none'}; the posterior has {', '.join(map(str, posterior))}")
+    chosen = posterior[list(var_names)]
+    try:
+        chosen = chosen.sel({name: np.atleast_1d(value) for name, value in (coords or {}).items()})
+    except (KeyError, ValueError) as error:
+        raise InputError(f"coords={coords!r} is not in the posterior: {' '.join(str(error).split())}") from None
+    facets = [dim for dim in chosen.dims if dim not in ("chain", "draw")]
+    counts = {
+        name: int(np.prod([chosen[name].sizes[dim] for dim in facets if dim in chosen[name].dims])) for name in chosen
+    }
+    total = sum(counts.values())
+    if total > _MOST_PARAMETERS:
+        raise InputError(
+            f"var_names and coords leave {total} parameters; choose {_MOST_PARAMETERS} or fewer for one figure"
+        )
+    axes = several_axes(ax, (total, 2), (7.4, 1.45 * total + 0.4), f"{total} parameters need")
+    collection = by_parameter(chosen, axes, facets, counts, column)
+    with quiet():
+        draw(
+            xarray.DataTree.from_dict({"posterior": chosen}),
+            compact=False,
+            plot_collection=collection,
+            visuals={"dist": {"width": 1.2}, column: {"width": 0.5 if column == "trace" else 1.2}},
+        )
+    for name, (density, chains) in zip(_parameter_names(chosen, facets), axes, strict=True):
+        for panel in (density, chains):
+            tidy(panel)
+            panel.title.set_fontsize(FONT_SIZE)
+        density.set_xlabel(name)
+        chains.set_ylabel("")
+        chains.set_xlabel("")
+    axes[-1, 1].set_xlabel("draw" if column == "trace" else "rank among all draws, as a fraction")
+    handles = [
+        Line2D([], [], color=PALETTE[chain % len(PALETTE)], linewidth=1.6, label=f"chain {name}")
+        for chain, name in enumerate(chosen["chain"].values)
+    ]
+    legend_beside(axes[0, 1], handles)
+    return axes
+
+
+def _parameter_names(posterior: Any, facets: Sequence[Any]) -> list[str]:
+    """What is along the axis of every parameter, in the order of the variables and of their coordinates."""
+    words = {"weights": "weight", "means": "mean of {feature}", "scales": "sd of {feature}"}
+    words["covariances"] = "covariance of {feature} and {feature_other}"
+    names = []
+    for variable in posterior:
+        own = [str(dim) for dim in facets if dim in posterior[variable].dims]
+        for place in itertools.product(*(posterior[dim].values.tolist() for dim in own)):
+            at = dict(zip(own, place, strict=True))
+            name = words.get(str(variable), str(variable)).format_map(at)
+            names.append(f"{name}, cluster {at['cluster']}" if "cluster" in at else name)
+    return names
+
+
+def _check_tree(tree: Any, *groups: str, few_draws: int = _FEWEST_DRAWS) -> None:
+    """Refuse what is no tree, lacks groups, or has fewer draws.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    children = getattr(tree, "children", None)
+    if children is None or "posterior" not in children:
+        raise InputError(f"tree must be a DataTree of to_datatree; got {type(tree).__name__}")
+    missing = [group for group in groups if group not in children]
+    if missing:
+        raise InputError(f"tree has no group {missing[0]}; make it with to_datatree")
+    num_draws = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
+    if num_draws < few_draws:
+        raise InputError(f"tree has a posterior of {num_draws} draws; give that of a fit by VI, CAVI, Gibbs or NUTS")
