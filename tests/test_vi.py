@@ -228,7 +228,9 @@ def test_guide_of_ones_own(key):
 
 
 def _ready(x):
-    values = sites_of_mixture(bayesgmm.fit_em(x, 2, family="diag", key=jax.random.key(0)).mixture, "diag")
+    values = sites_of_mixture(
+        bayesgmm.fit_em(x, 2, family="diag", key=jax.random.key(0)).mixture, bayesgmm.FAMILIES["diag"]
+    )
     return AutoNormal(bayesgmm.model, init_loc_fn=init_to_value(values=values), init_scale=0.01)
 
 
