@@ -1,3 +1,4 @@
+from .agreement import adjusted_rand_index as adjusted_rand_index
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .conjugate import ConjugatePrior as ConjugatePrior
@@ -27,6 +28,8 @@ from .diagnostics import to_datatree as to_datatree
 from .engines.cavi import fit_cavi as fit_cavi
 from .engines.em import fit_em as fit_em
 from .engines.gibbs import fit_gibbs as fit_gibbs
+from .engines.kmeans import HardPartition as HardPartition
+from .engines.kmeans import fit_kmeans as fit_kmeans
 from .engines.map import fit_map as fit_map
 from .engines.model import MixtureDistribution as MixtureDistribution
 from .engines.model import model as model

@@ -151,6 +151,7 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
             settings.mixture.num_components,
             key=jax.random.key(seed),
             feature_names=data.feature_names,
+            labels=data.labels,
             on_progress=on_progress,
             on_step=status.update,
             **_keywords(settings, x),
@@ -193,4 +194,5 @@ def _keywords(settings: "Config", x: Any) -> dict[str, Any]:
         "cavi": settings.cavi.model_dump(),
         "gibbs": settings.gibbs.model_dump(),
         "nuts": settings.nuts.model_dump(),
+        "kmeans": settings.kmeans.model_dump(),
     }

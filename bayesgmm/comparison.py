@@ -1,5 +1,6 @@
 """The main job: one data set, one mixture, several engines, one table on one likelihood."""
 
+import dataclasses
 import datetime
 import functools
 import importlib.metadata
@@ -14,18 +15,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array
 
+from bayesgmm.agreement import agreement_columns, check_labels, row_of_kmeans
 from bayesgmm.checks import as_key, as_rows, enough_rows, whole_number
 from bayesgmm.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.criteria import information_criteria
 from bayesgmm.diagnostics import Loo, loo, to_datatree
 from bayesgmm.engines.em import fit_em
+from bayesgmm.engines.kmeans import HardPartition, fit_kmeans
 from bayesgmm.engines.modes import NUM_STARTS, em_ends
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.findings import Diagnosis, Severity
 from bayesgmm.judgement import diagnose
 from bayesgmm.priors import default_prior
-from bayesgmm.results import DEFAULT_ENGINES, ENGINES, Fit, ResultCode
+from bayesgmm.results import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -52,11 +55,14 @@ class Comparison:
         feature_names: names of the columns.
         fits: the fits by name: "em", "map", "vi (normal)", "vi (full rank)", "cavi", "gibbs", "nuts".
         trees: ArviZ DataTrees of the Bayesian fits, by the same names.
-        table: one row for each fit: log-likelihood at its point, criteria, ELPD-LOO, seconds, and how it ended.
+        table: one row for each fit: log-likelihood at its point, criteria, ELPD-LOO, inertia of its partition, adjusted
+            Rand indices of that with k-means' and with the labels, seconds, and how it ended; and one for k-means.
         candidates: EM fits over the numbers of components that were asked for, with their criteria.
         selected_by: criterion that picked the number of components, None where only one was given.
         prior: prior of the Bayesian fits.
         diagnoses: what `diagnose` finds wrong with each fit.
+        kmeans: partition by k-means, its clusters in the order of the EM fit's components; None unless asked for.
+        labels: known classes of the rows (n), which no engine sees; None where there are none.
     """
 
     x: np.ndarray
@@ -68,6 +74,23 @@ class Comparison:
     selected_by: str | None
     prior: AnyPrior
     diagnoses: dict[str, Diagnosis]
+    kmeans: HardPartition | None = None
+    labels: np.ndarray | None = None
+
+    @property
+    def assignments(self) -> dict[str, np.ndarray]:
+        """Hard assignments of the rows (n) by the point of every fit, and by k-means."""
+        found = {name: np.asarray(fit.mixture.predict(self.x)) for name, fit in self.fits.items()}
+        return found if self.kmeans is None else {**found, "kmeans": self.kmeans.labels}
+
+    def of_row(self, name: str) -> Fit | HardPartition:
+        """What a row of the table is of."""
+        return self.kmeans if name == "kmeans" and self.kmeans is not None else self.fits[name]
+
+    @property
+    def has_agreement(self) -> bool:
+        """Whether there is something to compare partitions with: k-means, or known classes."""
+        return self.kmeans is not None or self.labels is not None
 
     @property
     def num_components(self) -> int:
@@ -114,6 +137,8 @@ def compare(
     cavi: Mapping[str, Any] | None = None,
     gibbs: Mapping[str, Any] | None = None,
     nuts: Mapping[str, Any] | None = None,
+    kmeans: Mapping[str, Any] | None = None,
+    labels: Any = None,
     on_progress: OnProgress | None = None,
     on_step: OnProgress | None = None,
 ) -> Comparison:
@@ -125,7 +150,7 @@ def compare(
             fit that one.
         family: covariance family.
         engines: which engines to run; "em" is always among them, because the others start from its fit. "cavi" and
-            "gibbs" need the conjugate prior.
+            "gibbs" need the conjugate prior. "kmeans" is no mixture: its partition is put beside those of the others.
         key: `jax.random.key(seed)`.
         feature_names: names of the columns.
         select_by: "bic", "aic" or "icl".
@@ -133,7 +158,8 @@ def compare(
         prior: "weakly_informative" (`default_prior`) or "conjugate" (`conjugate_prior`): one for all Bayesian engines,
             so that they are ways to the same posterior.
         prior_settings: keyword arguments of that function.
-        em: further keyword arguments of `fit_em`; likewise `map`, `vi`, `cavi`, `gibbs` and `nuts` of their engines.
+        em: further keyword arguments of `fit_em`; likewise `map`, `vi`, `cavi`, `gibbs`, `nuts` and `kmeans` of theirs.
+        labels: known classes of the rows (n), numbers or text, to judge partitions by; missing ones are left out.
         on_progress: called with a sentence whenever something starts.
         on_step: called with a sentence about once a second while a sampler runs. Ctrl-C then ends the sampler with what
             it has drawn, and no further engine is run.
@@ -151,9 +177,9 @@ def compare(
     counts = sorted({whole_number("num_components", count) for count in several})
     if not counts:
         raise InputError("num_components is empty; give one number or several")
-    unknown = [engine for engine in engines if engine not in ENGINES]
+    unknown = [engine for engine in engines if engine not in COMPARED]
     if unknown:
-        raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(ENGINES)}")
+        raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(COMPARED)}")
     if prior not in PRIORS:
         raise InputError(f"prior={prior!r} is not known; choose one of {', '.join(PRIORS)}")
     needing = [engine for engine in engines if engine in CONJUGATE_ENGINES]
@@ -165,6 +191,7 @@ def compare(
         raise InputError(f"feature_names has {len(names)} names for {x.shape[1]} columns; give one each")
     for count in counts:
         enough_rows(x, count, family)
+    labels = check_labels(labels, len(x))
     tell = on_progress or (lambda _: None)
 
     em_key, *engine_keys, tree_key = jax.random.split(key, 6)
@@ -186,6 +213,14 @@ def compare(
         numbers: AnyPrior = conjugate_prior(x, selected, family, **(prior_settings or {}))
     else:
         numbers = default_prior(x, selected, **(prior_settings or {}))
+
+    partition = None
+    if "kmeans" in engines:
+        tell(f"k-means, k = {selected}")
+        began = time.perf_counter()
+        partition = fit_kmeans(x, selected, **{"key": jax.random.fold_in(key, 2), **(kmeans or {})})
+        seconds["kmeans"] = time.perf_counter() - began
+        partition = partition.matched_to(np.asarray(fits["em"].mixture.predict(x)))
 
     settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
     options = {"family": family, "prior": numbers, "on_failure": "ignore"}
@@ -213,18 +248,24 @@ def compare(
             leave_one_out[name] = loo(trees[name])
     tell("judgement")
     diagnoses = {name: diagnose(fit, x, None if fit.engine == "em" else numbers) for name, fit in fits.items()}
-    table = pd.DataFrame([_row(name, fit, x, leave_one_out.get(name), seconds[name]) for name, fit in fits.items()])
-    return Comparison(
+    rows = [_row(name, fit, x, leave_one_out.get(name), seconds[name]) for name, fit in fits.items()]
+    comparison = Comparison(
         x=x,
         feature_names=names,
         fits=fits,
         trees=trees,
-        table=table,
+        table=pd.DataFrame(),
         candidates=frame,
         selected_by=select_by if len(counts) > 1 else None,
         prior=numbers,
         diagnoses=diagnoses,
+        kmeans=partition,
+        labels=labels,
     )
+    if partition is not None:
+        rows.append(row_of_kmeans(partition, rows[0], seconds["kmeans"]))
+    agreement = agreement_columns(x, comparison.assignments, partition, labels)
+    return dataclasses.replace(comparison, table=pd.DataFrame(rows).assign(**agreement))
 
 
 def _runs(
@@ -317,8 +358,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def parameters(fit: Fit) -> dict[str, Any]:
-    """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws."""
+def parameters(fit: Fit | HardPartition) -> dict[str, Any]:
+    """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws.
+
+    Of k-means, the shares of the rows and the centres.
+    """
+    if isinstance(fit, HardPartition):
+        return {"shares": fit.shares.tolist(), "centres": fit.centres.tolist()}
     mixture = fit.mixture
     found: dict[str, Any] = {
         "weights": np.asarray(mixture.weights).tolist(),

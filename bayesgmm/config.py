@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.errors import InputError
 from bayesgmm.families import FAMILIES
-from bayesgmm.results import DEFAULT_ENGINES, ENGINES
+from bayesgmm.results import COMPARED, DEFAULT_ENGINES
 from bayesgmm.starts import STARTS
 
 
@@ -46,7 +46,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _engines_in_order(values: tuple[str, ...]) -> tuple[str, ...]:
     if "em" not in values:
         raise ValueError('lacks "em", from whose fit the other engines start; add "em"')
-    return tuple(engine for engine in ENGINES if engine in values)
+    return tuple(engine for engine in COMPARED if engine in values)
 
 
 # TOML has no tuples and no paths, so these are exempt from strictness; the members of lists are not.
@@ -59,7 +59,7 @@ _Counts = Annotated[
     AfterValidator(lambda values: tuple(sorted(values))),
 ]
 _Engines = Annotated[
-    tuple[Literal["em", "map", "vi", "cavi", "gibbs", "nuts"], ...], *_List, AfterValidator(_engines_in_order)
+    tuple[Literal["em", "map", "vi", "cavi", "gibbs", "nuts", "kmeans"], ...], *_List, AfterValidator(_engines_in_order)
 ]
 _Guides = Annotated[tuple[Literal["normal", "full_rank", "low_rank"], ...], *_List]
 _Count = Annotated[int, Field(ge=1)]
@@ -234,6 +234,19 @@ class NutsConfig(_Table):
     )
 
 
+class KmeansConfig(_Table):
+    """`[kmeans]`: scikit-learn's k-means, whose hard assignments are put beside those of the mixtures."""
+
+    num_restarts: _Count = Field(default=10, description="number of random starts, of which the best is kept")
+    max_steps: _Count = Field(default=300, description="step limit of each")
+    tol: Annotated[float, Field(ge=0)] = Field(
+        default=1e-4, description="stop when centres move by less, squared and relative to the columns' mean variance"
+    )
+    standardise: bool = Field(
+        default=False, description="divide columns by their sds first; if not, columns in smaller units count for more"
+    )
+
+
 class OutputConfig(_Table):
     """`[output]`: where results go."""
 
@@ -260,15 +273,17 @@ class Config(_Table):
     cavi: CaviConfig = CaviConfig()
     gibbs: GibbsConfig = GibbsConfig()
     nuts: NutsConfig = NutsConfig()
+    kmeans: KmeansConfig = KmeansConfig()
     output: OutputConfig = OutputConfig()
 
     def _tables_unread(self) -> set[str]:
-        return {*ENGINES, *(["prior"] if self.engines == ("em",) else [])} - {*self.engines}
+        bayesian = {*self.engines} - {"em", "kmeans"}
+        return {*COMPARED, *([] if bayesian else ["prior"])} - {*self.engines}
 
     @model_validator(mode="after")
     def _tables_of_engines(self) -> "Config":
         unread = sorted(self.model_fields_set & self._tables_unread())
-        cures = {name: f'"{name}"' for name in ENGINES} | {"prior": "a Bayesian engine"}
+        cures = {name: f'"{name}"' for name in COMPARED} | {"prior": "a Bayesian engine"}
         if unread:
             ran = list(self.engines)
             lines = (f"[{name}] is not read by engines = {ran}; add {cures[name]}, or drop [{name}]" for name in unread)

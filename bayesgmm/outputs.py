@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bayesgmm.comparison import Comparison, parameters, provenance
 from bayesgmm.diagnostics import save_datatree
@@ -47,6 +48,9 @@ def write_outputs(
 ) -> list[Path]:
     """Write `comparison.csv`, `comparison.json`, one NetCDF file for each Bayesian fit and `report.html`.
 
+    Where there is something to compare partitions with, k-means or known classes, `assignments.csv` too: the cluster
+    of every row (counted from 0) by every engine, and its class.
+
     Everything is written into a temporary folder next to `folder` and moved into place at the end; an existing folder
     is replaced only then, and left as it was when anything fails.
 
@@ -66,6 +70,8 @@ def write_outputs(
         comparison.table.to_csv(staging / "comparison.csv", index=False)
         record = _record(comparison, seed, settings, data_source)
         (staging / "comparison.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if comparison.has_agreement:
+            _assignments(comparison).to_csv(staging / "assignments.csv", index_label="row")
         for name, tree in comparison.trees.items():
             save_datatree(tree, staging / f"{file_stem(name)}.nc")
         report = render_report(comparison, title=title, seed=seed, data_source=data_source, provenance=provenance())
@@ -98,13 +104,18 @@ def _move_into_place(staging: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _assignments(comparison: Comparison) -> pd.DataFrame:
+    frame = pd.DataFrame(comparison.assignments)
+    return frame if comparison.labels is None else frame.assign(label=comparison.labels)
+
+
 def _record(
     comparison: Comparison, seed: int, settings: Mapping[str, Any], data_source: Mapping[str, Any]
 ) -> dict[str, Any]:
     fits = {}
     for row in comparison.table.to_dict("records"):
-        fit = comparison.fits[row["engine"]]
-        fits[row["engine"]] = {**row, "result_code": int(fit.result), "parameters": parameters(fit)}
+        fit = comparison.of_row(row["engine"])
+        fits[row["engine"]] = {**row, "result_code": int(fit.code), "parameters": parameters(fit)}
     return _json_ready(
         {
             **provenance(),

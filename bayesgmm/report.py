@@ -9,7 +9,7 @@ from typing import Any
 from bayesgmm import plots
 from bayesgmm.comparison import Comparison
 from bayesgmm.plots.panels import root_figure
-from bayesgmm.tables import candidate_rows, component_rows, engine_rows
+from bayesgmm.tables import agreement_rows, candidate_rows, component_rows, engine_rows
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --faint: #5b6b7b; --line: #d8dfe6; --warn: #fff4e0; }
@@ -56,6 +56,7 @@ def render_report(
         _html_table(*engine_rows(comparison), left={"engine", "converged"}),
         "<p class='lead'>Log-likelihood and criteria are those of each engine's point (for posteriors: the mixture of "
         "posterior means). Smaller BIC, AIC and ICL are better, larger ELPD-LOO is better.</p>",
+        *_agreement(comparison),
         "<h2>Weights and means</h2>",
         _html_table(*component_rows(comparison), left={"cluster", "quantity"}, group=True),
         "<p class='lead'>Posterior mean ± standard deviation where the engine has draws.</p>",
@@ -77,6 +78,20 @@ def render_report(
     )
 
 
+def _agreement(comparison: Comparison) -> list[str]:
+    """How far hard assignments agree, where there is k-means or known classes to compare them with."""
+    if not comparison.has_agreement:
+        return []
+    of_kmeans = "" if comparison.kmeans is None else ", which k-means makes as small as it can,"
+    return [
+        "<h2>Hard assignments</h2>",
+        _html_table(*agreement_rows(comparison), left={"engine"}),
+        f"<p class='lead'>The inertia{of_kmeans} is the sum of squared distances of the rows from the means of their "
+        "clusters. The adjusted Rand index (ARI) is 1 where two partitions are the same and about 0 "
+        "where they agree as by chance. Mixtures assign rows to their most probable component.</p>",
+    ]
+
+
 def _figures(comparison: Comparison) -> list[str]:
     x, names, fits = comparison.x, comparison.feature_names, comparison.fits
     posteriors = {name: fit for name, fit in fits.items() if fit.draws is not None}
@@ -87,6 +102,11 @@ def _figures(comparison: Comparison) -> list[str]:
     figure = plots.plot_assignments(fits["em"].mixture, x, feature_names=names)
     drawn = "density of the EM fit" if one else "components of the EM fit: ellipses hold 50% and 90% of each one's mass"
     parts.append(_figure(figure, f"Rows coloured by hard assignment, with the {drawn}."))
+    if comparison.kmeans is not None:
+        parts.append("<h2>Beside k-means</h2>")
+        figure = plots.plot_partitions(fits["em"], x, comparison.kmeans, feature_names=names)
+        ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
+        parts.append(_figure(figure, f"Hard assignments by the EM fit and by k-means{ringed}."))
     if shown is not None:
         fit = posteriors[shown]
         parts.append("<h2>The same with its uncertainty</h2>")

@@ -18,6 +18,9 @@ from bayesgmm.precision import AnyArray, is_traced
 ENGINES = ("em", "map", "vi", "cavi", "gibbs", "nuts")
 """The engines by name, in the order in which they are run and shown."""
 
+COMPARED = (*ENGINES, "kmeans")
+"""What a comparison can run: the engines, and k-means beside them, which has no mixture."""
+
 DEFAULT_ENGINES = ("em", "map", "vi", "nuts")
 """Those that are compared unless others are asked for."""
 

@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from bayesgmm.comparison import Comparison
+from bayesgmm.engines.kmeans import HardPartition
 from bayesgmm.results import SAMPLERS, Fit, ResultCode
 
 
@@ -24,24 +25,36 @@ def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in comparison.table.to_dict("records"):
         elpd = "–" if math.isnan(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['elpd_loo_se']:.1f}"
-        fit = comparison.fits[row["engine"]]
+        likelihoods = [row[name] for name in ("log_likelihood", "bic", "aic", "icl")]
         rows.append(
             [
                 row["engine"],
-                *(f"{row[name]:.2f}" for name in ("log_likelihood", "bic", "aic", "icl")),
+                *("–" if math.isnan(value) else f"{value:.2f}" for value in likelihoods),
                 elpd,
                 f"{row['seconds']:.1f}",
-                verdict(fit),
+                verdict(comparison.of_row(row["engine"])),
             ]
         )
     return header, rows
 
 
-def verdict(fit: Fit) -> str:
+def agreement_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of hard assignments: what k-means makes small, and adjusted Rand indices."""
+    shown = ["inertia", "ari_kmeans", "ari_labels"]
+    present = [name for name in shown if comparison.table[name].notna().to_numpy().any()]
+    names = {"inertia": "inertia", "ari_kmeans": "ARI with k-means", "ari_labels": "ARI with labels"}
+    rows = [
+        [row["engine"], *(f"{row[name]:.4g}" if name == "inertia" else f"{row[name]:.3f}" for name in present)]
+        for row in comparison.table.to_dict("records")
+    ]
+    return ["engine", *(names[name] for name in present)], rows
+
+
+def verdict(fit: Fit | HardPartition) -> str:
     """Yes or no, and the number that says so."""
-    summary = fit.summary
+    summary = fit.summary if isinstance(fit, Fit) else {}
     steps = f"{int(fit.num_steps)} steps"
-    if fit.engine in SAMPLERS:
+    if isinstance(fit, Fit) and fit.engine in SAMPLERS:
         evidence = f"R-hat {summary.get('r_hat', math.nan):.3f}"
         if "divergences" in summary:
             evidence += f", {summary['divergences']} divergences"
@@ -52,19 +65,24 @@ def verdict(fit: Fit) -> str:
 
 
 def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of weights and means: one row for each quantity, one column for each engine."""
-    header = ["cluster", "quantity", *comparison.fits]
+    """Header and cells of the table of weights and means: one row for each quantity, one column for each engine.
+
+    Of k-means, shares of the rows and centres.
+    """
+    partition = comparison.kmeans
+    header = ["cluster", "quantity", *comparison.fits, *([] if partition is None else ["kmeans"])]
     rows = []
     for cluster in range(comparison.num_components):
         quantities: list[tuple[str, Any]] = [("weight", lambda mixture, j=cluster: mixture.weights[..., j])]
         for index, name in enumerate(comparison.feature_names):
             quantities.append((f"mean {name}", lambda mixture, j=cluster, i=index: mixture.means[..., j, i]))
-        for label, pick in quantities:
+        hard = [] if partition is None else [partition.shares[cluster], *partition.centres[cluster]]
+        for position, (label, pick) in enumerate(quantities):
             cells = []
             for fit in comparison.fits.values():
                 sd = None if fit.draws is None else float(np.std(np.asarray(pick(fit.draws)), ddof=1))
                 cells.append(with_uncertainty(float(pick(fit.mixture)), sd))
-            rows.append([str(cluster), label, *cells])
+            rows.append([str(cluster), label, *cells, *(f"{value:.4g}" for value in hard[position : position + 1])])
     return header, rows
 
 
@@ -95,6 +113,9 @@ def rich_tables(comparison: Comparison) -> list[Table]:
     family = comparison.fits["em"].family
     title = f"k = {comparison.num_components}, family {family}: {len(comparison.x)} rows on one likelihood"
     tables.append(_table(title, *engine_rows(comparison), num_left=1))
+    if comparison.has_agreement:
+        title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
+        tables.append(_table(title, *agreement_rows(comparison), num_left=1))
     tables.append(_table("Weights and means (posterior mean ± sd)", *component_rows(comparison), num_left=2))
     return tables
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bayesgmm
-from bayesgmm.config import _TABLES, DEFAULT_ENGINES, ENGINES, Config, ConfigError, load_config
+from bayesgmm.config import _TABLES, DEFAULT_ENGINES, Config, ConfigError, load_config
 from bayesgmm.datasets import DataError
 from bayesgmm.families import FAMILIES
+from bayesgmm.results import ENGINES
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 DATA = '[data]\ndataset = "faithful"\n'
@@ -42,7 +43,8 @@ def lines(load, text: str) -> list[str]:
 def test_shipped_files_load(path):
     config = load_config(path)
     assert config.output.directory == Path("results", path.stem)
-    assert config.engines == (ENGINES if path.stem == "conjugate" else DEFAULT_ENGINES)
+    others = {"conjugate": ENGINES, "iris": (*DEFAULT_ENGINES, "kmeans")}
+    assert config.engines == others.get(path.stem, DEFAULT_ENGINES)
     dataset = config.data.load()
     assert len(dataset.x) > max(config.mixture.num_components)
     assert Config.model_validate(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
@@ -191,7 +193,7 @@ def test_absolute_path_is_kept(load, tmp_path):
         ("engines = 'em'\n" + MINIMAL, ["engines = 'em'", "valid list"]),
         ("engines = ['em']\n" + MINIMAL + "[vi]\n", ["[vi] is not read by engines = ['em']", 'add "vi"', "drop [vi]"]),
         (
-            "engines = ['em']\n" + MINIMAL + "[prior]\n",
+            "engines = ['em', 'kmeans']\n" + MINIMAL + "[prior]\n",
             ["[prior] is not read", "add a Bayesian engine", "drop [prior]"],
         ),
         (

@@ -7,6 +7,7 @@ from .entropy import plot_assignment_entropy as plot_assignment_entropy
 from .num_components import plot_num_components as plot_num_components
 from .num_components import plot_occupied_components as plot_occupied_components
 from .parameters import plot_posterior_parameters as plot_posterior_parameters
+from .partitions import plot_partitions as plot_partitions
 from .posterior import plot_posterior_ellipses as plot_posterior_ellipses
 from .prior import plot_prior_predictive as plot_prior_predictive
 from .responsibilities import plot_responsibility_bars as plot_responsibility_bars

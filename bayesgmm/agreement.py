@@ -1,0 +1,89 @@
+"""How far partitions of the same rows agree: with each other, and with classes that are known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from bayesgmm.engines.kmeans import HardPartition, inertia_of
+from bayesgmm.errors import InputError
+
+
+def check_labels(labels: Any, num_rows: int) -> Shaped[np.ndarray, " n"] | None:
+    """Known classes of the rows, numbers or text, or None; None, NaN and empty text stand for a class not known.
+
+    Raises:
+        InputError: for another number of them than rows, and where none is known.
+    """
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != (num_rows,):
+        raise InputError(f"labels must have shape ({num_rows},), one for each row; got {labels.shape}")
+    if not known(labels).any():
+        raise InputError("labels are all missing, so they tell nothing; leave them out")
+    return labels
+
+
+def known(labels: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether each class is known."""
+    import pandas as pd
+
+    return ~(np.asarray(pd.isna(labels)) | (labels.astype(str) == ""))
+
+
+def adjusted_rand_index(labels: Any, other: Any) -> float:
+    """Agreement of two partitions beyond chance: 1 for the same, about 0 for unrelated ones. No labels are matched.
+
+    Rows whose class is missing (None, NaN, empty text) in either are left out.
+
+    Source: Hubert & Arabie (1985), by scikit-learn.
+
+    Raises:
+        InputError: for partitions of different numbers of rows.
+    """
+    from sklearn.metrics import adjusted_rand_score  # on first use: it takes a second to import
+
+    labels, other = np.asarray(labels), np.asarray(other)
+    if labels.ndim != 1 or labels.shape != other.shape:
+        raise InputError(f"labels and other must have one shape (n,); got {labels.shape} and {other.shape}")
+    both = known(labels) & known(other)
+    # Text and numbers in one array of objects would not sort; their numbers do.
+    codes = [np.unique(one[both].astype(str), return_inverse=True)[1] for one in (labels, other)]
+    return float(adjusted_rand_score(*codes))
+
+
+def agreement_columns(
+    x: np.ndarray, assignments: Mapping[str, np.ndarray], partition: HardPartition | None, labels: np.ndarray | None
+) -> dict[str, list[float]]:
+    """Columns of a comparison's table, one number for each of its rows' hard assignments.
+
+    `inertia`, the sum of squares within clusters in the units of k-means; `ari_kmeans` and `ari_labels`, adjusted Rand
+    indices with the partition of k-means and with known classes, NaN where there are none.
+    """
+    scale = 1.0 if partition is None else partition.column_scale
+    nothing = float("nan")
+    return {
+        "inertia": [inertia_of(x, one, scale) for one in assignments.values()],
+        "ari_kmeans": [
+            nothing if partition is None else adjusted_rand_index(one, partition.labels) for one in assignments.values()
+        ],
+        "ari_labels": [nothing if labels is None else adjusted_rand_index(one, labels) for one in assignments.values()],
+    }
+
+
+def row_of_kmeans(partition: HardPartition, like: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The row of k-means in a comparison's table, with the columns of another: it has no likelihood to show."""
+    num_clusters, num_features = partition.centres.shape
+    empty = {name: "" if isinstance(value, str) else float("nan") for name, value in like.items()}
+    return {
+        **empty,
+        "engine": "kmeans",
+        "num_components": num_clusters,
+        "num_parameters": num_clusters * num_features,
+        "num_steps": partition.num_steps,
+        "seconds": seconds,
+        "result": partition.code.name,
+        "message": partition.code.explanation,
+    }

@@ -1,0 +1,141 @@
+r"""k-means by scikit-learn, for comparison: hard assignments to nearest centres, where a mixture has shares and shapes.
+
+$$ \min_{m, l} \sum_i v_i \sum_f \left(\frac{x_{if} - m_{l(i) f}}{s_f}\right)^2. $$
+
+It is what is left of EM for the family `spherical` with equal weights and one variance that goes to zero: clusters are
+round, of one size, and part at straight lines half-way between their centres. Unlike a mixture's, its partition depends
+on the units of the columns, unless these are standardised.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayesgmm.checks import as_key, as_row_weights, as_rows, enough_rows, finite_number, truth_value, whole_number
+from bayesgmm.errors import InputError
+from bayesgmm.families import get_family
+from bayesgmm.labels import best_orders
+from bayesgmm.results import ResultCode
+
+
+@dataclass(frozen=True, eq=False)
+class HardPartition:
+    r"""A partition of the rows around centres.
+
+    Attributes:
+        labels: cluster of every row, shape (n).
+        centres: means of the clusters, in the units of the data, shape (k, d).
+        inertia: sum over rows of weight times squared distance from the cluster's centre.
+        column_scale: what distances along each feature are divided by, shape (d); ones unless standardised.
+        num_steps: rounds of Lloyd's algorithm in the best run.
+        code: a `ResultCode`: whether the step limit was enough.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    centres: Float[np.ndarray, "k d"]
+    inertia: float
+    column_scale: Float[np.ndarray, " d"]
+    num_steps: int
+    code: ResultCode
+
+    @property
+    def num_clusters(self) -> int:
+        """k."""
+        return len(self.centres)
+
+    @property
+    def shares(self) -> Float[np.ndarray, " k"]:
+        """Share of the rows in every cluster, which a mixture's weights are to be compared with, shape (k)."""
+        return np.bincount(self.labels, minlength=self.num_clusters) / len(self.labels)
+
+    def predict(self, x: Any) -> Int[np.ndarray, " m"]:
+        """The nearest centre of new rows (m, d).
+
+        Raises:
+            InputError: for rows of another number of features, and for NaN or infinite values.
+        """
+        x = np.asarray(as_rows(x))
+        if x.shape[1] != self.centres.shape[1]:
+            raise InputError(f"x must have shape (rows, {self.centres.shape[1]}) like the centres; got {x.shape}")
+        return _squared_distances(x, self.centres, self.column_scale).argmin(1)
+
+    def matched_to(self, labels: Int[np.ndarray, " n"]) -> "HardPartition":
+        """The same partition with its clusters in the order in which most rows have the labels given (exact)."""
+        size = max(self.num_clusters, int(labels.max()) + 1)
+        together = np.zeros((size, size))
+        np.add.at(together, (self.labels, labels), 1.0)
+        order = best_orders(together)
+        order = order[order < self.num_clusters]
+        return dataclasses.replace(self, labels=np.argsort(order)[self.labels], centres=self.centres[order])
+
+
+def fit_kmeans(
+    x: Any,
+    num_components: Any,
+    *,
+    key: Any,
+    row_weights: Any = None,
+    num_restarts: Any = 10,
+    max_steps: Any = 300,
+    tol: Any = 1e-4,
+    standardise: Any = False,
+) -> HardPartition:
+    """Partition rows by k-means (scikit-learn's `KMeans`, with its defaults): the best of several starts by k-means++.
+
+    Args:
+        x: rows (n, d).
+        num_components: number of clusters k.
+        key: `jax.random.key(seed)`.
+        row_weights: weights of the rows (n); ones by default.
+        num_restarts: number of starts, of which the partition of smallest inertia is kept.
+        max_steps: step limit of each.
+        tol: stop when the centres move by less, squared and relative to the mean variance of the columns.
+        standardise: whether columns are divided by their standard deviations first. If not, as by default, a column in
+            smaller units counts for more.
+
+    Raises:
+        InputError: for arguments that cannot be fitted.
+    """
+    x, key = np.asarray(as_rows(x)), as_key(key)
+    enough_rows(x, num_components, get_family("spherical"), row_weights)
+    weights = None if row_weights is None else np.asarray(as_row_weights(row_weights, x))
+    num_restarts, max_steps = whole_number("num_restarts", num_restarts), whole_number("max_steps", max_steps)
+    scale = x.std(0) if truth_value("standardise", standardise) else np.ones(x.shape[1], x.dtype)
+
+    from sklearn.cluster import KMeans  # on first use: it takes a second to import
+
+    found = KMeans(
+        int(num_components),
+        n_init=num_restarts,  # pyright: ignore[reportArgumentType]
+        max_iter=max_steps,
+        tol=float(finite_number("tol", tol)),
+        random_state=int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max)),
+    ).fit(x / scale, sample_weight=weights)
+    assert found.labels_ is not None
+    assert found.inertia_ is not None
+    return HardPartition(
+        labels=np.asarray(found.labels_, np.int64),
+        centres=np.asarray(found.cluster_centers_ * scale, x.dtype),
+        inertia=float(found.inertia_),
+        column_scale=scale,
+        num_steps=int(found.n_iter_),
+        code=ResultCode.successful if found.n_iter_ < max_steps else ResultCode.max_steps_reached,
+    )
+
+
+def inertia_of(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], column_scale: Any = 1.0) -> float:
+    """Sum of squared distances of rows from the means of their clusters: what k-means makes small, of any partition."""
+    total = 0.0
+    for label in np.unique(labels):
+        rows = x[labels == label]
+        total += float(np.sum(((rows - rows.mean(0)) / column_scale) ** 2))
+    return total
+
+
+def _squared_distances(x: np.ndarray, centres: np.ndarray, scale: np.ndarray) -> Float[np.ndarray, "n k"]:
+    """One centre after another: (n, k, d) numbers are never held."""
+    return np.stack([np.sum(((x - centre) / scale) ** 2, axis=1) for centre in centres], axis=1)
