@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from bayesgmm.allocations import flat_draws, rows_of_draws, sampled_allocations
+from bayesgmm.checks import as_key
 from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots.panels import one_axes
@@ -63,7 +64,7 @@ def plot_num_components(table: pd.DataFrame, *, ax: Any = None) -> Axes:
     return ax
 
 
-def plot_occupied_components(fit_or_draws: Fit | Mixture, x: Any, *, key: RandomKey, ax: Any = None) -> Axes:
+def plot_occupied_components(fit_or_draws: Fit | Mixture, x: Any, *, key: Any, ax: Any = None) -> Axes:
     """Draw the posterior probability of how many of a mixture's k components have rows at all.
 
     One allocation of the rows is drawn from every draw, and its occupied components are counted; labels do not matter.
@@ -83,7 +84,7 @@ def plot_occupied_components(fit_or_draws: Fit | Mixture, x: Any, *, key: Random
         InputError: for a fit without draws, a missing key, rows that cannot be used.
     """
     draws = flat_draws(posterior_draws(fit_or_draws))
-    probabilities = occupied_probabilities(draws, rows_of_draws(draws, x), key)
+    probabilities = occupied_probabilities(draws, rows_of_draws(draws, x), as_key(key))
     ax = one_axes(ax, (5.4, 3.0))
     shown = np.arange(1, len(probabilities) + 1)
     _draw_bars(ax, np.arange(len(shown)), probabilities, 0.64, PALETTE[0], "occupied")

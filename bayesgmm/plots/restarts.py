@@ -87,7 +87,7 @@ def group_ends(ends: Float[np.ndarray, " r"], same_within: float) -> Int[np.ndar
     return groups
 
 
-def _runs(fits: Any) -> tuple[list[Float[np.ndarray, " steps"]], Int[np.ndarray, " r"]]:
+def _runs(fits: Any) -> tuple[list[Float[np.ndarray, "_"]], Int[np.ndarray, " r"]]:
     """The trace of every run without its padding, and its result."""
     several = [fits] if isinstance(fits, Fit) else list(fits)
     if not several or not all(isinstance(fit, Fit) for fit in several):
@@ -127,7 +127,7 @@ def _draw_run(ax: Axes, trace: Float[np.ndarray, " steps"], optimum: int, run: i
 
 
 def _limits(
-    traces: list[Float[np.ndarray, " steps"]], ends: Float[np.ndarray, " r"], failed: np.ndarray
+    traces: list[Float[np.ndarray, "_"]], ends: Float[np.ndarray, " r"], failed: np.ndarray
 ) -> tuple[float, float]:
     """Limits that hold the ends, and as much of the way there as leaves them apart."""
     kept = ends[~failed]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.checks import whole_number
 from bayesgmm.diagnostics import pointwise_loo
@@ -207,6 +208,7 @@ def _by_chain(tree: "DataTree", draw: Any, column: str, var_names: Sequence[str]
         draw(
             xarray.DataTree.from_dict({"posterior": chosen}),
             compact=False,
+            kind="kde",
             plot_collection=collection,
             visuals={"dist": {"width": 1.2}, column: {"width": 0.5 if column == "trace" else 1.2}},
         )
@@ -215,6 +217,7 @@ def _by_chain(tree: "DataTree", draw: Any, column: str, var_names: Sequence[str]
             tidy(panel)
             panel.title.set_fontsize(FONT_SIZE)
         density.set_xlabel(name)
+        density.xaxis.set_major_locator(MaxNLocator(4))
         chains.set_ylabel("")
         chains.set_xlabel("")
     axes[-1, 1].set_xlabel("draw" if column == "trace" else "rank among all draws, as a fraction")
