@@ -27,7 +27,7 @@ _COLOURS = LinearSegmentedColormap.from_list("uncertainty", ["#B9BDC4", "#E69F00
 
 
 def plot_responsibility_uncertainty(
-    mixtures_or_fit: Mixture | Fit,
+    mixture_or_fit: Mixture | Fit,
     x: Any,
     *,
     ax: Any = None,
@@ -44,7 +44,7 @@ def plot_responsibility_uncertainty(
     feature: the responsibility of every cluster along x, with bands that hold 90% of the draws.
 
     Args:
-        mixtures_or_fit: a mixture, a posterior as a mixture with leading axes, or a fit, whose draws are used if it has
+        mixture_or_fit: a mixture, a posterior as a mixture with leading axes, or a fit, whose draws are used if it has
             any.
         x: rows (n, d).
         ax: axes to draw on: one for one or two columns, an (m - 1, m - 1) array of them for m columns.
@@ -56,7 +56,7 @@ def plot_responsibility_uncertainty(
     Raises:
         InputError: for parameters that are NaN, or arguments that do not fit the mixture.
     """
-    point, draws = point_and_draws(mixtures_or_fit, _MOST_DRAWS)
+    point, draws = point_and_draws(mixture_or_fit, _MOST_DRAWS)
     view = view_rows(draws, x, columns, feature_names)
     if view.num_shown == 1 and view.x.shape[1] > 1:
         raise InputError(f"columns={view.columns} is one of {view.x.shape[1]} features; give at least two")
