@@ -82,3 +82,14 @@ def from_vector(vector: Float[Array, " p"], unit: Float[Array, " d"], family: Fa
         off_diagonal = jnp.zeros((num_scales, d, d), vector.dtype)
         off_diagonal = off_diagonal.at[:, rows, columns].set(lower.reshape(num_scales, -1))
     return from_coordinates(Coordinates(log_weights, means.reshape(k, d), log_diagonal, off_diagonal), unit)
+
+
+def names_of_coordinates(family: Family, num_components: int, num_features: int) -> list[str]:
+    """What each coordinate of `to_vector` is about, in words."""
+    k, d = num_components, num_features
+    num_scales, width = family.scale_shape(k, d)
+    owners = ["shared covariance"] if family.shared else [f"covariance of component {j}" for j in range(num_scales)]
+    names = [f"weight of component {j}" for j in range(k - 1)]
+    names += [f"mean of component {j}" for j in range(k) for _ in range(d)]
+    names += [owner for owner in owners for _ in range(width)]
+    return names + ([] if family.diagonal else [owner for owner in owners for _ in range(d * (d - 1) // 2)])

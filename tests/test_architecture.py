@@ -42,6 +42,7 @@ ORDER = [
     "point_partition",
     "convergence",
     "priors",
+    "weights",
     "conjugate_distribution",
     "conjugate",
     "storage",
