@@ -1,0 +1,5 @@
+"""The scikit-learn face: estimators with no numerics of their own."""
+
+from bayesgmm.estimators.maximum_likelihood import GaussianMixture
+
+__all__ = ["GaussianMixture"]

@@ -1,0 +1,80 @@
+"""Files of estimators: their arguments and what they have learnt, without pickle."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayesgmm.checks import shown
+from bayesgmm.errors import InputError
+from bayesgmm.storage import pack, read_arrays, unpack, write_arrays
+
+_KIND = "estimator"
+
+
+def save_estimator(estimator: Any, path: str | Path) -> None:
+    """Write an estimator: its class by name, its arguments and its fitted attributes.
+
+    Raises:
+        InputError: for arguments that such a file cannot hold, and for a path that cannot be written to.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    arguments = {name: _storable(value) for name, value in estimator.get_params(deep=False).items()}
+    learnt = {name: _storable(value) for name, value in vars(estimator).items() if name.endswith("_")}
+    header = {
+        "kind": _KIND,
+        "estimator": type(estimator).__name__,
+        "arguments": pack(arguments, arrays, "arguments"),
+        "learnt": pack(learnt, arrays, "learnt"),
+    }
+    write_arrays(path, header, arrays)
+
+
+def load_estimator[T](cls: type[T], path: str | Path) -> T:
+    """Read an estimator of this class.
+
+    Raises:
+        InputError: for a file that is damaged, comes from elsewhere, or holds another estimator.
+    """
+    header, arrays = read_arrays(path, _KIND)
+    where = f"file {str(path)!r}"
+    if header.get("estimator") != cls.__name__:
+        raise InputError(
+            f"{where} holds a {shown(header.get('estimator'))}, not a {cls.__name__}; load it with its own class"
+        )
+    arguments, learnt = (unpack(header.get(part), arrays) for part in ("arguments", "learnt"))
+    if not isinstance(arguments, dict) or not isinstance(learnt, dict):
+        raise InputError(f"{where} is damaged (it lacks arguments or attributes); take another copy, or fit again")
+    known = inspect.signature(cls).parameters
+    if unknown := [name for name in arguments if name not in known]:
+        raise InputError(
+            f"{where} has the argument {shown(unknown[0])}, which {cls.__name__} of this version does not; upgrade "
+            "bayesgmm"
+        )
+    if wrong := [name for name in learnt if not name.endswith("_") or hasattr(cls, name)]:
+        raise InputError(f"{where} is damaged (it has the attribute {shown(wrong[0])}); take another copy")
+    estimator = cls(**{name: _restored(value) for name, value in arguments.items()})
+    for name, value in learnt.items():
+        setattr(estimator, name, _restored(value))
+    return estimator
+
+
+def _storable(value: Any) -> Any:
+    """Generators of NumPy as their state, and arrays of words as lists."""
+    if isinstance(value, np.random.RandomState):
+        return {"random_state": list(value.get_state(legacy=True))}
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return {"words": [str(word) for word in value]}
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"random_state"}:
+        generator = np.random.RandomState()
+        name, numbers, position, has_gauss, cached = value["random_state"]
+        generator.set_state((name, numbers, position, has_gauss, cached))
+        return generator
+    if isinstance(value, dict) and set(value) == {"words"}:
+        return np.array(value["words"], dtype=object)
+    return value

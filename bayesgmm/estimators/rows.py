@@ -1,0 +1,64 @@
+"""Functions of rows in blocks of few sizes, and draws of labelled rows: little memory, and little to compile."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from bayesgmm.mixture import Mixture
+
+_BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
+_SMALLEST_BLOCK = 16
+
+
+def over_rows(function: Callable[[np.ndarray], Any], x: np.ndarray, width: int) -> np.ndarray:
+    """`function` of rows (n, d), whose results have rows as the first axis, a block at a time.
+
+    Blocks are filled up to a power of two with copies of a row, so that a table of any length finds its program
+    compiled. `width` is how many numbers a row takes.
+    """
+    most = _power_of_two(max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // max(width, 1)))
+    parts = []
+    for first in range(0, len(x), most):
+        rows = x[first : first + most]
+        missing = min(most, _power_of_two(len(rows))) - len(rows)
+        filled = np.concatenate([rows, np.broadcast_to(rows[:1], (missing, x.shape[1]))]) if missing else rows
+        parts.append(np.asarray(function(filled))[: len(rows)])
+    return np.concatenate(parts)
+
+
+def sample_labelled(mixture: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array) -> Any:
+    """Rows of one mixture and their components, in the order of these, as scikit-learn gives them."""
+    weights = np.asarray(mixture.weights, np.float64)
+    counts = rng.multinomial(num_rows, weights / weights.sum())
+    size = _power_of_two(int(counts.max()))
+    parts = []
+    for component, count in enumerate(counts):
+        drawn = _component(mixture, component).sample(size, key=jax.random.fold_in(key, component))
+        parts.append(np.asarray(drawn)[:count])
+    return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
+
+
+def sample_of_draws(draws: Mixture, rng: np.random.RandomState, *, key: jax.Array) -> Any:
+    """One row of each draw (s) and the component it is from, in the order of these."""
+    weights = np.asarray(draws.weights, np.float64)
+    cumulative = weights.cumsum(1)
+    labels = (cumulative < rng.uniform(size=(len(weights), 1)) * cumulative[:, -1:]).sum(1)
+    each = np.arange(len(labels))
+    factor = np.asarray(draws.precision_factor)
+    factor = factor[each, labels if factor.shape[1] > 1 else 0][:, None]
+    chosen = Mixture(np.zeros((len(labels), 1), factor.dtype), np.asarray(draws.means)[each, labels][:, None], factor)
+    order = np.argsort(labels, kind="stable")
+    return np.asarray(chosen.sample(1, key=key))[order, 0], labels[order]
+
+
+def _component(mixture: Mixture, component: int) -> Mixture:
+    factor = np.asarray(mixture.precision_factor)
+    which = component if len(factor) > 1 else 0
+    means = np.asarray(mixture.means)
+    return Mixture(np.zeros(1, means.dtype), means[component : component + 1], factor[which : which + 1])
+
+
+def _power_of_two(number: int) -> int:
+    return max(_SMALLEST_BLOCK, 1 << (number - 1).bit_length())
