@@ -1,4 +1,7 @@
-"""Execute every notebook in a copy, in the interpreter that runs this script; `--write` keeps the outputs."""
+"""Execute the notebooks in a copy, in the interpreter that runs this script; `--write` keeps the outputs.
+
+What a cell writes to stderr, warnings above all, is a failure, unless the cell has the tag `warns`.
+"""
 
 import argparse
 import shutil
@@ -34,6 +37,17 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: int) -> None
         manager.shutdown_kernel(now=True)
 
 
+def noise(notebook: nbformat.NotebookNode) -> list[str]:
+    """What cells wrote to stderr without being tagged as ones that are meant to."""
+    return [
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "warns" not in cell.metadata.get("tags", [])
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+
+
 def strip(notebook: nbformat.NotebookNode) -> None:
     """Take out what changes from one machine to the next: timings and the version of Python."""
     notebook.metadata = {
@@ -47,14 +61,16 @@ def strip(notebook: nbformat.NotebookNode) -> None:
 def main() -> int:
     """Execute the notebooks; the exit status is 1 when any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="which notebooks, by the beginning of their names; by default all")
     parser.add_argument("--write", action="store_true", help="save the outputs in the notebooks themselves")
     parser.add_argument("--timeout", type=int, default=600, help="limit of every cell, in seconds")
     options = parser.parse_args()
     failed = False
+    total = 0.0
     with tempfile.TemporaryDirectory() as scratch:
         copy = shutil.copytree(NOTEBOOKS, Path(scratch) / "notebooks")
         for path in sorted(copy.rglob("*.ipynb")):
-            if ".ipynb_checkpoints" in path.parts:
+            if ".ipynb_checkpoints" in path.parts or not path.name.startswith(tuple(options.names) or ""):
                 continue
             began = time.perf_counter()
             notebook = nbformat.read(path, as_version=4)
@@ -64,10 +80,16 @@ def main() -> int:
                 print(f"{path.name}: FAILED\n{type(error).__name__}: {error}", file=sys.stderr)
                 failed = True
                 continue
-            print(f"{path.name}: ran in {time.perf_counter() - began:.0f} s", flush=True)
+            seconds = time.perf_counter() - began
+            total += seconds
+            print(f"{path.name}: ran in {seconds:.0f} s", flush=True)
+            if found := noise(notebook):
+                print(f"{path.name}: FAILED, as it wrote to stderr:\n{''.join(found)}", file=sys.stderr)
+                failed = True
             if options.write:
                 strip(notebook)
                 nbformat.write(notebook, NOTEBOOKS / path.relative_to(copy))
+    print(f"all: {total:.0f} s")
     return int(failed)
 
 
