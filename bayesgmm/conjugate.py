@@ -24,14 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bayesgmm.checks import as_row_weights, as_rows, no_constant_column, shown, whole_number
+from bayesgmm.checks import as_row_weights, as_rows, no_constant_column, shown, truth_value, whole_number
 from bayesgmm.conjugate_distribution import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture, factor_of_covariances
 from bayesgmm.moments import Moments
 from bayesgmm.precision import AnyArray, is_traced, matching_precision
-from bayesgmm.priors import Prior, as_interval, as_table, names_of_features, prior_number, rows_of_weights
+from bayesgmm.priors import (
+    Prior,
+    as_interval,
+    as_table,
+    names_of_features,
+    prior_number,
+    rows_of_sticks,
+    rows_of_weights,
+)
 
 CONJUGATE_FAMILIES = ("EII", "VII", "EEI", "VVI", "EEE", "VVV")
 """mclust codes of the families whose prior is stated above."""
@@ -41,14 +49,14 @@ _MOST_LISTED = 6  # features of a matrix that a description lists in full
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["concentration", "mean", "shrinkage", "dof", "scale", "column_mean", "column_scale"],
-    meta_fields=[],
+    meta_fields=["stick_breaking"],
 )
 @dataclass(frozen=True)
 class ConjugatePrior:
     r"""Numbers of the conjugate prior; a pytree, so another number is not another compilation.
 
     Attributes:
-        concentration: Dirichlet parameter of the weights $\alpha$, shape (k).
+        concentration: Dirichlet parameter of the weights $\alpha$, or that of the process, shape (k).
         mean: prior mean of the component means $m$, in the units of the data, shape (d).
         shrinkage: number of rows that the prior mean counts for, $\kappa$, ().
         dof: degrees of freedom $\nu$, ().
@@ -57,6 +65,7 @@ class ConjugatePrior:
         column_mean: where the data lie, shape (d): the origin from which engines measure component means.
         column_scale: how wide the data are, shape (d): the unit in which engines measure. Both are coordinates, no part
             of what the prior assumes.
+        stick_breaking: whether the weights are those of a Dirichlet process, truncated to k components.
     """
 
     concentration: Float[AnyArray, " k"]
@@ -66,6 +75,7 @@ class ConjugatePrior:
     scale: Float[AnyArray, "d d"] | Float[AnyArray, " d"] | Float[AnyArray, ""]
     column_mean: Float[AnyArray, " d"]
     column_scale: Float[AnyArray, " d"]
+    stick_breaking: bool = False
 
     def describe(self, feature_names: Sequence[str] | None = None) -> str:
         """What the prior assumes, in words and numbers, with the intervals that hold 95% of it.
@@ -81,7 +91,7 @@ class ConjugatePrior:
         # A diagonal entry of an inverse-Wishart matrix is an inverse-gamma variable of fewer degrees of freedom.
         margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof
         margin_scale = np.broadcast_to(scale.diagonal() if scale.ndim == 2 else scale, mean.shape)
-        rows = rows_of_weights(self.concentration)
+        rows = rows_of_sticks(self.concentration) if self.stick_breaking else rows_of_weights(self.concentration)
         for name, value, s in zip(names, mean, margin_scale, strict=True):
             assumed = f"Normal, {name}: mean {value:.4g}, variance the component's over {kappa:g}"
             margin = stats.t(margin_dof, value, np.sqrt(s / margin_dof / kappa)).interval(0.95)
@@ -121,6 +131,7 @@ def conjugate_prior(
     shrinkage: Any = 0.01,
     dof: Any = None,
     scale: Any = None,
+    stick_breaking: Any = False,
 ) -> ConjugatePrior:
     r"""The conjugate prior for rows x (n, d) and a family, with any of its numbers set by the caller.
 
@@ -141,6 +152,9 @@ def conjugate_prior(
         dof: degrees of freedom, above d - 1 for families of matrices, above 0 otherwise.
         scale: positive definite (d, d) for families of matrices, positive numbers for diagonals (one, or (d)) and
             spheres (one).
+        stick_breaking: take the weights of a Dirichlet process, truncated to k components, with `concentration` as its
+            parameter: each component takes a share, Beta(1, concentration), of what earlier ones have left. Components
+            are not alike under it: the first is the largest. There is no mode; for CAVI and samplers.
 
     Raises:
         InputError: for a number out of range or of the wrong shape, and for a column that does not vary.
@@ -162,6 +176,7 @@ def conjugate_prior(
         scale=_scale(_default_scale(covariance, x, num_components, family) if scale is None else scale, x, family),
         column_mean=center,
         column_scale=covariance.diagonal() ** 0.5,
+        stick_breaking=truth_value("stick_breaking", stick_breaking),
     )
     if not is_traced(prior.dof) and not prior.dof > lowest:
         raise InputError(
@@ -260,8 +275,10 @@ def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components:
     num_features = prior.mean.shape[0]
     shape = family.scale_shape(num_components, num_features)
     shape = shape if family.diagonal else (shape[0], num_features, num_features)
+    concentration = jnp.asarray(prior.concentration)
     return ConjugateDistribution(
-        concentration=jnp.asarray(prior.concentration),
+        concentration=jnp.ones_like(concentration) if prior.stick_breaking else concentration,
+        remainder=concentration if prior.stick_breaking else None,
         mean=jnp.broadcast_to(prior.mean, (num_components, num_features)),
         shrinkage=jnp.broadcast_to(prior.shrinkage, (num_components,)),
         dof=jnp.broadcast_to(prior.dof, shape[:1]),

@@ -1,9 +1,10 @@
-r"""The conjugate distribution of a mixture: a Dirichlet and, for every component, a normal-inverse-Wishart.
+r"""The conjugate distribution of a mixture: weights (`weights.py`) and, for every component, a normal-inverse-Wishart.
 
 $$ w \sim \mathrm{Dirichlet}(\alpha), \quad \mu_j \mid \Sigma_j \sim \mathcal N(m_j, \Sigma_j / \kappa_j), \quad
    \Sigma_j \sim \mathrm{IW}(\nu_j, \Lambda_j), $$
 
-for diagonals and spheres with variances $\sigma^2 \sim \mathrm{IG}(\nu/2, s/2)$ in place of matrices. It is the form of
+for diagonals and spheres with variances $\sigma^2 \sim \mathrm{IG}(\nu/2, s/2)$ in place of matrices, and with
+stick-breaking weights in place of the Dirichlet distribution where there is a `remainder`. It is the form of
 the prior, of the posterior when the allocations of the rows are known (Gibbs sampling draws from it), and of the best
 factorised approximation of the posterior (coordinate ascent). Expected moments of the rows update its numbers.
 
@@ -32,11 +33,19 @@ from bayesgmm.mixture import (
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
 from bayesgmm.statistics import Moments
 from bayesgmm.triangular import cholesky, inverse_of_lower
+from bayesgmm.weights import (
+    expected_log_weights,
+    log_constant_of_weights,
+    log_mean_weights,
+    log_prob_of_weights,
+    sample_log_weights,
+    update_weights,
+)
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["concentration", "mean", "shrinkage", "dof", "scale"],
+    data_fields=["concentration", "mean", "shrinkage", "dof", "scale", "remainder"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -44,12 +53,13 @@ class ConjugateDistribution:
     r"""Numbers of the conjugate distribution of a mixture, for every component; see the module.
 
     Attributes:
-        concentration: Dirichlet parameters $\alpha$, shape (k).
+        concentration: Dirichlet parameters $\alpha$, or $a$ of a stick's pieces, shape (k).
         mean: means $m$ of the component means, shape (k, d).
         shrinkage: numbers of rows $\kappa$ that those means count for, shape (k).
         dof: degrees of freedom $\nu$ of each covariance that is free, shape (e).
         scale: $\Lambda$ (e, d, d) for matrices; $s$ (e, d) for diagonals, (e, 1) for spheres; squared units of the
             data.
+        remainder: None for Dirichlet weights, or $b$ of a stick's pieces, shape (k).
     """
 
     concentration: Shaped[AnyArray, "*draws k"]
@@ -57,6 +67,7 @@ class ConjugateDistribution:
     shrinkage: Shaped[AnyArray, "*draws k"]
     dof: Shaped[AnyArray, "*draws e"]
     scale: Shaped[AnyArray, "*draws e d d"] | Shaped[AnyArray, "*draws e v"]
+    remainder: Shaped[AnyArray, "*draws k"] | None = None
 
     @property
     def is_diagonal(self) -> bool:
@@ -100,8 +111,10 @@ def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> Co
     rows = count.sum(keepdims=True) if family.shared else count
     if prior.is_diagonal and prior.scale.shape[1] < count_features(prior):
         scatter, rows = scatter.sum(1, keepdims=True), rows * count_features(prior)
+    concentration, remainder = update_weights(prior.concentration, prior.remainder, count)
     return ConjugateDistribution(
-        concentration=prior.concentration + count,
+        concentration=concentration,
+        remainder=remainder,
         mean=moments.origin + shift,
         shrinkage=prior.shrinkage + count,
         dof=prior.dof + rows,
@@ -150,8 +163,7 @@ def expected_mixture(distribution: ConjugateDistribution) -> Mixture:
         factor = factor_of_covariances(distribution.scale / dof[:, None, None], diagonal=False)
         halves = 0.5 * (dof[:, None] - jnp.arange(d, dtype=dof.dtype)[None])
         expected_log = digamma(halves).sum(1) + d * jnp.log(2.0 / dof)
-    concentration = distribution.concentration
-    log_weights = digamma(concentration) - digamma(concentration.sum())
+    log_weights = expected_log_weights(distribution.concentration, distribution.remainder)
     return Mixture(log_weights + 0.5 * expected_log - 0.5 * d / distribution.shrinkage, distribution.mean, factor)
 
 
@@ -167,7 +179,7 @@ def log_evidence(
 def _log_constant(distribution: ConjugateDistribution) -> Array:
     """Logarithm of the constant that normalises the density, without what depends on k and d alone."""
     d, dof = count_features(distribution), distribution.dof
-    of_weights = gammaln(distribution.concentration).sum() - gammaln(distribution.concentration.sum())
+    of_weights = log_constant_of_weights(distribution.concentration, distribution.remainder)
     of_means = -0.5 * d * jnp.log(distribution.shrinkage).sum()
     if distribution.is_diagonal:
         half = 0.5 * dof[:, None]
@@ -187,11 +199,7 @@ def log_prob_of_mixture(distribution: ConjugateDistribution, mixture: Mixture) -
     Of covariance matrices where they are free, of variances for diagonals and spheres, one factor for each free one.
     """
     d = count_features(distribution)
-    excess = distribution.concentration - 1.0
-    # A flat prior does not mind an empty component, whose log-weight is -inf.
-    of_weights = jnp.where(excess == 0.0, 0.0, excess * mixture.log_weights).sum()
-    of_weights = of_weights + gammaln(distribution.concentration.sum()) - gammaln(distribution.concentration).sum()
-
+    of_weights = log_prob_of_weights(distribution.concentration, distribution.remainder, mixture.log_weights)
     factor, dof, scale = mixture.precision_factor, distribution.dof, distribution.scale
     away = mixture.means - distribution.mean
     if distribution.is_diagonal:
@@ -223,7 +231,7 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
     """
     weight_key, covariance_key, off_key, mean_key = jax.random.split(key, 4)
     (k, d), dtype = distribution.mean.shape, distribution.mean.dtype
-    log_weights = jax.nn.log_softmax(jax.random.loggamma(weight_key, distribution.concentration, dtype=dtype))
+    log_weights = sample_log_weights(distribution.concentration, distribution.remainder, key=weight_key)
     noise = jax.random.normal(mean_key, (k, d), dtype) / jnp.sqrt(distribution.shrinkage)[:, None]
     scale, half = distribution.scale, 0.5 * distribution.dof
     if distribution.is_diagonal:
@@ -268,8 +276,8 @@ def _predictive(distribution: ConjugateDistribution, x: Array, d: int) -> Array:
         squares = jnp.square(jnp.matmul(jnp.tril(factor), centred, precision="highest")).sum(1)
         log_det = jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
         log_prob = _log_student(squares, dof, d) + log_det[:, None]
-    concentration = distribution.concentration
-    return sum_over_components(jnp.log(concentration / concentration.sum())[:, None] + log_prob)
+    log_weights = log_mean_weights(distribution.concentration, distribution.remainder)
+    return sum_over_components(log_weights[:, None] + log_prob)
 
 
 def _log_student(squares: Array, dof: Array, d: int) -> Array:

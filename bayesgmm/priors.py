@@ -267,8 +267,13 @@ def check_has_mode(prior: Any) -> None:
     """Refuse a prior under which the posterior density is unbounded, so that there is no mode to look for.
 
     Raises:
-        InputError: for half-normal scales and for a Dirichlet concentration below 1.
+        InputError: for half-normal scales, a Dirichlet concentration below 1 and a Dirichlet process.
     """
+    if getattr(prior, "stick_breaking", False):
+        raise InputError(
+            "prior stick_breaking=True has a density that is unbounded where components are empty, and no mode; use "
+            "stick_breaking=False, or fit_cavi or a sampler"
+        )
     if isinstance(prior, Prior) and prior.scale_prior == "half_normal":
         raise InputError(
             'prior scale_prior="half_normal" is finite at zero, so the posterior density is unbounded and has no mode; '
@@ -330,6 +335,19 @@ def rows_of_weights(concentration: Any) -> list[tuple[str, str, str]]:
         rows += [("weights", f"of component {j}", as_interval(*margin)) for j, margin in enumerate(margins)]
     low, high = np.quantile(smallest, [0.025, 0.975])
     return [*rows, ("weights", "the smallest of them", f"{low:.2g} to {high:.2g}")]
+
+
+def rows_of_sticks(concentration: Any) -> list[tuple[str, str, str]]:
+    """Rows of the description that are about the weights of a Dirichlet process, truncated to k components."""
+    from scipy import stats
+
+    gamma = np.asarray(concentration, np.float64)
+    if len(gamma) == 1:
+        return rows_of_weights(gamma)
+    is_even = bool((gamma == gamma[0]).all())
+    listed = f"{gamma[0]:g}" if is_even else ", ".join(f"{value:g}" for value in gamma[:-1])
+    assumed = f"stick-breaking: Beta(1, {listed}) of what earlier components left"
+    return [("weights", assumed, ""), ("weights", "of the first", as_interval(*stats.beta(1, gamma[0]).interval(0.95)))]
 
 
 def as_interval(low: float, high: float) -> str:

@@ -94,6 +94,7 @@ ORDER = [
     "estimators.runs",
     "estimators.maximum_likelihood",
     "estimators",
+    "parameter_table",
     "comparison",
     "plots",
     "tables",

@@ -14,6 +14,7 @@ from bayesgmm import InputError, conjugate_prior, fit_cavi
 from bayesgmm.conjugate import distribution_of_prior
 from bayesgmm.conjugate_distribution import update
 from bayesgmm.engines import devices
+from bayesgmm.engines.cavi import draw_from_approximation
 from bayesgmm.families import FAMILIES
 from bayesgmm.results import ResultCode
 from bayesgmm.statistics import Moments
@@ -155,7 +156,7 @@ def test_step_limit_is_told(key):
     ("settings", "message"),
     [
         ({"num_draws": 24}, "num_draws=24 is too few for k-hat; draw at least 25"),
-        ({"max_steps": 0}, "max_steps=0 must be"),
+        ({"max_steps": -1}, "max_steps=-1 must be"),
         ({"num_restarts": 0}, "num_restarts=0 must be"),
         ({"tol": -1.0}, "tol=-1.0 must be"),
         ({"start": "nowhere"}, "start='nowhere' is not known"),
@@ -176,3 +177,52 @@ def test_family_without_a_conjugate_prior_is_refused(function, key):
     vei = dataclasses.replace(FAMILIES["diag"], name="VEI", mclust="VEI")
     with pytest.raises(InputError, match=r"family='VEI' \(VEI\) has no conjugate prior; choose one of"):
         function(DATA["faithful"], 2, family=vei, key=key)
+
+
+def test_weight_two_is_the_row_twice_and_weight_none_is_no_row(rng, key):
+    x, labels = DATA["iris"], np.repeat([0, 1, 2], 50)
+    weights = rng.integers(0, 3, len(x)).astype(float)
+    repeat = weights.astype(int)
+    x = np.where(weights[:, None] > 0, x, 1e6)  # whatever it holds
+    rows = np.repeat(x, repeat, axis=0)
+    options = {"key": key, "tol": 1e-10, "num_draws": 25, "on_failure": "ignore"}
+    weighted = fit_cavi(x, 3, row_weights=weights, start=labels, **options)
+    repeated = fit_cavi(rows, 3, start=np.repeat(labels, repeat), **options)
+    assert weighted.summary["elbo"] == pytest.approx(repeated.summary["elbo"], rel=1e-10)
+    np.testing.assert_allclose(weighted.approximation.mean, repeated.approximation.mean, rtol=1e-6)
+    np.testing.assert_allclose(weighted.sample_stats["log_p"], repeated.sample_stats["log_p"], rtol=1e-6)
+    assert weighted.log_likelihood == pytest.approx(bayesgmm.log_likelihood(weighted.mixture, rows), rel=1e-9)
+
+
+def test_no_draws_give_the_point_of_the_approximation(key):
+    x = DATA["iris"]
+    fit, drawn = (fit_cavi(x, 3, key=key, num_draws=number) for number in (0, 2000))
+    assert fit.draws is None
+    assert "khat" not in fit.summary
+    assert fit.summary["elbo"] == drawn.summary["elbo"]
+    assert fit.log_likelihood == pytest.approx(bayesgmm.log_likelihood(fit.mixture, x), rel=1e-12)
+    np.testing.assert_allclose(fit.mixture.weights, drawn.mixture.weights, atol=0.01)
+    np.testing.assert_allclose(fit.mixture.means, fit.approximation.mean)
+
+
+def test_no_step_is_one_pass_from_the_start_and_ascents_go_on_where_they_were(key):
+    x, labels = DATA["iris"], np.repeat([0, 1, 2], 50)
+    options = {"key": key, "tol": 0, **QUICK}
+    whole = fit_cavi(x, 3, start=labels, max_steps=7, **options)
+    fit = fit_cavi(x, 3, start=labels, max_steps=0, **options)
+    assert (int(fit.num_steps), len(fit.trace)) == (0, 1)
+    for _ in range(7):
+        fit = fit_cavi(x, 3, start=fit.approximation, max_steps=0, **options)
+    assert fit.summary["elbo"] == pytest.approx(whole.summary["elbo"], rel=1e-13)
+    np.testing.assert_allclose(fit.approximation.mean, whole.approximation.mean, rtol=1e-11)
+
+
+def test_draws_can_be_taken_later(key):
+    x = DATA["iris"]
+    fit = fit_cavi(x, 3, key=key, num_draws=0)
+    drawn = draw_from_approximation(fit, x, num_draws=100, key=key)
+    np.testing.assert_array_equal(drawn.approximation.mean, fit.approximation.mean)
+    assert drawn.draws.draw_shape == (1, 100)
+    assert drawn.summary["elbo"] == fit.summary["elbo"]
+    with pytest.raises(InputError, match=r"fit is by em, .* fit_cavi"):
+        draw_from_approximation(bayesgmm.fit_em(x, 3, key=key), x, num_draws=100, key=key)

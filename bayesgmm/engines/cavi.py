@@ -3,6 +3,7 @@ r"""Variational inference by coordinate ascent, under the conjugate prior: every
 Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of components can be compared by it.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,7 +13,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from bayesgmm.checks import as_key, as_rows, enough_rows, finite_number, whole_number
+from bayesgmm.checks import (
+    as_key,
+    as_row_weights,
+    as_rows,
+    enough_rows,
+    finite_number,
+    rows_that_count,
+    whole_number,
+)
 from bayesgmm.conjugate import (
     ConjugatePrior,
     check_conjugate_prior,
@@ -39,6 +48,7 @@ from bayesgmm.precision import matching_precision
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.starting_values import responsibilities_from_start
 from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
+from bayesgmm.weights import log_mean_weights
 
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
 
@@ -52,6 +62,7 @@ def fit_cavi(
     key: Any,
     start: Any = "k-means++",
     num_restarts: int = 10,
+    row_weights: Any = None,
     tol: Any = 1e-6,
     max_steps: int = 1000,
     num_draws: int = 1000,
@@ -66,18 +77,21 @@ def fit_cavi(
         prior: of `conjugate_prior(x, num_components, family)`, by default that.
         key: `jax.random.key(seed)`.
         start: name of a start, as in `fit_em`; or a `Mixture`, a mapping with its parameters, responsibilities (n, k)
-            or labels (n), from which one ascent starts, and whose labels are kept.
+            or labels (n), from which one ascent starts, and whose labels are kept; or the `approximation` of an earlier
+            fit, from which it goes on.
         num_restarts: number of random starts, side by side; the highest bound is kept.
+        row_weights: weight of every row (n); weight 2 is the row twice.
         tol: stop when a step changes the bound per row by less than this; 0 runs `max_steps`.
-        max_steps: step limit of an ascent.
-        num_draws: draws taken from the approximation.
+        max_steps: step limit of an ascent; 0 takes the best numbers for the responsibilities of the start.
+        num_draws: draws taken from the approximation, at least 25 for k-hat; or 0 for none, which saves a pass over the
+            rows for each. The point is then the mixture of mean weights, means and the inverses of mean precisions.
         on_failure: "warn", "raise" or "ignore" when the best ascent did not converge.
 
     Returns:
-        A `Fit` with draws of shape (1, num_draws), the evidence lower bound (ELBO) after every step as its trace, and
-        the numbers of the approximation as `approximation`, whose `predictive_log_prob` is a mixture of Student-t
-        densities. Its `sample_stats` hold the log-densities of every draw under the posterior (`log_p`, up to the
-        evidence) and the approximation (`log_q`), its `summary` the Pareto k-hat of their ratios and the ELBO, with
+        A `Fit` with draws of shape (1, num_draws), or None, the evidence lower bound (ELBO) after every step as its
+        trace, and the numbers of the approximation as `approximation`, whose `predictive_log_prob` is a mixture of
+        Student-t densities. Its `sample_stats` hold the log-densities of every draw under the posterior (`log_p`, up to
+        the evidence) and the approximation (`log_q`), its `summary` the Pareto k-hat of their ratios and the ELBO, with
         all its constants: it bounds the log evidence of one labelling from below; add log k! to compare k.
 
     Raises:
@@ -88,26 +102,28 @@ def fit_cavi(
     family = get_family(family)
     x = as_rows(x)
     num_components = whole_number("num_components", num_components)
-    num_restarts, num_draws = whole_number("num_restarts", num_restarts), whole_number("num_draws", num_draws)
-    max_steps = whole_number("max_steps", max_steps)
+    num_restarts = whole_number("num_restarts", num_restarts)
+    max_steps = whole_number("max_steps", max_steps, 0)
     tol = finite_number("tol", tol, (), x.dtype)
-    enough_rows(x, num_components, family, bounded=True)
+    weights = as_row_weights(row_weights, x)
+    enough_rows(x, num_components, family, weights, bounded=True)
+    x = rows_that_count(x, weights)
     key = as_key(key)
     if prior is None:
-        prior = conjugate_prior(x, num_components, family)
+        prior = conjugate_prior(x, num_components, family, row_weights=weights)
     prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
     if isinstance(start, str):
         start = get_start(start)
-    if num_draws < MIN_DRAWS:
-        raise InputError(f"num_draws={num_draws} is too few for k-hat; draw at least {MIN_DRAWS}")
-    return announce(
-        _fit(x, num_components, family, prior, key, start, tol, (num_restarts, max_steps, num_draws)), on_failure
-    )
+    if num_draws != 0:
+        _check_num_draws(num_draws)
+    settings = (num_restarts, max_steps, num_draws)
+    return announce(_fit(x, weights, num_components, family, prior, key, start, tol, settings), on_failure)
 
 
 @matching_precision
 def _fit(
     x: Any,
+    weights: Any,
     num_components: int,
     family: Family,
     prior: ConjugatePrior,
@@ -119,8 +135,8 @@ def _fit(
     num_restarts, max_steps, num_draws = settings
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
     start_key, draw_key = jax.random.split(key)
-    whole = x
-    x, weights, mesh = devices.place_rows(x, np.ones(len(x), x.dtype), num_components)
+    whole = x, weights
+    x, weights, mesh = devices.place_rows(x, weights, num_components)
     x, weights = (x, weights) if mesh is not None else (jnp.asarray(x), jnp.asarray(weights))
     options = {"family": family, "max_steps": max_steps, "mesh": mesh}
     random = isinstance(start, Start) and start.random
@@ -128,48 +144,106 @@ def _fit(
         starts = _starts(start_key, x, weights, num_components, family, start.name, num_restarts)
         state = _best_ascent(starts, x, weights, jnp.asarray(tol), prior, **options)
     else:
-        given = _given_start(start, whole, num_components, family, prior, start_key)
+        given = _given_start(start, *whole, num_components, family, prior, start_key)
         state = _ascent(given, x, weights, jnp.asarray(tol), prior, **options)
     state = devices.off_mesh(state)
-    approximation, whole = state.approximation, jnp.asarray(whole)
-    order = jnp.lexsort(approximation.mean.T[::-1])
-    if isinstance(start, Mixture):
-        order = match_labels(mean_mixture_of(approximation), start)
-    approximation = _permute(approximation, jnp.asarray(order))
-    draws, log_p, log_q = _draw(approximation, whole, prior, draw_key, family=family, num_draws=num_draws)
-    result = jnp.where(state.result < 0, ResultCode.max_steps_reached, state.result)
-    return fit_of_draws(
-        "cavi",
-        jax.tree.map(lambda leaf: leaf[None], draws),
-        whole,
-        family,
-        result=ResultCode(int(result)),
-        num_steps=int(state.num_steps),
+    approximation, (x, weights) = state.approximation, jax.tree.map(jnp.asarray, whole)
+    if not prior.stick_breaking:  # whose components are no longer the same in another order
+        order = jnp.lexsort(approximation.mean.T[::-1])
+        if isinstance(start, Mixture):
+            order = match_labels(mean_mixture_of(approximation), start)
+        if not isinstance(start, ConjugateDistribution):
+            approximation = _permute(approximation, jnp.asarray(order))
+    point = mean_mixture_of(approximation)
+    fit = Fit(
+        engine="cavi",
+        family=family.name,
+        mixture=point,
+        log_likelihood=log_likelihood(point, x, weights),
+        result=jnp.where(state.result < 0, ResultCode.max_steps_reached, state.result).astype(jnp.int32),
+        num_steps=state.num_steps,
         trace=state.trace,
-        sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
-        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": float(state.elbo)},
+        summary={"elbo": float(state.elbo)},
         approximation=approximation,
     )
+    return fit if num_draws == 0 else _with_draws(fit, x, weights, prior, num_draws, draw_key)
 
 
-def _given_start(start: Any, x: Any, num_components: int, family: Family, prior: ConjugatePrior, key: Array) -> Mixture:
+def draw_from_approximation(
+    fit: Fit, x: Any, *, num_draws: int, key: Any, prior: Any = None, row_weights: Any = None
+) -> Fit:
+    """A fit by `fit_cavi` with draws from its approximation, in place of those that it has or has not.
+
+    Args:
+        fit: of `fit_cavi` on these rows, with this prior and these weights.
+        x: rows (n, d).
+        num_draws: number of draws.
+        key: `jax.random.key(seed)`.
+        prior: as in `fit_cavi`.
+        row_weights: as in `fit_cavi`.
+
+    Raises:
+        InputError: for a fit by another engine, and for arguments that do not belong to it.
+    """
+    if fit.approximation is None:
+        raise InputError(f"fit is by {fit.engine}, which has no approximation to draw from; give one by fit_cavi")
+    x = as_rows(x)
+    weights = as_row_weights(row_weights, x)
+    x, k, family = rows_that_count(x, weights), fit.mixture.num_components, get_family(fit.family)
+    if prior is None:
+        prior = conjugate_prior(x, k, family, row_weights=weights)
+    prior = check_conjugate_prior(prior, k, x.shape[1], family)
+    _check_num_draws(num_draws)
+    return _with_draws(fit, x, weights, prior, num_draws, as_key(key))
+
+
+def _check_num_draws(num_draws: Any) -> None:
+    if whole_number("num_draws", num_draws) < MIN_DRAWS:
+        raise InputError(f"num_draws={num_draws} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
+
+
+@matching_precision
+def _with_draws(fit: Fit, x: Any, weights: Any, prior: ConjugatePrior, num_draws: int, key: Array) -> Fit:
+    x, weights, approximation = jax.tree.map(jnp.asarray, (x, weights, fit.approximation))
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
+    family = get_family(fit.family)
+    draws, log_p, log_q = _draw(approximation, x, weights, prior, key, family=family, num_draws=num_draws)
+    drawn = fit_of_draws(
+        "cavi",
+        jax.tree.map(lambda leaf: leaf[None], draws),
+        x,
+        family,
+        result=fit.code,
+        num_steps=int(fit.num_steps),
+        trace=jnp.asarray(fit.trace),
+        sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
+        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": fit.summary["elbo"]},
+        approximation=fit.approximation,
+    )
+    return dataclasses.replace(drawn, log_likelihood=log_likelihood(drawn.mixture, x, weights))
+
+
+def _given_start(
+    start: Any, x: Any, weights: Any, num_components: int, family: Family, prior: ConjugatePrior, key: Array
+) -> Mixture:
     """The mixture whose pass over the rows comes first."""
-    weights = np.ones(len(x), x.dtype)
     ridge = _start_ridge(jnp.asarray(x), jnp.asarray(weights))
     if isinstance(start, Start):
         given = start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
+    elif isinstance(start, ConjugateDistribution):
+        return expected_mixture(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), start))
     elif isinstance(start, Mixture | dict):
         given = mixture_from_start(start, x, num_components, weights, family, ridge)
     else:
         # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
         shares = jnp.asarray(responsibilities_from_start(start, x, num_components, weights), x.dtype)
-        return _expected_from_shares(jnp.asarray(x), shares, prior, family=family)
+        return _expected_from_shares(jnp.asarray(x), shares, jnp.asarray(weights), prior, family=family)
     return jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def _expected_from_shares(x: Array, shares: Array, prior: ConjugatePrior, *, family: Family) -> Mixture:
-    moments = moments_of_partition(x, shares, jnp.ones(len(x), x.dtype), diagonal=family.diagonal)
+def _expected_from_shares(x: Array, shares: Array, weights: Array, prior: ConjugatePrior, *, family: Family) -> Mixture:
+    moments = moments_of_partition(x, shares, weights, diagonal=family.diagonal)
     return expected_mixture(update(distribution_of_prior(prior, family, shares.shape[1]), moments, family))
 
 
@@ -221,8 +295,8 @@ def _best_ascent(starts: Mixture, x: Array, weights: Array, tol: Array, prior: C
 def mean_mixture_of(approximation: ConjugateDistribution) -> Mixture:
     """The mixture of mean weights and means, with the covariances that the expected precisions have."""
     expected = expected_mixture(approximation)
-    concentration = approximation.concentration
-    return Mixture(jnp.log(concentration / concentration.sum()), expected.means, expected.precision_factor)
+    log_weights = log_mean_weights(approximation.concentration, approximation.remainder)
+    return Mixture(log_weights, expected.means, expected.precision_factor)
 
 
 @jax.jit
@@ -234,6 +308,7 @@ def _permute(approximation: ConjugateDistribution, order: Array) -> ConjugateDis
 def _draw(
     approximation: ConjugateDistribution,
     x: Array,
+    weights: Array,
     prior: ConjugatePrior,
     key: Array,
     *,
@@ -245,7 +320,7 @@ def _draw(
     draws = jax.vmap(lambda key: sample_mixture(approximation, key=key))(jax.random.split(key, num_draws))
 
     def look(mixture: Mixture) -> tuple[Array, Array]:
-        log_p = log_likelihood(mixture, x) + log_prob_of_mixture(prior_distribution, mixture)
+        log_p = log_likelihood(mixture, x, weights) + log_prob_of_mixture(prior_distribution, mixture)
         return log_p, log_prob_of_mixture(approximation, mixture)
 
     return draws, *jax.lax.map(look, draws)

@@ -11,6 +11,7 @@ for diagonal families: those in which the density of that prior is stated, and t
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -26,6 +27,7 @@ from bayesgmm.likelihood import row_log_prob
 from bayesgmm.mixture import Mixture, covariance_factor, factor_of_covariances
 from bayesgmm.priors import Prior, default_prior
 from bayesgmm.triangular import inverse_of_lower
+from bayesgmm.weights import log_prob_of_weights, sample_log_weights
 
 
 class MixtureDistribution(dist.Distribution):
@@ -153,7 +155,7 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
     scale, unit = jnp.asarray(prior.scale), jnp.asarray(prior.column_scale)
     loc = (prior.mean - prior.column_mean) / unit
     to_means = 1.0 / jnp.sqrt(prior.shrinkage)  # from the scales of a component to those of its mean
-    sites = {"weights": numpyro.sample("weights", dist.Dirichlet(jnp.asarray(prior.concentration)))}
+    sites = {"weights": numpyro.sample("weights", _weights_distribution(prior))}
     if family.diagonal:
         variances = dist.InverseGamma(0.5 * prior.dof, 0.5 * scale).expand(shape).to_event(2)
         sites["variances"] = numpyro.sample("variances", variances)
@@ -169,6 +171,37 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
         normal = dist.MultivariateNormal(loc, scale_tril=lower).expand([num_components]).to_event(1)
     sites["means"] = numpyro.sample("means", _in_data_units(normal, prior))
     return {name: jnp.asarray(value) for name, value in sites.items()}
+
+
+def _weights_distribution(prior: ConjugatePrior) -> dist.Distribution:
+    concentration = jnp.asarray(prior.concentration)
+    return StickBreakingWeights(concentration) if prior.stick_breaking else dist.Dirichlet(concentration)
+
+
+class StickBreakingWeights(dist.Distribution):
+    """Weights of a Dirichlet process, truncated to as many components as there are concentrations: see `weights.py`."""
+
+    arg_constraints = {"concentration": constraints.positive}  # noqa: RUF012  # NumPyro declares it so
+    support = constraints.simplex  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    pytree_data_fields = ("concentration",)
+
+    def __init__(self, concentration: Array, *, validate_args: bool | None = None) -> None:
+        self.concentration = concentration
+        super().__init__(batch_shape=(), event_shape=concentration.shape, validate_args=validate_args)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Independent weights, shape (*sample_shape, k)."""
+        ones = jnp.ones_like(self.concentration)
+        keys = jax.random.split(key, math.prod(sample_shape))
+        drawn = jax.vmap(lambda key: sample_log_weights(ones, self.concentration, key=key))(keys)
+        return jnp.exp(drawn).reshape(*sample_shape, *self.event_shape)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        """Log-density of weights (..., k), shape (...)."""
+        ones = jnp.ones_like(self.concentration)
+        rows = jnp.log(jnp.reshape(value, (-1, *self.event_shape)))
+        found = jax.vmap(lambda row: log_prob_of_weights(ones, self.concentration, row))(rows)
+        return jnp.reshape(found, value.shape[:-1])
 
 
 def _in_data_units(standardised: dist.Distribution, prior: AnyPrior) -> dist.Distribution:
