@@ -183,7 +183,7 @@ def pack(value: Any, arrays: dict[str, np.ndarray], name: str = "value") -> Any:
     if isinstance(value, Mapping) and all(type(key) is str for key in value):
         return {"dict": {key: pack(item, arrays, f"{name}.{key}") for key, item in value.items()}}
     if dataclasses.is_dataclass(value) and _TYPES.get(type(value).__name__) is type(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         packed = {field: pack(item, arrays, f"{name}.{field}") for field, item in fields.items()}
         return {"type": type(value).__name__, "fields": packed}
     raise InputError(f"{name}={shown(value)} cannot be stored; convert it to arrays, numbers and text")

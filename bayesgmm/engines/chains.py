@@ -5,8 +5,6 @@ state of its chain and on its number alone, not on how the steps were divided.
 """
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from jaxtyping import Array
 from bayesgmm.checks import whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.progress import Progress
+from bayesgmm.storage import written_whole
 
 CHAIN_METHODS = ("parallel", "sequential", "vectorized")
 _FIRST_STRETCH = 10  # steps, to see how long they take
@@ -199,15 +198,13 @@ class Checkpoint:
         joined = [np.concatenate(parts, 1) for parts in zip(*kept, strict=True)]
         leaves = [*_plain(jax.tree.leaves(state)), *joined]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with written_whole(self.path) as file:
             np.savez(
                 file,
                 identity=self.identity,
                 done=done,
                 **{f"leaf{index}": leaf for index, leaf in enumerate(leaves)},  # pyright: ignore[reportArgumentType]
             )
-        Path(name).replace(self.path)
 
     def load(self, state: Any) -> tuple[Any, list[np.ndarray], int] | None:
         """State, draws and steps of the saved run, or None where there is none.
