@@ -53,6 +53,8 @@ from .likelihood import log_likelihood as log_likelihood
 from .mixture import Mixture as Mixture
 from .moments import Moments as Moments
 from .moments import expected_moments as expected_moments
+from .parameter_table import ParameterTable as ParameterTable
+from .parameter_table import parameter_table as parameter_table
 from .point_partition import PointPartition as PointPartition
 from .point_partition import binder_loss as binder_loss
 from .point_partition import partition_rows as partition_rows

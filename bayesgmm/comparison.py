@@ -27,8 +27,10 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.findings import Diagnosis, Severity
 from bayesgmm.judgement import diagnose
+from bayesgmm.parameter_table import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.priors import default_prior
 from bayesgmm.results import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
+from bayesgmm.standard_errors import Uncertainty
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -63,6 +65,7 @@ class Comparison:
         diagnoses: what `diagnose` finds wrong with each fit.
         kmeans: partition by k-means, its clusters in the order of the EM fit's components; None unless asked for.
         labels: known classes of the rows (n), which no engine sees; None where there are none.
+        errors: standard errors of the EM fit, by its observed information; None where there are too many parameters.
     """
 
     x: np.ndarray
@@ -76,6 +79,12 @@ class Comparison:
     diagnoses: dict[str, Diagnosis]
     kmeans: HardPartition | None = None
     labels: np.ndarray | None = None
+    errors: Uncertainty | None = None
+
+    @property
+    def parameters(self) -> ParameterTable:
+        """Every parameter by engine, beside what each is sure of, and where that cannot be believed."""
+        return parameter_table(self.fits, self.errors, feature_names=self.feature_names)
 
     @property
     def assignments(self) -> dict[str, np.ndarray]:
@@ -239,6 +248,8 @@ def compare(
         if fits[name].code is ResultCode.interrupted:
             break  # whoever stopped it wants to see what there is
 
+    tell("standard errors")
+    errors = errors_of_em(fits["em"], x, (em or {}).get("row_weights"))
     trees: dict[str, DataTree] = {}
     leave_one_out: dict[str, Loo | None] = {}
     for name, fit in fits.items():
@@ -261,6 +272,7 @@ def compare(
         diagnoses=diagnoses,
         kmeans=partition,
         labels=labels,
+        errors=errors,
     )
     if partition is not None:
         rows.append(row_of_kmeans(partition, rows[0], seconds["kmeans"]))

@@ -32,7 +32,7 @@ _DIRECTIONS_AT_ONCE = 32
 
 
 class Information(NamedTuple):
-    r"""First-order theory at a mixture, with quantities flattened to one axis q in the order of `quantities_of`.
+    r"""First-order theory at a mixture, with quantities end to end on one axis q (`flat`).
 
     Attributes:
         covariance: of the free coordinates, (p, p).
@@ -108,8 +108,8 @@ def information(
 
 
 def flat(quantities: dict[str, Array]) -> Float[Array, " q"]:
-    """Quantities end to end."""
-    return jnp.concatenate([value.ravel() for value in quantities.values()])
+    """Quantities end to end, in the order of their names, which JAX gives to what passes through it."""
+    return jnp.concatenate([quantities[name].ravel() for name in sorted(quantities)])
 
 
 def _information_of_known_labels(

@@ -46,7 +46,7 @@ def write_outputs(
     data_source: Mapping[str, Any],
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write `comparison.csv`, `comparison.json`, one NetCDF file for each Bayesian fit and `report.html`.
+    """Write `comparison.csv`, `comparison.json`, `parameters.csv`, `report.html`, and a NetCDF file for each posterior.
 
     Where there is something to compare partitions with, k-means or known classes, `assignments.csv` too: the cluster
     of every row (counted from 0) by every engine, and its class.
@@ -68,6 +68,7 @@ def write_outputs(
         raise InputError(f"output folder {str(folder)!r} cannot be made ({error.strerror}); choose another") from None
     try:
         comparison.table.to_csv(staging / "comparison.csv", index=False)
+        parameter_lines(comparison).to_csv(staging / "parameters.csv", index=False)
         record = _record(comparison, seed, settings, data_source)
         (staging / "comparison.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if comparison.has_agreement:
@@ -109,6 +110,12 @@ def _assignments(comparison: Comparison) -> pd.DataFrame:
     return frame if comparison.labels is None else frame.assign(label=comparison.labels)
 
 
+def parameter_lines(comparison: Comparison) -> pd.DataFrame:
+    """The table of parameters as a file: fits that a note is about as one text."""
+    frame = comparison.parameters.frame
+    return frame.assign(flagged=[", ".join(names) for names in frame["flagged"]])
+
+
 def _record(
     comparison: Comparison, seed: int, settings: Mapping[str, Any], data_source: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -130,6 +137,7 @@ def _record(
                 for name, value in vars(comparison.prior).items()
             },
             "fits": fits,
+            "parameter_remarks": comparison.parameters.remarks,
         }
     )
 

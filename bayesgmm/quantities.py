@@ -6,33 +6,35 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesgmm.checks import shown
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
+from bayesgmm.precision import AnyArray, matching_precision
 
 PARAMETERS = ("weights", "means", "covariances", "standard_deviations", "correlations")
 
 Functions = tuple[tuple[str, Callable[[Mixture], Any]], ...]
 
 
-def quantities_of(mixture: Mixture, functions: Functions = ()) -> dict[str, Array]:
-    r"""Parameters of one mixture and what the functions make of it, by name.
+@matching_precision
+def quantities_of(mixture: Mixture, functions: Functions = ()) -> dict[str, AnyArray]:
+    r"""Parameters of a mixture and what the functions make of it, by name.
 
-    Weights (k), means (k, d), covariances (k, d, d), standard deviations (k, d) and correlations (k, d, d), the last
-    $\Sigma_{ab} / (\sigma_a \sigma_b)$.
+    Weights (..., k), means (..., k, d), covariances (..., k, d, d), standard deviations (..., k, d) and correlations
+    (..., k, d, d), the last $\Sigma_{ab} / (\sigma_a \sigma_b)$. Functions take a single mixture.
     """
     covariances, scales = jnp.asarray(mixture.covariances), jnp.asarray(mixture.scales)
-    identity = jnp.eye(mixture.num_features, dtype=bool)
+    itself = jnp.broadcast_to(jnp.eye(mixture.num_features, dtype=bool), covariances.shape)
+    correlations = covariances / (scales[..., :, None] * scales[..., None, :])
     found = {
         "weights": jnp.asarray(mixture.weights),
         "means": jnp.asarray(mixture.means),
         "covariances": covariances,
         "standard_deviations": scales,
         # With themselves 1, to the last digit and in every derivative.
-        "correlations": jnp.where(identity[None], 1.0, covariances / (scales[:, :, None] * scales[:, None, :])),
+        "correlations": jnp.where(itself, 1.0, correlations),
     }
     return found | {name: jnp.asarray(function(mixture), scales.dtype) for name, function in functions}
 

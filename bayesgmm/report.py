@@ -57,9 +57,8 @@ def render_report(
         "<p class='lead'>Log-likelihood and criteria are those of each engine's point (for posteriors: the mixture of "
         "posterior means). Smaller BIC, AIC and ICL are better, larger ELPD-LOO is better.</p>",
         *_agreement(comparison),
-        "<h2>Weights and means</h2>",
-        _html_table(*component_rows(comparison), left={"cluster", "quantity"}, group=True),
-        "<p class='lead'>Posterior mean ± standard deviation where the engine has draws.</p>",
+        "<h2>Parameters</h2>",
+        *_parameters(comparison),
     ]
     if comparison.selected_by is not None:
         parts += ["<h2>Number of components</h2>", _html_table(*candidate_rows(comparison), left={"converged"})]
@@ -90,6 +89,20 @@ def _agreement(comparison: Comparison) -> list[str]:
         "clusters. The adjusted Rand index (ARI) is 1 where two partitions are the same and about 0 "
         "where they agree as by chance. Mixtures assign rows to their most probable component.</p>",
     ]
+
+
+def _parameters(comparison: Comparison) -> list[str]:
+    table = comparison.parameters
+    header, rows = component_rows(comparison)
+    parts = [
+        _html_table(header, rows, left={"cluster", "quantity", f"beside {table.reference}"}, group=True),
+        "<p class='lead'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
+        "deviation where the engine has draws.</p>",
+    ]
+    parts += [f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks]
+    hollow = f"; hollow markers are far from {table.reference}" if any(table.frame["flagged"]) else ""
+    caption = f"Estimates and posterior means with 95% intervals, one line for each engine{hollow}."
+    return [*parts, _figure(plots.plot_parameter_forest(table), caption)]
 
 
 def _figures(comparison: Comparison) -> list[str]:

@@ -1,9 +1,7 @@
 """Tables that a person can read in a terminal, from a `Comparison`."""
 
 import math
-from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from bayesgmm.comparison import Comparison
@@ -65,25 +63,29 @@ def verdict(fit: Fit | HardPartition) -> str:
 
 
 def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of weights and means: one row for each quantity, one column for each engine.
+    """Header and cells of the table of parameters: one row for each, one column for each engine, and one for notes.
 
     Of k-means, shares of the rows and centres.
     """
-    partition = comparison.kmeans
-    header = ["cluster", "quantity", *comparison.fits, *([] if partition is None else ["kmeans"])]
+    table, partition = comparison.parameters, comparison.kmeans
+    header = ["cluster", "quantity", *table.names, *([] if partition is None else ["kmeans"])]
     rows = []
-    for cluster in range(comparison.num_components):
-        quantities: list[tuple[str, Any]] = [("weight", lambda mixture, j=cluster: mixture.weights[..., j])]
-        for index, name in enumerate(comparison.feature_names):
-            quantities.append((f"mean {name}", lambda mixture, j=cluster, i=index: mixture.means[..., j, i]))
-        hard = [] if partition is None else [partition.shares[cluster], *partition.centres[cluster]]
-        for position, (label, pick) in enumerate(quantities):
-            cells = []
-            for fit in comparison.fits.values():
-                sd = None if fit.draws is None else float(np.std(np.asarray(pick(fit.draws)), ddof=1))
-                cells.append(with_uncertainty(float(pick(fit.mixture)), sd))
-            rows.append([str(cluster), label, *cells, *(f"{value:.4g}" for value in hard[position : position + 1])])
-    return header, rows
+    for line in table.frame.to_dict("records"):
+        cells = [with_uncertainty(line[name], line.get(f"{name} sd")) for name in table.names]
+        if partition is not None:
+            cells.append(_of_partition(partition, line["cluster"], line["quantity"], comparison.feature_names))
+        rows.append([line["cluster"], line["quantity"], *cells, line["note"]])
+    if table.reference is None:
+        return header, [row[:-1] for row in rows]
+    return [*header, f"beside {table.reference}"], rows
+
+
+def _of_partition(partition: HardPartition, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
+    """A cluster's share of the rows or an entry of its centre; k-means knows nothing of spread."""
+    if quantity == "weight":
+        return f"{partition.shares[int(cluster)]:.4g}"
+    means = [f"mean {name}" for name in feature_names]
+    return f"{partition.centres[int(cluster)][means.index(quantity)]:.4g}" if quantity in means else "–"
 
 
 def candidate_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -116,15 +118,18 @@ def rich_tables(comparison: Comparison) -> list[Table]:
     if comparison.has_agreement:
         title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
         tables.append(_table(title, *agreement_rows(comparison), num_left=1))
-    tables.append(_table("Weights and means (posterior mean ± sd)", *component_rows(comparison), num_left=2))
+    title = "Parameters (EM ± standard error, posterior mean ± sd)"
+    tables.append(_table(title, *component_rows(comparison), num_left=2))
+    for remark in comparison.parameters.remarks:
+        tables[-1].caption = remark
     return tables
 
 
 def _table(title: str, header: list[str], rows: list[list[str]], num_left: int) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
-        left = index < num_left or name == "converged"
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "converged")
+        wide = name == "converged" or name.startswith("beside ")
+        table.add_column(name, justify="left" if wide or index < num_left else "right", no_wrap=not wide)
     previous = None
     for row in rows:
         if num_left == 2 and previous not in (None, row[0]):

@@ -37,7 +37,7 @@ from bayesgmm.uncertainty_findings import UncertaintyCode, failures_of, troubles
 
 _NUM_REPLICATES = 500
 _TOL = 1e-8  # of the replicates: one that stops early stays near the fit, and would look too certain
-_MOST_PARAMETERS = 4000  # of which a matrix of second derivatives is made
+MOST_PARAMETERS = 4000  # of which a matrix of second derivatives is made
 _MOST_AT_ONCE = 32  # replicates of which quantities are worked out together
 
 
@@ -112,7 +112,11 @@ def uncertainty(
         if method not in BY_THEORY:
             refits = _refit(method, mixture, x, weights, family, num_replicates, key)
         found = _assemble(method, fit, mixture, weights, family, known, theory, refits)
-    cast = functools.partial(jax.tree.map, lambda value: np.asarray(value, dtype))
+
+    def cast(value: Any) -> Any:
+        # Not by jax.tree.map, which would sort the names.
+        return {key: cast(item) for key, item in value.items()} if isinstance(value, dict) else np.asarray(value, dtype)
+
     if on_failure == "raise" and found["code"]:
         raise RuntimeError(f"uncertainty ({method}): {found['message']}")
     if on_failure == "warn" and found["code"]:
@@ -135,10 +139,10 @@ def _check_size(method: str, mixture: Mixture, family: Family, row_weights: np.n
         InputError: for those.
     """
     num_parameters = family.num_parameters(mixture.num_components, mixture.num_features)
-    if num_parameters > _MOST_PARAMETERS:
+    if num_parameters > MOST_PARAMETERS:
         raise InputError(
             f"family={family.name!r} with k={mixture.num_components} and d={mixture.num_features} has {num_parameters} "
-            f"free parameters, and standard errors are made for up to {_MOST_PARAMETERS}; take a more restricted "
+            f"free parameters, and standard errors are made for up to {MOST_PARAMETERS}; take a more restricted "
             "family, fewer components or fewer features"
         )
     total = float(row_weights.sum())
@@ -215,7 +219,8 @@ def _assemble(
             troubles = [
                 (code, f"{text}. BCa intervals, which need that information, are missing") for code, text in troubles
             ]
-        replicates = jax.tree.map(np.asarray, _quantities_of_each(refits.mixtures, functions))
+        drawn = _quantities_of_each(refits.mixtures, functions)
+        replicates = {name: np.asarray(drawn[name]) for name in estimates}
         usable = ~refits.failed
         counts = np.asarray(row_weights)[np.asarray(row_weights) > 0] if method == "jackknife" else None
         counts = np.ones(len(usable)) if counts is None else counts
@@ -248,7 +253,8 @@ def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: st
 def _split(values: Any, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The reverse of `flat`: values end to end as arrays by name."""
     values, found, first = np.asarray(values), {}, 0
-    for name, array in like.items():
-        found[name] = values[first : first + array.size].reshape(array.shape)
-        first += array.size
-    return found
+    for name in sorted(like):
+        size = like[name].size
+        found[name] = values[first : first + size].reshape(like[name].shape)
+        first += size
+    return {name: found[name] for name in like}

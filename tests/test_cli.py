@@ -84,7 +84,15 @@ def finished(tmp_path_factory):
 def test_files_of_the_main_job(finished):
     out, _ = finished
     names = {path.name for path in out.iterdir()}
-    assert names == {"comparison.csv", "comparison.json", "report.html", "map.nc", "vi_normal.nc", "nuts.nc"}
+    assert names == {
+        "comparison.csv",
+        "comparison.json",
+        "parameters.csv",
+        "report.html",
+        "map.nc",
+        "vi_normal.nc",
+        "nuts.nc",
+    }
     assert [path for path in out.parent.iterdir() if path.name.startswith(".")] == []
 
 
@@ -146,8 +154,8 @@ def test_report_is_one_self_contained_file(finished):
     for image in images:
         assert base64.b64decode(image)[:8] == b"\x89PNG\r\n\x1a\n"
     assert not re.search(r'(src|href)="(?!data:)', text)
-    assert text.count("<figcaption>") == 6
-    for heading in ("The engines side by side", "Weights and means", "Number of components", "Prior"):
+    assert text.count("<figcaption>") == 7
+    for heading in ("The engines side by side", "Parameters", "Number of components", "Prior"):
         assert f"<h2>{heading}</h2>" in text
 
 
@@ -167,7 +175,12 @@ def test_same_seed_same_numbers_and_em_alone(folder):
         assert run(job, "--out", folder / name, "--seed", "1").exit_code == 0
         records.append(json.loads((folder / name / "comparison.json").read_text())["fits"]["em"]["parameters"])
     assert records[0] == records[1]
-    assert {path.name for path in (folder / "one").iterdir()} == {"comparison.csv", "comparison.json", "report.html"}
+    assert {path.name for path in (folder / "one").iterdir()} == {
+        "comparison.csv",
+        "comparison.json",
+        "parameters.csv",
+        "report.html",
+    }
 
 
 def test_full_output_folder_is_kept_unless_overwritten(folder):

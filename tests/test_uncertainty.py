@@ -473,7 +473,8 @@ def coverage(num_sets, num_rows, seed):
         weight, means, scales = (np.asarray(value) for value in (mixtures.weights, mixtures.means, mixtures.scales))
         correlations = np.asarray(mixtures.covariances[:, :, 0, 1]) / scales.prod(2)
     errors = np.asarray(errors)
-    of_weights, of_means, _, of_scales, of_correlations = np.split(errors, np.cumsum([2, 4, 8, 4]), axis=1)
+    # In the order of the names: correlations, covariances, means, standard deviations, weights.
+    of_correlations, _, of_means, of_scales, of_weights = np.split(errors, np.cumsum([8, 8, 4, 4]), axis=1)
     held = []
 
     def check(estimate, error, true, scale):

@@ -4,6 +4,7 @@ from .density import plot_density_contours as plot_density_contours
 from .density import plot_density_slice as plot_density_slice
 from .density import plot_density_with_slice as plot_density_with_slice
 from .entropy import plot_assignment_entropy as plot_assignment_entropy
+from .forest import plot_parameter_forest as plot_parameter_forest
 from .num_components import plot_num_components as plot_num_components
 from .num_components import plot_occupied_components as plot_occupied_components
 from .parameters import plot_posterior_parameters as plot_posterior_parameters

@@ -1,0 +1,141 @@
+"""Every parameter on one line: what each engine says of it, how sure it is, and where that cannot be believed.
+
+Samplers of the posterior are the reference. An approximation whose standard deviations are far from theirs is named,
+and so is the normal approximation of maximum likelihood where its 95 % interval holds too little of the posterior (with
+few rows the prior has its part in that: then the two do not answer one question).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from bayesgmm.errors import InputError
+from bayesgmm.families import get_family
+from bayesgmm.quantities import Entry, entries, quantities_of
+from bayesgmm.results import SAMPLERS, Fit
+from bayesgmm.standard_errors import Uncertainty, name_features
+from bayesgmm.uncertainty import MOST_PARAMETERS, uncertainty
+
+SHOWN = ("weights", "means", "standard_deviations", "correlations")
+NARROW, WIDE = 0.7, 1.4  # ratios of standard deviations to the reference's, from which an engine is called wrong
+LEVEL = 0.95
+_TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
+LEAST_HELD = 0.85  # share of the posterior that a 95 % interval of maximum likelihood may hold at least
+
+
+@dataclass(frozen=True)
+class ParameterTable:
+    """Parameters by engine.
+
+    Attributes:
+        frame: a line for each parameter: "cluster", "quantity"; for every fit by name its value (of posteriors the
+            mean), and where it has them "NAME sd" (of maximum likelihood the standard error), "NAME low" and "NAME
+            high", 95 % limits, and "NAME ratio", its sd over the reference's; "em held", the share of the reference's
+            draws in the limits of maximum likelihood; "flagged", the fits that are far from the reference; "note", how.
+        names: of the fits, in their order.
+        reference: the fit whose standard deviations the others are held to; None where no sampler was run.
+        remarks: what holds for whole columns, such as why there are no standard errors.
+    """
+
+    frame: pd.DataFrame
+    names: tuple[str, ...]
+    reference: str | None
+    remarks: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines that carry a note, in words."""
+        lines = self.frame.to_dict("records")
+        return [f"cluster {line['cluster']}, {line['quantity']}: {line['note']}" for line in lines if line["note"]]
+
+
+def parameter_table(
+    fits: Mapping[str, Fit], errors: Uncertainty | None = None, *, feature_names: Iterable[str] | None = None
+) -> ParameterTable:
+    """Weights, means, standard deviations and correlations by engine, beside their uncertainties.
+
+    Args:
+        fits: fits by name, whose components have the same order, as those of `compare` have; "em" is the one that the
+            errors are of.
+        errors: standard errors of the EM fit.
+        feature_names: names of the d features.
+
+    Raises:
+        InputError: for no fits, fits that differ in clusters, features or family, or another number of names.
+    """
+    shapes = {name: (fit.mixture.means.shape, fit.family) for name, fit in fits.items()}
+    if len(set(shapes.values())) != 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
+        raise InputError(f"fits must be at least one, and agree in clusters, features and family; they are {found}")
+    ((shape, family),) = set(shapes.values())
+    lines = [
+        entry
+        for entry in entries({"means": shape}, get_family(family), name_features(feature_names, shape[1]))
+        if entry.name in SHOWN
+    ]
+    reference = _reference(fits)
+    values = {name: _values_of(fit, lines) for name, fit in fits.items()}
+    limits = None if errors is None else errors.intervals(LEVEL, "normal")
+    rows = []
+    for index, entry in enumerate(lines):
+        draws = None if reference is None else values[reference][index]
+        row: dict[str, Any] = {"cluster": entry.cluster, "quantity": entry.label}
+        wrong: dict[str, str] = {}
+        for name, fit in fits.items():
+            found = values[name][index]
+            row[name] = float(found.mean())
+            if fit.draws is not None:
+                sd, (low, high) = float(found.std(ddof=1)), np.quantile(found, _TAILS)
+            elif name == "em" and errors is not None and limits is not None:
+                sd = float(errors.standard_errors[entry.name][entry.place])
+                low, high = limits[entry.name][entry.place]
+            else:
+                continue
+            row |= {f"{name} sd": sd, f"{name} low": float(low), f"{name} high": float(high)}
+            if draws is None or fit.engine in SAMPLERS:
+                continue
+            # What is certain, such as the weight of a single component, is neither too sure nor too unsure.
+            yardstick = float(draws.std(ddof=1))
+            row[f"{name} ratio"] = sd / yardstick if yardstick > 0 else np.nan
+            wrong |= _wrong_ratio(name, row[f"{name} ratio"], reference)
+            if name == "em":
+                row["em held"] = float(((low <= draws) & (draws <= high)).mean()) if np.isfinite(low + high) else np.nan
+                if row["em held"] < LEAST_HELD and name not in wrong:
+                    wrong[name] = f"em's 95 % interval holds {100 * row['em held']:.0f} % of {reference}"
+        rows.append({**row, "flagged": tuple(wrong), "note": "; ".join(wrong.values())})
+    remarks = ("em has no standard errors",) if errors is None else ()
+    if errors is not None and errors.message:
+        remarks = (f"standard errors of em: {errors.message}",)
+    return ParameterTable(pd.DataFrame(rows), tuple(fits), reference, remarks)
+
+
+def errors_of_em(fit: Fit, x: Any, row_weights: Any = None) -> Uncertainty | None:
+    """Standard errors of an EM fit by its observed information, None where it has too many parameters."""
+    num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
+    if num_parameters > MOST_PARAMETERS:
+        return None
+    return uncertainty(fit, x, row_weights=row_weights, on_failure="ignore")
+
+
+def _reference(fits: Mapping[str, Fit]) -> str | None:
+    """The sampler that the others are held to: NUTS before Gibbs."""
+    samplers = {fit.engine: name for name, fit in fits.items() if fit.engine in SAMPLERS and fit.draws is not None}
+    return next((samplers[engine] for engine in reversed(SAMPLERS) if engine in samplers), None)
+
+
+def _wrong_ratio(name: str, ratio: float, reference: str | None) -> dict[str, str]:
+    if ratio < NARROW:
+        return {name: f"{name} too sure: sd {ratio:.2f} of {reference}"}
+    if ratio > WIDE:
+        return {name: f"{name} too unsure: sd {ratio:.1f} times {reference}"}
+    return {}
+
+
+def _values_of(fit: Fit, lines: list[Entry]) -> list[Float[np.ndarray, " s"]]:
+    """For each line the draws of it, or the one value of a point."""
+    quantities = quantities_of(fit.mixture if fit.draws is None else fit.draws)
+    return [np.asarray(quantities[line.name], np.float64)[(..., *line.place)].ravel() for line in lines]
