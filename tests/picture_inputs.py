@@ -4,9 +4,10 @@ import arviz
 import numpy as np
 import pandas as pd
 
+from bayesgmm.engines.kmeans import HardPartition
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots.view import thinned_draws
-from bayesgmm.results import Fit
+from bayesgmm.results import Fit, ResultCode
 
 WEIGHTS = np.array([0.35, 0.4, 0.25])
 MEANS = np.array([[2.0, 55.0, 1.0], [4.3, 80.0, 3.0], [5.2, 60.0, 2.0]])
@@ -59,6 +60,13 @@ POSTERIOR = fit_of(MIXTURE, "nuts", np.zeros((2, 40)), draws_about(MIXTURE))
 EM_PLANE, EM_LINE = fit_of(PLANE), fit_of(LINE)
 POSTERIOR_PLANE = fit_of(PLANE, "nuts", np.zeros((2, 40)), draws_about(PLANE))
 POSTERIOR_LINE = fit_of(LINE, "nuts", np.zeros((2, 40)), draws_about(LINE))
+
+
+def partition():
+    """What k-means makes of columns of which the second has the larger numbers: the nearest of three centres."""
+    centres = np.array([[2.1, 54.0], [4.4, 81.0], [4.6, 63.0]])
+    labels = np.abs(X[:, 1, None] - centres[:, 1]).argmin(1)
+    return HardPartition(labels, centres, 5.0, np.ones(2), 4, ResultCode.successful)
 
 
 def climb(start, end, rate, num_steps):

@@ -1,6 +1,8 @@
 """What all pictures share: panels, columns, the caller's axes, arguments that are refused, hard inputs."""
 
 import dataclasses
+import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import each_family, random_case
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 from plot_helpers import (
     FULL,
@@ -19,6 +22,7 @@ from plot_helpers import (
     posterior_of,
 )
 
+from bayesgmm import plots, report
 from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots import (
@@ -194,3 +198,22 @@ def test_what_is_no_mixture_and_no_fit_is_refused(rng):
     ):
         with pytest.raises(InputError, match=message):
             take(thing)
+
+
+@pytest.mark.parametrize("name", plots.__all__)
+def test_every_picture_takes_axes_and_says_what_it_returns(name):
+    function = getattr(plots, name)
+    parameter = inspect.signature(function).parameters["ax"]
+    assert (parameter.kind, parameter.default) == (inspect.Parameter.KEYWORD_ONLY, None)
+    text = inspect.getdoc(function) or ""
+    assert re.search(r"Args:.*\bax\b.*Returns:.*Raises:", text, re.DOTALL)
+
+
+def test_the_report_leaves_no_figure_open(rng):
+    case = random_case(FULL, 2, 2, rng)
+    pyplot.close("all")
+    drawn = plot_assignments(case.mixture, case.rows(30, rng))
+    assert len(pyplot.get_fignums()) == 1
+    html = report._figure(drawn, "A & B")
+    assert "A &amp; B" in html
+    assert not pyplot.get_fignums()
