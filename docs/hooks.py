@@ -51,7 +51,7 @@ class _Formulas(Extension):
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the notebooks into the navigation, in the order of their names, under their own titles."""
-    config.markdown_extensions.append(_Formulas())  # pyright: ignore[reportArgumentType]
+    config.markdown_extensions.append(_Formulas())
     assert config.nav is not None
     for entry in config.nav:
         if SECTION in entry:
