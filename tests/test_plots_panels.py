@@ -24,6 +24,7 @@ from plot_helpers import (
 
 from bayesgmm import plots, report
 from bayesgmm.errors import InputError
+from bayesgmm.families import FAMILIES
 from bayesgmm.mixture import Mixture
 from bayesgmm.plots import (
     plot_assignments,
@@ -217,3 +218,39 @@ def test_the_report_leaves_no_figure_open(rng):
     html = report._figure(drawn, "A & B")
     assert "A &amp; B" in html
     assert not pyplot.get_fignums()
+
+
+PLANE_PICTURES = (
+    plots.plot_density_contours,
+    plots.plot_density_with_slice,
+    plots.plot_density_slice,
+    plots.plot_assignment_entropy,
+    plots.plot_responsibility_bars,
+    plots.plot_responsibility_heatmap,
+)
+
+
+@pytest.mark.parametrize("picture", PLANE_PICTURES, ids=lambda picture: picture.__name__)
+def test_one_component_shared_covariances_and_single_precision_are_drawn(picture, rng):
+    one = random_case(FULL, 1, 2, rng)
+    check_drawable(picture(one.mixture, one.rows(30, rng)))
+    tied = random_case(FAMILIES["tied"], 3, 2, rng)
+    x = tied.rows(40, rng)
+    shape = (2, 5)
+    draws = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (*shape, *leaf.shape)), tied.mixture)
+    assert draws.precision_factor.shape[2] == 1
+    check_drawable(picture(draws, x))
+    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (tied.mixture, x))
+    check_drawable(picture(*single))
+    diagonal = random_case(FAMILIES["diag"], 2, 2, rng)
+    check_drawable(picture(make_fit(diagonal), diagonal.rows(30, rng)))
+
+
+def test_rows_that_are_all_alike_are_drawn(rng):
+    case = random_case(FULL, 2, 2, rng)
+    x = np.broadcast_to(case.means[0], (12, 2)).copy()
+    for picture in PLANE_PICTURES:
+        check_drawable(picture(case.mixture, x))
+    check_drawable(plots.plot_similarity_matrix(posterior_of(case, rng), x))
+    check_drawable(plots.plot_similarity_matrix(np.ones((2, 2))))
+    check_drawable(plots.plot_density_contours(case.mixture, x, columns="pca"))

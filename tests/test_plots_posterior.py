@@ -87,3 +87,22 @@ def test_draws_are_thinned_evenly_over_all_chains(rng):
     np.testing.assert_array_equal(thinned.means, draws.means.reshape(30, 3, 1)[[0, 10, 19, 29]])
     assert thinned_draws(draws, 100).draw_shape == (30,)
     assert draws.marginal([0]).draw_shape == (3, 10)
+
+
+def test_the_bold_point_is_the_one_that_is_asked_for(rng):
+    case, other = random_case(FULL, 3, 2, rng), random_case(FULL, 3, 2, rng)
+    x = case.rows(40, rng)
+    fit = make_fit(case, "nuts", draws=posterior_of(case, rng))
+    for point, expected, label in (
+        (None, case, "the posterior mean"),
+        (make_fit(other), other, "EM fit"),
+        (other.mixture, other, "the point"),
+    ):
+        ax = plot_posterior_ellipses(fit, x, point=point, level=0.5)
+        for cluster in range(3):
+            (ellipse,) = by_gid(ax, f"ellipse {cluster} 0.5")
+            np.testing.assert_allclose(np.asarray(ellipse.get_xydata())[:-1].mean(0), expected.means[cluster])
+        assert ax.get_legend().get_texts()[-1].get_text().startswith(f"{label}: mean")
+    two = random_case(FULL, 2, 2, rng)
+    with pytest.raises(ValueError, match="point has 2 components, but the draws have 3"):
+        plot_posterior_ellipses(fit, x, point=two.mixture)
