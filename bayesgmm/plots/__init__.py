@@ -10,8 +10,8 @@ What each shows:
 * the doubt about rows: `plot_responsibility_bars`, `plot_responsibility_heatmap`, `plot_responsibility_uncertainty`,
   `plot_assignment_entropy`, `plot_similarity_matrix`;
 * how many components: `plot_criteria`, `plot_num_components`, `plot_occupied_components`;
-* the engines: `plot_restarts`, `plot_traces`, `plot_elbo`, `plot_posterior_parameters`; by ArviZ `plot_chain_traces`,
-  `plot_chain_ranks`;
+* the engines: `plot_restarts`, `plot_traces`, `plot_elbo`, `plot_posterior_parameters`, `plot_parameter_forest`; by
+  ArviZ `plot_chain_traces`, `plot_chain_ranks`;
 * the model: `plot_prior_predictive`; by ArviZ `plot_posterior_predictive`, `plot_pareto_k`.
 
 Clusters are numbered from 0, as `Mixture.predict` numbers them, and keep one colour and one marker in every figure.
