@@ -36,6 +36,7 @@ from .engines.model import model as model
 from .engines.nuts import fit_nuts as fit_nuts
 from .engines.vi import fit_vi as fit_vi
 from .errors import InputError as InputError
+from .estimators import BayesianGaussianMixture as BayesianGaussianMixture
 from .estimators import GaussianMixture as GaussianMixture
 from .families import FAMILIES as FAMILIES
 from .families import Family as Family

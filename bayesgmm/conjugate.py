@@ -166,7 +166,7 @@ def conjugate_prior(
     weights = as_row_weights(row_weights, x)
     if not is_traced((x, weights)):
         no_constant_column(np.asarray(x)[np.asarray(weights) > 0])
-    center, covariance = _sample_covariance(x, weights)
+    center, covariance = sample_covariance(x, weights)
     lowest = 0 if family.diagonal else num_features - 1
     prior = ConjugatePrior(
         concentration=prior_number("concentration", concentration, (num_components,), x.dtype),
@@ -311,7 +311,7 @@ def _scale_shape(family: Family, num_features: int) -> tuple[int, ...]:
     return () if family.scale_shape(1, num_features + 1)[1] == 1 else (num_features,)
 
 
-def _sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:
+def sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:
     """Column means and the covariance of the columns, divided by one less than the total row weight."""
     total = weights.sum()
     if not is_traced(total) and not total > 1:

@@ -83,17 +83,22 @@ def check_init(
     shape = (k,) if family.isotropic else one if family.shared else (k, *one)
     given = {}
     if weights is not None:
-        given["weights"] = _check_weights(_array("weights", "weights_init", weights, (k,)))
+        given["weights"] = _check_weights(array_of_shape("weights", "weights_init", weights, (k,)))
     if means is not None:
-        given["means"] = _array("means", "means_init", means, (k, d))
+        given["means"] = array_of_shape("means", "means_init", means, (k, d))
     if precisions is not None:
         name = f"{family.name} precision"
-        given["precisions"] = _array(name, "precisions_init", precisions, shape)
+        given["precisions"] = array_of_shape(name, "precisions_init", precisions, shape)
         _check_precisions(name, given["precisions"], family)
     return given
 
 
-def _array(called: str, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+def array_of_shape(called: str, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Finite numbers of this shape, in float32 or float64; `called` is what scikit-learn's messages call them.
+
+    Raises:
+        InputError: for anything else.
+    """
     try:
         array = np.asarray(value)
         array = array if array.dtype == np.float32 else array.astype(np.float64)
@@ -101,8 +106,7 @@ def _array(called: str, name: str, value: Any, shape: tuple[int, ...]) -> np.nda
         raise InputError(f"{name}={shown(value)} must be an array of numbers of shape {shape}") from None
     if array.shape != shape:
         raise InputError(
-            f"The parameter '{called}' should have the shape of {shape}, but got {array.shape}: give {name} one entry "
-            f"for each component and feature"
+            f"The parameter '{called}' should have the shape of {shape}, but got {array.shape}: reshape {name}"
         )
     if not np.isfinite(array).all():
         raise InputError(f"{name} contains NaN or infinity; give finite numbers")

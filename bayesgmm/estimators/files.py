@@ -21,7 +21,8 @@ def save_estimator(estimator: Any, path: str | Path) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     arguments = {name: _storable(value) for name, value in estimator.get_params(deep=False).items()}
-    learnt = {name: _storable(value) for name, value in vars(estimator).items() if name.endswith("_")}
+    own = {name: value for name, value in vars(estimator).items() if not hasattr(type(estimator), name)}
+    learnt = {name: _storable(value) for name, value in own.items() if name.endswith("_")}
     header = {
         "kind": _KIND,
         "estimator": type(estimator).__name__,

@@ -40,17 +40,17 @@ def sample_labelled(mixture: Mixture, num_rows: int, rng: np.random.RandomState,
     return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
 
 
-def sample_of_draws(draws: Mixture, rng: np.random.RandomState, *, key: jax.Array) -> Any:
-    """One row of each draw (s) and the component it is from, in the order of these."""
-    weights = np.asarray(draws.weights, np.float64)
-    cumulative = weights.cumsum(1)
-    labels = (cumulative < rng.uniform(size=(len(weights), 1)) * cumulative[:, -1:]).sum(1)
-    each = np.arange(len(labels))
+def sample_of_draws(draws: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array) -> Any:
+    """Rows of a posterior predictive distribution, each of a draw (s) of its own, and the components they are from."""
+    index = rng.randint(len(draws.means), size=_power_of_two(num_rows))
+    cumulative = np.asarray(draws.weights, np.float64)[index].cumsum(1)
+    labels = (cumulative < rng.uniform(size=(len(index), 1)) * cumulative[:, -1:]).sum(1)
     factor = np.asarray(draws.precision_factor)
-    factor = factor[each, labels if factor.shape[1] > 1 else 0][:, None]
-    chosen = Mixture(np.zeros((len(labels), 1), factor.dtype), np.asarray(draws.means)[each, labels][:, None], factor)
-    order = np.argsort(labels, kind="stable")
-    return np.asarray(chosen.sample(1, key=key))[order, 0], labels[order]
+    factor = factor[index, labels if factor.shape[1] > 1 else 0][:, None]
+    means = np.asarray(draws.means)[index, labels][:, None]
+    rows = np.asarray(Mixture(np.zeros((len(index), 1), means.dtype), means, factor).sample(1, key=key))[:num_rows, 0]
+    order = np.argsort(labels[:num_rows], kind="stable")
+    return rows[order], labels[order]
 
 
 def _component(mixture: Mixture, component: int) -> Mixture:

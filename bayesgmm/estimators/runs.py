@@ -34,13 +34,16 @@ class EMRun:
         """The fit from this start, the name of one or a mixture."""
         if not self.verbose:
             return self._steps(start, key, self.max_steps)
-        print(f"Initialization {index}")
         begun = time.perf_counter()
-        # Extrapolation remembers earlier steps: it is not taken to pieces, and told of when it is over.
-        fit = self._whole(start, key) if self.options["accelerate"] else self._told(start, key)
-        ended = "converged" if fit.successful else "did not converge"
-        more = f" in {time.perf_counter() - begun:.5f} s, lower bound {self._bounds(fit)[-1]:.5f}"
-        print(f"Initialization {ended}{more if self.verbose > 1 else ''}.")
+        if self.options["accelerate"]:
+            # Extrapolation remembers earlier steps: it is not taken to pieces, and told of when it is over.
+            fit = self._steps(start, key, self.max_steps)
+            seconds = time.perf_counter() - begun
+            tell_run(index, self._bounds(fit)[1:], bool(fit.successful), seconds, self.verbose, self.interval)
+            return fit
+        print(f"Initialization {index}")
+        fit = self._told(start, key)
+        _tell_end(self._bounds(fit)[-1], bool(fit.successful), time.perf_counter() - begun, self.verbose)
         return fit
 
     def _steps(self, start: Any, key: Any, max_steps: int) -> Fit:
@@ -59,13 +62,6 @@ class EMRun:
     def _bounds(self, fit: Fit) -> np.ndarray:
         return np.asarray(fit.steps, np.float64) / self.total_weight
 
-    def _whole(self, start: Any, key: Any) -> Fit:
-        fit = self._steps(start, key, self.max_steps)
-        bounds = self._bounds(fit)
-        for step in range(self.interval, len(bounds), self.interval):
-            self._tell(step, bounds[step] - bounds[step - 1])
-        return fit
-
     def _told(self, start: Any, key: Any) -> Fit:
         """The same steps in stretches of `interval`."""
         fit = self._steps(start, key, min(self.interval, self.max_steps))
@@ -73,7 +69,7 @@ class EMRun:
         while len(trace) - 1 < self.max_steps and self._goes_on(fit):
             change = np.diff(self._bounds(fit)[-2:])[0]
             now = time.perf_counter()
-            self._tell(len(trace) - 1, change, now - begun)
+            _tell_step(len(trace) - 1, change, now - begun, self.verbose)
             begun = now
             fit = self._steps(fit.mixture, None, min(self.interval, self.max_steps - len(trace) + 1))
             trace = np.concatenate([trace, fit.steps[1:]])
@@ -88,11 +84,27 @@ class EMRun:
         settled = len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < self.options["tol"]
         return whole and fit.code in (ResultCode.max_steps_reached, ResultCode.collapsed) and not settled
 
-    def _tell(self, step: int, change: float, seconds: float | None = None) -> None:
-        line = f"  Iteration {step}"
-        if self.verbose > 1:
-            line += ("" if seconds is None else f"\t time lapse {seconds:.5f} s") + f"\t ll change {change:.5f}"
-        print(line)
+
+def tell_run(index: int, bounds: np.ndarray, converged: bool, seconds: float, verbose: int, interval: int) -> None:
+    """Print what a run was like that is over, with its bound after each step: nothing, or less or more of it."""
+    if not verbose:
+        return
+    print(f"Initialization {index}")
+    for step in range(interval, len(bounds), interval):
+        _tell_step(step, bounds[step - 1] - (bounds[step - 2] if step > 1 else -np.inf), None, verbose)
+    _tell_end(bounds[-1], converged, seconds, verbose)
+
+
+def _tell_step(step: int, change: float, seconds: float | None, verbose: int) -> None:
+    line = f"  Iteration {step}"
+    if verbose > 1:
+        line += ("" if seconds is None else f"\t time lapse {seconds:.5f} s") + f"\t ll change {change:.5f}"
+    print(line)
+
+
+def _tell_end(bound: float, converged: bool, seconds: float, verbose: int) -> None:
+    more = f" in {seconds:.5f} s, lower bound {bound:.5f}" if verbose > 1 else ""
+    print(f"Initialization {'converged' if converged else 'did not converge'}{more}.")
 
 
 def best_fit(fits: Sequence[Fit]) -> Fit:
