@@ -234,7 +234,7 @@ def settings_table():
             if field.description:
                 default = "required" if field.is_required() else shown(field.default)
                 known = ", ".join(f'`"{choice}"`' for choice in choices(field.annotation))
-                meaning = field.description.replace("<", "&lt;") + (f"; of {known}" if known else "")
+                meaning = field.description.replace("<", "&lt;") + (f" ({known})" if known else "")
                 yield f"| `{name}` | {default} | {meaning} |"
 
     parts = ["\n".join(rows(Config))]
