@@ -5,6 +5,7 @@ and so is the normal approximation of maximum likelihood where its 95 % interval
 few rows the prior has its part in that: then the two do not answer one question).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,8 @@ class ParameterTable:
         frame: a line for each parameter: "cluster", "quantity"; for every fit by name its value (of posteriors the
             mean), and where it has them "NAME sd" (of maximum likelihood the standard error), "NAME low" and "NAME
             high", 95 % limits, and "NAME ratio", its sd over the reference's; "em held", the share of the reference's
-            draws in the limits of maximum likelihood; "flagged", the fits that are far from the reference; "note", how.
+            draws in the limits of maximum likelihood; "flagged", the fits that are far from the reference; "note", how:
+            by their ratios, or by what is held.
         names: of the fits, in their order.
         reference: the fit whose standard deviations the others are held to; None where no sampler was run.
         remarks: what holds for whole columns, such as why there are no standard errors.
@@ -45,6 +47,13 @@ class ParameterTable:
     names: tuple[str, ...]
     reference: str | None
     remarks: tuple[str, ...]
+
+    @property
+    def measured_by(self) -> str | None:
+        """The fit whose standard deviations others can be measured by: the reference, else the first that has any."""
+        lines = self.frame.to_dict("records")
+        found = [name for name in self.names if any(line.get(f"{name} sd", 0.0) > 0 for line in lines)]
+        return self.reference if self.reference is not None else next(iter(found), None)
 
     @property
     def notes(self) -> list[str]:
@@ -84,12 +93,13 @@ def parameter_table(
     for index, entry in enumerate(lines):
         draws = None if reference is None else values[reference][index]
         row: dict[str, Any] = {"cluster": entry.cluster, "quantity": entry.label}
-        wrong: dict[str, str] = {}
+        narrow: dict[str, float] = {}
+        wide: dict[str, float] = {}
         for name, fit in fits.items():
             found = values[name][index]
             row[name] = float(found.mean())
             if fit.draws is not None:
-                sd, (low, high) = float(found.std(ddof=1)), np.quantile(found, _TAILS)
+                sd, (low, high) = _sd(found), np.quantile(found, _TAILS)
             elif name == "em" and errors is not None and limits is not None:
                 sd = float(errors.standard_errors[entry.name][entry.place])
                 low, high = limits[entry.name][entry.place]
@@ -99,18 +109,34 @@ def parameter_table(
             if draws is None or fit.engine in SAMPLERS:
                 continue
             # What is certain, such as the weight of a single component, is neither too sure nor too unsure.
-            yardstick = float(draws.std(ddof=1))
+            yardstick = _sd(draws)
             row[f"{name} ratio"] = sd / yardstick if yardstick > 0 else np.nan
-            wrong |= _wrong_ratio(name, row[f"{name} ratio"], reference)
+            if row[f"{name} ratio"] < NARROW:
+                narrow[name] = row[f"{name} ratio"]
+            elif row[f"{name} ratio"] > WIDE:
+                wide[name] = row[f"{name} ratio"]
             if name == "em":
                 row["em held"] = float(((low <= draws) & (draws <= high)).mean()) if np.isfinite(low + high) else np.nan
-                if row["em held"] < LEAST_HELD and name not in wrong:
-                    wrong[name] = f"em's 95 % interval holds {100 * row['em held']:.0f} % of {reference}"
-        rows.append({**row, "flagged": tuple(wrong), "note": "; ".join(wrong.values())})
-    remarks = ("em has no standard errors",) if errors is None else ()
-    if errors is not None and errors.message:
-        remarks = (f"standard errors of em: {errors.message}",)
-    return ParameterTable(pd.DataFrame(rows), tuple(fits), reference, remarks)
+        notes = [_listed("too sure", narrow), _listed("too unsure", wide)]
+        flagged = [*narrow, *wide]
+        if row.get("em held", 1.0) < LEAST_HELD:
+            notes.append(f"em's 95 % interval holds {100 * row['em held']:.0f} %")
+            flagged += [] if "em" in flagged else ["em"]
+        rows.append({**row, "flagged": tuple(flagged), "note": "; ".join(filter(None, notes))})
+    remarks = [f"em: {errors.message}"] if errors is not None and errors.message else []
+    if errors is None:
+        remarks.append("em: it has no standard errors")
+    if reference is not None and not fits[reference].successful:
+        remarks.append(f"{reference}: {fits[reference].code.explanation}; what is measured by it is in doubt")
+    return ParameterTable(pd.DataFrame(rows), tuple(fits), reference, tuple(remarks))
+
+
+def with_uncertainty(value: float, sd: float | None) -> str:
+    """`value ± sd`, both with the decimals that show two significant digits of the sd."""
+    if sd is None or not math.isfinite(sd) or sd <= 0:
+        return f"{value:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(sd)))
+    return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
 
 
 def errors_of_em(fit: Fit, x: Any, row_weights: Any = None) -> Uncertainty | None:
@@ -127,12 +153,14 @@ def _reference(fits: Mapping[str, Fit]) -> str | None:
     return next((samplers[engine] for engine in reversed(SAMPLERS) if engine in samplers), None)
 
 
-def _wrong_ratio(name: str, ratio: float, reference: str | None) -> dict[str, str]:
-    if ratio < NARROW:
-        return {name: f"{name} too sure: sd {ratio:.2f} of {reference}"}
-    if ratio > WIDE:
-        return {name: f"{name} too unsure: sd {ratio:.1f} times {reference}"}
-    return {}
+def _sd(draws: Float[np.ndarray, " s"]) -> float:
+    """Standard deviation of draws; 0 where they differ by rounding only."""
+    return float(draws.std(ddof=1)) if np.ptp(draws) > 1e-12 * np.abs(draws).max() else 0.0
+
+
+def _listed(verdict: str, ratios: Mapping[str, float]) -> str:
+    """The fits of a verdict with their ratios, in words."""
+    return f"{verdict}: {', '.join(f'{name} {ratio:.2f}' for name, ratio in ratios.items())}" if ratios else ""
 
 
 def _values_of(fit: Fit, lines: list[Entry]) -> list[Float[np.ndarray, " s"]]:

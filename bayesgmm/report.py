@@ -9,7 +9,7 @@ from typing import Any
 from bayesgmm import plots
 from bayesgmm.comparison import Comparison
 from bayesgmm.plots.panels import root_figure
-from bayesgmm.tables import agreement_rows, candidate_rows, component_rows, engine_rows
+from bayesgmm.tables import agreement_rows, candidate_rows, component_rows, engine_rows, legend_of_doubts
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --faint: #5b6b7b; --line: #d8dfe6; --warn: #fff4e0; }
@@ -95,14 +95,16 @@ def _parameters(comparison: Comparison) -> list[str]:
     table = comparison.parameters
     header, rows = component_rows(comparison)
     parts = [
-        _html_table(header, rows, left={"cluster", "quantity", f"beside {table.reference}"}, group=True),
+        _html_table(header, rows, left={"cluster", "quantity"}, group=True),
         "<p class='lead'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
-        "deviation where the engine has draws.</p>",
+        f"deviation where the engine has draws. {html.escape(legend_of_doubts(table))}</p>",
     ]
     parts += [f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks]
+    if table.measured_by is None:
+        return parts
     hollow = f"; hollow markers are far from {table.reference}" if any(table.frame["flagged"]) else ""
-    caption = f"Estimates and posterior means with 95% intervals, one line for each engine{hollow}."
-    return [*parts, _figure(plots.plot_parameter_forest(table), caption)]
+    caption = f"Estimates and posterior means with 95% intervals by every engine, as distances from {table.measured_by}"
+    return [*parts, _figure(plots.plot_parameter_forest(table), f"{caption}{hollow}.")]
 
 
 def _figures(comparison: Comparison) -> list[str]:

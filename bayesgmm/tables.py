@@ -1,20 +1,14 @@
 """Tables that a person can read in a terminal, from a `Comparison`."""
 
 import math
+from typing import Any
 
 from rich.table import Table
 
 from bayesgmm.comparison import Comparison
 from bayesgmm.engines.kmeans import HardPartition
+from bayesgmm.parameter_table import LEAST_HELD, NARROW, WIDE, ParameterTable, with_uncertainty
 from bayesgmm.results import SAMPLERS, Fit, ResultCode
-
-
-def with_uncertainty(value: float, sd: float | None) -> str:
-    """`value ± sd`, both with the decimals that show two significant digits of the sd."""
-    if sd is None or not math.isfinite(sd) or sd <= 0:
-        return f"{value:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(sd)))
-    return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
 
 
 def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -63,21 +57,41 @@ def verdict(fit: Fit | HardPartition) -> str:
 
 
 def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of parameters: one row for each, one column for each engine, and one for notes.
+    """Header and cells of the table of parameters: one row for each, one column for each engine.
 
-    Of k-means, shares of the rows and centres.
+    Uncertainties that are far from the sampler's carry a mark (`legend_of_doubts`). Of k-means, shares of the rows and
+    centres.
     """
     table, partition = comparison.parameters, comparison.kmeans
     header = ["cluster", "quantity", *table.names, *([] if partition is None else ["kmeans"])]
     rows = []
     for line in table.frame.to_dict("records"):
-        cells = [with_uncertainty(line[name], line.get(f"{name} sd")) for name in table.names]
+        cells = [with_uncertainty(line[name], line.get(f"{name} sd")) + _doubt(line, name) for name in table.names]
         if partition is not None:
             cells.append(_of_partition(partition, line["cluster"], line["quantity"], comparison.feature_names))
-        rows.append([line["cluster"], line["quantity"], *cells, line["note"]])
-    if table.reference is None:
-        return header, [row[:-1] for row in rows]
-    return [*header, f"beside {table.reference}"], rows
+        rows.append([line["cluster"], line["quantity"], *cells])
+    return header, rows
+
+
+def _doubt(line: dict[Any, Any], name: str) -> str:
+    """What speaks against the uncertainty of a cell: its ratio to the reference's, and what EM's interval holds."""
+    if name not in line["flagged"]:
+        return ""
+    ratio = line[f"{name} ratio"]
+    marks = [] if NARROW <= ratio <= WIDE else [f"×{ratio:.2f}"]
+    if name == "em" and line["em held"] < LEAST_HELD:
+        marks.append(f"{100 * line['em held']:.0f}%")
+    return f" [{', '.join(marks)}]"
+
+
+def legend_of_doubts(table: ParameterTable) -> str:
+    """What the brackets in the table of parameters mean, or nothing where it has none."""
+    if not any(table.frame["flagged"]):
+        return ""
+    meaning = f"[×ratio]: of this sd to that of {table.reference}, where it is far from 1"
+    if (table.frame["em held"] < LEAST_HELD).to_numpy().any():
+        meaning += f"; [%]: of {table.reference} in EM's 95% interval, where it is little"
+    return meaning
 
 
 def _of_partition(partition: HardPartition, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
@@ -118,18 +132,20 @@ def rich_tables(comparison: Comparison) -> list[Table]:
     if comparison.has_agreement:
         title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
         tables.append(_table(title, *agreement_rows(comparison), num_left=1))
-    title = "Parameters (EM ± standard error, posterior mean ± sd)"
-    tables.append(_table(title, *component_rows(comparison), num_left=2))
-    for remark in comparison.parameters.remarks:
-        tables[-1].caption = remark
+    table = comparison.parameters
+    tables.append(
+        _table("Parameters (EM ± standard error, posterior mean ± sd)", *component_rows(comparison), num_left=2)
+    )
+    tables[-1].caption = "\n".join(filter(None, [legend_of_doubts(table), *table.remarks])) or None
+    tables[-1].caption_justify = "left"
     return tables
 
 
 def _table(title: str, header: list[str], rows: list[list[str]], num_left: int) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
-        wide = name == "converged" or name.startswith("beside ")
-        table.add_column(name, justify="left" if wide or index < num_left else "right", no_wrap=not wide)
+        left = index < num_left or name == "converged"
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "converged")
     previous = None
     for row in rows:
         if num_left == 2 and previous not in (None, row[0]):

@@ -14,6 +14,7 @@ from matplotlib import pyplot
 from matplotlib.testing.compare import calculate_rms
 
 from bayesgmm import plots
+from bayesgmm.parameter_table import parameter_table
 from bayesgmm.plots.panels import root_figure
 
 REFERENCES = Path(__file__).parent / "pictures"
@@ -102,6 +103,12 @@ def test_assignment_entropy():
 @picture
 def test_assignment_entropy_of_one_column():
     return root_figure(plots.plot_assignment_entropy(inputs.POSTERIOR_LINE, inputs.X[:, 0], feature_names=NAMES[:1]))
+
+
+@picture
+def test_parameter_forest():
+    fits = {"em": inputs.EM_PLANE, "nuts": inputs.POSTERIOR_PLANE}
+    return root_figure(plots.plot_parameter_forest(parameter_table(fits, feature_names=NAMES[:2])))
 
 
 @picture

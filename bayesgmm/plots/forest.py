@@ -6,108 +6,112 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from scipy.special import ndtri
 
-from bayesgmm.parameter_table import ParameterTable
-from bayesgmm.plots.panels import root_figure, several_axes
-from bayesgmm.plots.style import FONT_SIZE, INK, MARKERS, cluster_colour, tidy
+from bayesgmm.errors import InputError
+from bayesgmm.parameter_table import LEVEL, ParameterTable, with_uncertainty
+from bayesgmm.plots.panels import one_axes
+from bayesgmm.plots.style import DATA_GREY, INK, MARKERS, cluster_colour, legend_beside, tidy
 
-_MOST_PANELS = 12
-_PANEL_WIDTH, _LINE_HEIGHT = 2.6, 0.17  # inches
-_MOST_COLUMNS = 3
+_MOST_LINES = 40
+_ENGINE_HEIGHT, _GAP = 0.085, 1.2  # inches for an engine; between lines, in engines
+_WIDTH, _LETTER = 4.8, 0.075  # inches of the axes with their legend, and of a letter of the longest name
 
 
-def plot_parameter_forest(table: ParameterTable, *, ax: Any = None) -> Any:
-    """Draw every parameter as a forest: a point and its 95 % interval for every engine, clusters one below another.
+def plot_parameter_forest(table: ParameterTable, *, ax: Any = None) -> Axes:
+    """Draw every parameter as a line of a forest: a point and its 95 % interval for every engine, one below another.
 
-    One panel for each quantity (weights first, then means, standard deviations and correlations; at most the first
-    twelve), one colour for each cluster (ink for what all share), one marker for each engine. Points are estimates and
-    posterior means. Bars are 95 % limits: of maximum likelihood by its standard errors, of posteriors quantiles; MAP
-    has none. A hollow marker is an interval that the table calls too sure or too unsure.
+    Parameters have different units, so each is drawn by its distance from one fit's value in that fit's standard
+    deviations: the sampler's where one was run, else those of maximum likelihood. Dotted lines hold 95 % of a normal.
+    The value itself stands beside the parameter's name.
+
+    One colour for each cluster (ink for what all share), one marker for each engine. Points are estimates and posterior
+    means. Bars are 95 % limits: of maximum likelihood by its standard errors, of posteriors quantiles; MAP has none. A
+    hollow marker is an engine that the table calls too sure or too unsure. At most 40 lines are drawn, correlations
+    and then standard deviations being the first to go.
 
     Args:
         table: of `parameter_table`, such as the `parameters` of a comparison.
-        ax: axes to draw on, as many as there are panels, of any shape.
+        ax: axes to draw on.
 
     Returns:
-        The axes drawn on, an array (panels).
+        The axes drawn on.
 
     Raises:
-        InputError: for another number of axes.
+        InputError: where no fit of the table has standard deviations.
     """
-    quantities = list(dict.fromkeys(table.frame["quantity"]))[:_MOST_PANELS]
-    clusters = list(dict.fromkeys(table.frame["cluster"]))
-    num_columns = min(_MOST_COLUMNS, len(quantities))
-    num_rows = math.ceil(len(quantities) / num_columns)
-    height = _LINE_HEIGHT * max(4, (len(table.names) + 1) * len(clusters)) + 0.6
-    size = (_PANEL_WIDTH * num_columns + 0.4, height * num_rows + 0.4)
-    if ax is None:
-        axes = several_axes(None, (num_rows, num_columns), size, "")
-        spare = axes.ravel()[len(quantities) :]
-        for panel in spare:
-            panel.remove()
-        axes = axes.ravel()[: len(quantities)]
-    else:
-        axes = np.asarray(ax, object).ravel()
-        axes = several_axes(axes, (len(quantities),), size, "a panel for each quantity needs")
-    lines = table.frame.to_dict("records")
-    for panel, quantity in zip(axes, quantities, strict=True):
-        _draw_panel(panel, table, [line for line in lines if line["quantity"] == quantity])
-        panel.set_xlabel(quantity)
-        tidy(panel)
-    handles = _handles(table)
-    if ax is None:
-        root_figure(axes).legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * num_columns), frameon=False,
-            fontsize=FONT_SIZE,
-        )  # fmt: skip
-    else:
-        axes[-1].legend(handles=handles, frameon=False, fontsize=FONT_SIZE)
-    return axes
-
-
-def _draw_panel(ax: Axes, table: ParameterTable, lines: list[dict[Any, Any]]) -> None:
-    """Clusters from top to bottom, and in each the engines."""
-    step = len(table.names) + 1.0
+    base = table.measured_by
+    if base is None:
+        raise InputError(f"none of the fits ({', '.join(table.names)}) has standard errors or draws; give one that has")
+    lines = _lines(table, base)
+    step = len(table.names) + _GAP
+    labels = [f"{line['quantity']}  {with_uncertainty(line[base], line[f'{base} sd'])}" for line in lines]
+    longest = max(len(label) for label in labels)
+    ax = one_axes(ax, (_WIDTH + _LETTER * longest, _ENGINE_HEIGHT * step * len(lines) + 0.9))
+    beyond = float(ndtri(0.5 + 0.5 * LEVEL))
+    ax.axvline(0.0, color=DATA_GREY, linewidth=0.8, zorder=0)
+    for side in (-beyond, beyond):
+        ax.axvline(side, color=DATA_GREY, linewidth=0.8, linestyle=":", zorder=0)
     ticks = []
-    for block, line in enumerate(lines):
-        colour = _colour(line["cluster"])
-        ticks.append(-block * step - 0.5 * (len(table.names) - 1))
-        for position, name in enumerate(table.names):
-            height = -block * step - position
-            hollow = name in line["flagged"]
-            low, high = (line.get(f"{name} {end}", math.nan) for end in ("low", "high"))
-            if np.isfinite([low, high]).all():
-                ax.plot([low, high], [height, height], color=colour, linewidth=1.3, gid=f"interval {name}")
-            ax.plot(
-                line[name],
-                height,
-                marker=MARKERS[position % len(MARKERS)],
-                color=colour,
-                markerfacecolor="white" if hollow else colour,
-                markersize=4.5,
-                linestyle="none",
-                gid=f"{'flagged' if hollow else 'point'} {name}",
-            )
-    ax.set_yticks(ticks, [_name(line["cluster"]) for line in lines])
-    ax.set_ylim(-len(lines) * step + 1.3, 0.7)
-    ax.margins(x=0.08)
+    for number, line in enumerate(lines):
+        ticks.append(-number * step - 0.5 * (len(table.names) - 1))
+        _draw_line(ax, table.names, line, base, -number * step)
+        if number and line["cluster"] != lines[number - 1]["cluster"]:
+            ax.axhline(-number * step + 0.5 * (_GAP + 1.0), color=DATA_GREY, linewidth=0.5, zorder=0)
+    ax.set_yticks(ticks, labels)
+    ax.set_ylim(-len(lines) * step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
+    ax.set_xlabel(f"distance from {base}, in its {'standard errors' if base == 'em' else 'posterior sd'}")
+    tidy(ax)
+    for text, line in zip(ax.get_yticklabels(), lines, strict=True):
+        text.set_color(_colour(line["cluster"]))
+    legend_beside(ax, _handles(table, lines))
+    return ax
+
+
+def _lines(table: ParameterTable, base: str) -> list[dict[Any, Any]]:
+    """The lines that have a measure, without correlations or standard deviations where they are too many."""
+    lines = [line for line in table.frame.to_dict("records") if line[f"{base} sd"] > 0]
+    for kind in ("corr ", "sd"):
+        if len(lines) > _MOST_LINES:
+            lines = [line for line in lines if not line["quantity"].startswith(kind)]
+    return lines[:_MOST_LINES]
+
+
+def _draw_line(ax: Axes, names: tuple[str, ...], line: dict[Any, Any], base: str, top: float) -> None:
+    colour, centre, unit = _colour(line["cluster"]), line[base], line[f"{base} sd"]
+    for position, name in enumerate(names):
+        height = top - position
+        limits = np.array([line.get(f"{name} {end}", math.nan) for end in ("low", "high")])
+        if np.isfinite(limits).all():
+            ax.plot((limits - centre) / unit, [height, height], color=colour, linewidth=1.2, gid=f"interval {name}")
+        hollow = name in line["flagged"]
+        ax.plot(
+            (line[name] - centre) / unit,
+            height,
+            marker=MARKERS[position % len(MARKERS)],
+            color=colour,
+            markerfacecolor="white" if hollow else colour,
+            markersize=4.5,
+            linestyle="none",
+            gid=f"{'flagged' if hollow else 'point'} {name}",
+        )
 
 
 def _colour(cluster: str) -> str:
     return cluster_colour(int(cluster)) if cluster.isdigit() else INK
 
 
-def _name(cluster: str) -> str:
-    return f"cluster {cluster}" if cluster.isdigit() else cluster
-
-
-def _handles(table: ParameterTable) -> list[Line2D]:
-    def handle(name: str, position: int, *, hollow: bool = False) -> Line2D:
+def _handles(table: ParameterTable, lines: list[dict[Any, Any]]) -> list[Line2D]:
+    """Clusters by their colours, then engines by their markers."""
+    owners = dict.fromkeys(line["cluster"] for line in lines)
+    handles = [
+        Line2D([], [], color=_colour(name), linewidth=2.5, label=f"cluster {name}" if name.isdigit() else name)
+        for name in owners
+    ]
+    for position, name in enumerate(table.names):
         marker = MARKERS[position % len(MARKERS)]
-        face = "white" if hollow else INK
-        return Line2D([], [], color=INK, marker=marker, markersize=4.5, markerfacecolor=face, linewidth=1.3, label=name)
-
-    handles = [handle(name, position) for position, name in enumerate(table.names)]
-    if any(table.frame["flagged"]):
-        handles.append(handle(f"hollow: far from {table.reference}", 0, hollow=True))
+        handles.append(Line2D([], [], color=INK, marker=marker, markersize=4.5, linewidth=1.2, label=name))
+    if any(line["flagged"] for line in lines):
+        look = {"marker": MARKERS[0], "markersize": 4.5, "markerfacecolor": "white", "linewidth": 1.2}
+        handles.append(Line2D([], [], color=INK, label=f"hollow: far from {table.reference}", **look))
     return handles
