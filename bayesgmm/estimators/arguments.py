@@ -26,8 +26,8 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
         raise ParameterError(f"{name}={shown(value)} is not known; choose one of {', '.join(map(repr, known))}")
 
 
-def check_numbers(estimator: Any) -> None:
-    """Refuse numbers that are out of range: those that both estimators have.
+def check_numbers(estimator: Any, *, auto: bool) -> None:
+    """Refuse numbers that are out of range: those that both estimators have. With `auto`, `n_init` may be that word.
 
     Raises:
         ParameterError: naming the argument, the value and the range.
@@ -37,7 +37,7 @@ def check_numbers(estimator: Any) -> None:
         finite_number("tol", estimator.tol)
         finite_number("reg_covar", estimator.reg_covar)
         whole_number("max_iter", estimator.max_iter, 0)
-        if estimator.n_init != "auto":
+        if not (auto and isinstance(estimator.n_init, str) and estimator.n_init == "auto"):
             whole_number("n_init", estimator.n_init)
         truth_value("warm_start", estimator.warm_start)
         if not isinstance(estimator.verbose, bool | np.bool_):

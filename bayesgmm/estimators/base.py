@@ -21,6 +21,7 @@ from bayesgmm.mixture import Mixture
 class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
     """A mixture behind scikit-learn's methods; has no numerics of its own."""
 
+    _auto_init = False  # whether `n_init` may be "auto"
     n_components: Any
     covariance_type: Any
     random_state: Any
@@ -51,11 +52,13 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of every component for every row of X (n, d), shape (n, k)."""
-        return self._over_rows(self._responsibilities, X)
+        return self._probabilities(self._known_rows(X))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-density of every row of X (n, d), shape (n)."""
-        return self._over_rows(self._log_prob, X)
+        x = self._known_rows(X)
+        with scikit_learns_words():
+            return over_rows(self._log_prob, x, self.means_.size)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Mean log-density of the rows of X (n, d), weighted by `sample_weight` (n) where that is given."""
@@ -106,10 +109,9 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
 
-    def _over_rows(self, function: Any, X: Any) -> np.ndarray:
-        x = self._known_rows(X)
+    def _probabilities(self, x: np.ndarray) -> np.ndarray:
         with scikit_learns_words():
-            return over_rows(function, x, self.means_.size)
+            return over_rows(self._responsibilities, x, self.means_.size)
 
     def _known_rows(self, X: Any) -> np.ndarray:
         """Rows for an estimator that is fitted, with the features that it knows."""
@@ -124,7 +126,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
             InputError: for weights that cannot be used, and more components than rows; `ValueError` and `TypeError` of
                 scikit-learn's for rows that cannot be used.
         """
-        check_numbers(self)
+        check_numbers(self, auto=self._auto_init)
         x: Any = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         if len(x) < self.n_components:
             raise InputError(

@@ -38,6 +38,7 @@ from bayesgmm.estimators.words import (
     scikit_learns_words,
 )
 from bayesgmm.families import Family
+from bayesgmm.mixture import Mixture
 from bayesgmm.results import Fit, ResultCode
 from bayesgmm.starts import start_from
 
@@ -103,6 +104,8 @@ class BayesianGaussianMixture(MixtureEstimator):
         weight_concentration_, mean_precision_, degrees_of_freedom_: numbers of the approximation, of "cavi" only.
         n_features_in_, feature_names_in_: as in scikit-learn.
     """
+
+    _auto_init = True
 
     def __init__(
         self,
@@ -179,9 +182,12 @@ class BayesianGaussianMixture(MixtureEstimator):
                 fit = self._by_engine(x, family, prior, options, rng)
         self._keep(fit, family, prior, numbers)
         self._rows = x, weights, options, key_of(rng)
-        self.labels_ = self.predict(x)
-        if self.fit_.code is not ResultCode.successful:
-            message = f"{NOT_CONVERGED} ({in_scikit_learns_words(self.fit_.code.explanation)})"
+        self.labels_ = self._probabilities(x).argmax(1)
+        if not self.converged_:
+            explanation = self.fit_.code.explanation
+            message = f"{NOT_CONVERGED} ({in_scikit_learns_words(explanation)})"
+            if self.inference != "cavi":
+                message = f"inference={self.inference!r} did not converge: {explanation}; see engine_options"
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
 
@@ -267,7 +273,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             starts = [self.fit_.mixture]
         else:
             made = (start_of_init(self.init_params, {}, *problem, rng) for _ in range(self._num_starts()))
-            starts = (start if each is None else self._shares(start, x, weights, each) for start, each in made)
+            starts = (self._shares(start, x, weights, each) for start, each in made)
         fits = []
         for index, start in enumerate(starts):
             begun = time.perf_counter()
@@ -292,10 +298,11 @@ class BayesianGaussianMixture(MixtureEstimator):
             fits.append(fit)
         return max(fits, key=lambda fit: float(fit.summary["elbo"]))
 
-    def _shares(self, start: str, x: np.ndarray, weights: np.ndarray | None, key: jax.Array) -> np.ndarray:
-        """Responsibilities of a start by name, so that the first numbers are theirs."""
-        mixture = start_from(x, self.n_components, weights, self._family, self.reg_covar, start=start, key=key)
-        return over_rows(mixture.responsibilities, x, mixture.means.size)
+    def _shares(self, start: Any, x: np.ndarray, weights: np.ndarray | None, key: jax.Array | None) -> np.ndarray:
+        """Responsibilities that the first numbers of the approximation are to have, as scikit-learn begins."""
+        if isinstance(start, str):
+            start = start_from(x, self.n_components, weights, self._family, self.reg_covar, start=start, key=key)
+        return over_rows(start.responsibilities, x, start.means.size) if isinstance(start, Mixture) else start
 
     def _by_engine(
         self, x: np.ndarray, family: Family, prior: AnyPrior, options: dict[str, Any], rng: np.random.RandomState
@@ -336,7 +343,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         )
         if self.verbose:
             lapse = f" in {time.perf_counter() - begun:.5f} s" if self.verbose > 1 else ""
-            print(f"{self.inference}: {in_scikit_learns_words(fit.code.explanation)}{lapse}")
+            print(f"{self.inference}: {fit.code.explanation}{lapse}")
         return jax.tree.map(np.asarray, fit)
 
     def _keep(self, fit: Fit, family: Family, prior: AnyPrior, numbers: Numbers | None) -> None:
@@ -346,7 +353,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         bounds = _bounds(fit)
         self.converged_ = bool(fit.successful)
         self.n_iter_ = len(bounds) if fit.engine == "cavi" else int(fit.num_steps)
-        self.lower_bounds_ = bounds.tolist()
+        self.lower_bounds_ = bounds[-self.n_iter_ :].tolist()  # without that of the start, where there is one
         self.lower_bound_ = float(
             fit.summary["elbo"] if "elbo" in fit.summary else bounds[-1] if bounds.size else np.nan
         )

@@ -10,7 +10,7 @@ from bayesgmm.checks import shown
 from bayesgmm.errors import InputError
 from bayesgmm.storage import pack, read_arrays, unpack, write_arrays
 
-_KIND = "estimator"
+_KIND = "scikit-learn estimator"
 
 
 def save_estimator(estimator: Any, path: str | Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from bayesgmm.checks import enough_rows
-from bayesgmm.conjugate import ConjugatePrior, conjugate_prior
+from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 from bayesgmm.criteria import Criteria, information_criteria
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import INIT_PARAMS, check_choice, check_init, generator_of, key_of
@@ -173,10 +173,15 @@ class GaussianMixture(MixtureEstimator):
                 problem = (x, self.n_components, weights, family, self.reg_covar)
                 starts = (start_of_init(self.init_params, given, *problem, rng) for _ in range(self.n_init))
                 fits = [run(start, key, index) for index, (start, key) in enumerate(starts)]
+        fit = best_fit(fits)
+        if run.ended_singular(fit):
+            raise InputError(f"{ILL_DEFINED} ({in_scikit_learns_words(fit.code.explanation)})")
         self.prior_ = prior
-        self._keep(best_fit(fits), run.total_weight)
-        self._tell_failure(x)
-        self.labels_ = self.predict(x)
+        self._keep(fit, run.total_weight)
+        self.labels_ = self._probabilities(x).argmax(1)
+        if fit.code is not ResultCode.successful and self.max_iter > 0:
+            message = f"{NOT_CONVERGED} ({in_scikit_learns_words(fit.code.explanation)})"
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
@@ -206,10 +211,12 @@ class GaussianMixture(MixtureEstimator):
         return sample_labelled(self._mixture(), num_rows, rng, key=key_of(rng))
 
     def _prior(self, x: np.ndarray, weights: np.ndarray | None) -> ConjugatePrior | None:
+        if self.prior is None:
+            return None
         if isinstance(self.prior, str):
             check_choice("prior", self.prior, (None, "conjugate"))
             return conjugate_prior(x, self.n_components, self._family, row_weights=weights)
-        return self.prior
+        return check_conjugate_prior(self.prior, self.n_components, x.shape[1], self._family)
 
     def _check_degenerate(self, x: np.ndarray, weights: np.ndarray | None) -> None:
         """Refuse rows on which the likelihood has no maximum: too few that differ, and nothing to hold a variance."""
@@ -234,16 +241,3 @@ class GaussianMixture(MixtureEstimator):
         self.converged_ = bool(fit.successful)
         self.n_iter_ = int(fit.num_steps)
         self.lower_bound_, self.lower_bounds_ = float(bounds[-1]), bounds[1:].tolist()
-
-    def _tell_failure(self, x: np.ndarray) -> None:
-        """A singular covariance as scikit-learn's error, anything else as its warning; no step asked for is none.
-
-        Raises:
-            InputError: where no mixture is left that has a density.
-        """
-        code = self.fit_.code
-        if code is ResultCode.successful or self.max_iter == 0:
-            return
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.fit_.mixture)):
-            raise InputError(f"{ILL_DEFINED} ({in_scikit_learns_words(code.explanation)})")
-        warnings.warn(f"{NOT_CONVERGED} ({in_scikit_learns_words(code.explanation)})", ConvergenceWarning, stacklevel=3)

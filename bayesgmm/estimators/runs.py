@@ -77,12 +77,21 @@ class EMRun:
         fit = dataclasses.replace(fit, num_steps=np.int32(len(trace) - 1), trace=np.concatenate([trace, missing]))
         return jax.tree.map(np.asarray, sorted_components(fit)) if isinstance(start, str) else fit
 
+    def ended_singular(self, fit: Fit) -> bool:
+        """Whether a run ended because the next step had no density, or has none itself: scikit-learn raises there."""
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture)):
+            return True
+        failed = fit.code in (ResultCode.collapsed, ResultCode.nonfinite)
+        return failed and int(fit.num_steps) < self.max_steps and not self._settled(fit)
+
     def _goes_on(self, fit: Fit) -> bool:
         """Whether a stretch ended because it was over; a component that has shrunk does not end a run by itself."""
-        bounds = self._bounds(fit)
         whole = len(fit.steps) == len(fit.trace)
-        settled = len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < self.options["tol"]
-        return whole and fit.code in (ResultCode.max_steps_reached, ResultCode.collapsed) and not settled
+        return whole and fit.code in (ResultCode.max_steps_reached, ResultCode.collapsed) and not self._settled(fit)
+
+    def _settled(self, fit: Fit) -> bool:
+        bounds = self._bounds(fit)
+        return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.options["tol"])
 
 
 def tell_run(index: int, bounds: np.ndarray, converged: bool, seconds: float, verbose: int, interval: int) -> None:

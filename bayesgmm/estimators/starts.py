@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from bayesgmm.estimators.arguments import key_of
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
-from bayesgmm.starts import mixture_from_start, start_from
+from bayesgmm.starts import get_start, mixture_from_start, start_from
 
 
 def start_of_init(
@@ -33,10 +33,11 @@ def start_of_init(
     by_name = init_params != "kmeans"
     shares = None if by_name else _kmeans_shares(x, num_components, row_weights, rng)
     key = key_of(rng) if by_name else None
-    if not given:
+    if not given and (not by_name or get_start(init_params).random):
         return (init_params if by_name else shares), key
     if by_name:
         made = start_from(x, num_components, row_weights, family, reg_covar, start=init_params, key=key)
+        made = made.permute(np.lexsort(np.asarray(made.means).T[::-1]))  # whatever the order of the rows
     else:
         made = mixture_from_start(shares, x, num_components, row_weights, family, reg_covar)
     numbers = {"weights": made.weights, "means": made.means, **given}
