@@ -55,11 +55,12 @@ def sampler_findings(fit: Fit) -> Iterator[Finding]:
             "near them may be missing",
             "target_accept=0.95 or higher; if they stay, a tighter prior of the scales, or fewer components",
         )
-    if "tree_depth" in stats and (share := (stats["tree_depth"] >= MAX_TREE_DEPTH).mean()) > 0:
+    most = fit.summary.get("max_tree_depth", MAX_TREE_DEPTH)
+    if "tree_depth" in stats and (share := (stats["tree_depth"] >= most).mean()) > 0:
         yield Finding(
             "tree depth",
             Severity.note,
-            f"{percent(share)} of the draws reached the largest tree depth, {MAX_TREE_DEPTH}, which is slow, not wrong",
+            f"{percent(share)} of the draws reached the largest tree depth, {most}, which is slow, not wrong",
             "a longer warm-up, or a tighter prior: the posterior is far longer in one direction than in another",
         )
     if "energy" in stats:
@@ -83,7 +84,14 @@ def approximation_findings(fit: Fit) -> Iterator[Finding]:
         return
     k_hat, num_draws = float(fit.summary["khat"]), int(np.prod(fit.draws.draw_shape))
     limit = min(1 - 1 / np.log10(num_draws), MAX_K_HAT) if num_draws > 10 else 0.0
-    if not k_hat <= limit:
+    if np.isnan(k_hat):
+        yield Finding(
+            "k-hat",
+            Severity.caution,
+            "Pareto k-hat cannot be told: log posterior densities of the draws differ by hardly more than rounding",
+            "float64 rows",
+        )
+    elif not k_hat <= limit:
         yield Finding(
             "k-hat",
             Severity.caution if k_hat <= 1 else Severity.serious,

@@ -203,6 +203,15 @@ def enough_rows(
         )
 
 
+def has_enough_rows(x: AnyArray, num_components: int, family: Family) -> bool:
+    """Whether there are rows enough for a likelihood with a maximum."""
+    try:
+        enough_rows(x, num_components, family)
+    except InputError:
+        return False
+    return True
+
+
 def _num_distinct(rows: np.ndarray, used: np.ndarray | None, enough: int) -> int:
     """The number of distinct rows, or any number from `enough` on: most tables show that in their first few rows.
 

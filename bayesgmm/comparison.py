@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import functools
 import importlib.metadata
 import platform
 import time
@@ -13,22 +12,21 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import pandas as pd
-from jaxtyping import Array
 
 from bayesgmm.agreement import agreement_columns, check_labels, row_of_kmeans
 from bayesgmm.checks import as_key, as_rows, enough_rows, whole_number
-from bayesgmm.conjugate import AnyPrior, conjugate_prior
+from bayesgmm.conjugate import AnyPrior
 from bayesgmm.criteria import information_criteria
 from bayesgmm.diagnostics import Loo, loo, to_datatree
+from bayesgmm.engine_runs import check_names, check_values, make_priors, planned_runs
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.kmeans import HardPartition, fit_kmeans
-from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.modes import em_ends
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.findings import Diagnosis, Severity
 from bayesgmm.judgement import diagnose
 from bayesgmm.parameter_table import ParameterTable, errors_of_em, parameter_table
-from bayesgmm.priors import default_prior
 from bayesgmm.results import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
 from bayesgmm.standard_errors import Uncertainty
 
@@ -36,11 +34,6 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 CRITERIA = ("bic", "aic", "icl")
-PRIORS = ("weakly_informative", "conjugate")
-CONJUGATE_ENGINES = ("cavi", "gibbs")
-SEVERAL_STARTS = ("map", "gibbs", "nuts")
-"""Engines that start at several ends of EM, so that a mode that the best fit by EM does not lead to is found."""
-
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
 GOOD_PARETO_K = 0.7  # Vehtari et al. (2024): above it, importance sampling is unreliable
@@ -170,11 +163,13 @@ def compare(
         em: further keyword arguments of `fit_em`; likewise `map`, `vi`, `cavi`, `gibbs`, `nuts` and `kmeans` of theirs.
         labels: known classes of the rows (n), numbers or text, to judge partitions by; missing ones are left out.
         on_progress: called with a sentence whenever something starts.
-        on_step: called with a sentence about once a second while a sampler runs. Ctrl-C then ends the sampler with what
-            it has drawn, and no further engine is run.
+        on_step: called with a sentence about once a second while a sampler runs.
+
+    Ctrl-C ends a sampler with what it has drawn, and no further engine is run; fits that were made before are kept.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
+        KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
     family = get_family(family)
     if feature_names is None and isinstance(x, pd.DataFrame):
@@ -189,11 +184,6 @@ def compare(
     unknown = [engine for engine in engines if engine not in COMPARED]
     if unknown:
         raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(COMPARED)}")
-    if prior not in PRIORS:
-        raise InputError(f"prior={prior!r} is not known; choose one of {', '.join(PRIORS)}")
-    needing = [engine for engine in engines if engine in CONJUGATE_ENGINES]
-    if needing and prior != "conjugate":
-        raise InputError(f"engines has {needing[0]!r}, which needs a conjugate prior; set prior='conjugate' for all")
     if select_by not in CRITERIA:
         raise InputError(f"select_by={select_by!r} is not known; choose one of {', '.join(CRITERIA)}")
     if len(names) != x.shape[1]:
@@ -201,10 +191,17 @@ def compare(
     for count in counts:
         enough_rows(x, count, family)
     labels = check_labels(labels, len(x))
-    tell = on_progress or (lambda _: None)
-
+    priors = make_priors(x, counts, family, prior, prior_settings, engines)
     em_key, *engine_keys, tree_key = jax.random.split(key, 6)
     engine_keys += list(jax.random.split(jax.random.fold_in(key, 1), 4))
+    settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
+    runs = planned_runs(engines, guides, engine_keys, settings, on_step)
+    check_names("em", fit_em, em, ("x", "num_components", "family", "key", "on_failure"))
+    if "kmeans" in engines:
+        check_names("kmeans", fit_kmeans, kmeans, ("x", "num_components", "key"))
+        check_values("kmeans", fit_kmeans, kmeans or {})
+    tell = on_progress or (lambda _: None)
+
     seconds: dict[str, float] = {}
     candidates: list[dict[str, Any]] = []
     em_fits: dict[int, Fit] = {}
@@ -218,10 +215,7 @@ def compare(
     selected = _select(frame, select_by)
     fits = {"em": em_fits[selected]}
     seconds["em"] = float(frame.loc[frame["num_components"] == selected, "seconds"].iloc[0])
-    if prior == "conjugate":
-        numbers: AnyPrior = conjugate_prior(x, selected, family, **(prior_settings or {}))
-    else:
-        numbers = default_prior(x, selected, **(prior_settings or {}))
+    numbers = priors[selected]
 
     partition = None
     if "kmeans" in engines:
@@ -231,22 +225,30 @@ def compare(
         seconds["kmeans"] = time.perf_counter() - began
         partition = partition.matched_to(np.asarray(fits["em"].mixture.predict(x)))
 
-    settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
     options = {"family": family, "prior": numbers, "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
     starts = [fits["em"].mixture]
-    for name, run in _runs(engines, guides, engine_keys, settings, on_step):
-        needed = (settings[name] or {}).get("num_starts", NUM_STARTS) if name in SEVERAL_STARTS else 1
-        if len(starts) < needed:
-            tell(f"further ends of EM, k = {selected}")
-            more_key = jax.random.fold_in(em_key, len(starts))
-            starts += em_ends(x, selected, family, needed - len(starts), key=more_key, **(em or {}))
-        tell(f"{name}, k = {selected}")
+    for run in runs:
+        needed, name = run.num_starts, run.name
         began = time.perf_counter()
-        fits[name] = run(x, selected, start=starts[:needed] if needed > 1 else starts[0], **options)
+        try:
+            if len(starts) < needed:
+                tell(f"further ends of EM, k = {selected}")
+                more_key = jax.random.fold_in(em_key, len(starts))
+                starts += em_ends(x, selected, family, needed - len(starts), key=more_key, **(em or {}))
+                began = time.perf_counter()
+            tell(f"{name}, k = {selected}")
+            start = starts[:needed] if needed > 1 else starts[0]
+            fits[name] = run.function(x, selected, start=start, **run.options, **options)
+        except KeyboardInterrupt:  # whoever stopped it wants to see what there is
+            if len(fits) == 1:
+                raise
+            tell(f"interrupted: {name} has no result, and no further engine is run")
+            break
         seconds[name] = time.perf_counter() - began
         if fits[name].code is ResultCode.interrupted:
-            break  # whoever stopped it wants to see what there is
+            tell("interrupted: no further engine is run")
+            break
 
     tell("standard errors")
     errors = errors_of_em(fits["em"], x, (em or {}).get("row_weights"))
@@ -278,44 +280,6 @@ def compare(
         rows.append(row_of_kmeans(partition, rows[0], seconds["kmeans"]))
     agreement = agreement_columns(x, comparison.assignments, partition, labels)
     return dataclasses.replace(comparison, table=pd.DataFrame(rows).assign(**agreement))
-
-
-def _runs(
-    engines: Sequence[str],
-    guides: Sequence[str],
-    keys: Sequence[Array],
-    settings: Mapping[str, Mapping[str, Any] | None],
-    on_step: OnProgress | None,
-) -> list[tuple[str, Callable[..., Fit]]]:
-    """The Bayesian engines asked for, by name, in the order of `ENGINES`. NumPyro is imported only if one is."""
-    runs: list[tuple[str, Callable[..., Fit]]] = []
-
-    def add(engine: str, name: str, function: Callable[..., Fit], key: Array, **more: Any) -> None:
-        runs.append((name, functools.partial(function, **{"key": key, **(settings[engine] or {}), **more})))
-
-    if "map" in engines:
-        from bayesgmm.engines.map import fit_map
-
-        add("map", "map", fit_map, keys[0])
-    if "vi" in engines:
-        from bayesgmm.engines.vi import fit_vi
-
-        # A third guide has a key of its own too; the first two keep those they always had.
-        for guide, key in zip(guides, (keys[1], keys[2], keys[6]), strict=False):
-            add("vi", f"vi ({guide.replace('_', ' ')})", fit_vi, key, guide=guide, progress=on_step)
-    if "cavi" in engines:
-        from bayesgmm.engines.cavi import fit_cavi
-
-        add("cavi", "cavi", fit_cavi, keys[4])
-    if "gibbs" in engines:
-        from bayesgmm.engines.gibbs import fit_gibbs
-
-        add("gibbs", "gibbs", fit_gibbs, keys[5], progress=on_step)
-    if "nuts" in engines:
-        from bayesgmm.engines.nuts import fit_nuts
-
-        add("nuts", "nuts", fit_nuts, keys[3], progress=on_step)
-    return runs
 
 
 def _candidate(fit: Fit, x: np.ndarray, seconds: float) -> dict[str, Any]:

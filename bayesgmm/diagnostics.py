@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bayesgmm.checks import as_rows
+from bayesgmm.checks import as_key, as_rows
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.criteria import pointwise_log_likelihood
 from bayesgmm.errors import InputError
@@ -45,15 +45,17 @@ def to_datatree(
     Under hierarchical scales `posterior` and `prior` have the rates `scale_rate` too, drawn given the scales.
 
     Raises:
-        InputError: for a prior of another number of components or another family.
-        ValueError: for a fit by EM, which has no posterior.
+        InputError: for a prior of another number of components or another family, for names that are not one for each
+            column, and for a fit by EM, which has no posterior.
     """
     import arviz
 
     if fit.engine == "em":
-        raise ValueError("fit is by EM, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts")
-    x = np.asarray(as_rows(x))
+        raise InputError("fit is by EM, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts")
+    x, key = np.asarray(as_rows(x)), as_key(key)
     names = [f"x{index}" for index in range(x.shape[1])] if feature_names is None else list(feature_names)
+    if len(names) != x.shape[1]:
+        raise InputError(f"feature_names has {len(names)} names for {x.shape[1]} columns; give one each")
     family = get_family(fit.family)
     draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], fit.mixture) if fit.draws is None else fit.draws
     prior_key, predictive_key = jax.random.split(key)

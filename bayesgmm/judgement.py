@@ -177,6 +177,15 @@ def _prior_findings(fit: Fit, points: Mixture, n: int, prior: AnyPrior, labels_h
         told += _ruled_by_counts(n * _weights_by_draw(points).mean(0), prior, fit.family)
     elif fit.draws is not None and labels_hold:
         told += _ruled_by_spread(fit.draws, prior)
+    concentration = np.asarray(prior.concentration)
+    if np.ptp(concentration) > 0 and (permuted := fit.summary.get("num_permuted")):
+        yield Finding(
+            "labels of the prior",
+            Severity.caution,
+            f"the prior tells components apart by their concentrations, but {permuted} draws were renumbered to match "
+            "a pivot: parameters of single components are not those of the stated posterior",
+            "equal concentrations; or only what has no labels: densities, similarity of rows, log-likelihood",
+        )
     if told:
         yield Finding(
             "prior",

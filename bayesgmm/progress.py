@@ -4,7 +4,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from bayesgmm.checks import shown
+from bayesgmm.errors import InputError
+
 Listener = Callable[[str], None]
+
+
+def check_progress(progress: Any) -> None:
+    """Refuse what cannot be told of progress.
+
+    Raises:
+        InputError: for anything but True, False, None and functions.
+    """
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(f"progress={shown(progress)} must be True for a bar, or a function of a sentence")
 
 
 class Progress:

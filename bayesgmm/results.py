@@ -60,8 +60,8 @@ _EXPLANATIONS = {
         "prior"
     ),
     ResultCode.decreased: (
-        "the log-likelihood fell by more than rounding, because reg_covar outweighs a component's own spread; lower "
-        "reg_covar or use fewer components"
+        "the objective fell by more than rounding, because a ridge (reg_covar) outweighs a component's own spread or a "
+        "component is too narrow for this precision; lower reg_covar, use float64 or fewer components"
     ),
     ResultCode.not_mixed: (
         "the chains disagree (R-hat above 1.01 or fewer than 100 effective draws a chain); draw longer, or take "

@@ -54,7 +54,6 @@ def test_walks_with_scikit_learn(name, rng, key):
     prior = conjugate_prior(x, k, scale=scale, **numbers)
     # The responsibilities given make the first numbers; scikit-learn counts the step that follows as its first.
     ours = fit_cavi(x, k, prior=prior, key=key, start=shares, tol=0, max_steps=steps - 1, **QUICK)
-    order = np.lexsort(theirs.means_.T[::-1])
     found = ours.approximation
     for mine, other in (
         (found.mean, theirs.means_),
@@ -63,7 +62,7 @@ def test_walks_with_scikit_learn(name, rng, key):
         (found.concentration, theirs.weight_concentration_),
         (found.shrinkage, theirs.mean_precision_),
     ):
-        np.testing.assert_allclose(mine, other[order], rtol=1e-6, atol=1e-6 * np.abs(other).max())
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6 * np.abs(other).max())
     differences = np.asarray(ours.trace) - np.asarray(theirs.lower_bounds_)
     assert np.ptp(differences) < 1e-8 * max(1.0, np.abs(theirs.lower_bounds_[-1]))
 
@@ -226,3 +225,32 @@ def test_draws_can_be_taken_later(key):
     assert drawn.summary["elbo"] == fit.summary["elbo"]
     with pytest.raises(InputError, match=r"fit is by em, .* fit_cavi"):
         draw_from_approximation(bayesgmm.fit_em(x, 3, key=key), x, num_draws=100, key=key)
+
+
+def test_labels_of_a_start_of_ones_own_are_kept(rng, key):
+    x = np.concatenate([rng.normal(size=(40, 1)) + 3, rng.normal(size=(40, 1)) - 3])
+    labels = np.repeat([0, 1], 40)
+    for start in (labels, np.eye(2)[labels], {"means": np.array([[3.0], [-3.0]])}):
+        assert fit_cavi(x, 2, start=start, key=key).mixture.means[0, 0] > 0
+    assert fit_cavi(x, 2, start=1 - labels, key=key).mixture.means[0, 0] < 0
+
+
+def test_bound_of_a_start_too_narrow_to_be_exact_is_no_fall(key):
+    """Three distinct rows: components of the start have next to no spread, those of the posterior have the prior's."""
+    x = np.repeat(np.array([[0.0, 0.0], [1.0, 0.3], [0.2, 2.0]]), 10, axis=0)
+    fit = fit_cavi(x, 2, key=key)
+    assert fit.successful
+    assert (np.diff(fit.trace[: int(fit.num_steps) + 1]) > -1e-9).all()
+
+
+def test_k_hat_of_rounding_is_not_told(key):
+    """In float32 the log posterior density of many rows is coarser than its differences between draws."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(20_000, 2)), rng.normal(size=(20_000, 2)) + 6])
+    exact = fit_cavi(x, 2, key=key, num_restarts=1)
+    assert exact.summary["khat"] < 0.5
+    coarse = fit_cavi(x.astype(np.float32), 2, key=key, num_restarts=1)
+    assert np.isnan(coarse.summary["khat"])
+    found = bayesgmm.diagnose(coarse, x.astype(np.float32))
+    assert found.causes == ("k-hat",)
+    assert "cannot be told" in str(found)

@@ -47,14 +47,14 @@ def test_draws_do_not_depend_on_how_they_are_divided(chain_method, num_chains):
 
 
 class Stop:
-    """Lets a run go on for so many stretches, then raises."""
+    """Lets a run go on for so many stretches, then raises once."""
 
     def __init__(self, advance, after, error):
         self.advance, self.after, self.error = advance, after, error
 
     def __call__(self, *args):
         self.after -= 1
-        if self.after < 0:
+        if self.after == -1:
             raise self.error
         return self.advance(*args)
 
@@ -100,6 +100,32 @@ def test_interrupt_keeps_what_was_drawn():
     np.testing.assert_allclose(found.draws["place"], expected_walk(4, 7 + kept)[:, 7:], rtol=1e-5, atol=1e-5)
     with pytest.raises(KeyboardInterrupt):
         run_chains(Stop(advance, 1, KeyboardInterrupt()), state, **options)
+
+
+def test_interrupt_at_the_very_end_loses_nothing(tmp_path):
+    advance, state = walk()
+    checkpoint = Checkpoint(tmp_path / "run.npz", "walk")
+
+    def stop(message):
+        if message.startswith("walk: 67 of 67"):
+            raise KeyboardInterrupt
+
+    options = {"num_warmup": 7, "num_draws": 60, "room": 16, "checkpoint": checkpoint}
+    found = run_chains(advance, state, progress=Progress("walk", stop), **options)
+    assert not found.interrupted
+    assert found.draws["place"].shape[1] == 60
+    assert not checkpoint.path.exists()
+
+
+def test_interrupt_right_after_resuming_keeps_what_was_on_file(tmp_path):
+    advance, state = walk()
+    checkpoint = Checkpoint(tmp_path / "run.npz", "walk")
+    options = {"num_warmup": 7, "num_draws": 60, "room": 16, "progress": Progress("walk", None)}
+    part = run_chains(Stop(advance, 4, KeyboardInterrupt()), state, checkpoint=checkpoint, **options)
+    again = run_chains(Stop(advance, 0, KeyboardInterrupt()), state, checkpoint=checkpoint, **options)
+    assert again.interrupted
+    np.testing.assert_array_equal(again.draws["place"], part.draws["place"])
+    assert checkpoint.path.exists()
 
 
 @pytest.mark.parametrize("engine", [fit_gibbs, fit_nuts])

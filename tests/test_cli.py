@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import json
 import re
 import subprocess
@@ -150,7 +151,7 @@ def test_report_is_one_self_contained_file(finished):
     text = (out / "report.html").read_text()
     assert "<title>A &lt;small&gt; test</title>" in text
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(images) == 6
+    assert len(images) == 7
     for image in images:
         assert base64.b64decode(image)[:8] == b"\x89PNG\r\n\x1a\n"
     assert not re.search(r'(src|href)="(?!data:)', text)
@@ -297,6 +298,7 @@ def test_the_start_of_em_and_its_acceleration_can_be_set(start, folder, monkeypa
 
     given = {}
 
+    @functools.wraps(bayesgmm.fit_em)
     def fit_em(*args, **options):
         given.update(options)
         raise bayesgmm.InputError("enough")

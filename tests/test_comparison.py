@@ -67,6 +67,27 @@ def test_prior_settings_reach_the_engines(key):
         ({"select_by": "dic"}, "select_by='dic' is not known"),
         ({"feature_names": ["a"]}, "feature_names has 1 names for 2 columns"),
         ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
+        ({"guides": ("bogus",), "engines": ["em", "vi"]}, "guides=.* must name some of normal, full_rank, low_rank"),
+        ({"guides": ("normal", "normal"), "engines": ["em", "vi"]}, "must name some of .*, each once"),
+        ({"prior_settings": {"concentration": -1.0}}, "prior concentration"),
+        ({"prior_settings": {"conc": 1.0}}, "prior_settings has 'conc', which is no option of it here; there are conc"),
+        ({"prior_settings": {"scale_prior": "half_normal"}, "engines": ["em", "map"]}, "half.normal"),
+        ({"prior_settings": {"concentration": 0.5}, "engines": ["em", "map"]}, "concentration"),
+        ({"prior_settings": {"dof": 0.5}, "prior": "conjugate", "engines": ["em", "gibbs"]}, "dof"),
+        ({"nuts": {"num_draws": 2}, "engines": ["em", "map", "nuts"]}, "num_draws=2 is too few for R-hat"),
+        ({"nuts": {"num_samples": 9}, "engines": ["em", "nuts"]}, "nuts has 'num_samples', which is no option of it"),
+        ({"nuts": {"start": None}, "engines": ["em", "nuts"]}, "nuts has 'start', which is no option of it here"),
+        ({"nuts": {"target_accept": 2.0}, "engines": ["em", "nuts"]}, "target_accept=2.0 must lie between 0 and 1"),
+        ({"vi": {"num_draws": 3}, "engines": ["em", "vi"]}, "num_draws=3 must be a whole number of at least 25"),
+        ({"vi": {"checkpoint": 3.5}, "engines": ["em", "vi"]}, "checkpoint=3.5 must be the path of a file"),
+        ({"map": {"gtol": -1.0}, "engines": ["em", "map"]}, "gtol"),
+        ({"cavi": {"num_draws": 3}, "prior": "conjugate", "engines": ["em", "cavi"]}, "num_draws=3 is too few"),
+        (
+            {"gibbs": {"progress": "yes"}, "prior": "conjugate", "engines": ["em", "gibbs"]},
+            "progress='yes' must be True",
+        ),
+        ({"kmeans": {"num_restarts": 0}, "engines": ["em", "kmeans"]}, "num_restarts=0 must be a whole number"),
+        ({"em": {"restarts": 3}}, "em has 'restarts', which is no option of it here"),
         ({"num_components": 2.5}, "num_components=2.5 must be a whole number"),
         ({"num_components": None}, "num_components=None must be a whole number"),
         ({"num_components": "23"}, "num_components='23' must be a whole number"),
@@ -76,9 +97,28 @@ def test_prior_settings_reach_the_engines(key):
     ],
 )
 def test_bad_arguments(arguments, message):
-    arguments = {"num_components": 2, "key": jax.random.key(0), **arguments}
+    """Refused before anything begins, whichever engine would be the one to refuse."""
+    told = []
+    arguments = {"num_components": 2, "key": jax.random.key(0), "on_progress": told.append, **arguments}
     with pytest.raises(bayesgmm.InputError, match=message):
         bayesgmm.compare(DATA["faithful"], **arguments)
+    assert told == []
+
+
+def test_interrupted_engine_loses_none_of_the_earlier_fits(key, monkeypatch):
+    from bayesgmm.engines import cavi
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cavi, "_fit", stop)
+    told = []
+    options = {"prior": "conjugate", "key": key, "on_progress": told.append}
+    found = bayesgmm.compare(DATA["faithful"], 2, engines=["em", "map", "cavi", "gibbs"], **options)
+    assert list(found.fits) == ["em", "map"]
+    assert "interrupted: cavi has no result, and no further engine is run" in told
+    with pytest.raises(KeyboardInterrupt):
+        bayesgmm.compare(DATA["faithful"], 2, engines=["em", "cavi"], **options)
 
 
 def test_cautions_are_those_of_the_diagnoses_and_of_leave_one_out(key):
@@ -132,7 +172,7 @@ def test_all_engines_on_one_conjugate_prior(key):
 
 def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
     def stop(step):
-        if "of 300" in step and "nuts" not in step and int(step.split(":")[1].split()[0]) > 120:
+        if "of 2100" in step and "nuts" not in step and int(step.split(":")[1].split()[0]) > 120:
             raise KeyboardInterrupt
 
     found = bayesgmm.compare(
@@ -142,7 +182,7 @@ def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
         engines=("em", "gibbs", "nuts"),
         key=key,
         prior="conjugate",
-        gibbs={"num_warmup": 100, "num_draws": 200, "checkpoint": False},
+        gibbs={"num_warmup": 100, "num_draws": 2000, "checkpoint": False},
         on_step=stop,
     )
     assert list(found.fits) == ["em", "gibbs"]

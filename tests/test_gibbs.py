@@ -1,6 +1,7 @@
 """Gibbs sampling: the exact conditional of the allocations, and the posterior of NUTS under the same prior."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DATA, each_family, random_case
@@ -125,3 +126,19 @@ def test_float32_stays_float32(key):
 def test_bad_arguments(settings, message, key):
     with pytest.raises(InputError, match=message):
         fit_gibbs(DATA["faithful"], 2, key=key, **settings)
+
+
+def test_a_uniform_number_of_zero_allocates_to_no_impossible_component():
+    joint = jnp.array([[-200.0], [0.0]], jnp.float32)
+    chosen, _ = allocate(joint, jnp.zeros(1, jnp.float32))
+    assert chosen[:, 0].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("fit", [fit_gibbs, fit_nuts, bayesgmm.fit_map])
+def test_fewer_rows_than_features_under_a_prior_that_bounds(fit, key):
+    """The likelihood has no maximum to start at; the posterior is proper."""
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    prior = conjugate_prior(x, 2, concentration=2.0)
+    few = {} if fit is bayesgmm.fit_map else {"num_warmup": 20, "num_draws": 20, "num_chains": 2}
+    found = fit(x, 2, prior=prior, key=key, on_failure="ignore", **few)
+    assert np.isfinite(found.log_likelihood)

@@ -121,6 +121,11 @@ def test_tree_depth(healthy, x):
     found = only(diagnose(with_stats(healthy, tree_depth=depth), x), "tree depth", "note")
     assert found.found.startswith("1 % of the draws reached the largest tree depth, 10")
     assert not diagnose(with_stats(healthy, tree_depth=np.minimum(depth, 9)), x)
+    shallow = dataclasses.replace(healthy, summary={**healthy.summary, "max_tree_depth": 2})
+    found = only(diagnose(with_stats(shallow, tree_depth=np.full(SHAPE, 2)), x), "tree depth", "note")
+    assert found.found.startswith("100 % of the draws reached the largest tree depth, 2")
+    deep = dataclasses.replace(healthy, summary={**healthy.summary, "max_tree_depth": 12})
+    assert not diagnose(with_stats(deep, tree_depth=depth), x)
 
 
 def test_e_bfmi_against_its_formula(healthy, x, rng):

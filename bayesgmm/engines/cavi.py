@@ -102,8 +102,7 @@ def fit_cavi(
     family = get_family(family)
     x = as_rows(x)
     num_components = whole_number("num_components", num_components)
-    num_restarts = whole_number("num_restarts", num_restarts)
-    max_steps = whole_number("max_steps", max_steps, 0)
+    check_settings(num_restarts=num_restarts, tol=tol, max_steps=max_steps, num_draws=num_draws)
     tol = finite_number("tol", tol, (), x.dtype)
     weights = as_row_weights(row_weights, x)
     enough_rows(x, num_components, family, weights, bounded=True)
@@ -114,10 +113,21 @@ def fit_cavi(
     prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
     if isinstance(start, str):
         start = get_start(start)
-    if num_draws != 0:
-        _check_num_draws(num_draws)
     settings = (num_restarts, max_steps, num_draws)
     return announce(_fit(x, weights, num_components, family, prior, key, start, tol, settings), on_failure)
+
+
+def check_settings(*, num_restarts: Any, tol: Any, max_steps: Any, num_draws: Any) -> None:
+    """Refuse settings of `fit_cavi` that cannot be run.
+
+    Raises:
+        InputError: naming the setting, its value and the cure.
+    """
+    whole_number("num_restarts", num_restarts)
+    finite_number("tol", tol)
+    whole_number("max_steps", max_steps, 0)
+    if num_draws != 0:
+        _check_num_draws(num_draws)
 
 
 @matching_precision
@@ -149,10 +159,12 @@ def _fit(
     state = devices.off_mesh(state)
     approximation, (x, weights) = state.approximation, jax.tree.map(jnp.asarray, whole)
     if not prior.stick_breaking:  # whose components are no longer the same in another order
-        order = jnp.lexsort(approximation.mean.T[::-1])
-        if isinstance(start, Mixture):
+        order = None  # of a start of one's own the labels are kept: steps renumber nothing
+        if isinstance(start, Start):
+            order = jnp.lexsort(approximation.mean.T[::-1])
+        elif isinstance(start, Mixture):
             order = match_labels(mean_mixture_of(approximation), start)
-        if not isinstance(start, ConjugateDistribution):
+        if order is not None:
             approximation = _permute(approximation, jnp.asarray(order))
     point = mean_mixture_of(approximation)
     fit = Fit(
@@ -217,7 +229,7 @@ def _with_draws(fit: Fit, x: Any, weights: Any, prior: ConjugatePrior, num_draws
         num_steps=int(fit.num_steps),
         trace=jnp.asarray(fit.trace),
         sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
-        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": fit.summary["elbo"]},
+        summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": fit.summary["elbo"]},
         approximation=fit.approximation,
     )
     return dataclasses.replace(drawn, log_likelihood=log_likelihood(drawn.mixture, x, weights))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from bayesgmm.checks import whole_number
+from bayesgmm.checks import shown, whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.progress import Progress
 from bayesgmm.storage import written_whole
@@ -164,20 +164,20 @@ def run_chains(
             done += count
             whole = (state, len(kept), done)
             progress.tell(done, total, "" if tell is None else tell(structure.unflatten(leaves)))
-            if checkpoint is not None and time.monotonic() - saved > checkpoint.seconds:
+            if checkpoint is not None and done < total and time.monotonic() - saved > checkpoint.seconds:
                 checkpoint.save(state, kept, done)
                 saved = time.monotonic()
     except KeyboardInterrupt:
         state, num_kept, done = whole
-        kept = kept[:num_kept]
-        if checkpoint is not None and done:
+        kept, interrupted = kept[:num_kept], done < total  # at the very end nothing is missing
+        if checkpoint is not None and interrupted and done:
             checkpoint.save(state, kept, done)
-        if structure is None or not kept or sum(part[0].shape[1] for part in kept) < fewest_draws(len(kept[0][0])):
+        if not kept or sum(part[0].shape[1] for part in kept) < fewest_draws(len(kept[0][0])):
             raise
-        interrupted = True
     if checkpoint is not None and not interrupted:
         checkpoint.remove()
-    assert structure is not None
+    if structure is None:  # all draws were found on file
+        structure = jax.tree.structure(jax.eval_shape(lambda state: advance(state, 0, 1)[1], state))
     draws = structure.unflatten(np.concatenate(parts, 1) for parts in zip(*kept, strict=True))
     return Drawn(draws, interrupted, done)
 
@@ -233,8 +233,19 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
+def check_checkpoint(checkpoint: Any) -> None:
+    """Refuse what is no place to save a run.
+
+    Raises:
+        InputError: for anything but a path, True and False.
+    """
+    if not isinstance(checkpoint, str | Path | bool):
+        raise InputError(f"checkpoint={shown(checkpoint)} must be the path of a file, True or False")
+
+
 def checkpoint_of(checkpoint: str | Path | bool, identity: Any) -> Checkpoint | None:
     """Where a run is saved: a path that was given, or a file in the user's cache folder named by its identity."""
+    check_checkpoint(checkpoint)
     if checkpoint is False:
         return None
     if checkpoint is True:

@@ -108,7 +108,8 @@ class CoordinateAscent(NamedTuple):
         resolution = float(jnp.finfo(elbo.dtype).eps) * jnp.maximum(1.0, jnp.abs(elbo) / problem.total_weight)
         settled = jnp.abs(change) < jnp.where(problem.tol > 0, jnp.maximum(problem.tol, 2.0 * resolution), 0.0)
         usable = jnp.isfinite(elbo)
-        fallen = usable & (change < -1e3 * resolution)
+        # The first bound is that of the allocations under the start, which may be too narrow for an exact one.
+        fallen = usable & (change < -1e3 * resolution) & (state.num_steps > 0)
         result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, _RUNNING))
         result = jnp.where(usable, result, ResultCode.nonfinite).astype(jnp.int32)
         kept = running & usable & ~fallen

@@ -14,6 +14,7 @@ from bayesgmm.likelihood import log_likelihood
 from bayesgmm.mixture import Mixture, factor_of_covariances
 from bayesgmm.results import Fit, ResultCode
 
+_ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
 MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five
 
 
@@ -69,17 +70,24 @@ def mean_mixture(draws: Mixture) -> Mixture:
     )
 
 
-def pareto_khat(log_weights: np.ndarray) -> float:
-    """Pareto shape of importance weights from the approximation to the posterior; below 0.7 it can be trusted.
+def pareto_khat(log_p: np.ndarray, log_q: np.ndarray) -> float:
+    """Pareto shape of importance weights from the approximation q to the posterior p; below 0.7 it can be trusted.
 
-    Weights that are all the same, because the approximation is exact, have no tail: 0.
+    Weights that are all the same, because the approximation is exact, have no tail: 0. Where they differ by little more
+    than the rounding of log p, as in float32 of many rows, there is nothing to be told: NaN.
 
     Source: Yao et al. (2018), Yes, but did it work?, section 3; Vehtari et al. (2024) for the smoothing, by ArviZ.
     """
     from arviz_stats.base.array import array_stats
 
+    log_weights = np.asarray(log_p, np.float64) - np.asarray(log_q, np.float64)
     if not np.isfinite(log_weights).all():
         return float("inf")
+    if (
+        np.dtype(log_p.dtype) == np.float32
+        and log_weights.std() <= _ROUNDINGS * np.finfo(np.float32).eps * np.abs(log_p).max()
+    ):
+        return float("nan")
     if np.ptp(log_weights) <= 1e-9 * max(1.0, np.abs(log_weights).max()):
         return 0.0
     # ArviZ takes log-likelihoods, whose negatives are the log-weights of leave-one-out.

@@ -23,6 +23,7 @@ from bayesgmm.conjugate_distribution import log_prob_of_mixture, sample_mixture,
 from bayesgmm.engines.chains import (
     Checkpoint,
     check_chain_method,
+    check_checkpoint,
     check_counts,
     checkpoint_of,
     over_chains,
@@ -35,7 +36,7 @@ from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture, joint_of_rows
 from bayesgmm.moments import centred_block, expected_moments, weighted_sums
 from bayesgmm.precision import matching_precision
-from bayesgmm.progress import Listener, Progress
+from bayesgmm.progress import Listener, Progress, check_progress
 from bayesgmm.relabelling import relabel_draws
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.statistics import Moments
@@ -94,8 +95,15 @@ def fit_gibbs(
     family = get_family(family)
     x = as_rows(x)
     num_components = whole_number("num_components", num_components)
-    check_counts(num_chains, num_warmup, num_draws)
-    whole_number("num_starts", num_starts)
+    check_settings(
+        num_chains=num_chains,
+        num_warmup=num_warmup,
+        num_draws=num_draws,
+        num_starts=num_starts,
+        chain_method=chain_method,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     chain_method = check_chain_method(chain_method, num_chains)
     enough_rows(x, num_components, family, bounded=True)
     key = as_key(key)
@@ -103,7 +111,7 @@ def fit_gibbs(
         prior = conjugate_prior(x, num_components, family)
     prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
     if start is None:
-        starts = em_ends(x, num_components, family, num_starts, key=key)
+        starts = em_ends(x, num_components, family, num_starts, key=key, prior=prior)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
@@ -112,6 +120,28 @@ def fit_gibbs(
     with Progress(f"gibbs, k = {num_components}", progress) as shown:
         fit = _fit(x, family, prior, starts, key, counts, chain_method, shown, saved)
     return announce(fit, on_failure)
+
+
+def check_settings(
+    *,
+    num_chains: Any,
+    num_warmup: Any,
+    num_draws: Any,
+    num_starts: Any,
+    chain_method: Any,
+    progress: Any,
+    checkpoint: Any,
+) -> None:
+    """Refuse settings of `fit_gibbs` that cannot be run.
+
+    Raises:
+        InputError: naming the setting, its value and the cure.
+    """
+    check_counts(num_chains, num_warmup, num_draws)
+    whole_number("num_starts", num_starts)
+    check_chain_method(chain_method, num_chains)
+    check_progress(progress)
+    check_checkpoint(checkpoint)
 
 
 @matching_precision
@@ -231,6 +261,6 @@ def allocate(joint: Float[Array, "k n"], uniform: Float[Array, " n"]) -> tuple[B
     """Components drawn by inversion, as indicators, and the marginal log-density of every row."""
     largest = joint.max(0)
     cumulative = jnp.cumsum(jnp.exp(joint - largest[None]), 0)
-    reached = cumulative >= (uniform * cumulative[-1])[None]
+    reached = cumulative > (uniform * cumulative[-1])[None]  # also at 0, where none of no probability is reached
     earlier = jnp.concatenate([jnp.zeros_like(reached[:1]), reached[:-1]])
     return reached & ~earlier, largest + jnp.log(cumulative[-1])

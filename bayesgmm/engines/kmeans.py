@@ -103,8 +103,8 @@ def fit_kmeans(
     x, key = np.asarray(as_rows(x)), as_key(key)
     enough_rows(x, num_components, get_family("spherical"), row_weights)
     weights = None if row_weights is None else np.asarray(as_row_weights(row_weights, x))
-    num_restarts, max_steps = whole_number("num_restarts", num_restarts), whole_number("max_steps", max_steps)
-    scale = x.std(0) if truth_value("standardise", standardise) else np.ones(x.shape[1], x.dtype)
+    check_settings(num_restarts=num_restarts, max_steps=max_steps, tol=tol, standardise=standardise)
+    scale = x.std(0) if standardise else np.ones(x.shape[1], x.dtype)
 
     from sklearn.cluster import KMeans  # on first use: it takes a second to import
 
@@ -112,7 +112,7 @@ def fit_kmeans(
         int(num_components),
         n_init=num_restarts,  # pyright: ignore[reportArgumentType]
         max_iter=max_steps,
-        tol=float(finite_number("tol", tol)),
+        tol=float(tol),
         random_state=int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max)),
     ).fit(x / scale, sample_weight=weights)
     assert found.labels_ is not None
@@ -125,6 +125,18 @@ def fit_kmeans(
         num_steps=int(found.n_iter_),
         code=ResultCode.successful if found.n_iter_ < max_steps else ResultCode.max_steps_reached,
     )
+
+
+def check_settings(*, num_restarts: Any, max_steps: Any, tol: Any, standardise: Any) -> None:
+    """Refuse settings of `fit_kmeans` that cannot be run.
+
+    Raises:
+        InputError: naming the setting, its value and the cure.
+    """
+    whole_number("num_restarts", num_restarts)
+    whole_number("max_steps", max_steps)
+    finite_number("tol", tol)
+    truth_value("standardise", standardise)
 
 
 def inertia_of(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], column_scale: Any = 1.0) -> float:

@@ -87,21 +87,31 @@ def fit_map(
         InputError: for arguments that cannot be fitted, a prior without a mode among them, before anything is compiled.
     """
     check_on_failure(on_failure)
-    max_steps, num_starts = whole_number("max_steps", max_steps), whole_number("num_starts", num_starts)
-    if gtol is not None and not finite_number("gtol", gtol) > 0:
-        raise InputError(f"gtol={gtol} must be greater than 0")
+    check_settings(num_starts=num_starts, gtol=gtol, max_steps=max_steps)
     if isinstance(prior, AnyPrior):
         check_has_mode(prior)
     x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
     if start is None:
         # Single runs end in more places than the best of several do.
-        starts = em_ends(x, num_components, family, 1, key=key)
+        starts = em_ends(x, num_components, family, 1, key=key, prior=prior)
         if num_starts > 1:
             single = jax.random.fold_in(key, 1)
-            starts += em_ends(x, num_components, family, num_starts - 1, key=single, num_restarts=1)
+            starts += em_ends(x, num_components, family, num_starts - 1, key=single, prior=prior, num_restarts=1)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     return announce(_fit(x, num_components, family, prior, starts, gtol, max_steps), on_failure)
+
+
+def check_settings(*, num_starts: Any, gtol: Any, max_steps: Any) -> None:
+    """Refuse settings of `fit_map` that cannot be run.
+
+    Raises:
+        InputError: naming the setting, its value and the cure.
+    """
+    whole_number("max_steps", max_steps)
+    whole_number("num_starts", num_starts)
+    if gtol is not None and not finite_number("gtol", gtol) > 0:
+        raise InputError(f"gtol={gtol} must be greater than 0")
 
 
 @dataclass(frozen=True)

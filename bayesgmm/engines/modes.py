@@ -1,11 +1,14 @@
 """Where the likelihood has its best maxima: the ends of several fits by EM, as starts of Bayesian engines."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from bayesgmm.checks import shown
+from bayesgmm.checks import has_enough_rows, shown
+from bayesgmm.conjugate import ConjugatePrior
 from bayesgmm.engines.em import fit_em
 from bayesgmm.errors import InputError
 from bayesgmm.families import Family
@@ -15,11 +18,17 @@ NUM_STARTS = 4
 """Fits by EM whose ends samplers start around, unless told otherwise."""
 
 
-def em_ends(x: Any, num_components: int, family: Family, num_starts: int, *, key: Any, **options: Any) -> list[Mixture]:
+def em_ends(
+    x: Any, num_components: int, family: Family, num_starts: int, *, key: Any, prior: Any = None, **options: Any
+) -> list[Mixture]:
     """Ends of so many fits by EM, each the best of its restarts, highest log-likelihood first.
 
-    One program fits them all; ends may be the same. `options` are further arguments of `fit_em`.
+    One program fits them all; ends may be the same. Of rows so few that their likelihood has no maximum it is the
+    posterior under a conjugate `prior` that is climbed. `options` are further arguments of `fit_em`.
     """
+    if isinstance(prior, ConjugatePrior) and not has_enough_rows(x, num_components, family):
+        # Its mode needs concentrations of at least 1; for a start these will do.
+        options["prior"] = dataclasses.replace(prior, concentration=np.maximum(prior.concentration, 1.0))
     keys = [key, *jax.random.split(jax.random.fold_in(key, 1), num_starts)[1:]]
     options = {"family": family, **options, "on_failure": "ignore"}
     fits = [fit_em(x, num_components, key=each, **options) for each in keys]

@@ -27,6 +27,7 @@ from bayesgmm.engines import space, warm_start
 from bayesgmm.engines.chains import (
     Checkpoint,
     check_chain_method,
+    check_checkpoint,
     check_counts,
     checkpoint_of,
     over_chains,
@@ -43,12 +44,12 @@ from bayesgmm.likelihood import prepare_rows
 from bayesgmm.mixture import Mixture
 from bayesgmm.moments import Prepared
 from bayesgmm.precision import matching_precision
-from bayesgmm.progress import Listener, Progress
+from bayesgmm.progress import Listener, Progress, check_progress
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 _ROOM = 250  # steps that a stretch may have
 _ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell more of the posterior's shape
-_MODES_WITHIN = 7.0  # of the lowest potential energy: lesser modes hold less than a thousandth of its mass
+_MODES_WITHIN = 7.0  # of the largest logarithmic mass: lesser modes hold less than a thousandth of it
 
 
 def fit_nuts(
@@ -101,24 +102,30 @@ def fit_nuts(
         A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` holds the worst R-hat
         (`r_hat`, and that of what has no labels, `r_hat_invariant`), the smallest effective sample sizes (`ess_bulk`,
         `ess_tail`), the number of divergences, how many draws were relabelled (`num_permuted`) and around how many
-        modes chains started (`num_modes`). The log posterior density `lp` in its `sample_stats` is that of the
-        unconstrained coordinates, up to the evidence: not that of `fit_gibbs`.
+        modes chains started (`num_modes`), and `max_tree_depth`. The log posterior density `lp` in its `sample_stats`
+        is that of the unconstrained coordinates, up to the evidence: not that of `fit_gibbs`.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
-    check_counts(num_chains, num_warmup, num_draws)
-    whole_number("num_starts", num_starts)
-    whole_number("max_tree_depth", max_tree_depth)
-    if not 0 < finite_number("target_accept", target_accept) < 1:
-        raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
-    finite_number("jitter", jitter)
-    chain_method = check_chain_method(chain_method, num_chains)
     check_on_failure(on_failure)
+    check_settings(
+        num_chains=num_chains,
+        num_warmup=num_warmup,
+        num_draws=num_draws,
+        target_accept=target_accept,
+        jitter=jitter,
+        num_starts=num_starts,
+        max_tree_depth=max_tree_depth,
+        chain_method=chain_method,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    chain_method = check_chain_method(chain_method, num_chains)
     x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
     if start is None:
-        starts = em_ends(x, num_components, family, num_starts, key=key)
+        starts = em_ends(x, num_components, family, num_starts, key=key, prior=prior)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
@@ -128,6 +135,35 @@ def fit_nuts(
     with Progress(f"nuts, k = {num_components}", progress) as shown:
         fit = _fit(x, num_components, family, prior, starts, key, counts, settings, shown, saved)
     return announce(fit, on_failure)
+
+
+def check_settings(
+    *,
+    num_chains: Any,
+    num_warmup: Any,
+    num_draws: Any,
+    target_accept: Any,
+    jitter: Any,
+    num_starts: Any,
+    max_tree_depth: Any,
+    chain_method: Any,
+    progress: Any,
+    checkpoint: Any,
+) -> None:
+    """Refuse settings of `fit_nuts` that cannot be run.
+
+    Raises:
+        InputError: naming the setting, its value and the cure.
+    """
+    check_counts(num_chains, num_warmup, num_draws)
+    whole_number("num_starts", num_starts)
+    whole_number("max_tree_depth", max_tree_depth)
+    if not 0 < finite_number("target_accept", target_accept) < 1:
+        raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
+    finite_number("jitter", jitter)
+    check_chain_method(chain_method, num_chains)
+    check_progress(progress)
+    check_checkpoint(checkpoint)
 
 
 @matching_precision
@@ -215,7 +251,7 @@ def _fit(
         num_steps=found.num_steps,
         trace=jnp.asarray(stats["lp"]),
         sample_stats=stats,
-        summary={"num_modes": len(modes)},
+        summary={"num_modes": min(len(modes), num_chains), "max_tree_depth": max_tree_depth},
     )
     return judged(fit, x)
 

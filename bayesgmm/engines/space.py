@@ -82,7 +82,8 @@ def prepare_problem(
     """
     family = get_family(family)
     x = as_rows(x)
-    enough_rows(x, num_components, family)
+    # A conjugate prior bounds the likelihood; the others do not where rows are fewer than features.
+    enough_rows(x, num_components, family, bounded=isinstance(prior, ConjugatePrior))
     as_key(key)
     prior = default_prior(x, num_components) if prior is None else prior
     if isinstance(prior, ConjugatePrior):

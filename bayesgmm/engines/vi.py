@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro.handlers import seed
-from numpyro.infer import ELBO, SVI
-from numpyro.infer.util import get_importance_trace
+from numpyro.infer import SVI
 from numpyro.optim import Adam
 
-from bayesgmm.checks import whole_number
+from bayesgmm.checks import as_rows, whole_number
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines import space
-from bayesgmm.engines.chains import Checkpoint, checkpoint_of
+from bayesgmm.engines.chains import Checkpoint, check_checkpoint, checkpoint_of
 from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
+from bayesgmm.engines.elbo import Elbo, look, one_by_one
 from bayesgmm.engines.guides import (
     Neighbourhood,
     Units,
@@ -45,7 +45,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.families import Family, get_family
 from bayesgmm.mixture import Mixture
 from bayesgmm.precision import matching_precision
-from bayesgmm.progress import Listener, Progress
+from bayesgmm.progress import Listener, Progress, check_progress
 from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
 
 _AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; more are worked out one particle after another
@@ -106,17 +106,20 @@ def fit_vi(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
-    check_guide(guide, rank)
-    for name, value in {"num_particles": num_particles, "window": window}.items():
-        whole_number(name, value)
-    whole_number("num_draws", num_draws, MIN_DRAWS)
-    if whole_number("max_steps", max_steps) < 2 * window:
-        raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
-    if batch_size is not None:
-        whole_number("batch_size", batch_size)
     check_on_failure(on_failure)
+    check_settings(
+        guide=guide,
+        rank=rank,
+        batch_size=batch_size,
+        num_draws=num_draws,
+        num_particles=num_particles,
+        window=window,
+        max_steps=max_steps,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     if not isinstance(guide, str):
-        record = get_family(family)
+        record, x = get_family(family), as_rows(x)
         some_start = any_mixture(num_components, np.shape(x)[-1], record) if start is None else start
         checked = space.prepare(x, num_components, record, prior, some_start, key)
         check_sites(guide, checked[0], num_components, *checked[1:3])
@@ -132,6 +135,35 @@ def fit_vi(
     with Progress(f"{what}, k = {num_components}", progress) as shown:
         fit = _fit(x, num_components, family, prior, start, key, settings, shown, saved)
     return announce(fit, on_failure)
+
+
+def check_settings(
+    *,
+    guide: Any,
+    rank: Any,
+    batch_size: Any,
+    num_draws: Any,
+    num_particles: Any,
+    window: Any,
+    max_steps: Any,
+    progress: Any,
+    checkpoint: Any,
+) -> None:
+    """Refuse settings of `fit_vi` that cannot be run.
+
+    Raises:
+        InputError: naming the setting, its value and the cure.
+    """
+    check_guide(guide, rank)
+    for name, value in {"num_particles": num_particles, "window": window}.items():
+        whole_number(name, value)
+    whole_number("num_draws", num_draws, MIN_DRAWS)
+    if whole_number("max_steps", max_steps) < 2 * window:
+        raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
+    if batch_size is not None:
+        whole_number("batch_size", batch_size)
+    check_progress(progress)
+    check_checkpoint(checkpoint)
 
 
 class _Settings(NamedTuple):
@@ -191,7 +223,7 @@ def _fit(
         num_steps=len(schedule.trace),
         trace=jnp.asarray(schedule.trace, x.dtype),
         sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
-        summary={"khat": pareto_khat(np.asarray(log_p - log_q)), "elbo": float(schedule.last.mean())},
+        summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": float(schedule.last.mean())},
     )
 
 
@@ -217,16 +249,19 @@ def _ascend(
             whole = (state, schedule.trace)
             remark = f"ELBO {schedule.last.mean():.2f}, step size {step_size:g}"
             progress.tell(len(schedule.trace), max_steps, remark)
-            if checkpoint is not None and time.monotonic() - saved > checkpoint.seconds:
+            going_on = schedule.step_size is not None
+            if checkpoint is not None and going_on and time.monotonic() - saved > checkpoint.seconds:
                 checkpoint.save(state, [[schedule.trace[None]]], len(schedule.trace))
                 saved = time.monotonic()
     except KeyboardInterrupt:
         state, trace = whole
-        if checkpoint is not None and len(trace):
+        going_on = schedule.step_size is not None or len(trace) < len(schedule.trace)
+        if checkpoint is not None and going_on and len(trace):
             checkpoint.save(state, [[trace[None]]], len(trace))
         if mean is None:
             raise
-        return mean, True
+        if going_on:  # else nothing is missing
+            return mean, True
     if checkpoint is not None:
         checkpoint.remove()
     return mean, False
@@ -237,7 +272,7 @@ class _Machine:
 
     def __init__(self, guide: Any, rank: int | None, num_particles: int, by_particle: bool, _kind: Any) -> None:
         self._guide = guide, rank
-        self._loss = Elbo(num_particles, _one_by_one if by_particle else True)
+        self._loss = Elbo(num_particles, one_by_one if by_particle else True)
         self._approximation = approximation_by(guide, rank)
         self._constrain: Any = None
         self.begin = jax.jit(self._begin, static_argnums=(2, 3))
@@ -310,9 +345,9 @@ class _Machine:
         """Draws of the standardised model's sites, and their log-densities under the posterior and the guide."""
         model, guide = self._approximation
 
-        def look(key: Array) -> tuple[space.Sites, Array, Array]:
+        def one(key: Array) -> tuple[space.Sites, Array, Array]:
             arguments = (x, num_components, family, prior, units)
-            values, log_p, log_q = _look(key, model, guide, arguments, {}, parameters)
+            values, log_p, log_q = look(key, model, guide, arguments, {}, parameters)
             return _standardised(values, prior), log_p, log_q
 
         num_batches = -(-num_draws // max(1, _DRAWS_AT_ONCE // (x.shape[0] * num_components)))
@@ -320,49 +355,11 @@ class _Machine:
         keys = jax.random.split(key, num_draws)
         # The last batch is filled up with draws that others have too.
         batches = keys[np.arange(num_batches * size).reshape(num_batches, size) % num_draws]
-        found = jax.lax.map(jax.vmap(look), batches)
+        found = jax.lax.map(jax.vmap(one), batches)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_draws], found)
 
 
 _machine = functools.lru_cache(maxsize=16)(_Machine)
-
-
-class Elbo(ELBO):
-    """What NumPyro's `Trace_ELBO` is, added up in the order in which sites occur.
-
-    NumPyro's order is that of a set of strings, which differs from process to process: so would the last digits, and
-    the program, which then could not be taken from JAX's cache on disk.
-    """
-
-    def loss_with_mutable_state(
-        self, rng_key: Array, param_map: dict[str, Any], model: Any, guide: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Minus the mean of log p - log q over particles."""
-
-        def of_particle(key: Array) -> Array:
-            _, log_p, log_q = _look(key, model, guide, args, kwargs, param_map)
-            return log_p - log_q
-
-        over = self.vectorize_particles_fn(of_particle, jax.random.split(rng_key, self.num_particles))
-        return {"loss": -over.mean(), "mutable_state": None}
-
-
-def _look(
-    key: Array, model: Any, guide: Any, arguments: tuple[Any, ...], named: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[dict[str, Array], Array, Array]:
-    """A draw from the guide: the values of the model's sites there, and its log-densities under model and guide."""
-    model_key, guide_key = jax.random.split(key)
-    traces = get_importance_trace(seed(model, model_key), seed(guide, guide_key), arguments, named, parameters)
-    log_p, log_q = (
-        jnp.stack([site["log_prob"].sum() for site in trace.values() if site["type"] == "sample"]).sum()
-        for trace in traces
-    )
-    return {name: site["value"] for name, site in traces[0].items()}, log_p, log_q
-
-
-def _one_by_one(function: Callable[[Array], Any], keys: Array) -> Any:
-    """Over particles one after the other, whose responsibilities are worked out again for the gradient, not kept."""
-    return jax.lax.map(jax.checkpoint(function), keys)
 
 
 def _standardised(values: dict[str, Array], prior: AnyPrior) -> space.Sites:

@@ -42,6 +42,13 @@ class NormalApproximation(NamedTuple):
     energy: float
 
     @property
+    def log_mass(self) -> float:
+        """Logarithm of the posterior mass around the mode, by Laplace, up to what all modes share."""
+        root = self.root
+        volume = np.log(np.abs(root)).sum() if root.ndim == 1 else np.linalg.slogdet(root)[1]
+        return float(volume - self.energy)
+
+    @property
     def covariance(self) -> np.ndarray:
         """Covariance (p, p), or its diagonal (p)."""
         return np.square(self.root) if self.root.ndim == 1 else self.root @ self.root.T
@@ -83,13 +90,14 @@ def approximate(
 
 
 def distinct(approximations: Sequence[NormalApproximation], within: float) -> list[NormalApproximation]:
-    """Those at different heights, lowest potential energy first, of energy within so much of the lowest.
+    """Those at different heights, largest mass first, of logarithmic mass within so much of the largest.
 
     A mode of which the components are numbered otherwise has the same energy, and is the same.
     """
     found: list[NormalApproximation] = []
-    for one in sorted(approximations, key=lambda one: one.energy):
-        if not np.isfinite(one.energy) or (found and one.energy > found[0].energy + within):
+    usable = [one for one in approximations if np.isfinite(one.energy) and np.isfinite(one.log_mass)]
+    for one in sorted(usable, key=lambda one: -one.log_mass):
+        if found and one.log_mass < found[0].log_mass - within:
             continue
         if all(abs(one.energy - other.energy) > 1e-2 for other in found):
             found.append(one)
