@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bayesgmm.engines.ascent import run_em
 from bayesgmm.families import Family
 from bayesgmm.mixture import Mixture
-from bayesgmm.precision import RandomKey
+from bayesgmm.precision import RandomKey, is_traced
 from bayesgmm.results import ResultCode
 
 MAX_STEPS = 1000
@@ -94,9 +94,14 @@ def bootstrap_weights(row_weights: Float[Array, " n"], num_rows: int) -> Callabl
 
 def dirichlet_weights(row_weights: Float[Array, " n"]) -> Callable[[RandomKey], Float[Array, " n"]]:
     """Dirichlet weights of the rows times their total: the Bayesian bootstrap (Rubin 1981)."""
+    # Gamma variables of shape one are exponential, and so come ten times faster.
+    plain = not is_traced(row_weights) and bool((np.asarray(row_weights) == 1.0).all())
 
     def weights_of(key: RandomKey) -> Float[Array, " n"]:
-        drawn = jnp.where(row_weights > 0, jax.random.gamma(key, row_weights, dtype=row_weights.dtype), 0.0)
+        if plain:
+            drawn = jax.random.exponential(key, row_weights.shape, row_weights.dtype)
+        else:
+            drawn = jnp.where(row_weights > 0, jax.random.gamma(key, row_weights, dtype=row_weights.dtype), 0.0)
         return drawn * (row_weights.sum() / drawn.sum())
 
     return weights_of

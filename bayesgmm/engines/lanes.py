@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from bayesgmm.precision import AnyArray
+
 _MAX_LANES = 32
 
 
@@ -93,7 +95,7 @@ def _queue(
         )
 
     @jax.custom_batching.custom_vmap
-    def run(leaves: list[Array], num_tasks: Array) -> Any:
+    def run(leaves: list[AnyArray], num_tasks: AnyArray) -> Any:
         axes = structure.unflatten(None if place is None else 0 for place in places)
         one = jax.eval_shape(lambda leaves: load(leaves, jnp.asarray(0)), leaves)
         if program.cost(one) >= program.large:
@@ -102,7 +104,7 @@ def _queue(
         return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, group, num_lanes, num_tasks)
 
     @run.def_vmap
-    def run_batch(outer: int, batched: list[Any], leaves: list[Array], num_tasks: Array) -> tuple[Any, Any]:
+    def run_batch(outer: int, batched: list[Any], leaves: list[AnyArray], num_tasks: AnyArray) -> tuple[Any, Any]:
         more, more_places = [], []
         for leaf, place, vary in zip(leaves, places, batched[0], strict=True):
             if vary and place is not None:
