@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NUM_PRIOR_DRAWS = 1000
 _FEWEST_DRAWS = 25  # for the tail of the importance weights
+_MAX_POINTWISE = 2**27  # log-likelihoods of rows by draw, 1 GB
 _MAX_PREDICTIVE = 2_000_000  # numbers kept in the posterior_predictive group, 16 MB
 
 
@@ -44,6 +45,9 @@ def to_datatree(
 
     Under hierarchical scales `posterior` and `prior` have the rates `scale_rate` too, drawn given the scales.
 
+    Of so many rows and draws that their log-likelihoods would take more than 1 GB only every second, third or so draw
+    is in the tree, in all groups; which, its attribute `every` says.
+
     Raises:
         InputError: for a prior of another number of components or another family, for names that are not one for each
             column, and for a fit by EM, which has no posterior.
@@ -58,6 +62,8 @@ def to_datatree(
         raise InputError(f"feature_names has {len(names)} names for {x.shape[1]} columns; give one each")
     family = get_family(fit.family)
     draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], fit.mixture) if fit.draws is None else fit.draws
+    thin = max(1, -(-int(np.prod(draws.draw_shape)) * len(x) // _MAX_POINTWISE))
+    draws = draws[:, ::thin]
     prior_key, predictive_key = jax.random.split(key)
     from_prior = prior_draws(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
     rates: list[Any] = [None, None]
@@ -76,7 +82,7 @@ def to_datatree(
         "observed_data": {"x": x},
     }
     if fit.sample_stats:
-        groups["sample_stats"] = {name: np.asarray(value) for name, value in fit.sample_stats.items()}
+        groups["sample_stats"] = {name: np.asarray(value)[:, ::thin] for name, value in fit.sample_stats.items()}
     dims: dict[str, list[str]] = {
         "weights": ["cluster"],
         "means": ["cluster", "feature"],
@@ -107,6 +113,7 @@ def to_datatree(
         "family": fit.family,
         "num_components": fit.mixture.num_components,
         "result": fit.code.name,
+        "every": thin,
         "inference_library": "bayesgmm",
     }
     return tree

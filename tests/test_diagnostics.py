@@ -218,3 +218,17 @@ def test_em_has_no_tree(key):
     fit = bayesgmm.fit_em(x, 2, key=key)
     with pytest.raises(ValueError, match="fit is by EM, which has no posterior"):
         bayesgmm.to_datatree(fit, x, prior=bayesgmm.default_prior(x, 2), key=key)
+
+
+def test_of_many_rows_and_draws_some_are_kept_in_all_groups(fits, monkeypatch, key):
+    from bayesgmm import diagnostics
+
+    x, fit = DATA["faithful"], fits["nuts"]
+    num_chains, num_draws = fit.draws.draw_shape
+    monkeypatch.setattr(diagnostics, "_MAX_POINTWISE", -(-len(x) * num_chains * num_draws // 3))
+    tree = bayesgmm.to_datatree(fit, x, prior=bayesgmm.default_prior(x, 2), key=key)
+    assert tree.attrs["every"] == 3
+    for group in ("posterior", "log_likelihood", "log_prior", "sample_stats"):
+        assert tree[group].sizes["draw"] == -(-num_draws // 3)
+    np.testing.assert_array_equal(tree.posterior["weights"], np.asarray(fit.draws.weights)[:, ::3])
+    assert np.isfinite(bayesgmm.loo(tree).elpd)
