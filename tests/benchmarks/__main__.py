@@ -22,7 +22,7 @@ from tests.benchmarks.timing import machine  # noqa: E402
 
 SECTIONS = (
     *("iterations", "products", "memory", "fits", "batches", "gradients", "startup", "scaling"),
-    *("leapfrogs", "sampling", "cold", "variational", "gibbs"),
+    *("leapfrogs", "sampling", "cold", "variational", "gibbs", "errors"),
 )
 
 
