@@ -25,6 +25,8 @@ from bayesgmm.mixture import Mixture
 from bayesgmm.precision import AnyArray, RandomKey, matching_precision
 from bayesgmm.priors import Prior, check_prior
 
+_PRIORS_AT_ONCE = 4096  # draws whose log prior densities are worked out together
+
 
 def prior_draws(prior: Any, family: str | Family, num_components: Any, num_draws: Any, *, key: Any) -> Mixture:
     """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning.
@@ -134,4 +136,10 @@ def _log_prior(draws: Mixture, family: Family, prior: AnyPrior, scale_rates: Arr
             sites["scale_rate"] = rate
         return log_prior_of_sites(sites, mixture.num_components, family, prior)
 
-    return jax.vmap(jax.vmap(of_one))(draws, scale_rates)
+    # A few at a time: the compiler works out what is the same for every draw for as many draws as there are at once.
+    shape, each = draws.draw_shape, (draws, scale_rates)
+    num_leading = len(shape)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[num_leading:]), each)
+    at_once = min(_PRIORS_AT_ONCE, len(flat[0].means))
+    found = jax.lax.map(lambda one: of_one(*one), flat, batch_size=at_once)
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
