@@ -243,7 +243,7 @@ def _given_start(
     if isinstance(start, Start):
         given = start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
     elif isinstance(start, ConjugateDistribution):
-        return expected_mixture(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), start))
+        return _expected(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), start))
     elif isinstance(start, Mixture | dict):
         given = mixture_from_start(start, x, num_components, weights, family, ridge)
     else:
@@ -251,6 +251,9 @@ def _given_start(
         shares = jnp.asarray(responsibilities_from_start(start, x, num_components, weights), x.dtype)
         return _expected_from_shares(jnp.asarray(x), shares, jnp.asarray(weights), prior, family=family)
     return jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
+
+
+_expected = jax.jit(expected_mixture)
 
 
 @functools.partial(jax.jit, static_argnames="family")
