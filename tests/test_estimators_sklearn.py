@@ -73,7 +73,10 @@ for _module, _functions in FUNCTIONS.items():
             globals()[f"{_module}__{_name}"] = _function
 
 
-@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+# Scikit-learn's own runs skip float32 too, unless they are asked for it.
+@pytest.fixture(
+    params=[pytest.param(np.float32, marks=pytest.mark.slow, id="float32"), pytest.param(np.float64, id="float64")]
+)
 def global_dtype(request):
     return request.param
 
