@@ -74,9 +74,10 @@ for _module, _functions in FUNCTIONS.items():
 
 
 # Scikit-learn's own runs skip float32 too, unless they are asked for it.
-@pytest.fixture(
-    params=[pytest.param(np.float32, marks=pytest.mark.slow, id="float32"), pytest.param(np.float64, id="float64")]
-)
+DTYPES = [pytest.param(np.float32, marks=pytest.mark.slow, id="float32"), pytest.param(np.float64, id="float64")]
+
+
+@pytest.fixture(params=DTYPES)
 def global_dtype(request):
     return request.param
 
