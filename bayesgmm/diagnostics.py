@@ -209,7 +209,8 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
             raise InputError(f"trees[{name!r}] is of other rows than the first; compare fits of the same rows")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # told by the column `warning`
-        table = arviz.compare({name: pointwise_loo(tree) for name, tree in trees.items()})
+        # As they are: rounded weights, as ArviZ gives by default, do not add up to 1.
+        table = arviz.compare({name: pointwise_loo(tree) for name, tree in trees.items()}, round_to="none")
     attributes = ("engine", "family", "num_components", "result")
     for attribute in attributes:
         table[attribute] = [trees[name].attrs[attribute] for name in table.index]

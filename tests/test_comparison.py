@@ -168,6 +168,8 @@ def test_all_engines_on_one_conjugate_prior(key):
     assert not any("of 600" in line for line in told)
     table = bayesgmm.compare_loo({name: tree for name, tree in found.trees.items() if name != "map"})
     assert set(table["engine"]) == {"vi", "cavi", "gibbs", "nuts"}
+    assert abs(table["weight"].sum() - 1) < 1e-6  # not rounded
+    assert (table["elpd"] % 0.1 > 1e-9).any()
 
 
 def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
