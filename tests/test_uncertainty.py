@@ -457,10 +457,10 @@ def test_errors_of_a_slow_fit_are_mclusts_once_stopped_as_early(key):
 # Coverage
 
 
-TRUTH = bayesgmm.Mixture.from_covariances(
-    np.array([0.4, 0.6]),
-    np.array([[0.0, 0.0], [4.0, 1.0]]),
-    np.array([[[1.0, 0.5], [0.5, 1.5]], [[2.0, -0.6], [-0.6, 1.0]]]),
+SPREAD = np.array([[[1.0, 0.5], [0.5, 1.5]], [[2.0, -0.6], [-0.6, 1.0]]])
+APART, OVERLAPPING = (
+    bayesgmm.Mixture.from_covariances(np.array([0.4, 0.6]), np.array([[0.0, 0.0], other]), SPREAD)
+    for other in ([6.0, 3.0], [4.0, 1.0])
 )
 
 
@@ -471,14 +471,14 @@ def free_quantities(quantities):
     return dict(zip(names, (weights[..., :1], means, scales, correlations[..., 0, 1]), strict=True))
 
 
-def simulated_fits(num_sets, num_rows, seed, draw=None, num_replicates=0):
+def simulated_fits(truth, num_sets, num_rows, seed, draw=None, num_replicates=0):
     """EM fits of simulated data sets, vmapped: quantities, standard errors, accelerations, quantities of replicates.
 
     Replicates are the fits to rows weighted by `draw(row weights)` of a key.
     """
     family = FAMILIES["full"]
     with jax.enable_x64(True):
-        start = jax.tree.map(jnp.asarray, TRUTH)
+        start = jax.tree.map(jnp.asarray, truth)
         ones, ridge, tol = jnp.ones(num_rows), jnp.zeros(2), jnp.asarray(1e-9)
 
         def fit(start, x, row_weights):
@@ -511,34 +511,36 @@ def simulated_fits(num_sets, num_rows, seed, draw=None, num_replicates=0):
     return estimates, by_name(errors), by_name(acceleration), refits
 
 
-def coverage(limits):
+def coverage(truth, limits):
     """Which limits (sets, ..., 2) by name hold the truth, (sets, parameters)."""
-    true = free_quantities(quantities_of(TRUTH))
+    true = free_quantities(quantities_of(truth))
     held = [(value[..., 0] <= true[name]) & (true[name] <= value[..., 1]) for name, value in limits.items()]
     return np.concatenate([part.reshape(len(part), -1) for part in held], axis=1)
 
 
-def coverage_of_theory(num_sets, num_rows, seed):
+def coverage_of_theory(truth, num_sets, num_rows, seed):
     """Of 95 % intervals by the observed information."""
-    estimates, errors, _, _ = simulated_fits(num_sets, num_rows, seed)
+    estimates, errors, _, _ = simulated_fits(truth, num_sets, num_rows, seed)
     estimates, errors = free_quantities(estimates), free_quantities(errors)
     return coverage(
-        {name: normal_interval(value, errors[name], 0.95, scale_of(name)) for name, value in estimates.items()}
+        truth, {name: normal_interval(value, errors[name], 0.95, scale_of(name)) for name, value in estimates.items()}
     )
 
 
 def test_intervals_cover_the_truth(seed):
-    held = coverage_of_theory(100, 500, seed)
-    # Parameters share data sets; if they were one parameter the binomial error would be this.
+    held = coverage_of_theory(APART, 100, 500, seed)
+    # The binomial error of one parameter; that of all together is smaller.
     error = math.sqrt(0.95 * 0.05 / len(held))
-    assert abs(held.mean() - 0.95) < 0.02 + 1.5 * error / math.sqrt(3)
+    assert abs(held.mean() - 0.95) < 0.02 + error
     assert (np.abs(held.mean(0) - 0.95) < 0.02 + 3 * error).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [500, 2000])
-def test_intervals_cover_93_to_97_percent(num_rows):
-    held = coverage_of_theory(400, num_rows, 0)
+@pytest.mark.parametrize("truth", [APART, OVERLAPPING], ids=["apart", "overlapping"])
+def test_intervals_cover_93_to_97_percent(truth, num_rows):
+    """Where clusters overlap, 500 rows are few: in 1500 sets 93.7 % were covered there, and 94.5 % with 2000 rows."""
+    held = coverage_of_theory(truth, 400, num_rows, 0)
     print(f"{held.mean():.4f}, {np.round(held.mean(0), 3)}")
     assert 0.93 <= held.mean() <= 0.97
     # A single parameter has a binomial error of 1.1 %.
@@ -552,7 +554,7 @@ def bootstrap_weights_of_all(row_weights):
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [bootstrap_weights_of_all, dirichlet_weights], ids=["bootstrap", "weighted"])
 def test_intervals_of_replicates_cover_93_to_97_percent(draw):
-    estimates, _, acceleration, refits = simulated_fits(400, 500, 0, draw, num_replicates=500)
+    estimates, _, acceleration, refits = simulated_fits(OVERLAPPING, 400, 500, 0, draw, num_replicates=500)
     estimates, acceleration, refits = (free_quantities(values) for values in (estimates, acceleration, refits))
     for kind in ("percentile", "bca"):
         limits = {}
@@ -562,7 +564,7 @@ def test_intervals_of_replicates_cover_93_to_97_percent(draw):
                 limits[name] = np.stack([percentile_interval(one, 0.95) for one in drawn])
             else:
                 limits[name] = np.stack([bca_interval(one, point, a, 0.95) for one, point, a in sets])
-        held = coverage(limits)
+        held = coverage(OVERLAPPING, limits)
         print(f"{kind}: {held.mean():.4f}, {np.round(held.mean(0), 3)}")
         assert 0.93 <= held.mean() <= 0.97
         assert (np.abs(held.mean(0) - 0.95) < 0.02 + 2 * math.sqrt(0.95 * 0.05 / 400)).all()
