@@ -96,6 +96,7 @@ ORDER = [
     "estimators.maximum_likelihood",
     "estimators.prior_arguments",
     "estimators.posterior",
+    "estimators.inference",
     "estimators.bayesian",
     "estimators",
     "parameter_table",

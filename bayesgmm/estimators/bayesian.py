@@ -1,12 +1,7 @@
 """`BayesianGaussianMixture`: five ways to a posterior behind scikit-learn's interface."""
 
-import dataclasses
 import functools
-import inspect
-import itertools
-import time
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -14,42 +9,23 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from bayesgmm.checks import shown
 from bayesgmm.conjugate import AnyPrior
 from bayesgmm.diagnostics import to_datatree
-from bayesgmm.engines.cavi import draw_from_approximation, fit_cavi
-from bayesgmm.engines.gibbs import fit_gibbs
-from bayesgmm.engines.map import fit_map
-from bayesgmm.engines.modes import NUM_STARTS, em_ends
-from bayesgmm.engines.nuts import fit_nuts
-from bayesgmm.engines.vi import fit_vi
+from bayesgmm.engines.cavi import draw_from_approximation
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import INIT_PARAMS, check_choice, generator_of, key_of
 from bayesgmm.estimators.base import MixtureEstimator
+from bayesgmm.estimators.inference import INFERENCE, best_ascent, bounds_of, engine_options, fit_by_engine
 from bayesgmm.estimators.posterior import predictive_log_prob, responsibilities, sample_predictive
 from bayesgmm.estimators.prior_arguments import NUMBERS, Numbers, prior_of, repeats
-from bayesgmm.estimators.rows import over_rows
-from bayesgmm.estimators.runs import tell_run
-from bayesgmm.estimators.starts import start_of_init
-from bayesgmm.estimators.words import (
-    NOT_CONVERGED,
-    ParameterError,
-    in_scikit_learns_words,
-    scikit_learns_words,
-)
+from bayesgmm.estimators.words import NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
 from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.results import Fit, ResultCode
-from bayesgmm.starts import start_from
+from bayesgmm.results import Fit
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-_ENGINES = {"map": fit_map, "vi": fit_vi, "gibbs": fit_gibbs, "nuts": fit_nuts}
-INFERENCE = ("cavi", *_ENGINES)
-_STARTS = {"cavi": 1, "map": 5, "vi": 1, "gibbs": NUM_STARTS, "nuts": NUM_STARTS}
 _NUM_DRAWS = 1000  # that the tree of a conjugate approximation has
-_OWN_ARGUMENTS = {"x", "num_components", "family", "prior", "key", "start", "num_starts", "on_failure", "progress"}
 _APPROXIMATION = ("weight_concentration_", "mean_precision_", "degrees_of_freedom_")
 
 
@@ -167,7 +143,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         family = self._family
         check_choice("inference", self.inference, INFERENCE)
         check_choice("init_params", self.init_params, INIT_PARAMS)
-        options = self._engine_options()
+        options = engine_options(self.inference, self.engine_options)
         if weights is not None and self.inference != "cavi":
             raise InputError(
                 f"inference={self.inference!r} takes no sample_weight; leave it out, or choose inference='cavi', or "
@@ -176,10 +152,11 @@ class BayesianGaussianMixture(MixtureEstimator):
         rng = generator_of(self.random_state)
         with scikit_learns_words():
             prior, numbers = prior_of(self, x, weights, family)
+            previous = self.fit_ if self._goes_on(x) else None
             if self.inference == "cavi":
-                fit = self._coordinate_ascent(x, weights, family, prior, rng)
+                fit = best_ascent(self, x, weights, family, prior, previous, rng)
             else:
-                fit = self._by_engine(x, family, prior, options, rng)
+                fit = fit_by_engine(self, x, family, prior, previous, options, rng)
         self._keep(fit, family, prior, numbers)
         self._rows = x, weights, options, key_of(rng)
         self.labels_ = self._probabilities(x).argmax(1)
@@ -221,23 +198,6 @@ class BayesianGaussianMixture(MixtureEstimator):
         state: Any = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_rows"}
 
-    def _engine_options(self) -> dict[str, Any]:
-        options = self.engine_options
-        if options is None:
-            return {}
-        if not isinstance(options, dict):
-            raise ParameterError(f"engine_options={shown(options)} must be a mapping of names to values")
-        if self.inference == "cavi":
-            known = {"num_draws"}
-        else:
-            known = set(inspect.signature(_ENGINES[self.inference]).parameters) - _OWN_ARGUMENTS
-        if unknown := [name for name in options if name not in known]:
-            raise ParameterError(
-                f"engine_options has {unknown[0]!r}, which inference={self.inference!r} does not take; choose from "
-                f"{', '.join(sorted(known))}"
-            )
-        return dict(options)
-
     def _goes_on(self, x: np.ndarray) -> bool:
         """Whether there is a fit to go on from.
 
@@ -255,102 +215,11 @@ class BayesianGaussianMixture(MixtureEstimator):
             )
         return True
 
-    def _num_starts(self) -> int:
-        return _STARTS[self.inference] if self.n_init == "auto" else int(self.n_init)
-
-    def _coordinate_ascent(
-        self, x: np.ndarray, weights: np.ndarray | None, family: Family, prior: Any, rng: np.random.RandomState
-    ) -> Fit:
-        """The best of the ascents. Scikit-learn counts the pass that evaluates a start as a step."""
-        if self.max_iter == 0:
-            raise ParameterError("max_iter=0 leaves the prior as it is; take at least 1 step")
-        total_weight = len(x) if weights is None else weights.sum()
-        problem = (x, self.n_components, weights, family, self.reg_covar)
-        previous = None
-        if self._goes_on(x) and self.fit_.approximation is not None:
-            starts, previous = [self.fit_.approximation], self.fit_
-        elif self._goes_on(x):
-            starts = [self.fit_.mixture]
-        else:
-            made = (start_of_init(self.init_params, {}, *problem, rng) for _ in range(self._num_starts()))
-            starts = (self._shares(start, x, weights, each) for start, each in made)
-        fits = []
-        for index, start in enumerate(starts):
-            begun = time.perf_counter()
-            fit = fit_cavi(
-                x,
-                self.n_components,
-                family=family,
-                prior=prior,
-                key=jax.random.key(0),  # nothing is drawn
-                start=start,
-                row_weights=weights,
-                tol=self.tol / total_weight,
-                max_steps=self.max_iter - 1,
-                num_draws=0,
-                on_failure="ignore",
-            )
-            fit = jax.tree.map(np.asarray, fit)
-            if previous is not None and abs(fit.trace[0] - previous.summary["elbo"]) < self.tol:
-                fit = dataclasses.replace(fit, result=np.int32(ResultCode.successful))
-            seconds = time.perf_counter() - begun
-            tell_run(index, _bounds(fit), bool(fit.successful), seconds, int(self.verbose), self.verbose_interval)
-            fits.append(fit)
-        return max(fits, key=lambda fit: float(fit.summary["elbo"]))
-
-    def _shares(self, start: Any, x: np.ndarray, weights: np.ndarray | None, key: jax.Array | None) -> np.ndarray:
-        """Responsibilities that the first numbers of the approximation are to have, as scikit-learn begins."""
-        if isinstance(start, str):
-            start = start_from(x, self.n_components, weights, self._family, self.reg_covar, start=start, key=key)
-        return over_rows(start.responsibilities, x, start.means.size) if isinstance(start, Mixture) else start
-
-    def _by_engine(
-        self, x: np.ndarray, family: Family, prior: AnyPrior, options: dict[str, Any], rng: np.random.RandomState
-    ) -> Fit:
-        """The fit by an engine that starts from fits by EM."""
-        key = key_of(rng)
-        if self._goes_on(x):
-            starts = [self.fit_.mixture]
-        else:
-            starts = em_ends(
-                x,
-                self.n_components,
-                family,
-                self._num_starts(),
-                key=key,
-                start=self.init_params,
-                tol=self.tol,
-                max_steps=self.max_iter,
-                reg_covar=self.reg_covar,
-            )
-        start = starts[0] if self.inference == "vi" else starts
-        told: dict[str, Any] = {}
-        if self.inference != "map" and self.verbose:
-            told["progress"] = _every(self.verbose_interval)
-        if self.verbose:
-            print(f"{self.inference}: {len(starts)} starts by EM")
-        begun = time.perf_counter()
-        fit = _ENGINES[self.inference](
-            x,
-            self.n_components,
-            family=family,
-            prior=prior,
-            key=key,
-            start=start,
-            on_failure="ignore",
-            **told,
-            **options,
-        )
-        if self.verbose:
-            lapse = f" in {time.perf_counter() - begun:.5f} s" if self.verbose > 1 else ""
-            print(f"{self.inference}: {fit.code.explanation}{lapse}")
-        return jax.tree.map(np.asarray, fit)
-
     def _keep(self, fit: Fit, family: Family, prior: AnyPrior, numbers: Numbers | None) -> None:
         self.__dict__.pop("datatree_", None)
         self.fit_, self.prior_ = fit, prior
         self._set_mixture(fit.mixture, family)
-        bounds = _bounds(fit)
+        bounds = bounds_of(fit)
         self.converged_ = bool(fit.successful)
         self.n_iter_ = len(bounds) if fit.engine == "cavi" else int(fit.num_steps)
         self.lower_bounds_ = bounds[-self.n_iter_ :].tolist()  # without that of the start, where there is one
@@ -383,20 +252,3 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         return sample_predictive(self.fit_, num_rows, rng, key=key_of(rng))
-
-
-def _bounds(fit: Fit) -> np.ndarray:
-    """What inference climbed, after each of its steps; samplers do not climb."""
-    trace = np.asarray(fit.trace, np.float64)
-    return trace[np.isfinite(trace)] if trace.ndim == 1 else np.empty(0)
-
-
-def _every(interval: int) -> Callable[[str], None]:
-    """Prints every so manieth sentence that it is told, from the first on."""
-    count = itertools.count()
-
-    def tell(sentence: str) -> None:
-        if next(count) % interval == 0:
-            print(f"  {sentence}")
-
-    return tell
