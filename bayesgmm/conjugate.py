@@ -342,7 +342,7 @@ def _scale(scale: Any, x: Any, family: Family) -> Any:
     given = given.reshape(shape) if given.size == 1 == x.shape[1] else given
     if given.shape != shape:
         raise InputError(f"prior scale has shape {given.shape}; family={family.name!r} needs a matrix of shape {shape}")
-    if not _is_positive_definite(given):
+    if not is_positive_definite(given):
         shown = np.array2string(given, precision=4, separator=", ").replace("\n", "")
         raise InputError(
             f"prior scale={shown} must be symmetric and positive definite; give such a matrix, or drop columns that "
@@ -351,7 +351,7 @@ def _scale(scale: Any, x: Any, family: Family) -> Any:
     return 0.5 * (given + given.T)
 
 
-def _is_positive_definite(matrix: np.ndarray) -> bool:
+def is_positive_definite(matrix: np.ndarray) -> bool:
     """Whether it is symmetric and positive definite by more than rounding, whatever the units of its columns."""
     diagonal = np.diagonal(matrix)
     if not np.isfinite(matrix).all() or (diagonal <= 0).any():

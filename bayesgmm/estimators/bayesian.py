@@ -46,8 +46,8 @@ class BayesianGaussianMixture(MixtureEstimator):
             mode), "vi" (a normal approximation by stochastic ascent) or "nuts" (draws by NUTS).
         tol: "cavi" stops when a step changes the evidence lower bound by less than this, in all and not per row, as
             scikit-learn's class does. The others start from fits by EM, which stop as `GaussianMixture` does.
-        reg_covar: ridge of the covariances that inference starts from, in squared units of the data; the prior holds
-            those that it ends with.
+        reg_covar: ridge of the covariances that inference starts from, in squared units of the data, and of the default
+            `covariance_prior` where the covariance of the rows is singular; the prior holds those that it ends with.
         max_iter: limit on steps of each ascent of "cavi", or of each fit by EM that the others start from.
         n_init: number of starts; "auto" is 1 for "cavi" and "vi", 4 for the samplers and 5 for "map".
         init_params: as in `GaussianMixture`.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bayesgmm.checks import finite_number, shown
-from bayesgmm.conjugate import AnyPrior, ConjugatePrior, conjugate_prior, sample_covariance
+from bayesgmm.conjugate import AnyPrior, ConjugatePrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import array_of_shape, check_choice
 from bayesgmm.estimators.words import ParameterError
@@ -121,18 +121,24 @@ def _numbers(estimator: Any, x: np.ndarray, weights: np.ndarray | None, family: 
         concentration = 1.0 if inference == "map" else 1.0 / k  # below 1 there is no mode
     shrinkage = 1.0 if estimator.mean_precision_prior is None else estimator.mean_precision_prior
     if estimator.covariance_prior is None:
-        covariance = _default_covariance(covariance, len(x), family)
+        covariance = _default_covariance(covariance, estimator.reg_covar, family)
     else:
         covariance = _covariance(estimator.covariance_prior, d, family)
     return Numbers(weight_type, concentration, shrinkage, mean, dof, covariance)
 
 
-def _default_covariance(covariance: np.ndarray, num_rows: int, family: Family) -> Any:
-    """The covariance of the rows in the family's own form; of few rows, whose matrix is singular, the variances."""
+def _default_covariance(covariance: np.ndarray, reg_covar: Any, family: Family) -> Any:
+    """The covariance of the rows in the family's own form.
+
+    That of few rows, or of columns that are sums of others, is singular: it gets the ridge, and without one the
+    variances are all that is left of it.
+    """
     variances = covariance.diagonal().copy()
     if family.diagonal:
         return variances.mean() if family.isotropic else variances
-    return covariance if num_rows > len(covariance) else np.diag(variances)
+    if not is_positive_definite(covariance):
+        covariance = covariance + reg_covar * np.eye(len(covariance), dtype=covariance.dtype)
+    return covariance if is_positive_definite(covariance) else np.diag(variances)
 
 
 def _covariance(value: Any, num_features: int, family: Family) -> Any:
