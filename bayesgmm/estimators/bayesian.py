@@ -46,8 +46,8 @@ class BayesianGaussianMixture(MixtureEstimator):
             mode), "vi" (a normal approximation by stochastic ascent) or "nuts" (draws by NUTS).
         tol: "cavi" stops when a step changes the evidence lower bound by less than this, in all and not per row, as
             scikit-learn's class does. The others start from fits by EM, which stop as `GaussianMixture` does.
-        reg_covar: ridge of the covariances that inference starts from, in squared units of the data, and of the default
-            `covariance_prior` where the covariance of the rows is singular; the prior holds those that it ends with.
+        reg_covar: ridge of the covariances that inference starts from, in squared units of the data; the prior holds
+            those that it ends with.
         max_iter: limit on steps of each ascent of "cavi", or of each fit by EM that the others start from.
         n_init: number of starts; "auto" is 1 for "cavi" and "vi", 4 for the samplers and 5 for "map".
         init_params: as in `GaussianMixture`.
@@ -55,8 +55,8 @@ class BayesianGaussianMixture(MixtureEstimator):
             default for the others.
         weight_concentration_prior: by default 1 / k, and 1 for "map", which has no mode below.
         mean_precision_prior, mean_prior, degrees_of_freedom_prior, covariance_prior: numbers of the conjugate prior, by
-            default 1, the column means, d, and the covariance of the rows. "map", "vi" and "nuts" use
-            `bayesgmm.default_prior` unless one of these five is given.
+            default 1, the column means, d, and the covariance of the rows (their variances, where it is singular).
+            "map", "vi" and "nuts" use `bayesgmm.default_prior` unless one of these five is given.
         random_state: a seed, a `numpy.random.RandomState`, or None for NumPy's global generator.
         warm_start: whether `fit` goes on from the last fit, if there is one; then `n_init` does not count.
         verbose: 1 tells of starts and steps, 2 also of time and bounds; samplers report how far they are.

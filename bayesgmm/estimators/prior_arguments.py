@@ -121,23 +121,20 @@ def _numbers(estimator: Any, x: np.ndarray, weights: np.ndarray | None, family: 
         concentration = 1.0 if inference == "map" else 1.0 / k  # below 1 there is no mode
     shrinkage = 1.0 if estimator.mean_precision_prior is None else estimator.mean_precision_prior
     if estimator.covariance_prior is None:
-        covariance = _default_covariance(covariance, estimator.reg_covar, family)
+        covariance = _default_covariance(covariance, family)
     else:
         covariance = _covariance(estimator.covariance_prior, d, family)
     return Numbers(weight_type, concentration, shrinkage, mean, dof, covariance)
 
 
-def _default_covariance(covariance: np.ndarray, reg_covar: Any, family: Family) -> Any:
+def _default_covariance(covariance: np.ndarray, family: Family) -> Any:
     """The covariance of the rows in the family's own form.
 
-    That of few rows, or of columns that are sums of others, is singular: it gets the ridge, and without one the
-    variances are all that is left of it.
+    That of few rows, or of columns that are sums of others, is singular, and no prior: its variances are.
     """
     variances = covariance.diagonal().copy()
     if family.diagonal:
         return variances.mean() if family.isotropic else variances
-    if not is_positive_definite(covariance):
-        covariance = covariance + reg_covar * np.eye(len(covariance), dtype=covariance.dtype)
     return covariance if is_positive_definite(covariance) else np.diag(variances)
 
 
