@@ -132,7 +132,7 @@ def _component_findings(fit: Fit, points: Mixture, x: np.ndarray) -> Iterator[Fi
         yield Finding(
             "few rows",
             Severity.caution if fit.engine == "em" else Severity.note,
-            f"{_which((counts < needed).mean(0))} fewer rows than the {needed} that its covariance needs"
+            f"{_which((counts < needed).mean(0))} fewer rows than the {needed} that a covariance needs"
             f"{in_draws.format(percent(share))}",
             "fewer components, or a more restricted family",
         )

@@ -269,7 +269,7 @@ def test_empty_component(healthy, x, rng):
 
 def test_few_rows(healthy, x, rng):
     found = only(diagnose(with_small_weight(healthy, 2.5, rng), x), "few rows", "note").found
-    assert found.startswith("component 1 holds fewer rows than the 3 that its covariance needs in 7")
+    assert found.startswith("component 1 holds fewer rows than the 3 that a covariance needs in 7")
     assert not diagnose(with_small_weight(healthy, 12.0, rng), x)
     mixture = dataclasses.replace(healthy.mixture, log_weights=np.log([0.995, 0.005]))
     only(diagnose(point(healthy, "em", mixture), x), "few rows", "caution")
