@@ -3,6 +3,7 @@
 Dimensions are `cluster`, `feature` and `row`. (Not `component`: `arviz.psense_summary` uses that name itself.)
 """
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -263,4 +264,14 @@ def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = Non
     if var_names is None:  # the only weight of one component does not vary
         names = [name for name in ("weights", "means", "scales", "scale_rate") if name in posterior]
         var_names = [name for name in names if bool((posterior[name].std(("chain", "draw")) > 0).all())]
-    return arviz.psense_summary(tree, var_names=list(var_names), **settings)
+    logger = logging.getLogger("arviz_stats.psense")
+    logger.addFilter(_not_told_by_the_table)
+    try:
+        return arviz.psense_summary(tree, var_names=list(var_names), **settings)
+    finally:
+        logger.removeFilter(_not_told_by_the_table)
+
+
+def _not_told_by_the_table(record: logging.LogRecord) -> bool:
+    """Whether a message of ArviZ's is more than that there is something in the column `diagnosis`."""
+    return not record.getMessage().startswith("We detected potential issues")
