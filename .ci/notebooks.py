@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -58,39 +59,43 @@ def strip(notebook: nbformat.NotebookNode) -> None:
         cell.metadata.pop("execution", None)
 
 
+def check(path: Path, target: Path | None, timeout: int) -> bool:
+    """Run one notebook, say how it went, and keep its outputs in `target`; whether all is well."""
+    began = time.perf_counter()
+    notebook = nbformat.read(path, as_version=4)
+    try:
+        execute(notebook, path.parent, timeout)
+    except Exception as error:  # of a cell, with its source; or a dead kernel, or a timeout
+        print(f"{path.name}: FAILED\n{type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    print(f"{path.name}: ran in {time.perf_counter() - began:.0f} s", flush=True)
+    if target is not None:
+        strip(notebook)
+        nbformat.write(notebook, target)
+    if found := noise(notebook):
+        print(f"{path.name}: FAILED, as it wrote to stderr:\n{''.join(found)}", file=sys.stderr)
+    return not found
+
+
 def main() -> int:
     """Execute the notebooks; the exit status is 1 when any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="which notebooks, by the beginning of their names; by default all")
     parser.add_argument("--write", action="store_true", help="save the outputs in the notebooks themselves")
     parser.add_argument("--timeout", type=int, default=600, help="limit of every cell, in seconds")
+    parser.add_argument("--jobs", type=int, default=2, help="how many run side by side; compiling takes one core")
     options = parser.parse_args()
-    failed = False
-    total = 0.0
-    with tempfile.TemporaryDirectory() as scratch:
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
         copy = shutil.copytree(NOTEBOOKS, Path(scratch) / "notebooks")
-        for path in sorted(copy.rglob("*.ipynb")):
-            if ".ipynb_checkpoints" in path.parts or not path.name.startswith(tuple(options.names) or ""):
-                continue
-            began = time.perf_counter()
-            notebook = nbformat.read(path, as_version=4)
-            try:
-                execute(notebook, path.parent, options.timeout)
-            except Exception as error:  # of a cell, with its source; or a dead kernel, or a timeout
-                print(f"{path.name}: FAILED\n{type(error).__name__}: {error}", file=sys.stderr)
-                failed = True
-                continue
-            seconds = time.perf_counter() - began
-            total += seconds
-            print(f"{path.name}: ran in {seconds:.0f} s", flush=True)
-            if found := noise(notebook):
-                print(f"{path.name}: FAILED, as it wrote to stderr:\n{''.join(found)}", file=sys.stderr)
-                failed = True
-            if options.write:
-                strip(notebook)
-                nbformat.write(notebook, NOTEBOOKS / path.relative_to(copy))
-    print(f"all: {total:.0f} s")
-    return int(failed)
+        paths = [path for path in sorted(copy.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+        chosen = [path for path in paths if path.name.startswith(tuple(options.names) or "")]
+        if not chosen:
+            parser.error(f"no notebook begins with {' or '.join(options.names)}")
+        targets = [NOTEBOOKS / path.relative_to(copy) if options.write else None for path in chosen]
+        well = list(pool.map(check, chosen, targets, [options.timeout] * len(chosen)))
+    print(f"{sum(well)} of {len(well)} notebooks are well, in {time.perf_counter() - began:.0f} s")
+    return int(not all(well))
 
 
 if __name__ == "__main__":
