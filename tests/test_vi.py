@@ -96,6 +96,7 @@ def _deviations(draws):
     return np.concatenate([logit, means[..., 0], np.log(scales[..., 0])], axis=1).std(0)
 
 
+@pytest.mark.slow
 def test_minibatches_of_many_rows_have_the_posterior_of_all(key, x64):
     """Twice as many rows as are ever taken at once: standard deviations are those of the information matrix."""
     x = jnp.asarray(_two_clusters(2 * ALL_ROWS_UP_TO, np.random.default_rng(4)))

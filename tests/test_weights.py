@@ -154,7 +154,7 @@ def test_two_components_have_the_same_approximation():
     np.testing.assert_allclose(sticks.approximation.mean[order], dirichlet.approximation.mean, rtol=1e-3)
 
 
-@pytest.mark.parametrize("engine", ["fit_gibbs", "fit_nuts"])
+@pytest.mark.parametrize("engine", [pytest.param("fit_gibbs", marks=pytest.mark.slow), "fit_nuts"])
 def test_two_components_have_the_same_draws_by_samplers(engine):
     sticks, dirichlet = two_component_fits(engine)
     assert sticks.successful
