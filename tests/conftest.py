@@ -5,6 +5,7 @@ themselves in float64 ask for the fixture `x64`.
 """
 
 import gc
+import itertools
 import os
 import zlib
 from pathlib import Path
@@ -47,21 +48,26 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SEED = int(os.environ.get("BAYESGMM_TEST_SEED", "0"))
 MEMORY_MAPS = Path("/proc/self/maps")
-MOST_MEMORY_MAPS = 30_000  # Linux lets a process have 65,530; a module of tests takes some thousands
+MOST_MEMORY_MAPS = 30_000  # Linux lets a process have 65,530; ten tests take some thousands
 
 
 def pytest_report_header():
     return f"seed of the random tests: BAYESGMM_TEST_SEED={SEED}"
 
 
-@pytest.fixture(autouse=True, scope="module")
+_tests_run = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
 def few_memory_maps():
-    """Programs that no later test needs are dropped in time.
+    """Programs that no later test needs are dropped in time: looked at after every tenth test, for it takes a while.
 
     Each compiled program holds several memory maps, and a process that asks for more than the system allows crashes.
     """
     yield
-    if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
+    if next(_tests_run) % 10 or not MEMORY_MAPS.exists():
+        return
+    if MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
         jax.clear_caches()
         gc.collect()
 
