@@ -1,5 +1,6 @@
 """What both estimators share: rows in, fitted attributes out, and the methods of a mixture that is fitted."""
 
+import abc
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from bayesgmm.families import FAMILIES, Family, get_family
 from bayesgmm.mixture import Mixture
 
 
-class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
+class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
     """A mixture behind scikit-learn's methods; has no numerics of its own."""
 
     _auto_init = False  # whether `n_init` may be "auto"
@@ -42,9 +43,9 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
         """`fit`, and the component of every row, shape (n)."""
         return self.fit(X, y, sample_weight=sample_weight).labels_
 
+    @abc.abstractmethod
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the mixture to rows X (n, d)."""
-        raise NotImplementedError
 
     def predict(self, X: Any) -> np.ndarray:
         """The component of largest probability for every row of X (n, d), shape (n)."""
@@ -100,14 +101,17 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator):
 
     # What the two differ in: the density, and what is known of it.
 
+    @abc.abstractmethod
     def _responsibilities(self, x: np.ndarray) -> Any:
-        raise NotImplementedError
+        """Probability of every component for every row, (n, k)."""
 
+    @abc.abstractmethod
     def _log_prob(self, x: np.ndarray) -> Any:
-        raise NotImplementedError
+        """Log-density of every row, (n)."""
 
+    @abc.abstractmethod
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
+        """New rows and their components."""
 
     def _probabilities(self, x: np.ndarray) -> np.ndarray:
         with scikit_learns_words():

@@ -216,7 +216,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         return True
 
     def _keep(self, fit: Fit, family: Family, prior: AnyPrior, numbers: Numbers | None) -> None:
-        self.__dict__.pop("datatree_", None)
+        vars(self).pop("datatree_", None)
         self.fit_, self.prior_ = fit, prior
         self._set_mixture(fit.mixture, family)
         bounds = bounds_of(fit)
@@ -227,7 +227,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             fit.summary["elbo"] if "elbo" in fit.summary else bounds[-1] if bounds.size else np.nan
         )
         for name in (*(f"{name}_" for name in NUMBERS), *_APPROXIMATION):
-            self.__dict__.pop(name, None)
+            vars(self).pop(name, None)
         if numbers is not None:
             self.weight_concentration_prior_ = numbers.weight_concentration
             self.mean_precision_prior_ = numbers.mean_precision

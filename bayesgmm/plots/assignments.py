@@ -85,14 +85,14 @@ def draw_components(ax: Axes, pair: Mixture, levels: Sequence[float]) -> None:
             # A white edge keeps the line apart from points of its own colour.
             ax.plot(*outline.T, color="white", linewidth=width + 1.6, alpha=0.7, zorder=3, gid="halo")
             ax.plot(*outline.T, color=colour, linewidth=width, zorder=4, gid=f"ellipse {cluster} {level:g}")
-    draw_means(ax, pair)
+    draw_centres(ax, pair.means, "mean")
 
 
-def draw_means(ax: Axes, pair: Mixture) -> None:
-    """A mark at the mean of every component of a two-dimensional mixture."""
-    for cluster, mean in enumerate(np.asarray(pair.means)):
+def draw_centres(ax: Axes, places: Any, name: str) -> None:
+    """A mark at every one of some places (k, 2), such as the means of components."""
+    for cluster, place in enumerate(np.asarray(places)):
         ax.plot(
-            *mean[:, None],
+            *place[:, None],
             marker="X",
             markersize=8.0,
             markeredgecolor="white",
@@ -100,7 +100,7 @@ def draw_means(ax: Axes, pair: Mixture) -> None:
             color=INK,
             linestyle="none",
             zorder=5,
-            gid=f"mean {cluster}",
+            gid=f"{name} {cluster}",
         )
 
 

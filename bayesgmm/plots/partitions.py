@@ -13,7 +13,7 @@ from bayesgmm.agreement import adjusted_rand_index
 from bayesgmm.engines.kmeans import HardPartition
 from bayesgmm.errors import InputError
 from bayesgmm.mixture import Mixture
-from bayesgmm.plots.assignments import plot_assignments
+from bayesgmm.plots.assignments import draw_centres, plot_assignments
 from bayesgmm.plots.panels import Panels, finish, make_panels, new_axes, several_axes
 from bayesgmm.plots.shapes import draw_histogram, draw_points, draw_rug, point_size
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour, cluster_marker, engine_name
@@ -130,18 +130,7 @@ def _draw_pair(
         zorder=3,
         gid="differs",
     )
-    for cluster, centre in enumerate(view.coordinates(partition.centres)[:, list(pair)]):
-        ax.plot(
-            *centre[:, None],
-            marker="X",
-            markersize=8.0,
-            markeredgecolor="white",
-            markeredgewidth=1.0,
-            color=INK,
-            linestyle="none",
-            zorder=5,
-            gid=f"centre {cluster}",
-        )
+    draw_centres(ax, view.coordinates(partition.centres)[:, list(pair)], "centre")
 
 
 def _share_limits(left: Any, panels: Panels) -> None:
