@@ -1,6 +1,6 @@
 """`python -m bayesgmm` is the `bayesgmm` command."""
 
-from bayesgmm.cli import main
+from bayesgmm.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import mpmath
 import numpy as np
 
-from bayesgmm.families import FAMILIES, Family
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.families import FAMILIES, Family
+from bayesgmm.mixtures.mixture import Mixture
 
 DIGITS = 50
 ALL = ("full", "tied", "diag", "spherical")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayesgmm.families import FAMILIES, Family
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.families import FAMILIES, Family
+from bayesgmm.mixtures.mixture import Mixture
 
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 each_triangular_family = pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import arviz
 import numpy as np
 import pandas as pd
 
+from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.kmeans import HardPartition
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.view import thinned_draws
-from bayesgmm.results import Fit, ResultCode
 
 WEIGHTS = np.array([0.35, 0.4, 0.25])
 MEANS = np.array([[2.0, 55.0, 1.0], [4.3, 80.0, 3.0], [5.2, 60.0, 2.0]])

@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 
-from bayesgmm.families import FAMILIES
-from bayesgmm.mixture import Mixture
+from bayesgmm.engines.fit import Fit
+from bayesgmm.mixtures.families import FAMILIES
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.panels import root_figure
-from bayesgmm.results import Fit
 
 each_dimension = pytest.mark.parametrize("d", [1, 2, 4])
 FULL = FAMILIES["full"]

@@ -20,8 +20,8 @@ from markdown_it import MarkdownIt
 
 import bayesgmm
 from bayesgmm import plots
-from bayesgmm.config import Config, load_config
-from bayesgmm.results import COMPARED
+from bayesgmm.cli.config import Config, load_config
+from bayesgmm.engines.fit import COMPARED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -109,7 +109,7 @@ def _check_bayesgmm(rest, config):
     """By the command line's own parser. Settings that are named are in the repository."""
     import typer.main
 
-    from bayesgmm.cli import app
+    from bayesgmm.cli.main import app
 
     group = typer.main.get_command(app)
     with group.make_context("bayesgmm", list(rest)) as context:

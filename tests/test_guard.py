@@ -13,16 +13,16 @@ from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.infer.util import log_density
 
 import bayesgmm
-from bayesgmm import mixture as mixture_module
-from bayesgmm.conjugate import conjugate_prior
-from bayesgmm.engines import space
 from bayesgmm.engines.coordinate_ascent import run_coordinate_ascent
 from bayesgmm.engines.em import run_em
 from bayesgmm.engines.gibbs import fit_gibbs
-from bayesgmm.engines.model import sites_of_mixture
-from bayesgmm.engines.potential import potential_energy
-from bayesgmm.families import FAMILIES
-from bayesgmm.likelihood import row_log_prob, row_summaries
+from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
+from bayesgmm.mixtures import mixture as mixture_module
+from bayesgmm.mixtures.families import FAMILIES
+from bayesgmm.priors.conjugate import conjugate_prior
+from bayesgmm.target import unconstrained as space
+from bayesgmm.target.numpyro_model import sites_of_mixture
+from bayesgmm.target.potential import potential_energy
 
 SHIFT = 0.75
 

@@ -15,13 +15,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayesgmm.conjugate import ConjugatePrior, log_prior, maximise_posterior
-from bayesgmm.coordinates import from_coordinates, mean_precision_scale, to_coordinates
-from bayesgmm.engines.lanes import batchable
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.moments import LARGE_FIT, Moments, Prepared, expected_moments, maximise, over_devices, prepare
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.likelihood.expectation import (
+    LARGE_FIT,
+    Moments,
+    Prepared,
+    expected_moments,
+    maximise,
+    over_devices,
+    prepare,
+)
+from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.priors.conjugate import ConjugatePrior, log_prior, maximise_posterior
+from bayesgmm.runtime.lanes import batchable
 
 _RUNNING = -1
 _COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge

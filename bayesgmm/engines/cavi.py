@@ -13,42 +13,35 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from bayesgmm.checks import (
-    as_key,
-    as_row_weights,
-    as_rows,
-    enough_rows,
-    finite_number,
-    rows_that_count,
-    whole_number,
-)
-from bayesgmm.conjugate import (
+from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
+from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
+from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.expectation import moments_of_partition
+from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.validation import as_key, as_rows, finite_number, whole_number
+from bayesgmm.posterior.matching import match_labels
+from bayesgmm.priors.conjugate import (
     ConjugatePrior,
     check_conjugate_prior,
     conjugate_prior,
     distribution_of_prior,
 )
-from bayesgmm.conjugate_distribution import (
+from bayesgmm.priors.mixing_weights import log_mean_weights
+from bayesgmm.priors.normal_inverse_wishart import (
     ConjugateDistribution,
     expected_mixture,
     log_prob_of_mixture,
     sample_mixture,
     update,
 )
-from bayesgmm.engines import devices
-from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
-from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
-from bayesgmm.errors import InputError
-from bayesgmm.families import Family, get_family
-from bayesgmm.labels import match_labels
-from bayesgmm.likelihood import log_likelihood
-from bayesgmm.mixture import Mixture
-from bayesgmm.moments import moments_of_partition
-from bayesgmm.precision import matching_precision
-from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
-from bayesgmm.starting_values import responsibilities_from_start
-from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
-from bayesgmm.weights import log_mean_weights
+from bayesgmm.runtime import devices
+from bayesgmm.starts.given import responsibilities_from_start
+from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from_start, start_from
 
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
 

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from bayesgmm.conjugate import ConjugatePrior, distribution_of_prior
-from bayesgmm.conjugate_distribution import ConjugateDistribution, expected_mixture, log_evidence, update
-from bayesgmm.engines.lanes import batchable
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.moments import LARGE_FIT, Moments, Prepared, expected_moments, over_devices, prepare
-from bayesgmm.results import ResultCode
-from bayesgmm.statistics import expected_complete_log_prob
+from bayesgmm.engines.fit import ResultCode
+from bayesgmm.likelihood.expectation import LARGE_FIT, Moments, Prepared, expected_moments, over_devices, prepare
+from bayesgmm.likelihood.moments import expected_complete_log_prob
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.priors.conjugate import ConjugatePrior, distribution_of_prior
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, log_evidence, update
+from bayesgmm.runtime.lanes import batchable
 
 _RUNNING = -1
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from bayesgmm.convergence import convergence
-from bayesgmm.families import Family
-from bayesgmm.likelihood import log_likelihood
-from bayesgmm.mixture import Mixture, factor_of_covariances
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
+from bayesgmm.posterior.convergence import convergence
 
 _ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
 MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five

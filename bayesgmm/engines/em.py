@@ -16,29 +16,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from bayesgmm.checks import (
-    as_key,
-    as_row_weights,
-    as_rows,
-    enough_rows,
-    finite_number,
-    rows_that_count,
-    truth_value,
-    whole_number,
-)
-from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior
-from bayesgmm.engines import devices
 from bayesgmm.engines.ascent import Ascent, Problem, run_em
-from bayesgmm.engines.lanes import run_all
-from bayesgmm.engines.samples import sample_on_host, sample_rows, sample_size
+from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.engines.streaming import column_variances, rows_at, run_em_streamed
+from bayesgmm.engines.subsampling import sample_on_host, sample_rows, sample_size
 from bayesgmm.errors import InputError
-from bayesgmm.families import Family, get_family
-from bayesgmm.mixture import Mixture
-from bayesgmm.precision import is_traced, matching_precision
-from bayesgmm.priors import check_has_mode
-from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
-from bayesgmm.starts import Start, column_moments, get_start, mixture_from_start, start_from
+from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import is_traced, matching_precision
+from bayesgmm.numerics.validation import as_key, as_rows, finite_number, truth_value, whole_number
+from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
+from bayesgmm.priors.weakly_informative import check_has_mode
+from bayesgmm.runtime import devices
+from bayesgmm.runtime.lanes import run_all
+from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from_start, start_from
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4

@@ -16,11 +16,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bayesgmm.blocks import sum_over_blocks
-from bayesgmm.checks import as_key, as_rows, enough_rows, whole_number
-from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
-from bayesgmm.conjugate_distribution import log_prob_of_mixture, sample_mixture, update
-from bayesgmm.engines.chains import (
+from bayesgmm.engines.draws import fit_of_draws, judged
+from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.likelihood.expectation import centred_block, expected_moments, weighted_sums
+from bayesgmm.likelihood.moments import Moments
+from bayesgmm.likelihood.rows import enough_rows
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture, joint_of_rows
+from bayesgmm.numerics.blocks import sum_over_blocks
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.validation import as_key, as_rows, whole_number
+from bayesgmm.posterior.relabelling import relabel_draws
+from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
+from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
+from bayesgmm.runtime.chains import (
     Checkpoint,
     check_chain_method,
     check_checkpoint,
@@ -30,16 +40,8 @@ from bayesgmm.engines.chains import (
     run_chains,
     stretch,
 )
-from bayesgmm.engines.draws import fit_of_draws, judged
-from bayesgmm.engines.modes import NUM_STARTS, check_starts, em_ends
-from bayesgmm.families import Family, get_family
-from bayesgmm.mixture import Mixture, joint_of_rows
-from bayesgmm.moments import centred_block, expected_moments, weighted_sums
-from bayesgmm.precision import matching_precision
-from bayesgmm.progress import Listener, Progress, check_progress
-from bayesgmm.relabelling import relabel_draws
-from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
-from bayesgmm.statistics import Moments
+from bayesgmm.runtime.progress import Listener, Progress, check_progress
+from bayesgmm.starts.given import check_starts
 
 _ROOM = 1000  # sweeps that a stretch may have
 _START_SHARE = 0.25  # of what the rows say: chains start twice as far apart as the posterior is wide

@@ -34,15 +34,15 @@ from numpyro.infer.autoguide import (
 from numpyro.infer.initialization import init_to_feasible
 from numpyro.infer.reparam import Reparam
 
-from bayesgmm.checks import shown, whole_number
-from bayesgmm.conjugate import AnyPrior
-from bayesgmm.engines import space
 from bayesgmm.engines.minibatches import Minibatch, Tangent
-from bayesgmm.engines.model import model
 from bayesgmm.errors import InputError
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.precision import matching_precision
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.validation import shown, whole_number
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.target import unconstrained as space
+from bayesgmm.target.numpyro_model import model
 
 GUIDES: dict[str, Callable[..., AutoGuide]] = {
     "normal": AutoDiagonalNormal,

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from bayesgmm.checks import as_key, as_row_weights, as_rows, enough_rows, finite_number, truth_value, whole_number
+from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
-from bayesgmm.families import get_family
-from bayesgmm.labels import best_orders
-from bayesgmm.results import ResultCode
+from bayesgmm.likelihood.rows import as_row_weights, enough_rows
+from bayesgmm.mixtures.families import get_family
+from bayesgmm.numerics.validation import as_key, as_rows, finite_number, truth_value, whole_number
+from bayesgmm.posterior.matching import best_orders
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,18 +27,19 @@ from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from bayesgmm.checks import finite_number, whole_number
-from bayesgmm.conjugate import AnyPrior
-from bayesgmm.engines import space
-from bayesgmm.engines.modes import check_starts, em_ends
+from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.modes import em_ends
 from bayesgmm.errors import InputError
-from bayesgmm.families import Family
-from bayesgmm.labels import relabel
-from bayesgmm.likelihood import log_likelihood
-from bayesgmm.mixture import Mixture
-from bayesgmm.precision import matching_precision
-from bayesgmm.priors import check_has_mode
-from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.validation import finite_number, whole_number
+from bayesgmm.posterior.matching import relabel
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.priors.weakly_informative import check_has_mode
+from bayesgmm.starts.given import check_starts
+from bayesgmm.target import unconstrained as space
 
 _MOST_POLISHED = 20  # Newton steps; they double the digits
 _MOST_SADDLES = 3  # that a climb leaves before it gives up

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.primitives import Messenger
 
-from bayesgmm.likelihood import log_likelihood
-from bayesgmm.mixture import Mixture
+from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.mixtures.mixture import Mixture
 
 ALL_ROWS_UP_TO = 100_000
 BATCH_SIZE = 4096

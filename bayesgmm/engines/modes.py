@@ -1,18 +1,19 @@
 """Where the likelihood has its best maxima: the ends of several fits by EM, as starts of Bayesian engines."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from bayesgmm.checks import has_enough_rows, shown
-from bayesgmm.conjugate import ConjugatePrior
 from bayesgmm.engines.em import fit_em
-from bayesgmm.errors import InputError
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
+from bayesgmm.likelihood.rows import has_enough_rows
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
+from bayesgmm.starts.given import check_start
+from bayesgmm.target import unconstrained as space
 
 NUM_STARTS = 4
 """Fits by EM whose ends samplers start around, unless told otherwise."""
@@ -38,30 +39,20 @@ def em_ends(
     return good or [fits[0].mixture]
 
 
-def check_starts(start: Any, num_components: int, num_features: int, family: Family) -> list[Mixture]:
-    """The start or starts, a mixture or a sequence of them, if they are such as the family can have.
+def prepare(
+    x: Any,
+    num_components: int,
+    family: str | Family,
+    prior: AnyPrior | None,
+    start: Mixture | None,
+    key: Any,
+) -> tuple[AnyArray, Family, AnyPrior, Mixture]:
+    """Checked arguments of a Bayesian engine, with the default prior and an EM fit as the start where none is given.
 
     Raises:
-        InputError: if one of them is not, and for none.
+        InputError: for arguments that cannot be fitted, before anything is compiled.
     """
-    given = list(start) if isinstance(start, Sequence) and not isinstance(start, str) else [start]
-    if not given:
-        raise InputError("start is an empty sequence; give at least one Mixture, or leave it out to start from EM")
-    return [check_start(one, num_components, num_features, family) for one in given]
-
-
-def check_start(start: Any, num_components: int, num_features: int, family: Family) -> Mixture:
-    """The start, if it is a mixture that the family can have.
-
-    Raises:
-        InputError: if it is not.
-    """
-    if not isinstance(start, Mixture):
-        raise InputError(f"start={shown(start)} must be a Mixture, such as the .mixture of a fit_em result")
-    if start.means.shape != (num_components, num_features) or start.is_diagonal != family.diagonal:
-        raise InputError(
-            f"start has means of shape {start.means.shape} and a {'diagonal' if start.is_diagonal else 'triangular'} "
-            f"factor; num_components={num_components} and family={family.name!r} need another. Start from a fit_em "
-            "result of the same family"
-        )
-    return start
+    x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
+    if start is None:
+        start = fit_em(x, num_components, family=family, key=key, on_failure="ignore").mixture
+    return x, family, prior, check_start(start, num_components, x.shape[1], family)

@@ -21,10 +21,19 @@ from jaxtyping import Array
 from numpyro.infer import NUTS
 from numpyro.infer.util import ParamInfo
 
-from bayesgmm.checks import finite_number, whole_number
-from bayesgmm.conjugate import AnyPrior
-from bayesgmm.engines import space, warm_start
-from bayesgmm.engines.chains import (
+from bayesgmm.engines.draws import judged
+from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.expectation import Prepared
+from bayesgmm.likelihood.log_likelihood import prepare_rows
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.validation import finite_number, whole_number
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.runtime.chains import (
     Checkpoint,
     check_chain_method,
     check_checkpoint,
@@ -34,18 +43,11 @@ from bayesgmm.engines.chains import (
     run_chains,
     stretch,
 )
-from bayesgmm.engines.draws import judged
-from bayesgmm.engines.modes import NUM_STARTS, check_starts, em_ends
-from bayesgmm.engines.posterior import posterior_fit
-from bayesgmm.engines.potential import potential_energy
-from bayesgmm.errors import InputError
-from bayesgmm.families import Family
-from bayesgmm.likelihood import prepare_rows
-from bayesgmm.mixture import Mixture
-from bayesgmm.moments import Prepared
-from bayesgmm.precision import matching_precision
-from bayesgmm.progress import Listener, Progress, check_progress
-from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.runtime.progress import Listener, Progress, check_progress
+from bayesgmm.starts.given import check_starts
+from bayesgmm.target import laplace as warm_start
+from bayesgmm.target import unconstrained as space
+from bayesgmm.target.potential import potential_energy
 
 _ROOM = 250  # steps that a stretch may have
 _ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell more of the posterior's shape

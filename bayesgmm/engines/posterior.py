@@ -6,13 +6,13 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from bayesgmm.conjugate import AnyPrior
-from bayesgmm.engines import space
 from bayesgmm.engines.draws import fit_of_draws
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.relabelling import relabel_draws
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.posterior.relabelling import relabel_draws
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.target import unconstrained as space
 
 
 def posterior_fit(

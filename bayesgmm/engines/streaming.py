@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bayesgmm import natural
-from bayesgmm.conjugate import ConjugatePrior
 from bayesgmm.engines.ascent import Ascent, Problem
-from bayesgmm.mixture import Mixture
-from bayesgmm.moments import (
+from bayesgmm.engines.fit import Fit
+from bayesgmm.likelihood import natural
+from bayesgmm.likelihood.expectation import (
     Moments,
     NaturalSums,
     Prepared,
@@ -30,8 +29,9 @@ from bayesgmm.moments import (
     pooled_second,
     wanted,
 )
-from bayesgmm.results import Fit
-from bayesgmm.statistics import positive_count
+from bayesgmm.likelihood.moments import positive_count
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.priors.conjugate import ConjugatePrior
 
 _CHUNK_BYTES = 2**23
 _IN_FLIGHT = 2  # chunks on their way, for each device

@@ -21,12 +21,9 @@ from numpyro.handlers import seed
 from numpyro.infer import SVI
 from numpyro.optim import Adam
 
-from bayesgmm.checks import as_rows, whole_number
-from bayesgmm.conjugate import AnyPrior
-from bayesgmm.engines import space
-from bayesgmm.engines.chains import Checkpoint, check_checkpoint, checkpoint_of
 from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
 from bayesgmm.engines.elbo import Elbo, look, one_by_one
+from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.engines.guides import (
     Neighbourhood,
     Units,
@@ -38,15 +35,19 @@ from bayesgmm.engines.guides import (
     parameters_at_start,
 )
 from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, BATCH_SIZE, Tangent, tangent_at
-from bayesgmm.engines.model import CovarianceUnits
+from bayesgmm.engines.modes import prepare
 from bayesgmm.engines.posterior import posterior_fit
 from bayesgmm.engines.settling import STEP_SIZES, Schedule
 from bayesgmm.errors import InputError
-from bayesgmm.families import Family, get_family
-from bayesgmm.mixture import Mixture
-from bayesgmm.precision import matching_precision
-from bayesgmm.progress import Listener, Progress, check_progress
-from bayesgmm.results import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.validation import as_rows, whole_number
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.runtime.chains import Checkpoint, check_checkpoint, checkpoint_of
+from bayesgmm.runtime.progress import Listener, Progress, check_progress
+from bayesgmm.target import unconstrained as space
+from bayesgmm.target.numpyro_model import CovarianceUnits
 
 _AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; more are worked out one particle after another
 _DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are worked out together
@@ -121,9 +122,9 @@ def fit_vi(
     if not isinstance(guide, str):
         record, x = get_family(family), as_rows(x)
         some_start = any_mixture(num_components, np.shape(x)[-1], record) if start is None else start
-        checked = space.prepare(x, num_components, record, prior, some_start, key)
+        checked = prepare(x, num_components, record, prior, some_start, key)
         check_sites(guide, checked[0], num_components, *checked[1:3])
-    x, family, prior, start = space.prepare(x, num_components, family, prior, start, key)
+    x, family, prior, start = prepare(x, num_components, family, prior, start, key)
     if batch_size is None:
         batch_size = x.shape[0] if x.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
     settings = _Settings(guide, rank, min(batch_size, x.shape[0]), num_draws, num_particles, window, max_steps)

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from sklearn.utils import check_random_state
 
-from bayesgmm.checks import finite_number, shown, truth_value, whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.words import ParameterError
-from bayesgmm.families import Family
+from bayesgmm.mixtures.families import Family
+from bayesgmm.numerics.validation import finite_number, shown, truth_value, whole_number
 
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "hierarchical")
 """Scikit-learn's names of starts, and one more."""

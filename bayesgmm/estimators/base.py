@@ -9,14 +9,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bayesgmm.checks import as_row_weights, shown, whole_number
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import check_choice, check_numbers, generator_of
 from bayesgmm.estimators.files import load_estimator, save_estimator
 from bayesgmm.estimators.rows import over_rows
 from bayesgmm.estimators.words import scikit_learns_words
-from bayesgmm.families import FAMILIES, Family, get_family
-from bayesgmm.mixture import Mixture
+from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.mixtures.families import FAMILIES, Family, get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import shown, whole_number
 
 
 class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):

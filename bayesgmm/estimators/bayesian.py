@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from bayesgmm.conjugate import AnyPrior
-from bayesgmm.diagnostics import to_datatree
+from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.engines.cavi import draw_from_approximation
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import INIT_PARAMS, check_choice, generator_of, key_of
 from bayesgmm.estimators.base import MixtureEstimator
@@ -19,8 +19,8 @@ from bayesgmm.estimators.inference import INFERENCE, best_ascent, bounds_of, eng
 from bayesgmm.estimators.posterior import predictive_log_prob, responsibilities, sample_predictive
 from bayesgmm.estimators.prior_arguments import NUMBERS, Numbers, prior_of, repeats
 from bayesgmm.estimators.words import NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
-from bayesgmm.families import Family
-from bayesgmm.results import Fit
+from bayesgmm.mixtures.families import Family
+from bayesgmm.priors.conjugate import AnyPrior
 
 if TYPE_CHECKING:
     from xarray import DataTree

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bayesgmm.checks import shown
 from bayesgmm.errors import InputError
-from bayesgmm.storage import pack, read_arrays, unpack, write_arrays
+from bayesgmm.numerics.validation import shown
+from bayesgmm.runtime.files import pack, read_arrays, unpack, write_arrays
 
 _KIND = "scikit-learn estimator"
 

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesgmm.checks import shown
-from bayesgmm.conjugate import AnyPrior
 from bayesgmm.engines.cavi import fit_cavi
+from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.gibbs import fit_gibbs
 from bayesgmm.engines.map import fit_map
 from bayesgmm.engines.modes import NUM_STARTS, em_ends
@@ -23,10 +22,11 @@ from bayesgmm.estimators.rows import over_rows
 from bayesgmm.estimators.runs import tell_run
 from bayesgmm.estimators.starts import start_of_init
 from bayesgmm.estimators.words import ParameterError
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.results import Fit, ResultCode
-from bayesgmm.starts import start_from
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import shown
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.starts.named import start_from
 
 _ENGINES = {"map": fit_map, "vi": fit_vi, "gibbs": fit_gibbs, "nuts": fit_nuts}
 INFERENCE = ("cavi", *_ENGINES)

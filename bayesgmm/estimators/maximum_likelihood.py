@@ -8,9 +8,8 @@ import jax
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from bayesgmm.checks import enough_rows
-from bayesgmm.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
-from bayesgmm.criteria import Criteria, information_criteria
+from bayesgmm.diagnostics.criteria import Criteria, information_criteria
+from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import INIT_PARAMS, check_choice, check_init, generator_of, key_of
 from bayesgmm.estimators.base import MixtureEstimator
@@ -18,10 +17,11 @@ from bayesgmm.estimators.rows import sample_labelled
 from bayesgmm.estimators.runs import EMRun, best_fit
 from bayesgmm.estimators.starts import start_of_init
 from bayesgmm.estimators.words import ILL_DEFINED, NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
-from bayesgmm.families import get_family
-from bayesgmm.likelihood import row_log_prob
-from bayesgmm.mixture import Mixture
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.likelihood.rows import enough_rows
+from bayesgmm.mixtures.families import get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 
 
 class GaussianMixture(MixtureEstimator):

@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesgmm.allocations import flat_draws, responsibility_blocks
-from bayesgmm.conjugate_distribution import ConjugateDistribution, expected_mixture, sample_mixture
-from bayesgmm.criteria import pointwise_log_likelihood
+from bayesgmm.diagnostics.criteria import pointwise_log_likelihood
+from bayesgmm.engines.fit import Fit
 from bayesgmm.estimators.rows import sample_labelled, sample_of_draws
-from bayesgmm.likelihood import row_log_prob
-from bayesgmm.mixture import Mixture
-from bayesgmm.precision import matching_precision
-from bayesgmm.results import Fit
+from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.posterior.allocations import flat_draws, responsibility_blocks
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
 
 _DRAWS_AT_ONCE = 4096
 _DENSITIES_AT_ONCE = 2**22

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from bayesgmm.checks import finite_number, shown
-from bayesgmm.conjugate import AnyPrior, ConjugatePrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import array_of_shape, check_choice
 from bayesgmm.estimators.words import ParameterError
-from bayesgmm.families import Family
-from bayesgmm.priors import Prior, default_prior
+from bayesgmm.mixtures.families import Family
+from bayesgmm.numerics.validation import finite_number, shown
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, conjugate_prior, is_positive_definite, sample_covariance
+from bayesgmm.priors.weakly_informative import Prior, default_prior
 
 WEIGHT_PRIORS = ("dirichlet_process", "dirichlet_distribution")
 NUMBERS = (

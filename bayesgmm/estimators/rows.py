@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 
 _BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
 _SMALLEST_BLOCK = 16

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from bayesgmm.engines.em import fit_em, sorted_components
-from bayesgmm.results import Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode
 
 
 @dataclasses.dataclass(frozen=True)

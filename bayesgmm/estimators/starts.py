@@ -8,9 +8,9 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from bayesgmm.estimators.arguments import key_of
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
-from bayesgmm.starts import get_start, mixture_from_start, start_from
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.starts.named import get_start, mixture_from_start, start_from
 
 
 def start_of_init(

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bayesgmm.mixture import Mixture
+from bayesgmm.engines.fit import Fit
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.panels import finish, make_panels
 from bayesgmm.plots.shapes import (
     check_levels,
@@ -22,7 +23,6 @@ from bayesgmm.plots.shapes import (
 )
 from bayesgmm.plots.style import INK, cluster_colour, cluster_handles
 from bayesgmm.plots.view import one_mixture, view_rows
-from bayesgmm.results import Fit
 
 
 def plot_assignments(

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bayesgmm.checks import whole_number
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.validation import whole_number
 from bayesgmm.plots.panels import new_axes, one_axes, several_axes
 from bayesgmm.plots.style import INK, MARKERS, PALETTE, legend_beside, tidy
 

@@ -10,15 +10,15 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bayesgmm.checks import real_array, shown
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import real_array, shown
 from bayesgmm.plots.fields import averaged, density_at, grid_of, plane_of_region, region_heights
 from bayesgmm.plots.panels import new_axes, one_axes, several_axes
 from bayesgmm.plots.shapes import check_levels, density_grid, draw_ground, draw_histogram, draw_rug
 from bayesgmm.plots.style import BLUE, DATA_GREY, INK, VERMILION, legend_beside, tidy
 from bayesgmm.plots.view import View, as_float64, point_and_draws, view_rows
-from bayesgmm.results import Fit
 
 _PLANE_DRAWS = 100  # averaged into a density over the plane: more of them move no contour
 _BAND_DRAWS = 400

@@ -7,15 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.fields import DOUBT, assignment_entropy, grid_of, mean_responsibilities, plane_around
 from bayesgmm.plots.panels import one_axes
 from bayesgmm.plots.responsibilities import add_colourbar
 from bayesgmm.plots.shapes import density_grid, draw_ground, draw_rug, ellipse_outlines
 from bayesgmm.plots.style import DATA_GREY, INK, tidy
 from bayesgmm.plots.view import View, point_and_draws, view_rows
-from bayesgmm.results import Fit
 
 _MOST_DRAWS = 50  # whose responsibilities are averaged at every point of the grid
 

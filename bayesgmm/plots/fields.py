@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.colors import LinearSegmentedColormap
 
-from bayesgmm.functionals import hdr_level
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.functionals import hdr_level
+from bayesgmm.mixtures.mixture import Mixture
 
 # From white, through the first and second colour of the palette, to nearly black: dark in print, and without red
 # against green.

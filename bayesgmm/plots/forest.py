@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from scipy.special import ndtri
 
+from bayesgmm.comparison.parameter_table import LEVEL, ParameterTable, with_uncertainty
 from bayesgmm.errors import InputError
-from bayesgmm.parameter_table import LEVEL, ParameterTable, with_uncertainty
 from bayesgmm.plots.panels import one_axes
 from bayesgmm.plots.style import DATA_GREY, INK, MARKERS, cluster_colour, legend_beside, tidy
 

@@ -8,15 +8,15 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from bayesgmm.allocations import flat_draws, rows_of_draws, sampled_allocations
-from bayesgmm.checks import as_key
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.validation import as_key
 from bayesgmm.plots.panels import one_axes
 from bayesgmm.plots.style import FONT_SIZE, INK, PALETTE, legend_beside, tidy
 from bayesgmm.plots.view import posterior_draws
-from bayesgmm.precision import RandomKey
-from bayesgmm.results import Fit
+from bayesgmm.posterior.allocations import flat_draws, rows_of_draws, sampled_allocations
 
 _WEIGHTS = {"bic": "by BIC: exp(−BIC/2)", "weight": "stacking by LOO"}
 

@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 from scipy.stats import gaussian_kde
 
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.panels import root_figure, several_axes
 from bayesgmm.plots.style import DATA_GREY, FONT_SIZE, INK, cluster_colour, legend_beside, line_styles, tidy
 from bayesgmm.plots.view import name_features
-from bayesgmm.results import Fit
 
 _MOST_FEATURES = 8
 _POINT_MARKERS = ("v", "^", "D", "s")

@@ -9,16 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from bayesgmm.agreement import adjusted_rand_index
+from bayesgmm.comparison.agreement import adjusted_rand_index
+from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.kmeans import HardPartition
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.assignments import draw_centres, plot_assignments
 from bayesgmm.plots.panels import Panels, finish, make_panels, new_axes, several_axes
 from bayesgmm.plots.shapes import draw_histogram, draw_points, draw_rug, point_size
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour, cluster_marker, engine_name
 from bayesgmm.plots.view import View, one_mixture, view_rows
-from bayesgmm.results import Fit
 
 _SIDE = 400  # pixels of the plane that is tinted by nearest centre
 

@@ -10,8 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.assignments import draw_components, mass_handle
 from bayesgmm.plots.panels import finish, make_panels
 from bayesgmm.plots.shapes import (
@@ -25,7 +26,6 @@ from bayesgmm.plots.shapes import (
 )
 from bayesgmm.plots.style import DATA_GREY, INK, PALETTE, cluster_colour, cluster_handles, engine_name
 from bayesgmm.plots.view import one_mixture, posterior_draws, thinned_draws, view_rows
-from bayesgmm.results import Fit
 
 _BAND_DRAWS = 400  # quantiles of a band want more draws than the eye can tell apart as lines
 _BAND = (0.05, 0.95)

@@ -13,15 +13,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from bayesgmm.checks import as_key
 from bayesgmm.errors import InputError
-from bayesgmm.families import Family
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import as_key
 from bayesgmm.plots.panels import finish, make_panels
 from bayesgmm.plots.shapes import check_levels, densities, draw_ground, draw_histogram, draw_rug, ellipse_outlines
 from bayesgmm.plots.style import DATA_GREY, INK, PALETTE
 from bayesgmm.plots.view import thinned_draws, view_rows
-from bayesgmm.predictive import prior_draws
+from bayesgmm.target.prior_predictive import prior_draws
 
 _NUM_MIXTURES, _ROWS_OF_EACH = 4000, 10  # of which the prior predictive density is estimated
 _SHOWN, _COVERED = (0.025, 0.975), (0.005, 0.995)  # quantiles of predictive rows: of the axes, and of the estimate

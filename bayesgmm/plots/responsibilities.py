@@ -7,12 +7,12 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from bayesgmm.mixture import Mixture
+from bayesgmm.engines.fit import Fit
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.fields import PROBABILITY, mean_responsibilities
 from bayesgmm.plots.panels import one_axes, root_figure
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour, legend_beside, tidy
 from bayesgmm.plots.view import point_and_draws, view_rows
-from bayesgmm.results import Fit
 
 _MOST_DRAWS = 200
 

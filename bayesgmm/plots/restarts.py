@@ -10,11 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType
 
-from bayesgmm.checks import finite_number
+from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.validation import finite_number
 from bayesgmm.plots.panels import one_axes
 from bayesgmm.plots.style import DATA_GREY, PALETTE, legend_beside, tidy
-from bayesgmm.results import Fit, ResultCode
 
 _NAMED = 4  # optima that have a colour of their own
 _DASHES: LineStyleType = (0.0, (3.0, 2.0))

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from scipy.stats import chi2
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.style import DATA_GREY, INK, cluster_colour, cluster_marker
 
 _MANY_ROWS = 5000  # beyond it points are drawn as pixels even in a PDF, which would otherwise take minutes to open

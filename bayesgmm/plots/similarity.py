@@ -9,15 +9,15 @@ from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.fields import PROBABILITY
 from bayesgmm.plots.panels import one_axes
 from bayesgmm.plots.responsibilities import add_colourbar
 from bayesgmm.plots.style import VERMILION, tidy
 from bayesgmm.plots.view import posterior_draws
-from bayesgmm.results import Fit
-from bayesgmm.similarity import MAX_ROWS, similarity_matrix
+from bayesgmm.posterior.similarity import MAX_ROWS, similarity_matrix
 
 _OPTIMAL_ROWS = 600  # beyond which the best order of a tree's leaves takes too long
 _ROUNDING = 1e-8

@@ -9,8 +9,8 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
-from bayesgmm.mixture import Mixture
-from bayesgmm.results import Fit
+from bayesgmm.engines.fit import Fit
+from bayesgmm.mixtures.mixture import Mixture
 
 # Okabe & Ito (2008), safe for the colour-blind. Black is kept for the mixture as a whole, and yellow, faint on white,
 # comes late.

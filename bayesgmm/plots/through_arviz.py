@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bayesgmm.checks import whole_number
-from bayesgmm.diagnostics import pointwise_loo
+from bayesgmm.diagnostics.datatree import pointwise_loo
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.validation import whole_number
 from bayesgmm.plots.arviz_axes import by_facet, by_parameter, few_replicates, quiet
 from bayesgmm.plots.panels import new_axes, one_axes, several_axes
 from bayesgmm.plots.style import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, legend_beside, tidy

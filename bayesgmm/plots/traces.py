@@ -8,10 +8,10 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from bayesgmm.engines.fit import SAMPLERS, Fit
 from bayesgmm.errors import InputError
 from bayesgmm.plots.panels import new_axes, one_axes
 from bayesgmm.plots.style import FONT_SIZE, PALETTE, tidy
-from bayesgmm.results import SAMPLERS, Fit
 
 _LONG = 50  # steps from which the first ones may leave the panel, so that the end can be seen
 _SMOOTHED = 25  # the smoothed ELBO averages a window of this fraction of the steps

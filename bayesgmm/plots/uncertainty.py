@@ -11,14 +11,14 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.fields import mean_responsibilities
 from bayesgmm.plots.panels import Panels, finish, make_panels, root_figure
 from bayesgmm.plots.shapes import density_grid, draw_rug, ellipse_outlines, point_size
 from bayesgmm.plots.style import FONT_SIZE, INK, cluster_colour
 from bayesgmm.plots.view import point_and_draws, view_rows
-from bayesgmm.results import Fit
 
 _MOST_DRAWS = 200
 _BAND = (0.05, 0.95)

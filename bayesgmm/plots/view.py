@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from bayesgmm.checks import as_rows
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixture import Mixture
-from bayesgmm.results import Fit
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import as_rows
 
 MAX_COLUMNS = 4
 

@@ -74,9 +74,9 @@ def potential_and_start(x: jax.Array, start: Parameters, *, apart: float) -> tup
 
     So that no coordinate is zero, where a wrong prior would not show.
     """
-    from bayesgmm.engines import space
-    from bayesgmm.engines.potential import potential_energy
-    from bayesgmm.likelihood import prepare_rows
+    from bayesgmm.likelihood.log_likelihood import prepare_rows
+    from bayesgmm.target import unconstrained as space
+    from bayesgmm.target.potential import potential_energy
 
     dtype, num_components, rng = str(x.dtype), len(start.weights), np.random.default_rng(0)
     family, prior = bayesgmm.FAMILIES["full"], bayesgmm.default_prior(np.asarray(x), num_components)

@@ -1,0 +1,1 @@
+"""The command line, its settings, tables, report and output folder."""

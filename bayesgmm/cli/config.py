@@ -1,0 +1,392 @@
+"""Settings of a comparison, from a TOML file: every key with its meaning, range and default.
+
+The classes are the reference; `configs/` holds commented examples. Whatever is wrong with a file is told at once, one
+line for each problem, before any data are read.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
+from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES
+from bayesgmm.errors import InputError
+from bayesgmm.mixtures.families import FAMILIES
+from bayesgmm.starts.named import STARTS
+
+
+class ConfigError(InputError):
+    """Settings that cannot be used; one line for each problem, with the key, the value and the cure."""
+
+
+def _one_of(known: Sequence[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"is not known; {_closest(value, known)}choose one of {', '.join(known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("is empty; give at least one")
+    repeated = [value for value in values if values.count(value) > 1]
+    if repeated:
+        raise ValueError(f"has {repeated[0]!r} more than once; drop the repetition")
+    return values
+
+
+def _engines_in_order(values: tuple[str, ...]) -> tuple[str, ...]:
+    if "em" not in values:
+        raise ValueError('lacks "em", from whose fit the other engines start; add "em"')
+    return tuple(engine for engine in COMPARED if engine in values)
+
+
+# TOML has no tuples and no paths, so these are exempt from strictness; the members of lists are not.
+_List = (Field(strict=False), AfterValidator(_distinct))
+_Path = Annotated[Path, Field(strict=False)]
+_Counts = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...],
+    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,)),
+    *_List,
+    AfterValidator(lambda values: tuple(sorted(values))),
+]
+_Engines = Annotated[
+    tuple[Literal["em", "map", "vi", "cavi", "gibbs", "nuts", "kmeans"], ...], *_List, AfterValidator(_engines_in_order)
+]
+_Guides = Annotated[tuple[Literal["normal", "full_rank", "low_rank"], ...], *_List]
+_Count = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(_Table):
+    """`[data]`: the rows to fit. Exactly one of `dataset` and `path`."""
+
+    dataset: Annotated[str, _one_of(tuple(SHIPPED))] | None = Field(
+        default=None, description=f"shipped data set: {', '.join(SHIPPED)}"
+    )
+    path: _Path | None = Field(
+        default=None, description="a .csv, .parquet or .npy file; relative to the folder of the settings file"
+    )
+    columns: Annotated[tuple[str, ...], *_List] | None = Field(
+        default=None, description="list of names of the columns to use, all numeric ones by default; only with path"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataConfig":
+        if (self.dataset is None) == (self.path is None):
+            count = "neither" if self.dataset is None else "both"
+            raise ValueError(f'[data] has {count} of dataset and path; give exactly one, such as dataset = "faithful"')
+        if self.columns is not None and self.path is None:
+            raise ValueError("[data] has columns, which go with path only; drop them, or give path in place of dataset")
+        return self
+
+    def load(self) -> Dataset:
+        """Read the rows; a file that cannot be used raises `DataError`, in one line."""
+        return read_table(self.path, self.columns) if self.path is not None else load_dataset(str(self.dataset))
+
+
+class MixtureConfig(_Table):
+    """`[mixture]`: which mixtures to fit."""
+
+    family: Annotated[str, _one_of(tuple(FAMILIES))] = Field(default="full", description="covariance structure")
+    num_components: _Counts = Field(description="number of components, or a list of numbers to compare; kept sorted")
+    select_by: Literal["bic", "aic", "icl"] = Field(
+        default="bic", description="criterion that picks one of several numbers of components for map, vi and nuts"
+    )
+
+
+class PriorConfig(_Table):
+    """`[prior]`: one prior for all Bayesian engines, in units of the data's own spread."""
+
+    kind: Literal["weakly_informative", "conjugate"] = Field(
+        default="weakly_informative",
+        description="weakly_informative (map, vi, nuts) or conjugate (all engines; cavi and gibbs need it)",
+    )
+    concentration: _Positive | None = Field(
+        default=None, description="Dirichlet parameter of the weights; by default 2, under a conjugate prior 1"
+    )
+    mean_scale: _Positive | None = Field(
+        default=None, description="weakly informative: sd of component means, in sds of each column; by default 2"
+    )
+    scale_prior: Literal["lognormal", "half_normal", "hierarchical"] = Field(
+        default="lognormal", description="weakly informative: prior of component scales"
+    )
+    scale_median: _Positive | None = Field(
+        default=None, description="lognormal: median of component scales, in sds of each column; by default k^(-1/d)"
+    )
+    scale_sigma: _Positive | None = Field(
+        default=None, description="lognormal: sd of the logarithms of component scales; by default 1"
+    )
+    scale_sd: _Positive | None = Field(
+        default=None, description="half_normal: sd of component scales, in sds of each column; by default 1"
+    )
+    correlation_concentration: _Positive | None = Field(
+        default=None, description="weakly informative: LKJ parameter of the correlations; by default 2, or 1 + d/2"
+    )
+    shrinkage: _Positive | None = Field(
+        default=None, description="conjugate: rows that the prior mean counts for; by default 0.01"
+    )
+    dof: _Positive | None = Field(default=None, description="conjugate: degrees of freedom; by default d + 2")
+
+    @model_validator(mode="after")
+    def _read_by_kind(self) -> "PriorConfig":
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        weak = {"mean_scale", "scale_prior", "correlation_concentration", *_KEYS_OF_SCALES}
+        readers = dict.fromkeys(weak, ("kind", "weakly_informative"))
+        readers |= {"shrinkage": ("kind", "conjugate"), "dof": ("kind", "conjugate")}
+        for name, (by, wanted) in readers.items():
+            if getattr(self, name) != defaults[name] and getattr(self, by) != wanted:
+                raise ValueError(f'[prior] has {name}, which only {by} = "{wanted}" reads; drop it, or set {by}')
+        for name, wanted in _KEYS_OF_SCALES.items():
+            if getattr(self, name) != defaults[name] and self.scale_prior != wanted:
+                raise ValueError(f'[prior] has {name}, which only scale_prior = "{wanted}" reads; drop it, or set that')
+        return self
+
+    def keywords(self, column_scales: Any) -> dict[str, Any]:
+        """Keyword arguments of `default_prior` or `conjugate_prior`; scales in units of the data."""
+        given = self.model_dump(exclude_none=True, exclude={"kind"})
+        if self.kind == "conjugate":
+            given.pop("scale_prior")
+        for name in {"mean_scale", "scale_median", "scale_sd"} & set(given):
+            given[name] = given[name] * column_scales
+        return given
+
+
+_KEYS_OF_SCALES = {"scale_median": "lognormal", "scale_sigma": "lognormal", "scale_sd": "half_normal"}
+
+
+class EmConfig(_Table):
+    """`[em]`: maximum likelihood."""
+
+    start: Annotated[str, _one_of(tuple(STARTS))] = Field(
+        default="k-means++", description=f"where runs start: {', '.join(STARTS)}"
+    )
+    num_restarts: _Count = Field(default=10, description="number of random starts, of which the best is kept")
+    accelerate: bool = Field(
+        default=False, description="extrapolate every second step (SQUAREM): fewer steps where components overlap"
+    )
+    tol: _Positive = Field(default=1e-6, description="stop when the mean log-likelihood per row changes by less")
+    max_steps: _Count = Field(default=1000, description="step limit")
+    reg_covar: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="ridge on the variances, in squared units of the data; by default tiny"
+    )
+
+
+class MapConfig(_Table):
+    """`[map]`: the mode of the posterior."""
+
+    gtol: _Positive | None = Field(
+        default=None, description="stop when no entry of the gradient per row exceeds this; by default as dtype allows"
+    )
+    max_steps: _Count = Field(default=1000, description="step limit")
+
+
+class ViConfig(_Table):
+    """`[vi]`: variational inference."""
+
+    guides: _Guides = Field(
+        default=("normal", "full_rank"), description="list of approximations: normal (mean-field), full_rank"
+    )
+    num_draws: _Count = Field(default=2000, description="draws from each fitted approximation")
+    max_steps: _Count = Field(default=20_000, description="step limit")
+    num_particles: _Count = Field(default=8, description="draws in the estimate of the ELBO at every step")
+
+
+class CaviConfig(_Table):
+    """`[cavi]`: variational inference by coordinate ascent; needs the conjugate prior."""
+
+    tol: _Positive = Field(default=1e-6, description="stop when the ELBO per row changes by less")
+    max_steps: _Count = Field(default=1000, description="step limit")
+    num_draws: Annotated[int, Field(ge=25)] = Field(
+        default=1000, description="draws from the approximation, at least 25"
+    )
+
+
+class GibbsConfig(_Table):
+    """`[gibbs]`: draws from the posterior by Gibbs sampling; needs the conjugate prior."""
+
+    num_chains: _Count = Field(default=4, description="number of chains")
+    num_warmup: _Count = Field(default=500, description="first sweeps of every chain, which are not kept")
+    num_draws: Annotated[int, Field(ge=4)] = Field(default=2000, description="sweeps kept of every chain, at least 4")
+
+
+class NutsConfig(_Table):
+    """`[nuts]`: draws from the posterior."""
+
+    num_chains: _Count = Field(default=4, description="number of chains")
+    num_warmup: _Count = Field(default=300, description="draws of every chain spent on adaptation")
+    # R-hat compares the variances of the two halves of every chain.
+    num_draws: Annotated[int, Field(ge=4)] = Field(default=1000, description="draws kept of every chain, at least 4")
+    target_accept: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.8, description="acceptance rate that the step size is adapted to, between 0 and 1"
+    )
+
+
+class KmeansConfig(_Table):
+    """`[kmeans]`: scikit-learn's k-means, whose hard assignments are put beside those of the mixtures."""
+
+    num_restarts: _Count = Field(default=10, description="number of random starts, of which the best is kept")
+    max_steps: _Count = Field(default=300, description="step limit of each")
+    tol: Annotated[float, Field(ge=0)] = Field(
+        default=1e-4, description="stop when centres move by less, squared and relative to the columns' mean variance"
+    )
+    standardise: bool = Field(
+        default=False, description="divide columns by their sds first; if not, columns in smaller units count for more"
+    )
+
+
+class OutputConfig(_Table):
+    """`[output]`: where results go."""
+
+    directory: _Path = Field(
+        default=Path("results"), description="folder, relative to the current one; by default results/<file's name>"
+    )
+
+
+class Config(_Table):
+    """Settings of one comparison of engines on one data set. Frozen; `load_config` makes it from a file."""
+
+    title: str = Field(default="", description="heading of the report; by default the settings file's name")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="seed of all randomness")
+    dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of the computation")
+    engines: _Engines = Field(
+        default=DEFAULT_ENGINES, description="list of engines to run, em among them; kept in this order"
+    )
+    data: DataConfig
+    mixture: MixtureConfig
+    prior: PriorConfig = PriorConfig()
+    em: EmConfig = EmConfig()
+    map: MapConfig = MapConfig()
+    vi: ViConfig = ViConfig()
+    cavi: CaviConfig = CaviConfig()
+    gibbs: GibbsConfig = GibbsConfig()
+    nuts: NutsConfig = NutsConfig()
+    kmeans: KmeansConfig = KmeansConfig()
+    output: OutputConfig = OutputConfig()
+
+    def _tables_unread(self) -> set[str]:
+        bayesian = {*self.engines} - {"em", "kmeans"}
+        return {*COMPARED, *([] if bayesian else ["prior"])} - {*self.engines}
+
+    @model_validator(mode="after")
+    def _tables_of_engines(self) -> "Config":
+        unread = sorted(self.model_fields_set & self._tables_unread())
+        cures = {name: f'"{name}"' for name in COMPARED} | {"prior": "a Bayesian engine"}
+        if unread:
+            ran = list(self.engines)
+            lines = (f"[{name}] is not read by engines = {ran}; add {cures[name]}, or drop [{name}]" for name in unread)
+            raise ValueError("\n".join(lines))
+        needing = [name for name in ("cavi", "gibbs") if name in self.engines and self.prior.kind != "conjugate"]
+        if needing:
+            raise ValueError(
+                f'engines has "{needing[0]}", which needs a conjugate prior; set kind = "conjugate" in [prior]'
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings in force, defaults included, as JSON types; without the tables that no engine reads."""
+        return self.model_dump(mode="json", exclude=self._tables_unread())
+
+
+def load_config(path: str | PathLike[str]) -> Config:
+    """Read and check the settings in a TOML file.
+
+    A relative `data.path` is resolved against the file's folder; `title` and `output.directory` default to the file's
+    name.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    path = Path(path)
+    try:
+        config = Config.model_validate(_read_toml(path))
+    except ValidationError as error:
+        lines = [f"{path}: {line}" for problem in error.errors() for line in _explain(problem)]
+        raise ConfigError("\n".join(lines)) from None
+    resolved: dict[str, Any] = {}
+    if "title" not in config.model_fields_set:
+        resolved["title"] = path.stem
+    if config.data.path is not None:
+        resolved["data"] = config.data.model_copy(update={"path": path.parent / config.data.path})
+    if "directory" not in config.output.model_fields_set:
+        resolved["output"] = config.output.model_copy(update={"directory": Path("results", path.stem)})
+    return config.model_copy(update=resolved)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(
+            f"path={str(path)!r} cannot be read ({error.strerror}); name an existing .toml file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error}); save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        fault = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
+        cure = "correct it (text needs quotes, a key or table may come only once)"
+        raise ConfigError(f"{path}: is not valid TOML: {fault}; {cure}") from None
+
+
+_TABLES: dict[str, Any] = {
+    name: field.annotation for name, field in Config.model_fields.items() if hasattr(field.annotation, "model_fields")
+}
+_EXAMPLES = {
+    "data": 'a table [data] with dataset = "faithful" or path = "my.csv"',
+    "mixture": "a table [mixture] with num_components = [1, 2, 3]",
+    "mixture.num_components": "num_components = [1, 2, 3] to [mixture]",
+}
+
+
+def _explain(problem: Mapping[str, Any]) -> list[str]:
+    """What pydantic found, as lines with the key, the value, what is wrong with it and what to write."""
+    location, value, kind = problem["loc"], problem["input"], problem["type"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    key = key.lstrip(".").replace("\n", r"\n")
+    shown = key if isinstance(value, Mapping) else f"{key} = {value!r}"
+    names = [part for part in location if isinstance(part, str)]
+    table = _TABLES[names[0]] if len(names) > 1 else Config
+    if kind == "value_error":
+        fault = str(problem["ctx"]["error"])
+        return fault.splitlines() if isinstance(value, Mapping) else [f"{shown} {fault}"]
+    if kind == "extra_forbidden":
+        return [f"{shown} is not a known key; {_home(names[-1], table)}"]
+    if kind == "model_type":
+        return [f"{shown} must be a table; write [{key}] on a line of its own and its keys below"]
+    if kind == "missing":
+        return [f"{key} is missing; add {_EXAMPLES[key]}"]
+    fault = problem["msg"].replace("Input should", "must").replace("tuple", "list")
+    fault = "must be text in quotes" if kind in ("path_type", "string_type") else fault
+    hint = _closest(value, re.findall("'(.*?)'", fault)) if kind == "literal_error" else ""
+    return [f"{shown} {fault}; {hint}{names[-1]} is: {table.model_fields[names[-1]].description}"]
+
+
+def _home(name: str, table: type[BaseModel]) -> str:
+    """Where an unknown key belongs, or which key was meant."""
+    if name in _TABLES:
+        return f"write that table as [{name}]"
+    if name in Config.model_fields:
+        return f"{name} belongs above the first table"
+    homes = [f"[{home}]" for home, kind in _TABLES.items() if name in kind.model_fields]
+    if homes:
+        return f"{name} belongs in {' or '.join(homes)}"
+    return f"{_closest(name, list(table.model_fields))}the keys here are {', '.join(table.model_fields)}"
+
+
+def _closest(value: object, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(str(value), known, 1)
+    return f"did you mean {found[0]!r}? " if found else ""

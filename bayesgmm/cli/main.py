@@ -1,0 +1,198 @@
+"""The command line: `bayesgmm compare CONFIG`. What takes long to import is imported by the command that needs it."""
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bayesgmm.cli.config import Config
+    from bayesgmm.datasets import Dataset
+
+app = typer.Typer(
+    name="bayesgmm",
+    help="Gaussian mixtures by EM, MAP, variational inference and MCMC, on one shared likelihood.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EXIT_BAD_INPUT = 2
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"bayesgmm {version_of('bayesgmm')}")
+        raise typer.Exit
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="Settings, a TOML file such as configs/old_faithful.toml.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; overrides the settings.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; overrides the settings.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")] = False,
+) -> None:
+    """Fit one data set by several engines, print them side by side, and write tables, posteriors and a report."""
+    began = time.perf_counter()
+    with _one_line_errors():
+        settings, data, folder, seed = _read(config, out, seed, overwrite)
+        _use_host_devices(_num_devices(settings))
+        _remember_programs()
+        _compare(settings, data, folder, seed, overwrite, began)
+
+
+def main() -> None:
+    """Entry point of the `bayesgmm` command."""
+    app()
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Bad input ends in its message and exit code 2; anything else is a fault of ours, with its traceback."""
+    from bayesgmm.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
+
+
+def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> tuple["Config", "Dataset", Path, int]:
+    """Everything that can be refused is looked at before anything is computed."""
+    from bayesgmm.cli.config import load_config
+    from bayesgmm.cli.outputs import check_folder
+    from bayesgmm.likelihood.rows import enough_rows
+    from bayesgmm.mixtures.families import get_family
+
+    settings = load_config(config)
+    folder = settings.output.directory if out is None else out
+    check_folder(folder, overwrite)
+    data = settings.data.load()
+    for count in settings.mixture.num_components:
+        enough_rows(data.x, count, get_family(settings.mixture.family))
+    return settings, data, folder, settings.seed if seed is None else seed
+
+
+def _num_devices(settings: "Config") -> int:
+    """One host device for each core, which is fastest; one for each chain where cores cannot share chains evenly."""
+    num_cores = _num_cores()
+    samplers = {"gibbs": settings.gibbs.num_chains, "nuts": settings.nuts.num_chains}
+    chains = [number for name, number in samplers.items() if name in settings.engines]
+    uneven = [number for number in chains if all(number % share for share in range(2, num_cores + 1))]
+    return max(num_cores, *uneven) if uneven and num_cores > 1 else num_cores
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _use_host_devices(num_devices: int) -> None:
+    """Host devices, over which EM shares out many rows and chains run side by side.
+
+    Must be asked for before JAX starts, and costs nothing where they are not used.
+    """
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # JAX has started already: a program calls us, and the setting is its own
+        jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def _remember_programs() -> None:
+    """Compiled programs are kept in the user's cache folder, so that the next run of the command starts at once."""
+    import jax
+    from platformdirs import user_cache_path
+
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("bayesgmm") / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overwrite: bool, began: float) -> None:
+    import jax
+    import numpy as np
+    from rich.console import Console
+
+    from bayesgmm.cli.outputs import write_outputs
+    from bayesgmm.cli.terminal import rich_tables
+    from bayesgmm.comparison.compare import compare as run_comparison
+
+    # ArviZ takes seconds to import; XLA compiles the first fits meanwhile.
+    threading.Thread(target=importlib.import_module, args=("arviz",), daemon=True).start()
+    progress = Console(stderr=True)
+    x = np.asarray(data.x, settings.dtype)
+    with progress.status("starting") as status:
+
+        def on_progress(message: str) -> None:
+            status.update(message)
+            if not progress.is_terminal:
+                progress.print(f"[{time.perf_counter() - began:5.1f} s] {message}", markup=False, highlight=False)
+
+        comparison = run_comparison(
+            x,
+            settings.mixture.num_components,
+            key=jax.random.key(seed),
+            feature_names=data.feature_names,
+            labels=data.labels,
+            on_progress=on_progress,
+            on_step=status.update,
+            **_keywords(settings, x),
+        )
+        on_progress("figures and files")
+        source = {"name": data.name, "units": data.units, "source": data.source}
+        files = write_outputs(
+            comparison,
+            folder,
+            title=settings.title,
+            seed=seed,
+            settings={**settings.to_dict(), "seed": seed},
+            data_source=source,
+            overwrite=overwrite,
+        )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in rich_tables(comparison):
+        console.print(table)
+        console.print()
+    for name, caution in comparison.cautions:
+        console.print(f"{name}: {caution}.", markup=False, highlight=False)
+    console.print(f"{len(files)} files in {folder} after {time.perf_counter() - began:.0f} s:", highlight=False)
+    for file in files:
+        console.print(f"  {file.name}", highlight=False)
+
+
+def _keywords(settings: "Config", x: Any) -> dict[str, Any]:
+    """Settings as keyword arguments of `bayesgmm.compare`."""
+    vi = settings.vi.model_dump()
+    return {
+        "family": settings.mixture.family,
+        "engines": settings.engines,
+        "select_by": settings.mixture.select_by,
+        "guides": vi.pop("guides"),
+        "prior": settings.prior.kind,
+        "prior_settings": settings.prior.keywords(x.std(0)),
+        "em": settings.em.model_dump(),
+        "map": settings.map.model_dump(),
+        "vi": vi,
+        "cavi": settings.cavi.model_dump(),
+        "gibbs": settings.gibbs.model_dump(),
+        "nuts": settings.nuts.model_dump(),
+        "kmeans": settings.kmeans.model_dump(),
+    }

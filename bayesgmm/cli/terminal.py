@@ -1,0 +1,155 @@
+"""Tables that a person can read in a terminal, from a `Comparison`."""
+
+import math
+from typing import Any
+
+from rich.table import Table
+
+from bayesgmm.comparison.compare import Comparison
+from bayesgmm.comparison.parameter_table import LEAST_HELD, NARROW, WIDE, ParameterTable, with_uncertainty
+from bayesgmm.engines.fit import SAMPLERS, Fit, ResultCode
+from bayesgmm.engines.kmeans import HardPartition
+
+
+def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of engines."""
+    header = ["engine", "log-lik.", "BIC", "AIC", "ICL", "ELPD-LOO", "seconds", "converged"]
+    rows = []
+    for row in comparison.table.to_dict("records"):
+        elpd = "–" if math.isnan(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['elpd_loo_se']:.1f}"
+        likelihoods = [row[name] for name in ("log_likelihood", "bic", "aic", "icl")]
+        rows.append(
+            [
+                row["engine"],
+                *("–" if math.isnan(value) else f"{value:.2f}" for value in likelihoods),
+                elpd,
+                f"{row['seconds']:.1f}",
+                verdict(comparison.of_row(row["engine"])),
+            ]
+        )
+    return header, rows
+
+
+def agreement_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of hard assignments: what k-means makes small, and adjusted Rand indices."""
+    shown = ["inertia", "ari_kmeans", "ari_labels"]
+    present = [name for name in shown if comparison.table[name].notna().to_numpy().any()]
+    names = {"inertia": "inertia", "ari_kmeans": "ARI with k-means", "ari_labels": "ARI with labels"}
+    rows = [
+        [row["engine"], *(f"{row[name]:.4g}" if name == "inertia" else f"{row[name]:.3f}" for name in present)]
+        for row in comparison.table.to_dict("records")
+    ]
+    return ["engine", *(names[name] for name in present)], rows
+
+
+def verdict(fit: Fit | HardPartition) -> str:
+    """Yes or no, and the number that says so."""
+    summary = fit.summary if isinstance(fit, Fit) else {}
+    steps = f"{int(fit.num_steps)} steps"
+    if isinstance(fit, Fit) and fit.engine in SAMPLERS:
+        evidence = f"R-hat {summary.get('r_hat', math.nan):.3f}"
+        if "divergences" in summary:
+            evidence += f", {summary['divergences']} divergences"
+    else:
+        evidence = f"{steps}, k-hat {summary['khat']:.2f}" if "khat" in summary else steps
+    yes = "yes" if fit.code is ResultCode.successful else f"no: {fit.code.name.replace('_', ' ')}"
+    return f"{yes} ({evidence})"
+
+
+def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of parameters: one row for each, one column for each engine.
+
+    Uncertainties that are far from the sampler's carry a mark (`legend_of_doubts`). Of k-means, shares of the rows and
+    centres.
+    """
+    table, partition = comparison.parameters, comparison.kmeans
+    header = ["cluster", "quantity", *table.names, *([] if partition is None else ["kmeans"])]
+    rows = []
+    for line in table.frame.to_dict("records"):
+        cells = [with_uncertainty(line[name], line.get(f"{name} sd")) + _doubt(line, name) for name in table.names]
+        if partition is not None:
+            cells.append(_of_partition(partition, line["cluster"], line["quantity"], comparison.feature_names))
+        rows.append([line["cluster"], line["quantity"], *cells])
+    return header, rows
+
+
+def _doubt(line: dict[Any, Any], name: str) -> str:
+    """What speaks against the uncertainty of a cell: its ratio to the reference's, and what EM's interval holds."""
+    if name not in line["flagged"]:
+        return ""
+    ratio = line[f"{name} ratio"]
+    marks = [] if NARROW <= ratio <= WIDE else [f"×{ratio:.2f}"]
+    if name == "em" and line["em held"] < LEAST_HELD:
+        marks.append(f"{100 * line['em held']:.0f}%")
+    return f" [{', '.join(marks)}]"
+
+
+def legend_of_doubts(table: ParameterTable) -> str:
+    """What the brackets in the table of parameters mean, or nothing where it has none."""
+    if not any(table.frame["flagged"]):
+        return ""
+    meaning = f"[×ratio]: of this sd to that of {table.reference}, where it is far from 1"
+    if (table.frame["em held"] < LEAST_HELD).to_numpy().any():
+        meaning += f"; [%]: of {table.reference} in EM's 95% interval, where it is little"
+    return meaning
+
+
+def _of_partition(partition: HardPartition, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
+    """A cluster's share of the rows or an entry of its centre; k-means knows nothing of spread."""
+    if quantity == "weight":
+        return f"{partition.shares[int(cluster)]:.4g}"
+    means = [f"mean {name}" for name in feature_names]
+    return f"{partition.centres[int(cluster)][means.index(quantity)]:.4g}" if quantity in means else "–"
+
+
+def candidate_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table over numbers of components."""
+    header = ["k", "log-lik.", "parameters", "BIC", "AIC", "ICL", "converged"]
+    rows = []
+    for row in comparison.candidates.to_dict("records"):
+        mark = " ←" if row["num_components"] == comparison.num_components else ""
+        rows.append(
+            [
+                f"{row['num_components']}{mark}",
+                f"{row['log_likelihood']:.2f}",
+                str(row["num_parameters"]),
+                *(f"{row[name]:.2f}" for name in ("bic", "aic", "icl")),
+                "yes" if row["result"] == ResultCode.successful.name else f"no: {row['result'].replace('_', ' ')}",
+            ]
+        )
+    return header, rows
+
+
+def rich_tables(comparison: Comparison) -> list[Table]:
+    """The tables of a comparison for a terminal."""
+    tables = []
+    if comparison.selected_by is not None:
+        title = f"Number of components by EM; {comparison.selected_by.upper()} selects k = {comparison.num_components}"
+        tables.append(_table(title, *candidate_rows(comparison), num_left=0))
+    family = comparison.fits["em"].family
+    title = f"k = {comparison.num_components}, family {family}: {len(comparison.x)} rows on one likelihood"
+    tables.append(_table(title, *engine_rows(comparison), num_left=1))
+    if comparison.has_agreement:
+        title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
+        tables.append(_table(title, *agreement_rows(comparison), num_left=1))
+    table = comparison.parameters
+    tables.append(
+        _table("Parameters (EM ± standard error, posterior mean ± sd)", *component_rows(comparison), num_left=2)
+    )
+    tables[-1].caption = "\n".join(filter(None, [legend_of_doubts(table), *table.remarks])) or None
+    tables[-1].caption_justify = "left"
+    return tables
+
+
+def _table(title: str, header: list[str], rows: list[list[str]], num_left: int) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        left = index < num_left or name == "converged"
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "converged")
+    previous = None
+    for row in rows:
+        if num_left == 2 and previous not in (None, row[0]):
+            table.add_section()
+        previous = row[0]
+        table.add_row(*row)
+    return table

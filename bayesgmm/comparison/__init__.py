@@ -1,0 +1,1 @@
+"""The main job: several engines, one data set, one table."""

@@ -1,0 +1,1 @@
+"""Criteria, ArviZ, and what speaks against a fit."""

@@ -1,0 +1,88 @@
+r"""Information criteria from the shared log-likelihood, and pointwise log-likelihoods of posterior draws.
+
+With $\ell$ the log-likelihood, $p$ the number of free parameters and $n$ the number of rows,
+
+$$ \mathrm{BIC} = -2\ell + p \log n, \quad \mathrm{AIC} = -2\ell + 2p, \quad
+   \mathrm{ICL} = \mathrm{BIC} - 2 \sum_i \log \max_j r_{ij}; $$
+
+smaller is better, as in scikit-learn; R's mclust reports the negatives of BIC and ICL.
+
+Sources: Schwarz (1978); Akaike (1974); Biernacki, Celeux & Govaert (2000), equation 4, with hard assignments.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bayesgmm.engines.fit import Fit
+from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
+from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
+from bayesgmm.mixtures.families import get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, matching_precision
+from bayesgmm.numerics.validation import as_rows, real_array
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Information criteria of one point; smaller is better."""
+
+    log_likelihood: float
+    num_parameters: int
+    bic: float
+    aic: float
+    icl: float
+
+
+def information_criteria(fit: Fit, x: Any, row_weights: Any = None) -> Criteria:
+    """BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows.
+
+    Raises:
+        InputError: for rows or weights that cannot be used, or rows of another number of features than the mixture's.
+    """
+    x = as_rows(x)
+    weights = as_row_weights(row_weights, x)
+    x, weights = rows_that_count(x, weights), np.asarray(weights, np.float64)
+    log_prob, log_certainty = (np.asarray(part, np.float64) for part in row_summaries(fit.mixture, x))
+    total = float(weights @ log_prob)
+    num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
+    bic = -2 * total + num_parameters * float(np.log(weights.sum()))
+    return Criteria(
+        log_likelihood=total,
+        num_parameters=num_parameters,
+        bic=bic,
+        aic=-2 * total + 2 * num_parameters,
+        icl=bic - 2 * float(weights @ log_certainty),
+    )
+
+
+def bic(fit: Fit, x: Any, row_weights: Any = None) -> float:
+    """Bayesian information criterion; smaller is better."""
+    return information_criteria(fit, x, row_weights).bic
+
+
+def aic(fit: Fit, x: Any, row_weights: Any = None) -> float:
+    """Akaike information criterion; smaller is better."""
+    return information_criteria(fit, x, row_weights).aic
+
+
+def icl(fit: Fit, x: Any, row_weights: Any = None) -> float:
+    """Integrated completed likelihood; smaller is better."""
+    return information_criteria(fit, x, row_weights).icl
+
+
+@matching_precision
+def pointwise_log_likelihood(draws: Mixture, x: Any) -> Float[AnyArray, "*draws n"]:
+    r"""$\log p(x_i)$ of every row under every draw, shape (..., n)."""
+    x = real_array(x, "x")
+    flat = jax.tree.map(lambda leaf: jnp.reshape(jnp.asarray(leaf), (-1, *leaf.shape[len(draws.draw_shape) :])), draws)
+    return jnp.reshape(_pointwise(flat, x), (*draws.draw_shape, x.shape[0]))
+
+
+@jax.jit
+def _pointwise(draws: Mixture, x: Any) -> Any:
+    return jax.lax.map(lambda mixture: row_log_prob(mixture, x), draws)

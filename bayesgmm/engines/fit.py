@@ -1,0 +1,177 @@
+"""What a fit returns: result codes that are sentences, and `Fit`."""
+
+import enum
+import functools
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from bayesgmm.errors import InputError
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, is_traced
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
+from bayesgmm.runtime.files import storable
+
+ENGINES = ("em", "map", "vi", "cavi", "gibbs", "nuts")
+"""The engines by name, in the order in which they are run and shown."""
+
+COMPARED = (*ENGINES, "kmeans")
+"""What a comparison can run: the engines, and k-means beside them, which has no mixture."""
+
+DEFAULT_ENGINES = ("em", "map", "vi", "nuts")
+"""Those that are compared unless others are asked for."""
+
+SAMPLERS = ("gibbs", "nuts")
+"""Those whose trace is that of every draw, by chain."""
+
+
+class ResultCode(enum.IntEnum):
+    """How a fit ended. Compiled code carries the number; `explanation` is for people."""
+
+    successful = 0
+    max_steps_reached = 1
+    nonfinite = 2
+    collapsed = 3
+    decreased = 4
+    not_mixed = 5
+    divergent = 6
+    interrupted = 7
+
+    @property
+    def explanation(self) -> str:
+        """What happened and what to try, in one sentence."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    ResultCode.successful: "converged",
+    ResultCode.max_steps_reached: (
+        "the step limit was reached before the stopping rule was met; raise max_steps, or loosen the tolerance"
+    ),
+    ResultCode.nonfinite: (
+        "the objective became infinite or NaN; look for huge values in the data or rescale its columns"
+    ),
+    ResultCode.collapsed: (
+        "a component shrank onto too few distinct rows, where the likelihood has no maximum, or is too narrow for this "
+        "precision; use fewer components, a more restricted family, a larger reg_covar, float64, or an engine with a "
+        "prior"
+    ),
+    ResultCode.decreased: (
+        "the objective fell by more than rounding, because a ridge (reg_covar) outweighs a component's own spread or a "
+        "component is too narrow for this precision; lower reg_covar, use float64 or fewer components"
+    ),
+    ResultCode.not_mixed: (
+        "the chains disagree (R-hat above 1.01 or fewer than 100 effective draws a chain); draw longer, or take "
+        "fewer components or a more restricted family"
+    ),
+    ResultCode.divergent: (
+        "there were divergent transitions, so parts of the posterior may be missing; raise target_accept or tighten "
+        "the prior"
+    ),
+    ResultCode.interrupted: (
+        "it was interrupted, and has only the draws that were made before; run the same call again to go on, or fewer "
+        "draws"
+    ),
+}
+
+
+class FitWarning(UserWarning):
+    """A fit ended without meeting its stopping rule; the message says what happened and what to try."""
+
+
+@storable
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "mixture",
+        "log_likelihood",
+        "result",
+        "num_steps",
+        "trace",
+        "draws",
+        "sample_stats",
+        "summary",
+        "approximation",
+    ],
+    meta_fields=["engine", "family"],
+)
+@dataclass(frozen=True)
+class Fit:
+    """One mixture fitted by one engine.
+
+    Attributes:
+        engine: "em", "map", "vi", "cavi", "gibbs" or "nuts".
+        family: name of the covariance family.
+        mixture: the point: the maximiser for EM and MAP; for posteriors the mixture of posterior means, taken after
+            the components of every draw were matched to the labels of the EM fit.
+        log_likelihood: total log-likelihood of exactly that mixture.
+        result: a `ResultCode`.
+        num_steps: steps taken (EM steps, optimiser steps, or draws including warm-up).
+        trace: what the engine watched: EM the log-likelihood, or the log posterior density under a prior, of its start
+            and after every step, of the best run after its short one; MAP the log posterior density likewise; VI and
+            CAVI the ELBO of every step; Gibbs and NUTS the log posterior density of every draw, with chains as the
+            first axis. NaN past `num_steps`.
+        draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
+        sample_stats: what the sampler said about every draw, arrays (chain, draw) with ArviZ's names; else empty.
+        summary: single numbers that tell how far to trust the fit, such as NUTS's worst R-hat.
+        approximation: the numbers of a conjugate approximation, a `ConjugateDistribution`; of CAVI only.
+    """
+
+    engine: str
+    family: str
+    mixture: Mixture
+    log_likelihood: Float[AnyArray, "*restarts"]
+    result: Shaped[AnyArray, "*restarts"]
+    num_steps: Shaped[AnyArray, "*restarts"]
+    trace: Float[AnyArray, "*restarts steps"]
+    draws: Mixture | None = None
+    sample_stats: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    approximation: ConjugateDistribution | None = None
+
+    @property
+    def code(self) -> ResultCode:
+        """The result as an enumeration member, for a fit outside `jit` and `vmap`."""
+        return ResultCode(int(self.result))
+
+    @property
+    def successful(self) -> Bool[AnyArray, "*restarts"] | np.bool:
+        """Whether the stopping rule was met."""
+        return self.result == int(ResultCode.successful)
+
+    @property
+    def steps(self) -> Float[np.ndarray, "..."]:
+        """The trace without its unused end."""
+        trace = np.asarray(self.trace)
+        return trace[..., : int(self.num_steps) + 1] if self.engine == "em" else trace
+
+
+def check_on_failure(on_failure: str) -> None:
+    """Refuse a word that is not one, before the fit.
+
+    Raises:
+        InputError: for anything but "warn", "raise" and "ignore".
+    """
+    if on_failure not in ("warn", "raise", "ignore"):
+        raise InputError(f'on_failure={on_failure!r} is not known; choose "warn", "raise" or "ignore"')
+
+
+def announce(fit: Fit, on_failure: str) -> Fit:
+    """Tell the caller once, in one sentence, that a fit failed. Inside a caller's trace there is only the code.
+
+    Raises:
+        RuntimeError: for a fit that was not successful, when `on_failure` is "raise".
+    """
+    if on_failure == "ignore" or is_traced(fit.result) or jnp.ndim(fit.result):
+        return fit
+    if fit.code is not ResultCode.successful:
+        message = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components}): {fit.code.explanation}"
+        if on_failure == "raise":
+            raise RuntimeError(message)
+        warnings.warn(message, FitWarning, stacklevel=3)
+    return fit

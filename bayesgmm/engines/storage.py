@@ -1,0 +1,43 @@
+"""Files of mixtures and fits, in the format of `runtime.files`."""
+
+from pathlib import Path
+
+from bayesgmm.engines.fit import Fit
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.runtime.files import load_value, save_value
+
+
+def save_fit(fit: Fit, path: str | Path) -> None:
+    """Write a fit of any engine whole, its draws included, in the dtypes that it has.
+
+    Raises:
+        InputError: for a fit inside the caller's own `jit`, and for a path that cannot be written to.
+    """
+    save_value(fit, path, "fit")
+
+
+def load_fit(path: str | Path) -> Fit:
+    """Read a fit that `save_fit` has written; its arrays are NumPy's.
+
+    Raises:
+        InputError: as `read_arrays`.
+    """
+    return load_value(path, Fit, "fit")
+
+
+def save_mixture(mixture: Mixture, path: str | Path) -> None:
+    """Write a mixture, or draws of them, in the dtypes that it has.
+
+    Raises:
+        InputError: for a mixture inside the caller's own `jit`, and for a path that cannot be written to.
+    """
+    save_value(mixture, path, "mixture")
+
+
+def load_mixture(path: str | Path) -> Mixture:
+    """Read a mixture that `save_mixture` has written; its arrays are NumPy's.
+
+    Raises:
+        InputError: as `read_arrays`.
+    """
+    return load_value(path, Mixture, "mixture")

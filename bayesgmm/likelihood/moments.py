@@ -1,0 +1,102 @@
+r"""Expected sufficient statistics of a mixture, and the M-step that takes them to the next mixture."""
+
+import dataclasses
+import functools
+import operator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances, log_normaliser
+from bayesgmm.numerics.precision import AnyArray
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["origin", "count", "first", "second", "log_likelihood"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Moments:
+    """Expected sufficient statistics of every component; `a + b` are those of the rows of a and b together.
+
+    Attributes:
+        origin: the point the moments are taken about, shape (k, d).
+        count: expected number of rows (total row weight), shape (k).
+        first: sums of differences from the origin, shape (k, d).
+        second: sums of their outer products, shape (e, d, d), or of their squares (e, d) for diagonal factors; e is k,
+            or 1 where they are pooled: summed over components, each about its own origin.
+        log_likelihood: total log-likelihood of the rows, ().
+    """
+
+    origin: Float[AnyArray, "k d"]
+    count: Float[AnyArray, " k"]
+    first: Float[AnyArray, "k d"]
+    second: Float[AnyArray, "e d d"] | Float[AnyArray, "e d"]
+    log_likelihood: Float[AnyArray, ""]
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of both sets of rows; they must be about the same origin."""
+        both = jax.tree.map(operator.add, self, other)
+        return dataclasses.replace(both, origin=self.origin)
+
+
+def maximise(moments: Moments, family: Family, reg_covar: Float[Array, " d"]) -> Mixture:
+    r"""The M-step: the mixture of `family` that maximises the expected complete-data log-likelihood.
+
+    $w_j \propto N_j$, $\mu_j = o_j + a_j / N_j$, and covariances from the scatter
+    $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, in which the ridge $\rho$ = `reg_covar`, in squared
+    units of the data, acts as extra scatter.
+    """
+    count = positive_count(moments.count)
+    shift = moments.first / count[:, None]
+    return Mixture(
+        jnp.log(count / count.sum()),
+        moments.origin + shift,
+        factor_of_covariances(family.maximise(count, scatter(moments, reg_covar)), family.diagonal),
+    )
+
+
+def scatter(moments: Moments, reg_covar: Float[Array, " d"]) -> Array:
+    r"""Scatter about the means, $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, (e, d, d) or (e, d)."""
+    count = positive_count(moments.count)
+    shift = moments.first / count[:, None]
+    diagonal = moments.second.ndim == 2
+    moved = moments.first * shift if diagonal else moments.first[:, :, None] * shift[:, None, :]
+    if len(moments.second) < len(count):
+        moved, count = moved.sum(0, keepdims=True), count.sum()[None]
+    if diagonal:
+        return moments.second - moved + count[:, None] * reg_covar[None]
+    return moments.second - moved + count[:, None, None] * jnp.diag(reg_covar)[None]
+
+
+def expected_complete_log_prob(mixture: Mixture, moments: Moments) -> Float[Array, " k"]:
+    r"""The function that the M-step maximises, one term per component:
+
+    $$ Q_j = N_j (\log w_j + \log |F_j| - \tfrac d2 \log 2\pi) - \tfrac12 \operatorname{tr} F_j S_j F_j^\top, $$
+
+    with the second moment $S_j$ moved from the origin of the moments to the mean of the component. Of pooled second
+    moments every component takes an equal part.
+    """
+    factor = mixture.precision_factor
+    move = mixture.means - moments.origin
+    centred_first = moments.first - moments.count[:, None] * move
+    num_parts = mixture.num_components // len(moments.second)
+    if mixture.is_diagonal:
+        moved = move * (moments.first + centred_first)
+        second = moments.second - (moved if num_parts == 1 else moved.sum(0, keepdims=True))
+        squares = (jnp.square(factor) * second).sum(1)
+    else:
+        moved = move[:, :, None] * moments.first[:, None, :] + centred_first[:, :, None] * move[:, None, :]
+        second = moments.second - (moved if num_parts == 1 else moved.sum(0, keepdims=True))
+        factor = jnp.broadcast_to(jnp.tril(factor), second.shape)
+        squares = (factor * jnp.matmul(factor, second, precision="highest")).sum((1, 2))
+    return moments.count * (mixture.log_weights + log_normaliser(mixture)) - 0.5 / num_parts * squares
+
+
+def positive_count(count: AnyArray) -> Array:
+    """Counts that can be divided by."""
+    return jnp.maximum(count, jnp.finfo(count.dtype).tiny)

@@ -1,0 +1,1 @@
+"""What a Gaussian mixture is, and what follows from one alone. Read `mixture.py` first."""

@@ -1,0 +1,220 @@
+r"""Mixtures of one feature: distribution function, quantiles, and the exact level of highest-density regions.
+
+$$ F(x) = \sum_j w_j \, \Phi\!\left(\frac{x - \mu_j}{\sigma_j}\right). $$
+
+Tails keep their digits: beyond the median everything is worked out from $1 - F$, which is a sum of the same kind.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Array, Float
+
+from bayesgmm.errors import InputError
+from bayesgmm.mixtures.mixture import Mixture, joint_of_rows, over_draws, sum_over_components, whiten
+from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
+from bayesgmm.numerics.validation import real_array, shown
+
+_REACH = 9.0  # standard deviations around every component that are searched for modes
+_POINTS = 109  # six for every standard deviation
+
+
+def cdf(mixture: Mixture, x: Any) -> Float[AnyArray, "..."]:
+    r"""Distribution function $F(x)$ of a mixture of one feature.
+
+    Args:
+        mixture: one mixture of one feature, or draws of them; `mixture.marginal(column)` is one.
+        x: a number, or numbers (n) or (n, 1), in the units of the data.
+
+    Returns:
+        Probabilities of the shape of x, after the leading axes of the mixture; (n) for (n, 1).
+
+    Raises:
+        InputError: for several features, and for x of another shape or no real numbers.
+    """
+    check_univariate(mixture)
+    return _cdf(mixture, _numbers(x, "x"))
+
+
+def quantile(mixture: Mixture, probability: Any) -> Float[AnyArray, "..."]:
+    r"""The number below which a mixture of one feature has this probability: $F^{-1}$, by bisection.
+
+    It has derivatives, by the rule for an inverse: $\dot x = (\dot p - \dot F(x)) / p(x)$.
+
+    Args:
+        mixture: one mixture of one feature, or draws of them.
+        probability: a number from 0 to 1, or several, (n).
+
+    Returns:
+        Numbers in the units of the data, of the shape of `probability` after the leading axes of the mixture.
+
+    Raises:
+        InputError: for several features, and for what is no probability.
+    """
+    check_univariate(mixture)
+    return _quantile(mixture, check_probability(probability, closed=True))
+
+
+def check_univariate(mixture: Mixture) -> None:
+    """Refuse mixtures of several features.
+
+    Raises:
+        InputError: naming their number.
+    """
+    if mixture.num_features != 1:
+        raise InputError(
+            f"mixture has {mixture.num_features} features, and this is of one; take one of them by mixture.marginal(0)"
+        )
+
+
+def check_probability(probability: Any, *, closed: bool) -> AnyArray:
+    """A probability or several, (n): from 0 to 1, or without these two.
+
+    Raises:
+        InputError: for other numbers, shapes and types.
+    """
+    found = _numbers(probability, "probability")
+    if not is_traced(found):
+        given = np.asarray(found)
+        if not ((given >= 0) & (given <= 1) if closed else (given > 0) & (given < 1)).all():
+            ends = "from 0 to 1" if closed else "between 0 and 1, without these"
+            raise InputError(f"probability={shown(probability)} must lie {ends}")
+    return found
+
+
+def _numbers(value: Any, name: str) -> AnyArray:
+    array = real_array(value, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim > 1:
+        raise InputError(f"{name} must be a number or numbers of shape (n,); got {array.shape}")
+    return array
+
+
+@matching_precision
+@jax.jit
+def _cdf(mixture: Mixture, x: Any) -> Array:
+    x = jnp.asarray(x, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
+    found = over_draws(lambda one: _tails(one, x.ravel())[0], mixture)(mixture)
+    return found.reshape(*mixture.draw_shape, *x.shape)
+
+
+@matching_precision
+@jax.jit
+def _quantile(mixture: Mixture, probability: Any) -> Array:
+    probability = jnp.asarray(probability, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
+    found = over_draws(lambda one: _inverse(one, probability.ravel()), mixture)(mixture)
+    return found.reshape(*mixture.draw_shape, *probability.shape)
+
+
+def _tails(mixture: Mixture, x: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """F and 1 - F."""
+    whitened = whiten(mixture, x[:, None])[:, 0]
+    weights = jnp.exp(mixture.log_weights)[:, None]
+    return (weights * ndtr(whitened)).sum(0), (weights * ndtr(-whitened)).sum(0)
+
+
+def _log_density(mixture: Mixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
+    return sum_over_components(joint_of_rows(mixture, x[:, None]))
+
+
+def _num_halvings(dtype: Any) -> int:
+    """Halvings of a bracket after which what is left is below rounding, with some to spare for roots near zero."""
+    return jnp.finfo(dtype).nmant + 24
+
+
+@jax.custom_jvp
+def _inverse(mixture: Mixture, probability: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The mixture's quantile lies between the smallest and the largest of its components' quantiles."""
+    factor = mixture.precision_factor.reshape(-1, 1)
+    of_components = mixture.means + ndtri(probability)[None] / factor
+    used = jnp.isfinite(mixture.log_weights)[:, None]
+    low = jnp.where(used, of_components, jnp.inf).min(0)
+    high = jnp.where(used, of_components, -jnp.inf).max(0)
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * low + 0.5 * high
+        below, above = _tails(mixture, middle)
+        before = jnp.where(probability > 0.5, above > 1 - probability, below < probability)
+        return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+    low, high = jax.lax.fori_loop(0, _num_halvings(low.dtype), halve, (low, high))
+    return 0.5 * low + 0.5 * high
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals: tuple[Mixture, Array], tangents: tuple[Mixture, Array]) -> tuple[Array, Array]:
+    (mixture, probability), (change, step) = primals, tangents
+    x = _inverse(mixture, probability)
+    (_, _), (below, above) = jax.jvp(lambda one: _tails(one, x), (mixture,), (change,))
+    moved = jnp.where(probability > 0.5, -above, below)
+    return x, (step - moved) / jnp.exp(_log_density(mixture, x))
+
+
+def exact_log_level(mixture: Mixture, probability: Float[Array, " p"]) -> Float[Array, " p"]:
+    """Log-densities above which a mixture of one feature has these probabilities: by bisection, between its extrema.
+
+    Extrema are sought at steps of a sixth of every component's standard deviation, up to nine of them away from its
+    mean; a bump that is narrower counts as none.
+    """
+    ends = _extrema(mixture)
+    heights = _log_density(mixture, ends)
+    below, above = _tails(mixture, ends)
+    rising = heights[1:] > heights[:-1]
+
+    def masses(level: Array) -> tuple[Array, Array]:
+        """The probability where the density is above the level, and where it is below."""
+
+        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = 0.5 * low + 0.5 * high
+            before = (_log_density(mixture, middle) < level) == rising
+            return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+        # Where the whole of a segment is above or below the level, this ends at one of its ends.
+        low, high = jax.lax.fori_loop(0, _num_halvings(level.dtype), halve, (ends[:-1], ends[1:]))
+        below_cut, above_cut = _tails(mixture, 0.5 * low + 0.5 * high)
+        left = jnp.where(below_cut > 0.5, above[:-1] - above_cut, below_cut - below[:-1])
+        right = jnp.where(below_cut > 0.5, above_cut - above[1:], below[1:] - below_cut)
+        inside = jnp.where(rising, right, left).sum()
+        return inside, jnp.where(rising, left, right).sum() + below[0] + above[-1]
+
+    def of_one(probability: Array) -> Array:
+        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = 0.5 * low + 0.5 * high
+            inside, outside = masses(middle)
+            too_low = jnp.where(probability > 0.5, outside < 1 - probability, inside > probability)
+            return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+
+        bracket = (heights.min(), heights.max())
+        low, high = jax.lax.fori_loop(0, _num_halvings(heights.dtype), halve, bracket)
+        return 0.5 * low + 0.5 * high
+
+    return jax.lax.map(of_one, probability)
+
+
+def _extrema(mixture: Mixture) -> Float[Array, " points"]:
+    """Modes and antimodes in order, between the ends of what is searched, which are repeated to a fixed number."""
+    steps = jnp.linspace(-_REACH, _REACH, _POINTS, dtype=mixture.means.dtype)
+    grid = jnp.sort((mixture.means + steps[None] / mixture.precision_factor.reshape(-1, 1)).ravel())
+
+    def slope(x: Array) -> Array:
+        return jax.jvp(lambda x: _log_density(mixture, x), (x,), (jnp.ones_like(x),))[1]
+
+    positive = slope(grid) > 0
+    (turns,) = jnp.nonzero(positive[1:] != positive[:-1], size=4 * mixture.num_components, fill_value=len(grid) - 1)
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * low + 0.5 * high
+        before = (slope(middle) > 0) == positive[turns]
+        return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+    bracket = (grid[turns], grid[jnp.minimum(turns + 1, len(grid) - 1)])
+    low, high = jax.lax.fori_loop(0, _num_halvings(grid.dtype), halve, bracket)
+    return jnp.concatenate([grid[:1], 0.5 * low + 0.5 * high, grid[-1:]])

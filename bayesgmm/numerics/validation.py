@@ -1,0 +1,175 @@
+"""Checks of arguments, made before anything is compiled: one line with the argument, the value and the cure.
+
+Values that are being traced by the caller's own `jit`, `vmap` or `grad` have a shape and a dtype, which are checked,
+but no contents to look at.
+"""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesgmm.errors import InputError
+from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced
+
+
+def real_array(value: Any, name: str) -> AnyArray:
+    """An array of truth values, whole or floating-point numbers, of any shape; arrays of JAX stay such.
+
+    Raises:
+        InputError: for what is no rectangular array, is masked, or holds text, complex numbers or Python objects; of a
+            DataFrame the column is named.
+    """
+    if np.ma.is_masked(value):
+        raise InputError(
+            f"{name} is a masked array with {np.ma.count_masked(value)} masked values, which would count as they are; "
+            "drop those rows, or fill them with .filled(value)"
+        )
+    try:
+        array = value if isinstance(value, jax.Array) else (jnp if is_traced(value) else np).asarray(value)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} ({type(value).__name__}) is no rectangular array of numbers; give all of its rows the same length"
+        ) from None
+    table: Any = value
+    if not _is_real(array.dtype) and (pandas := sys.modules.get("pandas")) is not None:
+        if isinstance(value, pandas.DataFrame):
+            return np.stack([_real_column(column, name) for _, column in table.items()], axis=1)
+        if isinstance(value, pandas.Series):
+            return _real_column(table, name)
+    if not _is_real(array.dtype):
+        found = f"dtype {array.dtype}" if array.ndim else shown(value)
+        raise InputError(f"{name} must hold real numbers; got {found}. Convert it, or drop what is no number")
+    return array
+
+
+def _is_real(dtype: Any) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+
+
+def _real_column(column: Any, name: str) -> np.ndarray:
+    """A column of pandas in float64, a missing value as NaN."""
+    if column.dtype.kind not in "biuf":
+        raise InputError(
+            f"{name} must hold real numbers; column {column.name!r} has dtype {column.dtype}. Convert or drop it"
+        )
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def shown(value: Any) -> str:
+    """A value in a message: on one line, and of a long one its beginning."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
+
+
+def as_rows(x: Any, name: str = "x") -> AnyArray:
+    """Rows as a floating-point array (n, d): integers become float64, one-dimensional data one column.
+
+    Integers that are being traced become the default precision of JAX.
+
+    Raises:
+        InputError: for other shapes, for types that are not real numbers, for NaN or infinite entries, for no rows.
+    """
+    array = real_array(x, name)
+    if array.dtype not in (np.float32, np.float64):
+        narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+        if is_traced(array):
+            array = jnp.asarray(array, np.float32 if narrow else jnp.result_type(float))
+        else:
+            array = np.asarray(array, np.float32 if narrow else np.float64)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise InputError(f"{name} must have shape (rows, features); got {array.shape}")
+    if 0 in array.shape:
+        raise InputError(
+            f"{name} has shape {array.shape}: there is nothing to fit. Give at least one row and one column"
+        )
+    if is_traced(array):
+        return array
+    rows_of = np.asarray(array)
+    with np.errstate(all="ignore"):
+        total = rows_of.sum()  # copies nothing; NaN and infinity survive it, and overflow is looked into
+    if not np.isfinite(total) and (bad := ~np.isfinite(rows_of)).any():
+        rows, columns = np.nonzero(bad)
+        names = getattr(x, "columns", None)
+        column = f"column {columns[0]}" if names is None else f"column {columns[0]} {str(names[columns[0]])!r}"
+        raise InputError(
+            f"{name} has NaN or infinite values in {len(set(rows.tolist()))} of {len(array)} rows, the first in row "
+            f"{rows[0]}, {column} (counted from 0); drop or impute those rows"
+        )
+    return array
+
+
+def as_key(key: Any) -> RandomKey:
+    """A random key.
+
+    Raises:
+        InputError: for None, a seed, several keys, or anything else that is not a key.
+    """
+    if isinstance(key, jax.Array):
+        shape = () if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else (2,) if key.dtype == jnp.uint32 else None
+        if key.shape == shape:
+            return key
+        if shape is not None and key.ndim > len(shape) and key.shape[-1:] == (shape or key.shape[-1:]):
+            leading = key.shape[: key.ndim - len(shape)]
+            raise InputError(f"key has shape {leading}: these are several keys; pass one of them, such as key[0]")
+    seed = key if isinstance(key, int) else 0
+    raise InputError(f"key={shown(key)} is not a random key; pass key=jax.random.key({seed})")
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A count, as an integer of Python.
+
+    Raises:
+        InputError: for anything but whole numbers from `least` on.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={shown(value)} must be a whole number of at least {least}")
+    return int(value)
+
+
+def finite_number(name: str, value: Any, shape: tuple[int, ...] = (), dtype: Any = np.float64) -> AnyArray:
+    """A number of at least 0, or where a shape is given also an array of them, in the given precision.
+
+    Raises:
+        InputError: for other shapes, for types that are not real numbers, for negative, infinite or NaN entries.
+    """
+    array = real_array(value, name)
+    wanted = "a finite number of at least 0" + (f", or {shape[0]} of them, one for each feature" if shape else "")
+    if array.shape not in ((), shape):
+        raise InputError(f"{name} has shape {array.shape}; it must be {wanted}")
+    if array.dtype == bool or not (is_traced(array) or (np.isfinite(array) & (np.asarray(array) >= 0)).all()):
+        raise InputError(f"{name}={shown(value)} must be {wanted}")
+    if is_traced(array):
+        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(dtype))
+    return np.asarray(array, dtype)
+
+
+def truth_value(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={shown(value)} must be True or False")
+    return bool(value)
+
+
+def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:
+    """Refuse rows with a column that does not vary, among the rows that are used.
+
+    Raises:
+        InputError: naming that column.
+    """
+    counted = True if used is None else used[:, None]  # copies nothing
+    largest = np.max(x, axis=0, initial=-np.inf, where=counted)
+    constant = np.flatnonzero(largest == np.min(x, axis=0, initial=np.inf, where=counted))
+    if constant.size:
+        first = constant[0]
+        raise InputError(
+            f"column {first} of x is constant ({largest[first]:g}), so its variance is zero; drop that column"
+        )

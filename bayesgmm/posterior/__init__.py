@@ -1,0 +1,1 @@
+"""What draws of mixtures have in common: labels, allocations, similarity of rows, convergence."""

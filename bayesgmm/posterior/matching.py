@@ -1,0 +1,89 @@
+r"""Label switching: which component of one mixture is which of another.
+
+A mixture's density does not change when its components are renumbered, so draws, restarts and engines have to be
+brought to common labels before components are averaged or compared. Every component $i$ of a mixture is scored as an
+explanation of every component $j$ of a reference, by the expected joint log-density of rows drawn from $j$,
+
+$$ S_{ij} = w^{\mathrm{ref}}_j \; \mathrm E_{x \sim \mathcal N(\mu^{\mathrm{ref}}_j, \Sigma^{\mathrm{ref}}_j)}
+   \log w_i \, \mathcal N(x \mid \mu_i, \Sigma_i), $$
+
+and the permutation of largest total score is found exactly (linear assignment). This is the complete-data
+log-likelihood of the reference under the relabelled mixture, in the manner of Stephens (2000), section 4.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.optimize import linear_sum_assignment
+
+from bayesgmm.likelihood.expectation import Moments, expected_complete_log_prob
+from bayesgmm.mixtures.mixture import Mixture, over_draws
+from bayesgmm.numerics.precision import matching_precision
+
+
+def match_labels(mixture: Mixture, reference: Mixture) -> Int[np.ndarray, "*draws k"]:
+    """The order that gives every component of `mixture` (of each of its draws) its label in `reference`.
+
+    `mixture.permute(match_labels(mixture, reference))` has the labels of the reference.
+
+    Raises:
+        ValueError: when the mixtures differ in components, features or covariance representation.
+    """
+    same = mixture.num_components == reference.num_components and mixture.num_features == reference.num_features
+    if not same or mixture.is_diagonal != reference.is_diagonal or reference.draw_shape:
+        raise ValueError(
+            f"mixture with means {mixture.means.shape} cannot be matched to a reference with means "
+            f"{reference.means.shape}: give one reference mixture of the same k, d and family"
+        )
+    return best_orders(np.asarray(label_scores(mixture, reference)))
+
+
+def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*draws k"]:
+    """The order of components of largest total score, for every matrix of scores (component, label).
+
+    The component with label j is `order[j]`. Exact, by linear assignment (a shortest augmenting path, Crouse 2016).
+    What is not a number scores less than all that is.
+    """
+    finite = np.nan_to_num(np.asarray(scores, np.float64), nan=-1e300, neginf=-1e300, posinf=1e300)
+    flat = finite.reshape(-1, *scores.shape[-2:])
+    orders = np.empty(flat.shape[:2], np.int32)
+    for order, score in zip(orders, flat, strict=True):
+        components, labels = linear_sum_assignment(score, maximize=True)
+        order[labels] = components
+    return orders.reshape(scores.shape[:-1])
+
+
+def relabel(mixture: Mixture, reference: Mixture) -> Mixture:
+    """`mixture`, or each of its draws, with its components in the order of the reference."""
+    return mixture.permute(match_labels(mixture, reference))
+
+
+@matching_precision
+def label_scores(mixture: Mixture, reference: Mixture) -> Any:
+    """Score of every component of `mixture`, or of each of its draws, for every label of the reference, (..., k, k)."""
+    mixture, reference = jax.tree.map(jnp.asarray, (mixture, reference))
+    return over_draws(lambda one: _scores_of_one(one, reference), mixture)(mixture)
+
+
+@jax.jit
+def _scores_of_one(mixture: Mixture, reference: Mixture) -> Float[Array, "k k"]:
+    covariances = reference.covariances
+    if mixture.is_diagonal:
+        covariances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+
+    def explaining(weight: Array, mean: Array, covariance: Array) -> Array:
+        """Score of every component of the mixture as an explanation of one component of the reference."""
+        k, d = mixture.means.shape
+        moments = Moments(
+            origin=jnp.broadcast_to(mean[None], (k, d)),
+            count=jnp.broadcast_to(weight, (k,)),
+            first=jnp.zeros((k, d), mean.dtype),
+            second=jnp.broadcast_to(weight * covariance[None], (k, *covariance.shape)),
+            log_likelihood=jnp.zeros((), mean.dtype),
+        )
+        return expected_complete_log_prob(mixture, moments)
+
+    return jax.vmap(explaining, out_axes=1)(reference.weights, reference.means, covariances)

@@ -1,0 +1,1 @@
+"""Priors on the parameters of a mixture."""

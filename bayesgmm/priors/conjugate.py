@@ -1,0 +1,367 @@
+r"""The conjugate prior of a Gaussian mixture: its numbers, its density, and the M-step that it regularises.
+
+Weights have a Dirichlet prior and every component a normal prior whose spread follows its own covariance,
+
+$$ w \sim \mathrm{Dirichlet}(\alpha), \qquad \mu_j \mid \Sigma_j \sim \mathcal N(m, \Sigma_j / \kappa). $$
+
+Covariances have the prior that is conjugate within their family: for matrices $\Sigma \sim \mathrm{IW}(\nu, \Lambda)$,
+one matrix where components share it; for diagonals every variance $\sigma^2_{jl} \sim \mathrm{IG}(\nu/2, s_l/2)$; for
+spheres one variance $\sigma^2_j \sim \mathrm{IG}(\nu/2, s/2)$. All of them have the kernel
+$|\Sigma|^{-c/2} \exp(-\tfrac12 \operatorname{tr} \Sigma^{-1} S)$, with $c = \nu + d + 1$ and $S = \Lambda$ for
+matrices, $c = \nu + 2$ and $S = \operatorname{diag}(s)$ for diagonals, $c = (\nu + 2) / d$ and $S = (s/d) I$ for
+spheres: to the M-step the prior is some more rows and some more scatter.
+
+Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture estimation and model-based clustering.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.expectation import Moments
+from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
+from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
+from bayesgmm.numerics.validation import as_rows, no_constant_column, shown, truth_value, whole_number
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
+from bayesgmm.priors.weakly_informative import (
+    Prior,
+    as_interval,
+    as_table,
+    names_of_features,
+    prior_number,
+    rows_of_sticks,
+    rows_of_weights,
+)
+from bayesgmm.runtime.files import storable
+
+CONJUGATE_FAMILIES = ("EII", "VII", "EEI", "VVI", "EEE", "VVV")
+"""mclust codes of the families whose prior is stated above."""
+_MOST_LISTED = 6  # features of a matrix that a description lists in full
+
+
+@storable
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["concentration", "mean", "shrinkage", "dof", "scale", "column_mean", "column_scale"],
+    meta_fields=["stick_breaking"],
+)
+@dataclass(frozen=True)
+class ConjugatePrior:
+    r"""Numbers of the conjugate prior; a pytree, so another number is not another compilation.
+
+    Attributes:
+        concentration: Dirichlet parameter of the weights $\alpha$, or that of the process, shape (k).
+        mean: prior mean of the component means $m$, in the units of the data, shape (d).
+        shrinkage: number of rows that the prior mean counts for, $\kappa$, ().
+        dof: degrees of freedom $\nu$, ().
+        scale: $\Lambda$ (d, d) for families of matrices, $s$ (d) for diagonals, () for spheres; squared units of the
+            data.
+        column_mean: where the data lie, shape (d): the origin from which engines measure component means.
+        column_scale: how wide the data are, shape (d): the unit in which engines measure. Both are coordinates, no part
+            of what the prior assumes.
+        stick_breaking: whether the weights are those of a Dirichlet process, truncated to k components.
+    """
+
+    concentration: Float[AnyArray, " k"]
+    mean: Float[AnyArray, " d"]
+    shrinkage: Float[AnyArray, ""]
+    dof: Float[AnyArray, ""]
+    scale: Float[AnyArray, "d d"] | Float[AnyArray, " d"] | Float[AnyArray, ""]
+    column_mean: Float[AnyArray, " d"]
+    column_scale: Float[AnyArray, " d"]
+    stick_breaking: bool = False
+
+    def describe(self, feature_names: Sequence[str] | None = None) -> str:
+        """What the prior assumes, in words and numbers, with the intervals that hold 95% of it.
+
+        Raises:
+            InputError: for another number of names than features.
+        """
+        from scipy import stats
+
+        mean, scale = np.asarray(self.mean, np.float64), np.asarray(self.scale, np.float64)
+        names = names_of_features(feature_names, len(mean))
+        kappa, dof = float(self.shrinkage), float(self.dof)
+        # A diagonal entry of an inverse-Wishart matrix is an inverse-gamma variable of fewer degrees of freedom.
+        margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof
+        margin_scale = np.broadcast_to(scale.diagonal() if scale.ndim == 2 else scale, mean.shape)
+        rows = rows_of_sticks(self.concentration) if self.stick_breaking else rows_of_weights(self.concentration)
+        for name, value, s in zip(names, mean, margin_scale, strict=True):
+            assumed = f"Normal, {name}: mean {value:.4g}, variance the component's over {kappa:g}"
+            margin = stats.t(margin_dof, value, np.sqrt(s / margin_dof / kappa)).interval(0.95)
+            rows.append(("means", assumed, as_interval(*margin)))
+        edges = stats.chi2(margin_dof).ppf([0.975, 0.025])
+        of_sds = [f"sd {as_interval(*np.sqrt(s / edges))}" for s in margin_scale]
+        if scale.ndim == 2:
+            matrix = "; ".join(", ".join(f"{value:.4g}" for value in row) for row in scale)
+            part = "lower half" if len(scale) <= _MOST_LISTED else "diagonal"
+            whole = f"scale [{matrix}]" if len(scale) <= 2 else f"the {part} of its scale:"
+            rows.append(("covariances", f"InverseWishart, dof {dof:g}, {whole}", ""))
+            for j, (name, of_sd) in enumerate(zip(names, of_sds, strict=True)):
+                listed = scale[j, : j + 1] if len(scale) <= _MOST_LISTED else scale[j, j : j + 1]
+                entries = f": {', '.join(f'{value:.4g}' for value in listed)}" if len(scale) > 2 else ""
+                rows.append(("covariances", f"{name}{entries}", of_sd))
+        elif scale.ndim == 1:
+            for name, s, of_sd in zip(names, scale, of_sds, strict=True):
+                rows.append(("variances", f"InverseGamma, {name}: shape {dof / 2:g}, scale {s / 2:.4g}", of_sd))
+        else:
+            assumed = f"InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}"
+            rows.append(("variances", assumed + (", one for all features" if len(mean) > 1 else ""), of_sds[0]))
+        return as_table(rows)
+
+
+AnyPrior = Prior | ConjugatePrior
+"""Any prior that the NumPyro model can be given."""
+
+
+def conjugate_prior(
+    x: Any,
+    num_components: int,
+    family: str | Family = "full",
+    *,
+    row_weights: Any = None,
+    concentration: Any = 1.0,
+    mean: Any = None,
+    shrinkage: Any = 0.01,
+    dof: Any = None,
+    scale: Any = None,
+    stick_breaking: Any = False,
+) -> ConjugatePrior:
+    r"""The conjugate prior for rows x (n, d) and a family, with any of its numbers set by the caller.
+
+    Defaults (Fraley & Raftery 2007, section 3.2; those of R's mclust): flat weights, the column means, shrinkage 0.01,
+    d + 2 degrees of freedom, and the data's sample covariance divided by $k^{2/d}$, so that k components of that size
+    fill the volume of the data; for diagonals and spheres the mean of the columns' variances in its place, which
+    supposes that features have comparable units: set `scale` where they have not.
+
+    Args:
+        x: rows (n, d).
+        num_components: k.
+        family: covariance family; it decides the shape of `scale`.
+        row_weights: weight of every row (n); weight 2 is the row twice.
+        concentration: Dirichlet parameter, one number or (k). Below 1 weights are sparse and the density has no mode
+            (it grows without bound as a weight goes to zero): for CAVI and samplers, refused by EM and MAP.
+        mean: prior mean of the component means, one number or (d).
+        shrinkage: number of rows that it counts for.
+        dof: degrees of freedom, above d - 1 for families of matrices, above 0 otherwise.
+        scale: positive definite (d, d) for families of matrices, positive numbers for diagonals (one, or (d)) and
+            spheres (one).
+        stick_breaking: take the weights of a Dirichlet process, truncated to k components, with `concentration` as its
+            parameter: each component takes a share, Beta(1, concentration), of what earlier ones have left. Components
+            are not alike under it: the first is the largest. There is no mode; for CAVI and samplers.
+
+    Raises:
+        InputError: for a number out of range or of the wrong shape, and for a column that does not vary.
+    """
+    family = _conjugate_family(family)
+    x = as_rows(x)
+    num_features = x.shape[1]
+    num_components = whole_number("num_components", num_components)
+    weights = as_row_weights(row_weights, x)
+    if not is_traced((x, weights)):
+        no_constant_column(np.asarray(x)[np.asarray(weights) > 0])
+    center, covariance = sample_covariance(x, weights)
+    lowest = 0 if family.diagonal else num_features - 1
+    prior = ConjugatePrior(
+        concentration=prior_number("concentration", concentration, (num_components,), x.dtype),
+        mean=prior_number("mean", center if mean is None else mean, (num_features,), x.dtype, positive=False),
+        shrinkage=prior_number("shrinkage", shrinkage, (), x.dtype),
+        dof=prior_number("dof", num_features + 2 if dof is None else dof, (), x.dtype),
+        scale=_scale(_default_scale(covariance, x, num_components, family) if scale is None else scale, x, family),
+        column_mean=center,
+        column_scale=covariance.diagonal() ** 0.5,
+        stick_breaking=truth_value("stick_breaking", stick_breaking),
+    )
+    if not is_traced(prior.dof) and not prior.dof > lowest:
+        raise InputError(
+            f"prior dof={dof} must be greater than {lowest} for family={family.name!r} and {num_features} features; "
+            f"{num_features + 2} is usual"
+        )
+    return prior
+
+
+def check_conjugate_prior(prior: Any, num_components: int, num_features: int, family: Family) -> ConjugatePrior:
+    """The prior, if it is one for this number of components and features and this family.
+
+    Raises:
+        InputError: if it is not.
+    """
+    _conjugate_family(family)
+    cure = f"make it with conjugate_prior(x, {num_components}, {family.name!r})"
+    if not isinstance(prior, ConjugatePrior):
+        fault = "is one of default_prior" if isinstance(prior, Prior) else f"is {shown(prior)}"
+        raise InputError(f"prior {fault}, and this takes a conjugate prior; {cure}")
+    shape = _scale_shape(family, num_features)
+    if prior.concentration.shape != (num_components,) or prior.mean.shape != (num_features,):
+        fault = f"is for k={prior.concentration.shape[0]} components of {prior.mean.shape[0]} features"
+    elif prior.scale.shape != shape:
+        fault = f"has a scale of shape {prior.scale.shape}, not {shape}"
+    else:
+        return prior
+    raise InputError(
+        f"prior {fault}, but num_components={num_components}, x has {num_features} features and "
+        f"family={family.name!r}; {cure}"
+    )
+
+
+@matching_precision
+def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, reg_covar: Any = 0.0) -> Mixture:
+    r"""The M-step under the prior: the mixture that maximises the expected complete-data log-density plus `log_prior`.
+
+    The joint mode in weights, means and covariances. The prior mean is $\kappa$ more rows at m, and
+
+    $$ w_j \propto N_j + \alpha_j - 1, \quad \mu_j = \frac{N_j \bar x_j + \kappa m}{N_j + \kappa}, \quad
+       \Sigma_j = \frac{W_j + \frac{\kappa N_j}{\kappa + N_j} (\bar x_j - m)(\bar x_j - m)^\top + S}{N_j + 1 + c}, $$
+
+    with $W_j$ the scatter about $\bar x_j$ and the prior's scatter S and count c of this module's introduction; other
+    families pool numerator and denominator as their own M-step does. For matrices the denominator is
+    $\nu + d + 2 + N_j$, for a shared one $\nu + d + 1 + k + n$, for diagonals $\nu + 3 + N_j$, for spheres
+    $\nu + 2 + d + d N_j$. The ridge `reg_covar`, in squared units of the data, adds $N_j \operatorname{diag}(\rho)$.
+
+    An empty component is no trouble: it falls back on the mode of the prior.
+    """
+    dtype = moments.count.dtype
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
+    num_components, num_features = moments.first.shape
+    ridge = jnp.broadcast_to(jnp.asarray(reg_covar, dtype), (num_features,))
+    more_count, more_scatter = _pseudo_moments(prior, family, num_components, num_features)
+
+    count = moments.count
+    to_mean = prior.mean[None] - moments.origin
+    first = moments.first + prior.shrinkage * to_mean
+    shift = first / (count + prior.shrinkage)[:, None]
+    shrinkage = jnp.broadcast_to(prior.shrinkage, (num_components,))
+    added = spread_of_means(shrinkage, to_mean, first, shift, shared=False, diagonal=family.diagonal)
+    if family.diagonal:
+        added = added + count[:, None] * ridge[None]
+    else:
+        added = added + count[:, None, None] * jnp.diag(ridge)[None]
+    added = added + more_scatter[None]
+    if moments.second.shape[0] != num_components:
+        added = added.sum(0, keepdims=True)
+    covariances = family.maximise(count + 1.0 + more_count, moments.second + added)
+
+    mass = jnp.maximum(count + prior.concentration - 1.0, jnp.finfo(dtype).tiny)
+    return Mixture(
+        jnp.log(mass / mass.sum()), moments.origin + shift, factor_of_covariances(covariances, family.diagonal)
+    )
+
+
+@matching_precision
+def log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Float[AnyArray, ""]:
+    """Log prior density, constants included, of the mixture's weights, means and covariances.
+
+    The density is that of covariance matrices for families of matrices, of variances for diagonals and spheres, with
+    one factor for each covariance that is free. Added to the log-likelihood it is what MAP-EM climbs.
+    """
+    return _log_prior(mixture, family, prior)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Array:
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, mixture.means.dtype), prior)
+    return log_prob_of_mixture(distribution_of_prior(prior, family, mixture.num_components), mixture)
+
+
+def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components: int) -> ConjugateDistribution:
+    """The prior with its numbers written out for every component."""
+    num_features = prior.mean.shape[0]
+    shape = family.scale_shape(num_components, num_features)
+    shape = shape if family.diagonal else (shape[0], num_features, num_features)
+    concentration = jnp.asarray(prior.concentration)
+    return ConjugateDistribution(
+        concentration=jnp.ones_like(concentration) if prior.stick_breaking else concentration,
+        remainder=concentration if prior.stick_breaking else None,
+        mean=jnp.broadcast_to(prior.mean, (num_components, num_features)),
+        shrinkage=jnp.broadcast_to(prior.shrinkage, (num_components,)),
+        dof=jnp.broadcast_to(prior.dof, shape[:1]),
+        scale=jnp.broadcast_to(prior.scale, shape),
+    )
+
+
+def _pseudo_moments(prior: ConjugatePrior, family: Family, num_components: int, num_features: int) -> tuple[Any, Any]:
+    """Count and scatter that the prior of its covariance lends a component; that of a shared one is dealt out."""
+    portion = 1.0 / num_components if family.shared else 1.0
+    if not family.diagonal:
+        return (prior.dof + num_features + 1.0) * portion, prior.scale * portion
+    # As many free variances as features, or one for all of them, whose prior counts once.
+    portion = portion * family.scale_shape(num_components, num_features)[1] / num_features
+    return (prior.dof + 2.0) * portion, jnp.broadcast_to(prior.scale, (num_features,)) * portion
+
+
+def _conjugate_family(family: str | Family) -> Family:
+    family = get_family(family)
+    if family.mclust not in CONJUGATE_FAMILIES:
+        known = ", ".join(CONJUGATE_FAMILIES)
+        raise InputError(f"family={family.name!r} ({family.mclust}) has no conjugate prior; choose one of {known}")
+    return family
+
+
+def _scale_shape(family: Family, num_features: int) -> tuple[int, ...]:
+    if not family.diagonal:
+        return (num_features, num_features)
+    # Where d = 1 a diagonal and a sphere are the same; both keep one number for each feature.
+    return () if family.scale_shape(1, num_features + 1)[1] == 1 else (num_features,)
+
+
+def sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:
+    """Column means and the covariance of the columns, divided by one less than the total row weight."""
+    total = weights.sum()
+    if not is_traced(total) and not total > 1:
+        raise InputError(
+            f"row_weights add up to {total:g}, and a sample covariance needs more than 1; give them as counts of rows"
+        )
+    center = weights @ x / total
+    centred = x - center[None]
+    return center, (weights[:, None] * centred).T @ centred / (total - 1)
+
+
+def _default_scale(covariance: Any, x: Any, num_components: int, family: Family) -> Any:
+    num_rows, num_features = x.shape
+    shrunk = covariance / num_components ** (2 / num_features)
+    if family.diagonal:
+        return shrunk.diagonal().mean()
+    array = jnp if is_traced(x) else np
+    return shrunk if num_rows > num_features else array.diag(shrunk.diagonal())
+
+
+def _scale(scale: Any, x: Any, family: Family) -> Any:
+    shape = _scale_shape(family, x.shape[1])
+    if family.diagonal:
+        return prior_number("scale", scale, shape, x.dtype)
+    if is_traced(scale):
+        return jnp.reshape(scale, shape)
+    given = np.asarray(scale, x.dtype)
+    given = given.reshape(shape) if given.size == 1 == x.shape[1] else given
+    if given.shape != shape:
+        raise InputError(f"prior scale has shape {given.shape}; family={family.name!r} needs a matrix of shape {shape}")
+    if not is_positive_definite(given):
+        shown = np.array2string(given, precision=4, separator=", ").replace("\n", "")
+        raise InputError(
+            f"prior scale={shown} must be symmetric and positive definite; give such a matrix, or drop columns that "
+            "are sums of others"
+        )
+    return 0.5 * (given + given.T)
+
+
+def is_positive_definite(matrix: np.ndarray) -> bool:
+    """Whether it is symmetric and positive definite by more than rounding, whatever the units of its columns."""
+    diagonal = np.diagonal(matrix)
+    if not np.isfinite(matrix).all() or (diagonal <= 0).any():
+        return False
+    scales = np.sqrt(diagonal)
+    correlation = matrix / scales[:, None] / scales[None]
+    rounding = len(matrix) * np.finfo(matrix.dtype).eps
+    return bool(
+        np.abs(correlation - correlation.T).max() <= 10 * rounding and np.linalg.eigvalsh(correlation)[0] > rounding
+    )

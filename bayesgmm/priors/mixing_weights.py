@@ -1,0 +1,98 @@
+r"""Conjugate distributions of mixing proportions: Dirichlet, and the broken stick of a truncated Dirichlet process.
+
+The second breaks k - 1 pieces off a stick of length 1, each a share of what the earlier ones have left, and gives the
+last component the rest,
+
+$$ w_j = v_j \prod_{l < j} (1 - v_l), \qquad v_j \sim \mathrm{Beta}(a_j, b_j), \quad v_k = 1. $$
+
+It is a generalised Dirichlet distribution, so allocations update it in closed form: counts are added to $a$, and counts
+of all later components to $b$. Here `concentration` is $\alpha$ or $a$, shape (k), and `remainder` None or $b$, shape
+(k), whose last entry means nothing.
+
+Sources: Connor & Mosimann (1969); Ishwaran & James (2001), Gibbs sampling methods for stick-breaking priors; Blei &
+Jordan (2006), Variational inference for Dirichlet process mixtures.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import betaln, digamma, gammaln
+from jaxtyping import Array, Float
+
+from bayesgmm.numerics.precision import AnyArray, RandomKey
+
+Remainder = Float[AnyArray, " k"] | None
+
+
+def update_weights(
+    concentration: Float[AnyArray, " k"], remainder: Remainder, count: Float[AnyArray, " k"]
+) -> tuple[Float[AnyArray, " k"], Remainder]:
+    """The distribution given so many rows of each component."""
+    if remainder is None:
+        return concentration + count, None
+    later = jnp.cumsum(count[::-1])[::-1] - count
+    return concentration + count, remainder + later
+
+
+def expected_log_weights(concentration: Float[AnyArray, " k"], remainder: Remainder) -> Float[AnyArray, " k"]:
+    """Expectation of the logarithm of every weight."""
+    if remainder is None:
+        return digamma(concentration) - digamma(concentration.sum())
+    a, b = concentration[:-1], remainder[:-1]
+    of_sum = digamma(a + b)
+    return _with_the_last(digamma(a) - of_sum) + _of_earlier(digamma(b) - of_sum)
+
+
+def log_mean_weights(concentration: Float[AnyArray, " k"], remainder: Remainder) -> Float[AnyArray, " k"]:
+    """Logarithm of the expectation of every weight."""
+    if remainder is None:
+        return jnp.log(concentration / concentration.sum())
+    a, b = concentration[:-1], remainder[:-1]
+    return _with_the_last(jnp.log(a / (a + b))) + _of_earlier(jnp.log(b / (a + b)))
+
+
+def log_constant_of_weights(concentration: Float[AnyArray, " k"], remainder: Remainder) -> Float[AnyArray, ""]:
+    """Logarithm of the integral of the density without its normalising constant."""
+    if remainder is None:
+        return gammaln(concentration).sum() - gammaln(concentration.sum())
+    return betaln(concentration[:-1], remainder[:-1]).sum()
+
+
+def log_prob_of_weights(
+    concentration: Float[AnyArray, " k"], remainder: Remainder, log_weights: Float[AnyArray, " k"]
+) -> Float[AnyArray, ""]:
+    """Log-density of weights, constants included, with regard to all but the last of them."""
+    if remainder is None:
+        kernel = _times(concentration - 1.0, log_weights).sum()
+    else:
+        left = jnp.log(jnp.cumsum(jnp.exp(log_weights)[::-1])[::-1])  # of the stick before each piece
+        a, b = concentration[:-1], remainder[:-1]
+        pieces = _times(a - 1.0, log_weights[:-1]) + _times(b - 1.0, left[1:])
+        kernel = (pieces - _times(a + b - 1.0, left[:-1])).sum()
+    return kernel - log_constant_of_weights(concentration, remainder)
+
+
+def sample_log_weights(
+    concentration: Float[AnyArray, " k"], remainder: Remainder, *, key: RandomKey
+) -> Float[AnyArray, " k"]:
+    """Logarithms of weights drawn from the distribution."""
+    dtype = concentration.dtype
+    if remainder is None:
+        return jax.nn.log_softmax(jax.random.loggamma(key, concentration, dtype=dtype))
+    a_key, b_key = jax.random.split(key)
+    odds = jax.random.loggamma(a_key, concentration[:-1], dtype=dtype)
+    odds = odds - jax.random.loggamma(b_key, remainder[:-1], dtype=dtype)
+    return _with_the_last(-jax.nn.softplus(-odds)) + _of_earlier(-jax.nn.softplus(odds))
+
+
+def _with_the_last(of_pieces: Float[Array, " pieces"]) -> Float[AnyArray, " k"]:
+    """What the last component takes is all that is left."""
+    return jnp.concatenate([of_pieces, jnp.zeros(1, of_pieces.dtype)])
+
+
+def _of_earlier(of_pieces: Float[Array, " pieces"]) -> Float[AnyArray, " k"]:
+    return jnp.concatenate([jnp.zeros(1, of_pieces.dtype), jnp.cumsum(of_pieces)])
+
+
+def _times(factor: Array, logarithm: Array) -> Array:
+    """A flat density does not mind a weight of 0, whose logarithm is -inf."""
+    return jnp.where(factor == 0.0, 0.0, factor * logarithm)

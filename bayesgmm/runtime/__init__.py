@@ -1,0 +1,1 @@
+"""How computations are run: devices, lanes, chains of samplers, progress, files."""

@@ -1,0 +1,251 @@
+"""Files of arrays and of fits: NumPy's npz without pickle, with a header in JSON. Reading one runs no code.
+
+A file is an uncompressed zip archive: `header.json`, and one `.npy` for each array. The header says what the file is
+(`format`, `kind`), which layout it has (`format_version`), who wrote it (`package_version`), which arrays belong to it
+(`arrays`), and holds what the caller put there.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+
+from bayesgmm.errors import InputError
+from bayesgmm.numerics.precision import is_traced
+from bayesgmm.numerics.validation import shown
+
+FORMAT = "bayesgmm"
+FORMAT_VERSION = 1
+_HEADER = "header.json"
+_RESERVED = ("format", "format_version", "package_version", "arrays")
+_KINDS_OF_DTYPE = "biufcSU"  # truth values, numbers and text: what NumPy writes without pickle and reads back the same
+_TYPES: dict[str, type] = {}  # filled by `storable`
+_DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, RecursionError, MemoryError)
+
+
+def storable[T](cls: type[T]) -> type[T]:
+    """A dataclass that `pack` and `unpack` know, by its name."""
+    _TYPES[cls.__name__] = cls
+    return cls
+
+
+def write_arrays(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write arrays with their names, and a header that says what they are.
+
+    The file is written beside its place and moved there whole: a crash leaves the old file, or none.
+
+    Args:
+        path: the file, taken as it is, with any suffix.
+        header: what JSON holds (no NaN); its `kind` says what the file is, such as "fit".
+        arrays: arrays of truth values, numbers or text, of NumPy or JAX.
+
+    Raises:
+        InputError: for a header that JSON cannot hold, arrays of other types, and a path that cannot be written to.
+    """
+    held = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in held.items():
+        if array.dtype.kind not in _KINDS_OF_DTYPE:
+            raise InputError(f"arrays[{name!r}] has dtype {array.dtype}, which cannot be stored; convert it to numbers")
+    if taken := [name for name in _RESERVED if name in header]:
+        raise InputError(f"header has {taken[0]!r}, which is written by itself; drop it")
+    if not isinstance(header.get("kind"), str):
+        raise InputError(f"header has kind={shown(header.get('kind'))}; give a word that says what the file is")
+    own = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "package_version": importlib.metadata.version("bayesgmm"),
+        "arrays": list(held),
+    }
+    try:
+        text = json.dumps(own | dict(header), indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"header cannot be written as JSON ({error}); put arrays into arrays") from None
+    with written_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(_HEADER, text)
+        for name, array in held.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a file of `write_arrays`.
+
+    Raises:
+        InputError: for a file that is not there, is damaged, comes from elsewhere, is of another `kind` than asked for,
+            or has a format newer than this version of the package knows.
+    """
+    where = f"file {str(path)!r}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            header = json.loads(_contents(archive, _HEADER).read()) if _HEADER in archive.namelist() else None
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise InputError(f"{where} is not of bayesgmm; give one that bayesgmm has written")
+            _check_version(header, where)
+            if kind is not None and header["kind"] != kind:
+                raise InputError(f"{where} holds a {header['kind']}, not a {kind}; read it as what it is")
+            arrays = {name: _read_array(archive, f"{name}.npy") for name in header["arrays"]}
+    except OSError as error:
+        raise InputError(f"{where} cannot be read ({error.strerror or error}); check the path") from None
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        if not zipfile.is_zipfile(path) and not _begins_as_zip(path):
+            raise InputError(f"{where} is not of bayesgmm; give one that bayesgmm has written") from None
+        said = " ".join(str(error).split())[:100]
+        raise InputError(f"{where} is damaged ({said}); take another copy, or fit again") from None
+    return header, arrays
+
+
+def _check_version(header: Mapping[str, Any], where: str) -> None:
+    version = header["format_version"]
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f"format_version={shown(version)}")
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{where} was written by bayesgmm {header.get('package_version')} in format {version}, and this version "
+            f"reads formats up to {FORMAT_VERSION}; upgrade bayesgmm"
+        )
+
+
+def _contents(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A member that is stored as it is: what is compressed could be of any size, and is not ours."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return archive.open(name)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with _contents(archive, name) as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):  # the checksum is compared at the end only
+            raise ValueError(f"{name} is longer than its array")
+    return array
+
+
+def _begins_as_zip(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of `path` when all is written, and is dropped when anything fails.
+
+    Raises:
+        InputError: for a path that cannot be written to.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    except OSError as error:
+        raise InputError(f"file {str(path)!r} cannot be written ({error.strerror or error}); choose another") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def pack(value: Any, arrays: dict[str, np.ndarray], name: str = "value") -> Any:
+    """What JSON can hold of a value; its arrays are put into `arrays` under names that begin with `name`.
+
+    The value is made of numbers, text, None, arrays, lists, tuples, mappings with words as keys, and the package's own
+    dataclasses that are `storable`. `unpack` gives it back, dtypes included.
+
+    Raises:
+        InputError: for anything else, such as a fit inside the caller's own `jit`.
+    """
+    if isinstance(value, jax.Array) and is_traced(value):
+        raise InputError(f"{name} is being traced by jit, vmap or grad and has no contents; store it outside")
+    if isinstance(value, jax.Array | np.ndarray | np.generic):  # before numbers: NumPy's float64 is one of Python's too
+        while name in arrays:  # a dot in a word can make two names alike
+            name += "'"
+        arrays[name] = np.asarray(value)
+        return {"scalar" if isinstance(value, np.generic) else "array": name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(float(value))}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        items = [pack(item, arrays, f"{name}.{index}") for index, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, Mapping) and all(type(key) is str for key in value):
+        return {"dict": {key: pack(item, arrays, f"{name}.{key}") for key, item in value.items()}}
+    if dataclasses.is_dataclass(value) and _TYPES.get(type(value).__name__) is type(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        packed = {field: pack(item, arrays, f"{name}.{field}") for field, item in fields.items()}
+        return {"type": type(value).__name__, "fields": packed}
+    raise InputError(f"{name}={shown(value)} cannot be stored; convert it to arrays, numbers and text")
+
+
+def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The value that `pack` made this of; its arrays are NumPy's.
+
+    Raises:
+        InputError: for what `pack` does not make.
+    """
+    try:
+        return _unpack(packed, arrays)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the header does not fit its arrays ({shown(error)}); take another copy of the file"
+        ) from None
+
+
+def _unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(packed, list):
+        return [_unpack(item, arrays) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "type" in packed:
+        cls = _TYPES[packed["type"]]
+        fields = {name: _unpack(item, arrays) for name, item in packed["fields"].items()}
+        return cls(**fields)
+    ((tag, content),) = packed.items()
+    if tag == "array":
+        return arrays[content]
+    if tag == "scalar":
+        return arrays[content][()]
+    if tag == "float":
+        return float(content)
+    if tag == "tuple":
+        return tuple(_unpack(item, arrays) for item in content)
+    if tag == "dict":
+        return {key: _unpack(item, arrays) for key, item in content.items()}
+    raise ValueError(f"tag {tag!r}")
+
+
+def save_value(value: Any, path: str | Path, kind: str) -> None:
+    """Write one value that `pack` can, as a file of this kind.
+
+    Raises:
+        InputError: as `pack` and `write_arrays`.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    packed = pack(value, arrays, kind)
+    write_arrays(path, {"kind": kind, "content": packed}, arrays)
+
+
+def load_value[T](path: str | Path, cls: type[T], kind: str) -> T:
+    """Read a value of this class from a file of this kind.
+
+    Raises:
+        InputError: as `read_arrays`, and for a file that holds something else.
+    """
+    header, arrays = read_arrays(path, kind)
+    value = unpack(header.get("content"), arrays)
+    if not isinstance(value, cls):
+        raise InputError(f"file {str(path)!r} holds no {kind}; take another copy, or fit again")
+    return value

@@ -1,0 +1,199 @@
+"""A loop over many independent tasks side by side, in which no lane waits for the slowest of its neighbours.
+
+A vmapped `while_loop` computes every task until the last one ends. Here a fixed number of lanes works through a queue:
+tasks that have ended leave their lanes to the next ones, so that the price is that of the steps that are needed, and
+the working set that of the lanes. Large tasks run one after the other, each with the whole processor.
+
+`batchable` gives a program this rule for `vmap`, and for a `vmap` of a `vmap`, whose tasks go into one queue.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from bayesgmm.numerics.precision import AnyArray
+
+_MAX_LANES = 32
+
+
+class Program(Protocol):
+    """A loop over one problem, hashable; `step` leaves a state as it is where `running` is false."""
+
+    @property
+    def large(self) -> int:
+        """The cost from which tasks run one after the other."""
+        ...
+
+    def cost(self, problem: Any) -> int:
+        """The size of a step, in numbers."""
+        ...
+
+    def begin(self, problem: Any) -> Any:
+        """The first state."""
+        ...
+
+    def unfinished(self, problem: Any, state: Any) -> Array:
+        """Whether another step is due."""
+        ...
+
+    def step(self, problem: Any, state: Any, running: Array) -> Any:
+        """The next state."""
+        ...
+
+    def end(self, problem: Any, state: Any) -> Any:
+        """The result."""
+        ...
+
+    def run(self, problem: Any) -> Any:
+        """The result of the whole loop, of a problem on its own."""
+        ...
+
+
+@functools.cache
+def batchable(program: Any) -> Callable[[Any], Any]:
+    """`program.run`, with a rule of its own under `vmap`."""
+    run = jax.custom_batching.custom_vmap(program.run)
+
+    @run.def_vmap
+    def run_batch(size: int, batched: list[Any], problem: Any) -> tuple[Any, Any]:
+        results = run_all(program, problem, batched[0], size)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return run
+
+
+def run_all(program: Any, problems: Any, varies: Any, size: int, num_tasks: Any = None) -> Any:
+    """Results of `size` problems, stacked, of which those leaves are stacked that `varies` marks as true.
+
+    Only the first `num_tasks` are run where that is given, the largest of them under `vmap`; results of the others are
+    zeros.
+    """
+    leaves, structure = jax.tree.flatten(problems)
+    places = tuple((1, size) if vary else None for vary in jax.tree.leaves(jax.tree.broadcast(varies, problems)))
+    num_tasks = jnp.asarray(size if num_tasks is None else num_tasks, jnp.int32)
+    return _queue(program, structure, places, size, size)(leaves, num_tasks)
+
+
+# Where a leaf of problem number i is found: everywhere the same (None), or at (i // stride) % length.
+_Place = tuple[int, int] | None
+
+
+@functools.cache
+def _queue(
+    program: Any, structure: Any, places: tuple[_Place, ...], size: int, group: int
+) -> Callable[[list[Array], Array], Any]:
+    """The runs of `size` problems, in groups of which each has so many tasks."""
+
+    def load(leaves: list[Array], index: Array) -> Any:
+        return structure.unflatten(
+            leaf if place is None else leaf[(index // place[0]) % place[1]]
+            for leaf, place in zip(leaves, places, strict=True)
+        )
+
+    @jax.custom_batching.custom_vmap
+    def run(leaves: list[AnyArray], num_tasks: AnyArray) -> Any:
+        axes = structure.unflatten(None if place is None else 0 for place in places)
+        one = jax.eval_shape(lambda leaves: load(leaves, jnp.asarray(0)), leaves)
+        if program.cost(one) >= program.large:
+            return _run_in_turn(program, lambda index: load(leaves, index), size, group, num_tasks)
+        num_lanes = min(_MAX_LANES, size)
+        return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, group, num_lanes, num_tasks)
+
+    @run.def_vmap
+    def run_batch(outer: int, batched: list[Any], leaves: list[AnyArray], num_tasks: AnyArray) -> tuple[Any, Any]:
+        more, more_places = [], []
+        for leaf, place, vary in zip(leaves, places, batched[0], strict=True):
+            if vary and place is not None:
+                stride, length = place
+                if stride * length < size:  # the same ones come round again
+                    leaf, stride, length = leaf[:, (jnp.arange(size) // stride) % length], 1, size
+                leaf = leaf.reshape(outer * length, *leaf.shape[2:])
+                more_places.append((stride, outer * length))
+            else:
+                more_places.append((size, outer) if vary else place)
+            more.append(leaf)
+        num_tasks = num_tasks.max() if batched[1] else num_tasks
+        results = _queue(program, structure, tuple(more_places), outer * size, group)(more, num_tasks)
+        results = jax.tree.map(lambda leaf: leaf.reshape(outer, size, *leaf.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return run
+
+
+def _run_in_turn(program: Any, load: Callable[[Array], Any], size: int, group: int, num_tasks: Array) -> Any:
+    shapes = jax.eval_shape(lambda: program.run(load(jnp.zeros((), jnp.int32))))
+
+    def run(index: Array) -> Any:
+        return jax.lax.cond(
+            index % group < num_tasks,
+            lambda: program.run(load(index)),
+            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        )
+
+    return jax.lax.map(run, jnp.arange(size, dtype=jnp.int32))
+
+
+class _Lanes(NamedTuple):
+    tasks: Array
+    active: Array
+    problems: Any
+    states: Any
+    following: Array
+    results: Any
+
+
+def _run_in_lanes(
+    program: Any, load: Callable[[Array], Any], axes: Any, size: int, group: int, num_lanes: int, num_tasks: Array
+) -> Any:
+    total = num_tasks * (size // group)
+    # Lanes are filled several at a time: to load a problem costs something for every lane.
+    few = max(1, num_lanes // 4)
+    in_lanes = functools.partial(jax.vmap, in_axes=(axes, 0))
+
+    def place_of(task: Array) -> Array:
+        return jnp.minimum((task // num_tasks) * group + task % num_tasks, size - 1)
+
+    def load_lanes(tasks: Array) -> Any:
+        return jax.vmap(load, out_axes=axes)(place_of(tasks))
+
+    def choose(mask: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
+
+    def running(lanes: _Lanes) -> Array:
+        return lanes.active & in_lanes(program.unfinished)(lanes.problems, lanes.states)
+
+    def work(lanes: _Lanes) -> _Lanes:
+        tolerated = jnp.where(lanes.following < total, few, num_lanes)
+
+        def busy(states: Any) -> Array:
+            num_running = running(lanes._replace(states=states)).sum()
+            return (num_running > 0) & (num_lanes - num_running < tolerated)
+
+        def step(states: Any) -> Any:
+            now = running(lanes._replace(states=states))
+            return jax.vmap(program.step, in_axes=(axes, 0, 0))(lanes.problems, states, now)
+
+        lanes = lanes._replace(states=jax.lax.while_loop(busy, step, lanes.states))
+        ended = lanes.active & ~running(lanes)
+        found = in_lanes(program.end)(lanes.problems, lanes.states)
+        target = jnp.where(ended, place_of(lanes.tasks), size)
+        results = jax.tree.map(lambda whole, part: whole.at[target].set(part, mode="drop"), lanes.results, found)
+        candidates = lanes.following + jnp.cumsum(ended, dtype=jnp.int32) - 1
+        filled = ended & (candidates < total)
+        index = jnp.where(filled, candidates, lanes.tasks)
+        problems = load_lanes(index)
+        states = choose(filled, jax.vmap(program.begin, in_axes=(axes,))(problems), lanes.states)
+        following = lanes.following + ended.sum(dtype=jnp.int32)
+        return _Lanes(index, jnp.where(ended, filled, lanes.active), problems, states, following, results)
+
+    index = jnp.arange(num_lanes, dtype=jnp.int32)
+    problems = load_lanes(index)
+    states = jax.vmap(program.begin, in_axes=(axes,))(problems)
+    shapes = jax.eval_shape(in_lanes(program.end), problems, states)
+    results = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
+    first = _Lanes(index, index < total, problems, states, jnp.asarray(num_lanes, jnp.int32), results)
+    return jax.lax.while_loop(lambda lanes: lanes.active.any(), work, first).results

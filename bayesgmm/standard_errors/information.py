@@ -1,0 +1,154 @@
+r"""What the likelihood says of its own maximum: observed information, sandwich, delta method, influence of rows.
+
+With $\theta$ the free coordinates of a mixture (`coordinates.py`), $\ell$ the shared log-likelihood of rows with
+weights $v_i$, and $s_i$ the score of row i, all at the fit,
+
+$$ I = -\nabla^2 \ell, \qquad M = \sum_i v_i s_i s_i^\top, \qquad
+   V_{\text{observed}} = I^{-1}, \qquad V_{\text{sandwich}} = I^{-1} M I^{-1}, $$
+
+and a quantity $g(\theta)$ has the variance $\nabla g^\top V \nabla g$. At the maximum this is the same in all
+coordinates. Row i moves $g$ by about $l_i = \nabla g^\top I^{-1} s_i$ (its empirical influence).
+
+Sources: McLachlan & Peel (2000), sections 2.15 and 2.16; White (1982); Boldea & Magnus (2009).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
+from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, to_vector
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
+from bayesgmm.mixtures.quantities import Functions, quantities_of
+from bayesgmm.numerics.blocks import block_size, sum_over_blocks
+
+_DIRECTIONS_AT_ONCE = 32
+
+
+class Information(NamedTuple):
+    r"""First-order theory at a mixture, with quantities end to end on one axis q (`flat`).
+
+    Attributes:
+        covariance: of the free coordinates, (p, p).
+        standard_errors: of the quantities, (q).
+        acceleration: of the quantities, Efron's $a = \sum_i v_i l_i^3 / (6 (\sum_i v_i l_i^2)^{3/2})$, (q).
+        shares: of the information that known labels would give, the share that the rows alone give, in the p directions
+            in which these are independent, smallest first; 1 less the rates at which EM converges along them, (p).
+        flattest: the direction of the smallest, in the free coordinates, by how much each moves in units of its
+            error under known labels, (p).
+        distance: of the fit from the maximum that Newton's step points to, in standard errors, with the gradient g:
+            $\sqrt{g^\top I^{-1} g}$, ().
+    """
+
+    covariance: Float[Array, "p p"]
+    standard_errors: Float[Array, " q"]
+    acceleration: Float[Array, " q"]
+    shares: Float[Array, " p"]
+    flattest: Float[Array, " p"]
+    distance: Float[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("family", "functions", "sandwich"))
+def information(
+    mixture: Mixture,
+    x: Float[Array, "n d"],
+    row_weights: Float[Array, " n"],
+    *,
+    family: Family,
+    functions: Functions = (),
+    sandwich: bool = False,
+) -> Information:
+    """Standard errors by first-order theory; for use inside other JAX programs. Never raises.
+
+    Where the information is singular or the fit no maximum, numbers mean nothing: look at `shares`.
+    """
+    unit = 1.0 / mean_precision_scale(mixture)
+    at = to_vector(mixture, unit, family)
+
+    def mixture_at(vector: Array) -> Mixture:
+        return from_vector(vector, unit, family, mixture.num_components)
+
+    gradient_of = jax.grad(lambda vector: log_likelihood(mixture_at(vector), x, row_weights))
+    gradient = gradient_of(at)
+    identity = jnp.eye(len(at), dtype=at.dtype)
+    observed = -jax.lax.map(
+        lambda direction: jax.jvp(gradient_of, (at,), (direction,))[1],
+        identity,
+        batch_size=min(len(at), _DIRECTIONS_AT_ONCE),
+    )
+    observed = 0.5 * (observed + observed.T)
+    # Measured against the information of known labels, curvature has no units, and none at all is seen beside rounding.
+    lower = jnp.linalg.cholesky(_information_of_known_labels(mixture_at, at, row_weights.sum()))
+    half = jax.scipy.linalg.solve_triangular(lower, observed, lower=True)
+    relative = jax.scipy.linalg.solve_triangular(lower, half.T, lower=True)
+    shares, directions = jnp.linalg.eigh(0.5 * (relative + relative.T))
+    root = jax.scipy.linalg.solve_triangular(lower, directions, lower=True, trans=1)
+    inverse = jnp.matmul(root / shares[None], root.T, precision="highest")
+
+    jacobian = jax.jacfwd(lambda vector: flat(quantities_of(mixture_at(vector), functions)))(at)
+    towards = jnp.matmul(jacobian, inverse, precision="highest")
+    meat, squares, cubes = _sums_of_scores(mixture_at, at, x, row_weights, towards)
+    covariance = jnp.matmul(jnp.matmul(inverse, meat, precision="highest"), inverse, precision="highest")
+    covariance = covariance if sandwich else inverse
+    variances = (jnp.matmul(jacobian, covariance, precision="highest") * jacobian).sum(1)
+    return Information(
+        covariance=covariance,
+        standard_errors=jnp.sqrt(variances),
+        acceleration=jnp.where(squares > 0, cubes / (6.0 * jnp.maximum(squares, jnp.finfo(at.dtype).tiny) ** 1.5), 0.0),
+        shares=shares,
+        flattest=directions[:, 0],
+        distance=jnp.sqrt(jnp.square(jnp.matmul(root.T, gradient, precision="highest")) @ (1.0 / jnp.abs(shares))),
+    )
+
+
+def flat(quantities: dict[str, Array]) -> Float[Array, " q"]:
+    """Quantities end to end, in the order of their names, which JAX gives to what passes through it."""
+    return jnp.concatenate([quantities[name].ravel() for name in sorted(quantities)])
+
+
+def _information_of_known_labels(
+    mixture_at: Callable[[Array], Mixture], at: Array, num_rows: Float[Array, ""]
+) -> Float[Array, "p p"]:
+    """Fisher information of so many rows with their labels: from the moments that the mixture expects of them."""
+    mixture = mixture_at(at)
+    count = num_rows * jnp.exp(mixture.log_weights)
+    covariances = jnp.asarray(mixture.covariances)
+    if mixture.is_diagonal:
+        covariances = jnp.diagonal(covariances, axis1=1, axis2=2)
+    second = jnp.expand_dims(count, range(1, covariances.ndim)) * covariances
+    if len(mixture.precision_factor) == 1:
+        second = second.sum(0, keepdims=True)
+    moments = Moments(mixture.means, count, jnp.zeros_like(mixture.means), second, jnp.zeros((), at.dtype))
+    return -jax.hessian(lambda vector: expected_complete_log_prob(mixture_at(vector), moments).sum())(at)
+
+
+def _sums_of_scores(
+    mixture_at: Callable[[Array], Mixture],
+    at: Array,
+    x: Array,
+    row_weights: Array,
+    towards: Float[Array, "q p"],
+) -> tuple[Float[Array, "p p"], Float[Array, " q"], Float[Array, " q"]]:
+    """Over rows, sums of the scores' products, and of squares and cubes of the rows' influences on the quantities."""
+
+    def score(row: Array) -> Float[Array, " p"]:
+        return jax.grad(lambda vector: joint_and_marginal(mixture_at(vector), row[None])[2][0])(at)
+
+    def block(v: Array, x: Array) -> tuple[Array, Array, Array]:
+        scores = jax.vmap(score)(x)
+        influence = jnp.matmul(scores, towards.T, precision="highest")
+        meat = jnp.matmul((scores * v[:, None]).T, scores, precision="highest")
+        squares = jnp.square(influence)
+        return (
+            meat,
+            jnp.matmul(v, squares, precision="highest"),
+            jnp.matmul(v, squares * influence, precision="highest"),
+        )
+
+    return sum_over_blocks(block, block_size(len(x), max(towards.shape) * x.dtype.itemsize), row_weights, x)

@@ -1,0 +1,261 @@
+"""How far a maximum-likelihood fit is to be trusted: standard errors and confidence intervals, six ways.
+
+`observed` and `sandwich` are theory of first order, one pass of second derivatives; `bootstrap`, `weighted`,
+`parametric` and `jackknife` fit replicates of the data, all in one compiled program. They answer the same question, so
+where they disagree the likelihood is no parabola and the replicates are to be believed.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesgmm.engines.em import default_ridge
+from bayesgmm.engines.fit import Fit, FitWarning, check_on_failure
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
+from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
+from bayesgmm.numerics.precision import is_traced
+from bayesgmm.numerics.validation import as_key, as_rows, shown, whole_number
+from bayesgmm.posterior.matching import relabel
+from bayesgmm.standard_errors.findings import UncertaintyCode, failures_of, troubles_of
+from bayesgmm.standard_errors.information import Information, information
+from bayesgmm.standard_errors.replicates import (
+    Refits,
+    bootstrap_weights,
+    dirichlet_weights,
+    jackknife_weights,
+    refit_reweighted,
+    refit_simulated,
+)
+from bayesgmm.standard_errors.result import BY_DRAWING, BY_THEORY, METHODS, Uncertainty
+
+_NUM_REPLICATES = 500
+_TOL = 1e-8  # of the replicates: one that stops early stays near the fit, and would look too certain
+MOST_PARAMETERS = 4000  # of which a matrix of second derivatives is made
+_MOST_AT_ONCE = 32  # replicates of which quantities are worked out together
+
+
+def uncertainty(
+    fit: Fit,
+    x: Any,
+    method: str = "observed",
+    *,
+    num_replicates: int | None = None,
+    key: Any = None,
+    row_weights: Any = None,
+    functions: Any = None,
+    on_failure: str = "warn",
+) -> Uncertainty:
+    """Standard errors and confidence intervals of a maximum-likelihood fit.
+
+    Args:
+        fit: a fit by `fit_em` without a prior.
+        x: the rows (n, d) that it was fitted to.
+        method:
+            * "observed": inverse of the observed information;
+            * "sandwich": the same, right too where the rows are not from such a mixture (White 1982);
+            * "bootstrap": rows drawn with replacement (Efron 1979);
+            * "weighted": Dirichlet weights on the rows, none of them zero, so that small components seldom lose all of
+              theirs (Rubin 1981; Newton & Raftery 1994);
+            * "parametric": rows drawn from the fit;
+            * "jackknife": one row left out after another (n fits).
+        num_replicates: fits of the three random methods, 500 by default.
+        key: `jax.random.key(seed)`, which they need.
+        row_weights: the weights (n) that the fit was made with; weight 2 is the row twice. A jackknife needs whole
+            ones.
+        functions: a mapping of names to further quantities, functions of a `Mixture` written in JAX that give a number
+            or an array of any shape: `{"density": lambda mixture: mixture.log_prob(point)}`, say.
+        on_failure: "warn", "raise" or "ignore" where `code` is not successful.
+
+    Returns:
+        An `Uncertainty`, in the precision of the rows; it is worked out in float64 whatever that is.
+
+    Raises:
+        InputError: for arguments that cannot be used, before anything is compiled.
+        RuntimeError: where `code` is not successful, when `on_failure` is "raise".
+    """
+    check_on_failure(on_failure)
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
+    if not isinstance(fit, Fit) or fit.engine != "em":
+        found = f"a fit by {fit.engine!r}" if isinstance(fit, Fit) else shown(fit)
+        raise InputError(f"fit is {found}; standard errors are those of a fit by fit_em. Posteriors have draws instead")
+    if is_traced((fit, x, row_weights, key)) or fit.mixture.draw_shape:
+        raise InputError(
+            "uncertainty takes one fit with known values; inside jit or vmap use bayesgmm.information.information"
+        )
+    if method in BY_DRAWING:
+        key = as_key(key)
+        wanted = _NUM_REPLICATES if num_replicates is None else num_replicates
+        num_replicates = whole_number("num_replicates", wanted, 2)
+    elif num_replicates is not None or key is not None:
+        given = "num_replicates" if num_replicates is not None else "key"
+        raise InputError(f"{given} is of no use to method={method!r}; leave it out, or choose {', '.join(BY_DRAWING)}")
+    family = get_family(fit.family)
+    x = as_rows(x)
+    dtype = x.dtype
+    weights = np.asarray(as_row_weights(row_weights, x), np.float64)
+    x = np.asarray(rows_of_mixture(fit.mixture, rows_that_count(x, weights)), np.float64)
+    _check_size(method, fit.mixture, family, weights)
+    mixture = jax.tree.map(lambda field: np.asarray(field, np.float64), fit.mixture)
+    with jax.enable_x64(True):
+        mixture, x, weights = jax.tree.map(jnp.asarray, (mixture, x, weights))
+        known = as_functions(functions, mixture)
+        theory = information(mixture, x, weights, family=family, functions=known, sandwich=method == "sandwich")
+        refits = None
+        if method not in BY_THEORY:
+            refits = _refit(method, mixture, x, weights, family, num_replicates, key)
+        found = _assemble(method, fit, mixture, weights, family, known, theory, refits)
+
+    def cast(value: Any) -> Any:
+        # Not by jax.tree.map, which would sort the names.
+        return {key: cast(item) for key, item in value.items()} if isinstance(value, dict) else np.asarray(value, dtype)
+
+    if on_failure == "raise" and found["code"]:
+        raise RuntimeError(f"uncertainty ({method}): {found['message']}")
+    if on_failure == "warn" and found["code"]:
+        warnings.warn(f"uncertainty ({method}): {found['message']}", FitWarning, stacklevel=2)
+    return Uncertainty(
+        method=method,
+        family=family.name,
+        mixture=fit.mixture,
+        **{name: value if name in _UNCAST else cast(value) for name, value in found.items()},
+    )
+
+
+_UNCAST = ("code", "message", "replicate_results")
+
+
+def _check_size(method: str, mixture: Mixture, family: Family, row_weights: np.ndarray) -> None:
+    """Refuse what is too large for second derivatives, and weights that cannot be drawn or left out.
+
+    Raises:
+        InputError: for those.
+    """
+    num_parameters = family.num_parameters(mixture.num_components, mixture.num_features)
+    if num_parameters > MOST_PARAMETERS:
+        raise InputError(
+            f"family={family.name!r} with k={mixture.num_components} and d={mixture.num_features} has {num_parameters} "
+            f"free parameters, and standard errors are made for up to {MOST_PARAMETERS}; take a more restricted "
+            "family, fewer components or fewer features"
+        )
+    total = float(row_weights.sum())
+    if method in ("bootstrap", "parametric") and round(total) <= mixture.num_components:
+        raise InputError(
+            f"row_weights add up to {total:g}, so that a replicate would have {round(total)} rows; weights count rows "
+            "(2 is the row twice): multiply them up"
+        )
+    if method == "jackknife" and (row_weights != np.round(row_weights)).any():
+        first = np.flatnonzero(row_weights != np.round(row_weights))[0]
+        raise InputError(
+            f"row_weights[{first}]={row_weights[first]:g}: a jackknife leaves out one row after another and needs "
+            "whole weights; use method='weighted'"
+        )
+
+
+def _refit(
+    method: str,
+    mixture: Mixture,
+    x: Array,
+    row_weights: Array,
+    family: Family,
+    num_replicates: int | None,
+    key: Any,
+) -> Refits:
+    """EM fits of the replicates, with the labels of the mixture."""
+    options = {"family": family, "tol": _TOL}
+    ridge = default_ridge(x, row_weights)
+    num_rows = round(float(row_weights.sum()))
+    if method == "jackknife":
+        rows = jnp.flatnonzero(row_weights > 0)
+        refits = refit_reweighted(mixture, x, jackknife_weights(row_weights), rows, ridge, **options)
+    else:
+        assert num_replicates is not None
+        keys = jax.random.split(key, num_replicates)
+        if method == "parametric":
+            refits = refit_simulated(mixture, num_rows, keys, ridge, **options)
+        else:
+            weights_of = (
+                bootstrap_weights(row_weights, num_rows) if method == "bootstrap" else dirichlet_weights(row_weights)
+            )
+            refits = refit_reweighted(mixture, x, weights_of, keys, ridge, **options)
+    return Refits(relabel(refits.mixtures, mixture), refits.results)
+
+
+@functools.partial(jax.jit, static_argnames="functions")
+def _quantities_of_each(mixtures: Mixture, functions: Functions) -> dict[str, Array]:
+    at_once = min(_MOST_AT_ONCE, len(mixtures.means))
+    return jax.lax.map(lambda mixture: quantities_of(mixture, functions), mixtures, batch_size=at_once)
+
+
+def _assemble(
+    method: str,
+    fit: Fit,
+    mixture: Mixture,
+    row_weights: Array,
+    family: Family,
+    functions: Functions,
+    theory: Information,
+    refits: Refits | None,
+) -> dict[str, Any]:
+    """The fields of an `Uncertainty`, in float64."""
+    estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, functions).items()}
+    troubles = troubles_of(fit, row_weights, family, theory)
+    sound = all(code.sound for code, _ in troubles)
+    nothing = np.full(len(theory.standard_errors), np.nan)
+    found: dict[str, Any] = {
+        "estimates": estimates,
+        "standard_errors": _split(theory.standard_errors if sound else nothing, estimates),
+        "acceleration": _split(theory.acceleration if sound else nothing, estimates),
+    }
+    if refits is not None:
+        if not sound:
+            troubles = [
+                (code, f"{text}. BCa intervals, which need that information, are missing") for code, text in troubles
+            ]
+        drawn = _quantities_of_each(refits.mixtures, functions)
+        replicates = {name: np.asarray(drawn[name]) for name in estimates}
+        usable = ~refits.failed
+        counts = np.asarray(row_weights)[np.asarray(row_weights) > 0] if method == "jackknife" else None
+        counts = np.ones(len(usable)) if counts is None else counts
+        found["standard_errors"] = {
+            name: _spread(value[usable], counts[usable], float(counts.sum()), method)
+            for name, value in replicates.items()
+        }
+        found |= {"replicates": replicates, "replicate_results": refits.results, "replicate_weights": counts}
+        if (failure := failures_of(refits, method)) is not None:
+            troubles.append((UncertaintyCode.failed_replicates, failure))
+    found["code"] = max((code for code, _ in troubles), default=UncertaintyCode.successful)
+    found["message"] = "; ".join(text for _, text in troubles)
+    return found
+
+
+def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: str) -> np.ndarray:
+    r"""Standard deviation of the replicates; of a jackknife, $\sqrt{\frac{N-1}{N} \sum_i (g_{(i)} - \bar g)^2}$.
+
+    Where some rows could not be left out, the sum over the others is scaled up to all.
+    """
+    if len(replicates) < 2:
+        return np.full(replicates.shape[1:], np.nan)
+    if method != "jackknife":
+        return np.asarray(replicates.std(0, ddof=1))
+    share = (counts / counts.sum()).reshape(-1, *(1,) * (replicates.ndim - 1))
+    mean = (share * replicates).sum(0)
+    return np.asarray(np.sqrt((total - 1.0) * (share * np.square(replicates - mean)).sum(0)))
+
+
+def _split(values: Any, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The reverse of `flat`: values end to end as arrays by name."""
+    values, found, first = np.asarray(values), {}, 0
+    for name in sorted(like):
+        size = like[name].size
+        found[name] = values[first : first + size].reshape(like[name].shape)
+        first += size
+    return {name: found[name] for name in like}

@@ -1,0 +1,1 @@
+"""Where engines start: by name, or given."""

@@ -1,0 +1,252 @@
+"""Starts that a user gives (a mixture, some of its parameters, responsibilities, labels), checked and made mixtures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
+from bayesgmm.numerics.precision import is_traced, matching_precision
+from bayesgmm.numerics.validation import as_rows, shown
+from bayesgmm.starts.kmeans import centre_and_scale, maximise_partition
+
+
+def mixture_from_start(
+    start: Any, x: Any, num_components: int, row_weights: Any, family: Family, reg_covar: Any
+) -> Mixture:
+    """The mixture that a user's own start means, in the precision of the rows and the representation of the family.
+
+    Args:
+        start: one of
+
+            * a `Mixture`;
+            * a mapping with `means` (k, d) and, where wanted, `weights` (k) and one of `covariances` and `precisions`,
+              in scikit-learn's shapes: (k, d, d), (d, d) where shared, (k, d) diagonal, (k) spherical. Without weights
+              they are equal; without covariances they come from the M-step of the rows nearest to each mean;
+            * responsibilities (n, k), or integer labels (n) from 0 to k - 1, followed by the M-step.
+        x: rows (n, d).
+        num_components: k.
+        row_weights: weight of every row (n), or None for ones.
+        family: covariance family.
+        reg_covar: ridge of the M-step, one number or one for each feature (d).
+
+    Raises:
+        InputError: for shapes and values that cannot be a start, before anything is compiled.
+    """
+    x = as_rows(x)
+    row_weights = as_row_weights(row_weights, x)
+    if isinstance(start, Mixture):
+        return _as_given(start, x, num_components, family)
+    if isinstance(start, Mapping):
+        weights, means, kind, matrices = _parameters(start, num_components, x.shape[1], family)
+        if kind is None:
+            nearest = _nearest_means(x, means, row_weights)
+            responsibilities = responsibilities_from_start(nearest, x, num_components, row_weights)
+            fitted = maximise_partition(x, responsibilities, row_weights, family, reg_covar)
+            return _from_factor(x, weights, means, fitted.precision_factor)
+        return _from_matrices(x, weights, means, kind, matrices, family)
+    responsibilities = responsibilities_from_start(start, x, num_components, row_weights)
+    return maximise_partition(x, responsibilities, row_weights, family, reg_covar)
+
+
+@matching_precision
+def _from_factor(x: Any, weights: Any, means: Any, factor: Any) -> Mixture:
+    weights, means, factor = (jnp.asarray(value, x.dtype) for value in (weights, means, factor))
+    return Mixture(jnp.log(weights / weights.sum()), means, factor)
+
+
+@matching_precision
+def _from_matrices(x: Any, weights: Any, means: Any, kind: str, matrices: Any, family: Family) -> Mixture:
+    matrices = jnp.asarray(matrices, x.dtype)
+    if kind == "covariances":
+        factor = factor_of_covariances(matrices, family.diagonal)
+    elif family.diagonal:
+        factor = jnp.sqrt(matrices)
+    else:
+        # Cholesky gives P = L L'; with the order of the features reversed before and after, P = F' F with F lower.
+        factor = jnp.linalg.cholesky(matrices[:, ::-1, ::-1])[:, ::-1, ::-1].mT
+    return _from_factor(x, weights, means, factor)
+
+
+@matching_precision
+def _nearest_means(x: Any, means: Any, row_weights: Any) -> Array:
+    """Label of the mean nearest to each row in standardised columns, shape (n)."""
+    x = jnp.asarray(x)
+    centre, scale = (part[None] for part in centre_and_scale(x, jnp.asarray(row_weights)))
+    rows, means = (x - centre) / scale, (jnp.asarray(means, x.dtype) - centre) / scale
+    scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, rows.T, precision="highest")
+    return scores.argmin(0)
+
+
+@matching_precision
+def _as_given(start: Mixture, x: Any, num_components: int, family: Family) -> Mixture:
+    """The start in the precision of x, its precision factor in the representation of the family."""
+    num_features = x.shape[1]
+    if start.draw_shape:
+        raise InputError(f"start has leading axes {start.draw_shape}; index it down to a single mixture")
+    if start.means.shape != (num_components, num_features):
+        raise InputError(
+            f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
+            f"{num_features} features"
+        )
+    for name in ("log_weights", "means", "precision_factor"):
+        field = getattr(start, name)
+        if not is_traced(field) and not np.isfinite(np.asarray(field)).all():
+            raise InputError(f"start.{name} has NaN or infinite entries; start from a mixture that is finite")
+    factor = jnp.asarray(start.precision_factor, x.dtype)
+    if family.diagonal and not start.is_diagonal:
+        raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
+    if start.is_diagonal and not family.diagonal:
+        factor = factor[:, :, None] * jnp.eye(num_features, dtype=factor.dtype)[None]
+    if family.shared and len(factor) > 1:
+        raise InputError(f"start has {len(factor)} covariances, but the components of family={family.name!r} share one")
+    factor = jnp.broadcast_to(factor, (1 if family.shared else num_components, *factor.shape[1:]))
+    return Mixture(jnp.asarray(start.log_weights, x.dtype), jnp.asarray(start.means, x.dtype), factor)
+
+
+def _parameters(
+    start: Mapping[str, Any], num_components: int, num_features: int, family: Family
+) -> tuple[Any, Any, str | None, Any]:
+    """Weights, means, which of covariances and precisions is given, and it in the shape of the family: all checked."""
+    known = ("weights", "means", "covariances", "precisions")
+    for name in start:
+        if name not in known:
+            raise InputError(f"start has an entry {name!r}; a mapping may have {', '.join(known)}")
+    if "means" not in start:
+        raise InputError("start has no 'means', which a mapping must have")
+    if "covariances" in start and "precisions" in start:
+        raise InputError("start has both covariances and precisions; give one of them")
+    means = _as_array("means", start["means"], (num_components, num_features))
+    weights = _as_array("weights", start.get("weights", np.full(num_components, 1 / num_components)), (num_components,))
+    if not is_traced(weights):
+        if (weights <= 0).any():
+            first = int(np.flatnonzero(weights <= 0)[0])
+            raise InputError(
+                f"start: weights[{first}]={weights[first]:g} must be positive; an empty component stays so"
+            )
+        if abs(weights.sum() - 1) > 1e-4:
+            raise InputError(f"start: weights sum to {weights.sum():g}; they must sum to 1")
+    kind = next((name for name in ("covariances", "precisions") if name in start), None)
+    if kind is None:
+        return weights, means, None, None
+    return weights, means, kind, _matrices(kind, start[kind], num_components, num_features, family)
+
+
+def _matrices(kind: str, value: Any, num_components: int, num_features: int, family: Family) -> Any:
+    num_matrices = 1 if family.shared else num_components
+    one = (num_features,) if family.diagonal else (num_features, num_features)
+    matrices = _as_array(kind, value)
+    shape = matrices.shape
+    if family.shared and shape in (one, ()):
+        matrices = matrices[None]
+    if family.diagonal and matrices.shape == (num_matrices,):
+        matrices = matrices[:, None]
+    if matrices.shape != (num_matrices, *one) and not (family.diagonal and matrices.shape == (num_matrices, 1)):
+        expected = one if family.shared else (num_matrices, *one)
+        raise InputError(f"start: {kind} of family={family.name!r} must have shape {expected}; got {shape}")
+    if is_traced(matrices):
+        return jnp.broadcast_to(matrices, (num_matrices, *one))
+    matrices = np.broadcast_to(matrices, (num_matrices, *one))
+    for index, matrix in enumerate(matrices):
+        name = kind if family.shared else f"{kind}[{index}]"
+        if family.diagonal:
+            if (matrix <= 0).any():
+                raise InputError(f"start: {name}={matrix.tolist()} must be positive")
+        elif not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6 * np.abs(matrix).max()):
+            raise InputError(f"start: {name} is not symmetric")
+        elif (least := np.linalg.eigvalsh(matrix)[0]) <= 0:
+            raise InputError(f"start: {name} is not positive definite; its least eigenvalue is {least:g}")
+    return matrices
+
+
+def _as_array(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """A finite float64 array of the given shape; a traced value is asked for its shape alone."""
+    if not is_traced(value):
+        try:
+            value = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"start: {name} must be an array of numbers; got {type(value).__name__}") from None
+    if shape is not None and value.shape != shape:
+        raise InputError(f"start: {name} must have shape {shape}; got {value.shape}")
+    if not is_traced(value) and not np.isfinite(value).all():
+        raise InputError(f"start: {name} has NaN or infinite entries")
+    return value
+
+
+def responsibilities_from_start(start: Any, x: Any, num_components: int, row_weights: Any) -> Any:
+    """Responsibilities (n, k) from responsibilities or labels, in which every component has rows."""
+    num_rows, given = len(x), type(start).__name__
+    if not isinstance(start, jax.Array):
+        try:
+            start = np.asarray(start)
+        except ValueError:
+            start = np.asarray(None)
+    if start.dtype.kind not in "iuf" or start.ndim not in (1, 2) or (start.ndim == 1 and start.dtype.kind == "f"):
+        raise InputError(
+            "start must be a Mixture, a mapping with 'means', responsibilities (rows, components) or integer labels "
+            f"(rows); got {given} of dtype {start.dtype} and shape {start.shape}"
+        )
+    if start.ndim == 1:
+        if start.shape != (num_rows,):
+            raise InputError(f"start: labels must have shape ({num_rows},), one for each row; got {start.shape}")
+        if is_traced(start):
+            return jax.nn.one_hot(start, num_components, dtype=x.dtype)
+        labels = np.asarray(start)
+        outside = np.flatnonzero((labels < 0) | (labels >= num_components))
+        if outside.size:
+            first = outside[0]
+            raise InputError(f"start[{first}]={labels[first]} must be a label from 0 to {num_components - 1}")
+        shares = np.eye(num_components)[labels]
+    else:
+        shares = _as_array("responsibilities", start, (num_rows, num_components))
+        if is_traced(shares):
+            return shares / shares.sum(1, keepdims=True)
+        rows, columns = np.nonzero(shares < 0)
+        if rows.size:
+            row, column = rows[0], columns[0]
+            raise InputError(f"start[{row}, {column}]={shares[row, column]:g}: responsibilities cannot be negative")
+        totals = shares.sum(1)
+        wrong = np.flatnonzero(np.abs(totals - 1) > 1e-4)
+        if wrong.size:
+            raise InputError(f"start[{wrong[0]}] sums to {totals[wrong[0]]:g}; the responsibilities of a row sum to 1")
+        shares = shares / totals[:, None]
+    if not is_traced(row_weights):
+        empty = np.flatnonzero(np.asarray(row_weights, np.float64) @ shares == 0)
+        if empty.size:
+            raise InputError(f"start leaves component {empty[0]} without rows; every component needs some")
+    return shares.astype(x.dtype)
+
+
+def check_starts(start: Any, num_components: int, num_features: int, family: Family) -> list[Mixture]:
+    """The start or starts, a mixture or a sequence of them, if they are such as the family can have.
+
+    Raises:
+        InputError: if one of them is not, and for none.
+    """
+    given = list(start) if isinstance(start, Sequence) and not isinstance(start, str) else [start]
+    if not given:
+        raise InputError("start is an empty sequence; give at least one Mixture, or leave it out to start from EM")
+    return [check_start(one, num_components, num_features, family) for one in given]
+
+
+def check_start(start: Any, num_components: int, num_features: int, family: Family) -> Mixture:
+    """The start, if it is a mixture that the family can have.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not isinstance(start, Mixture):
+        raise InputError(f"start={shown(start)} must be a Mixture, such as the .mixture of a fit_em result")
+    if start.means.shape != (num_components, num_features) or start.is_diagonal != family.diagonal:
+        raise InputError(
+            f"start has means of shape {start.means.shape} and a {'diagonal' if start.is_diagonal else 'triangular'} "
+            f"factor; num_components={num_components} and family={family.name!r} need another. Start from a fit_em "
+            "result of the same family"
+        )
+    return start

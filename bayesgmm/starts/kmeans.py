@@ -1,0 +1,171 @@
+"""Partitions of rows by distance (k-means++ seeds, k-means) on comparable columns, and the mixture of a partition."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bayesgmm.likelihood.expectation import maximise, moments_of_partition
+from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import RandomKey, matching_precision
+from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
+
+MAX_LLOYD_STEPS = 100
+
+
+def standardise(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, "n d"]:
+    """Columns with weighted mean 0 and variance 1; a constant column stays at 0, but for rounding."""
+    centre, scale = centre_and_scale(x, row_weights)
+    return (x - centre[None]) / scale[None]
+
+
+def centre_and_scale(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
+    """Weighted mean and standard deviation of every column, 1 where it is no more than rounding of the mean."""
+    mean, variance = column_moments(x, row_weights)
+    scale = jnp.sqrt(variance)
+    return mean, jnp.where(scale > 10 * jnp.finfo(x.dtype).eps * jnp.abs(mean), scale, 1.0)
+
+
+def column_moments(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
+    """Weighted mean and variance of every column, by reductions that XLA fuses, so that no copy of the rows is made."""
+    shares = (row_weights / row_weights.sum())[:, None]
+    near = x[0]  # differences from a row keep the digits that a mean far from zero would cost
+    mean = near + (shares * (x - near[None])).sum(0)
+    return mean, (shares * jnp.square(x - mean[None])).sum(0)
+
+
+def whitened_rows(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, "d n"]:
+    r"""$L^{-1} z_i$ for standardised rows $z_i$ with correlation $L L^\top$: uncorrelated features of variance 1.
+
+    Features, not rows, come first, so that arithmetic over rows vectorises. The correlation gets a ridge of the size of
+    its rounding, so that a direction in which the rows do not vary stays near 0.
+    """
+    standard = standardise(x, row_weights).T
+    num_features = len(standard)
+    shared_out = standard * (row_weights / row_weights.sum())[None]
+    correlation = jnp.matmul(shared_out, standard.T, precision="highest")
+    ridge = 100 * num_features * float(jnp.finfo(x.dtype).eps)
+    lower = cholesky(correlation + ridge * jnp.eye(num_features, dtype=x.dtype))
+    # The inverse once, then a product: cheaper than a triangular solve with every row.
+    return jnp.matmul(inverse_of_lower(lower), standard, precision="highest")
+
+
+def draw_row(masses: Float[Array, " n"], *, key: RandomKey) -> Int[Array, ""]:
+    r"""A row drawn with probability proportional to its mass; never one of mass 0, unless all are.
+
+    By inversion on two levels, first a block of about $\sqrt n$ rows and then a row of it: two uniform numbers in place
+    of n, and sums short enough to keep their digits in float32.
+    """
+    size = math.isqrt(max(masses.shape[0] - 1, 0)) + 1
+    blocks = jnp.pad(masses, (0, size * size - masses.shape[0])).reshape(size, size)
+    for_block, for_row = jax.random.uniform(key, (2,), masses.dtype)
+    block = _invert(blocks.sum(1), for_block)
+    return block * size + _invert(blocks[block], for_row)
+
+
+def _invert(masses: Array, uniform: Array) -> Array:
+    cumulative = jnp.cumsum(masses)
+    beyond = (cumulative > uniform * cumulative[-1]) & (masses > 0)
+    # Rounding can leave the target at the very total; the largest mass is as good an answer as any.
+    return jnp.where(beyond.any(), beyond.argmax(), masses.argmax()).astype(jnp.int32)
+
+
+def kmeans_plus_plus(
+    x: Float[Array, "n d"], num_components: int, row_weights: Float[Array, " n"], *, key: RandomKey
+) -> Int[Array, " n"]:
+    """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
+
+    Seeds are rows, the first drawn by weight, each next one with probability proportional to its squared distance
+    from the seeds already drawn. Distances are in the units given.
+
+    Source: Arthur & Vassilvitskii (2007), section 2.2.
+    """
+    return partition_around_seeds(x.T, num_components, row_weights, lambda nearest: nearest, key)
+
+
+def partition_around_seeds(
+    x: Float[Array, "d n"],
+    num_components: int,
+    row_weights: Float[Array, " n"],
+    attraction: Callable[[Array], Array],
+    key: RandomKey,
+) -> Int[Array, " n"]:
+    """Labels of the nearest seeds; `attraction` is what a row's chance is proportional to, given its distances² (n)."""
+
+    def distances_to(index: Array) -> Array:
+        return jnp.square(x - jax.lax.dynamic_slice_in_dim(x, index, 1, axis=1)).sum(0)
+
+    def add_seed(state: tuple[Array, Array], step: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        nearest, labels = state
+        label, key = step
+        masses = jnp.where(label == 0, row_weights, row_weights * attraction(nearest))
+        distances = distances_to(draw_row(masses, key=key))
+        return (jnp.minimum(nearest, distances), jnp.where(distances < nearest, label, labels)), None
+
+    # The first seed is drawn inside the loop too, so that all distances are rounded alike and equal rows are at 0.
+    state = (jnp.full(x.shape[1], jnp.inf, x.dtype), jnp.zeros(x.shape[1], jnp.int32))
+    steps = (jnp.arange(num_components, dtype=jnp.int32), jax.random.split(key, num_components))
+    (_, labels), _ = jax.lax.scan(add_seed, state, steps)
+    return labels
+
+
+def lloyd(
+    x: Float[Array, "d n"], labels: Int[Array, " n"], num_components: int, row_weights: Float[Array, " n"]
+) -> Int[Array, " n"]:
+    r"""k-means from a first partition: means of the clusters and nearest means in turn, until no row moves.
+
+    Lowers $\sum_i v_i \lVert x_i - m_{l(i)} \rVert^2$ at every step. A cluster that has lost all its rows is put on the
+    row farthest from its own mean. Columns, here the rows of x, should be centred: distances come from products.
+
+    Source: Lloyd (1982).
+    """
+    clusters = jnp.arange(num_components, dtype=labels.dtype)
+
+    def nearest_mean(labels: Array, distances: Array) -> tuple[Array, Array]:
+        shares = jnp.where(labels[None] == clusters[:, None], row_weights[None], 0.0)
+        count = shares.sum(1)
+        means = jnp.matmul(shares, x.T, precision="highest") / jnp.where(count > 0, count, 1.0)[:, None]
+        farthest = jnp.where(row_weights > 0, distances, -jnp.inf).argmax()
+        lost = (count == 0) & (jnp.cumsum(count == 0) == 1)  # one at a time, lest two land on the same row
+        means = jnp.where(lost[:, None], x[:, farthest][None], means)
+        scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, x, precision="highest")
+        scores = jnp.where(((count > 0) | lost)[:, None], scores, jnp.inf)
+        return scores.argmin(0).astype(labels.dtype), jnp.square(x).sum(0) + 2 * scores.min(0)
+
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        return state[2] & (state[3] < MAX_LLOYD_STEPS)
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        labels, distances = nearest_mean(state[0], state[1])
+        return labels, distances, (labels != state[0]).any(), state[3] + 1
+
+    state = (labels, jnp.square(x).sum(0), jnp.asarray(True), jnp.asarray(0, jnp.int32))
+    return jax.lax.while_loop(unfinished, step, state)[0]
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def mixture_of_partition(
+    x: Float[Array, "n d"],
+    responsibilities: Float[Array, "n k"],
+    row_weights: Float[Array, " n"],
+    family: Family,
+    reg_covar: Float[Array, " d"],
+) -> Mixture:
+    """The M-step from given responsibilities."""
+    moments = moments_of_partition(x, responsibilities, row_weights, diagonal=family.diagonal)
+    return maximise(moments, family, reg_covar)
+
+
+@matching_precision
+def maximise_partition(x: Any, responsibilities: Any, row_weights: Any, family: Family, reg_covar: Any) -> Mixture:
+    """`mixture_of_partition` of plain arrays, with one ridge for all features or one for each (d)."""
+    x = jnp.asarray(x)
+    responsibilities, row_weights, ridge = (
+        jnp.asarray(value, x.dtype) for value in (responsibilities, row_weights, reg_covar)
+    )
+    return mixture_of_partition(x, responsibilities, row_weights, family, jnp.broadcast_to(ridge, x.shape[1:]))

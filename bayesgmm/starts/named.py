@@ -1,0 +1,209 @@
+"""Where an engine starts: made-up responsibilities, then the M-step.
+
+A start is a partition of the rows, hard or soft. It is made on standardised columns, so that the unit of a feature does
+not decide it; the mixture is then estimated in the original units by the same M-step that EM uses. `STARTS` holds the
+starts that have a name; `mixture_from_start` reads those that a user gives.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.mixtures.families import FAMILIES, Family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.starts.given import mixture_from_start
+from bayesgmm.starts.hierarchical import share_out
+from bayesgmm.starts.kmeans import (
+    centre_and_scale,
+    column_moments,
+    draw_row,
+    kmeans_plus_plus,
+    lloyd,
+    maximise_partition,
+    mixture_of_partition,
+    partition_around_seeds,
+    standardise,
+    whitened_rows,
+)
+
+__all__ = [
+    "STARTS",
+    "Start",
+    "column_moments",
+    "get_start",
+    "kmeans_plus_plus",
+    "mixture_from_start",
+    "mixture_of_partition",
+    "standardise",
+    "start_from",
+]
+
+MAX_HIERARCHICAL_ROWS = 2000
+_ASSIGNED_AT_ONCE = 65536  # rows
+
+
+def _from_kmeans_plus_plus(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    labels = kmeans_plus_plus(standardise(x, row_weights), num_components, row_weights, key=key)
+    return jax.nn.one_hot(labels, num_components, dtype=x.dtype)
+
+
+def _from_kmeans(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    white = whitened_rows(x, row_weights)
+    labels = kmeans_plus_plus(white.T, num_components, row_weights, key=key)
+    return jax.nn.one_hot(lloyd(white, labels, num_components, row_weights), num_components, dtype=x.dtype)
+
+
+def _from_random_responsibilities(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
+    # stands still. Of a few rows they do not, and twice as many as span the space have a covariance.
+    num_draws = 2 * (x.shape[1] + 1) * num_components
+    drawn = jax.vmap(lambda key: draw_row(row_weights, key=key))(jax.random.split(key, num_draws))
+    # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
+    counts = jnp.zeros((len(x), num_components), x.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
+    return counts / jnp.where(row_weights > 0, row_weights, 1.0)[:, None]
+
+
+def _from_random_rows(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+    def if_new(nearest: Array) -> Array:
+        return (nearest > 0).astype(x.dtype)
+
+    standard = standardise(x, row_weights).T
+    labels = partition_around_seeds(standard, num_components, row_weights, if_new, key)
+    return jax.nn.one_hot(labels, num_components, dtype=x.dtype)
+
+
+@matching_precision
+def _from_hierarchy(x: Any, num_components: int, row_weights: Any, *, key: RandomKey | None = None) -> AnyArray:
+    if is_traced((x, row_weights)):
+        raise InputError(
+            "start='hierarchical' cannot be made inside jit, vmap or grad; make it outside, with fit_em(..., "
+            "start='hierarchical', max_steps=1), and pass the .mixture of that fit as start"
+        )
+    rows, weights = np.asarray(x), np.asarray(row_weights)
+    used, shares = share_out(rows, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
+    if (weights > 0).sum() == len(used):
+        return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
+    part, part_weights = jnp.asarray(rows[used]), jnp.asarray(weights[used])
+    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part, part_weights)[1])
+    mixture = mixture_of_partition(part, jnp.asarray(shares[used]), part_weights, FAMILIES["full"], ridge)
+    blocks = (rows[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(rows), _ASSIGNED_AT_ONCE))
+    return np.concatenate([mixture.responsibilities(block) for block in blocks])
+
+
+@dataclass(frozen=True)
+class Start:
+    """One way to make up the first responsibilities.
+
+    Attributes:
+        name: the name users give.
+        description: the start in words.
+        responsibilities: the responsibilities (n, k) from rows (n, d), the number of components, row weights (n) and a
+            keyword-only key. A row that a start leaves out has zeros; one that it draws counts by its draws, whatever
+            its weight.
+        random: whether another key gives another start.
+    """
+
+    name: str
+    description: str
+    responsibilities: Callable[..., AnyArray]
+    random: bool = True
+
+
+def _compiled(function: Callable[..., Array]) -> Callable[..., AnyArray]:
+    return matching_precision(jax.jit(function, static_argnames="num_components"))
+
+
+STARTS: Mapping[str, Start] = MappingProxyType(
+    {
+        start.name: start
+        for start in (
+            Start(
+                name="k-means++",
+                description="nearest of k rows drawn far apart, on standardised columns",
+                responsibilities=_compiled(_from_kmeans_plus_plus),
+            ),
+            Start(
+                name="kmeans",
+                description="k-means after k-means++, on whitened rows",
+                responsibilities=_compiled(_from_kmeans),
+            ),
+            Start(
+                name="random_responsibilities",
+                description="2 (d + 1) rows for each component, drawn at random; all others left out",
+                responsibilities=_compiled(_from_random_responsibilities),
+            ),
+            Start(
+                name="random_rows",
+                description="nearest of k different rows drawn at random, on standardised columns",
+                responsibilities=_compiled(_from_random_rows),
+            ),
+            Start(
+                name="hierarchical",
+                description=(
+                    f"model-based agglomeration; above {MAX_HIERARCHICAL_ROWS} rows of a random subset, whose mixture "
+                    "shares out the rest"
+                ),
+                responsibilities=_from_hierarchy,
+                random=False,
+            ),
+        )
+    }
+)
+
+_SCIKIT_LEARN_NAMES = {"random": "random_responsibilities", "random_from_data": "random_rows"}
+
+
+def get_start(start: str) -> Start:
+    """The record of a start given by name, ours or scikit-learn's.
+
+    Raises:
+        InputError: for an unknown name, listing the known ones.
+    """
+    name = _SCIKIT_LEARN_NAMES.get(start, start)
+    if name not in STARTS:
+        raise InputError(f"start={start!r} is not known; choose one of {', '.join(STARTS)}")
+    return STARTS[name]
+
+
+def start_from(
+    x: Any,
+    num_components: int,
+    row_weights: Any,
+    family: Family,
+    reg_covar: Any,
+    *,
+    start: str = "k-means++",
+    key: RandomKey | None = None,
+) -> Mixture:
+    """The mixture that a named start of `STARTS` gives: its responsibilities, then the M-step in the original units.
+
+    Args:
+        x: rows (n, d).
+        num_components: k.
+        row_weights: weight of every row (n), or None for ones.
+        family: covariance family.
+        reg_covar: ridge added to the variances, one number or one for each feature (d).
+        start: a name in `STARTS`, or scikit-learn's.
+        key: a random key; the hierarchical start needs none up to 2,000 rows.
+
+    Raises:
+        InputError: for an unknown start, rows or weights that cannot be used, a missing key, or the hierarchical start
+            inside the caller's `jit` or `vmap`.
+    """
+    record = get_start(start)
+    x = as_rows(x)
+    row_weights = as_row_weights(row_weights, x)
+    key = as_key(key) if record.random else key
+    responsibilities = record.responsibilities(x, num_components, row_weights, key=key)
+    return maximise_partition(x, responsibilities, row_weights, family, reg_covar)

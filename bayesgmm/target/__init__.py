@@ -1,0 +1,1 @@
+"""The posterior density: the NumPyro model, its unconstrained coordinates, its normal approximation."""

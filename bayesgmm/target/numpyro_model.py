@@ -1,0 +1,294 @@
+"""The NumPyro model of the mixture. Its likelihood is the density of `bayesgmm.mixture`, and no other.
+
+`model` can be used by itself under any NumPyro inference; the engines of this package are ways to its mode, its
+approximation or its draws.
+
+Under a `Prior` its sites are weights, means, scales and, where a family has them, Cholesky factors of correlations,
+and under hierarchical scales their common rate; under a `ConjugatePrior` weights, means and covariances, or variances
+for diagonal families: those in which the density of that prior is stated, and therefore its mode.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import AffineTransform, PowerTransform, Transform
+from numpyro.handlers import substitute, trace
+
+from bayesgmm.errors import InputError
+from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture, covariance_factor, factor_of_covariances
+from bayesgmm.numerics.triangular import inverse_of_lower
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
+from bayesgmm.priors.mixing_weights import log_prob_of_weights, sample_log_weights
+from bayesgmm.priors.weakly_informative import Prior, default_prior
+
+
+class MixtureDistribution(dist.Distribution):
+    """A `Mixture` as a NumPyro distribution over rows: its `log_prob` is the package's density."""
+
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    pytree_data_fields = ("mixture",)
+
+    def __init__(self, mixture: Mixture, *, validate_args: bool | None = None) -> None:
+        self.mixture = mixture
+        super().__init__(batch_shape=(), event_shape=(mixture.num_features,), validate_args=validate_args)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Independent rows, shape (*sample_shape, d)."""
+        rows = self.mixture.sample(math.prod(sample_shape), key=key)
+        return jnp.reshape(jnp.asarray(rows), (*sample_shape, *self.event_shape))
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        """Log-density of rows (..., d), shape (...)."""
+        rows = jnp.reshape(value, (-1, *self.event_shape))
+        return jnp.reshape(row_log_prob(self.mixture, rows), value.shape[:-1])
+
+
+def model(
+    x: Any,
+    num_components: int,
+    family: str | Family = "full",
+    prior: AnyPrior | None = None,
+    *,
+    num_rows: int | None = None,
+) -> None:
+    """The Bayesian mixture: sites `weights`, `means`, `scales`, `correlation_cholesky` and the observed rows `x`.
+
+    Under hierarchical scales there is also the site `scale_rate`, one rate for each scale of a component. Under a
+    `ConjugatePrior` the sites `covariances` or `variances` take the place of scales and correlations.
+
+    Args:
+        x: rows (n, d); None to sample rows from the prior predictive, which needs `prior` and `num_rows`.
+        num_components: k.
+        family: covariance family; it decides which scales are free and whether there are correlations.
+        prior: numbers of the prior, of `default_prior(x, num_components)`, used by default, or `conjugate_prior`.
+        num_rows: number of rows to sample when x is None.
+
+    Raises:
+        InputError: when x is None and `prior` or `num_rows` is missing.
+    """
+    family = get_family(family)
+    if x is None and (prior is None or num_rows is None):
+        raise InputError("x=None samples from the prior predictive and needs both prior and num_rows")
+    if x is not None:
+        x = jnp.asarray(x)
+        num_rows = x.shape[0]
+    prior = default_prior(x, num_components) if prior is None else prior
+    mixture = mixture_of_sites(sample_sites(num_components, family, prior), family)
+    assert num_rows is not None
+    with numpyro.plate("rows", num_rows):
+        numpyro.sample("x", MixtureDistribution(mixture), obs=x)
+
+
+def sample_sites(num_components: int, family: Family, prior: AnyPrior) -> dict[str, Array]:
+    """The latent part of the model: draws every free site from its prior."""
+    if isinstance(prior, ConjugatePrior):
+        return _sample_conjugate_sites(num_components, family, prior)
+    num_features = prior.mean_loc.shape[0]
+    shape = family.scale_shape(num_components, num_features)
+    loc, scale = (prior.mean_loc - prior.column_mean) / prior.column_scale, prior.mean_scale / prior.column_scale
+    sites = {
+        "weights": dist.Dirichlet(jnp.asarray(prior.concentration)),
+        "means": _in_data_units(dist.Normal(loc, scale).expand([num_components, num_features]).to_event(2), prior),
+        "scales": _scales_distribution(prior, shape),
+    }
+    if family.has_correlations(num_features):
+        sites["correlation_cholesky"] = (
+            dist.LKJCholesky(num_features, prior.correlation_concentration).expand(shape[:1]).to_event(1)
+        )
+    return {name: jnp.asarray(numpyro.sample(name, fn)) for name, fn in sites.items()}
+
+
+def _scales_distribution(prior: Prior, shape: tuple[int, int]) -> dist.Distribution:
+    """Prior of the scales (e, d) or (e, 1). Hierarchical ones are given their rate, which is drawn here."""
+    if prior.scale_prior == "lognormal":
+        by_feature = dist.LogNormal(_log_for_each(prior.scale_median, shape), prior.scale_sigma)
+    elif prior.scale_prior == "half_normal":
+        by_feature = dist.HalfNormal(jnp.exp(_log_for_each(prior.scale_sd, shape)))
+    else:
+        # The rate has the shape of one component's scales.
+        hyperprior = dist.Gamma(prior.rate_shape, jnp.exp(_log_for_each(prior.rate_rate, shape))).to_event(1)
+        rate = jnp.asarray(numpyro.sample("scale_rate", hyperprior))
+        precisions = dist.Gamma(prior.precision_shape, rate).expand(shape).to_event(2)
+        return dist.TransformedDistribution(precisions, PowerTransform(-0.5))
+    return by_feature.expand(shape).to_event(2)
+
+
+def _log_for_each(values: Any, shape: tuple[int, ...]) -> Array:
+    """Logarithms of numbers of the features (d); their mean where one scale serves all features."""
+    logarithms = jnp.log(values)
+    return logarithms.mean(keepdims=True) if shape[1] == 1 else logarithms
+
+
+def rate_given_scales(scales: Array, prior: Prior) -> dist.Gamma:
+    r"""Distribution of the rate of hierarchical scales given the scales (e, d) or (e, 1), whatever the rows are.
+
+    $$ \beta_l \mid \sigma \sim \mathrm{Gamma}(g + e a, h_l + \sum_j \sigma_{jl}^{-2}). $$
+
+    Source: Richardson & Green (1997).
+    """
+    assert prior.rate_shape is not None
+    assert prior.precision_shape is not None
+    own_rate = jnp.exp(_log_for_each(prior.rate_rate, scales.shape))
+    return dist.Gamma(prior.rate_shape + scales.shape[0] * prior.precision_shape, own_rate + (scales**-2.0).sum(0))
+
+
+def log_prior_of_sites(
+    sites: dict[str, Array], num_components: int, family: Family, prior: AnyPrior
+) -> dict[str, Array]:
+    """Log prior density of every site at its value, constants included, in the units of the data."""
+    found = trace(substitute(sample_sites, data=sites)).get_trace(num_components, family, prior)
+    return {name: jnp.asarray(site["fn"].log_prob(site["value"])) for name, site in found.items()}
+
+
+def _sample_conjugate_sites(num_components: int, family: Family, prior: ConjugatePrior) -> dict[str, Array]:
+    """Covariances first, because the spread of a component's mean follows its own covariance."""
+    num_features = prior.mean.shape[0]
+    shape = family.scale_shape(num_components, num_features)
+    scale, unit = jnp.asarray(prior.scale), jnp.asarray(prior.column_scale)
+    loc = (prior.mean - prior.column_mean) / unit
+    to_means = 1.0 / jnp.sqrt(prior.shrinkage)  # from the scales of a component to those of its mean
+    sites = {"weights": numpyro.sample("weights", _weights_distribution(prior))}
+    if family.diagonal:
+        variances = dist.InverseGamma(0.5 * prior.dof, 0.5 * scale).expand(shape).to_event(2)
+        sites["variances"] = numpyro.sample("variances", variances)
+        normal = dist.Normal(loc, jnp.sqrt(sites["variances"]) / unit * to_means)
+        normal = normal.expand([num_components, num_features]).to_event(2)
+    else:
+        root = jnp.linalg.cholesky(scale) / unit[:, None]
+        standardised = dist.InverseWishart(jnp.full(shape[:1], prior.dof), scale_tril=root[None]).to_event(1)
+        sites["covariances"] = numpyro.sample(
+            "covariances", dist.TransformedDistribution(standardised, CovarianceUnits(unit))
+        )
+        lower = jnp.linalg.cholesky(sites["covariances"]) / unit[:, None] * to_means
+        normal = dist.MultivariateNormal(loc, scale_tril=lower).expand([num_components]).to_event(1)
+    sites["means"] = numpyro.sample("means", _in_data_units(normal, prior))
+    return {name: jnp.asarray(value) for name, value in sites.items()}
+
+
+def _weights_distribution(prior: ConjugatePrior) -> dist.Distribution:
+    concentration = jnp.asarray(prior.concentration)
+    return StickBreakingWeights(concentration) if prior.stick_breaking else dist.Dirichlet(concentration)
+
+
+class StickBreakingWeights(dist.Distribution):
+    """Weights of a Dirichlet process, truncated to as many components as there are concentrations: see `weights.py`."""
+
+    arg_constraints = {"concentration": constraints.positive}  # noqa: RUF012  # NumPyro declares it so
+    support = constraints.simplex  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    pytree_data_fields = ("concentration",)
+
+    def __init__(self, concentration: Array, *, validate_args: bool | None = None) -> None:
+        self.concentration = concentration
+        super().__init__(batch_shape=(), event_shape=concentration.shape, validate_args=validate_args)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Independent weights, shape (*sample_shape, k)."""
+        ones = jnp.ones_like(self.concentration)
+        keys = jax.random.split(key, math.prod(sample_shape))
+        drawn = jax.vmap(lambda key: sample_log_weights(ones, self.concentration, key=key))(keys)
+        return jnp.exp(drawn).reshape(*sample_shape, *self.event_shape)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        """Log-density of weights (..., k), shape (...)."""
+        ones = jnp.ones_like(self.concentration)
+        rows = jnp.log(jnp.reshape(value, (-1, *self.event_shape)))
+        found = jax.vmap(lambda row: log_prob_of_weights(ones, self.concentration, row))(rows)
+        return jnp.reshape(found, value.shape[:-1])
+
+
+def _in_data_units(standardised: dist.Distribution, prior: AnyPrior) -> dist.Distribution:
+    """The distribution of means, from that of means measured in columns' standard deviations from columns' means.
+
+    As an affine map, so that engines can move in the latter (NumPyro's `TransformReparam`).
+    """
+    return dist.TransformedDistribution(standardised, AffineTransform(prior.column_mean, prior.column_scale))
+
+
+class CovarianceUnits(Transform):
+    r"""Covariances (e, d, d) in the units of the data from those in units of their own: $\Sigma = D B D$, D diagonal.
+
+    As a map of symmetric matrices it multiplies volumes by $|D|^{d+1}$.
+    """
+
+    domain = constraints.independent(constraints.positive_definite, 1)  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    codomain = domain  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+    def __init__(self, unit: Array) -> None:
+        self.unit = unit
+
+    def __call__(self, x: Array) -> Array:
+        """Covariances in the units of the data."""
+        return self.unit[:, None] * x * self.unit
+
+    def _inverse(self, y: Array) -> Array:
+        return y / self.unit[:, None] / self.unit
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+        """Logarithm of the ratio of volumes, in the free entries of all e matrices."""
+        num_covariances, num_features, _ = x.shape[-3:]
+        return num_covariances * (num_features + 1) * jnp.log(self.unit).sum()
+
+    def tree_flatten(self) -> Any:
+        """Units are traced values, as they are in the prior."""
+        return (self.unit,), (("unit",), {})
+
+
+def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
+    """The mixture with these values of the model's sites."""
+    means = sites["means"]
+    if "covariances" in sites:
+        return Mixture(jnp.log(sites["weights"]), means, factor_of_covariances(sites["covariances"], diagonal=False))
+    scales = jnp.sqrt(sites["variances"]) if "variances" in sites else sites["scales"]
+    if family.diagonal:
+        factor = jnp.broadcast_to(1.0 / scales, means.shape)
+    elif "correlation_cholesky" in sites:
+        # The precision factor of L = diag(s) C is the inverse of C, its columns divided by the scales.
+        factor = inverse_of_lower(sites["correlation_cholesky"]) / scales[..., None, :]
+    else:
+        factor = 1.0 / scales[..., None]
+    return Mixture(jnp.log(sites["weights"]), means, factor)
+
+
+def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = None) -> dict[str, Array]:
+    """Values of the model's sites under this prior that give this mixture: the inverse of `mixture_of_sites`.
+
+    A mixture says nothing of the rate of hierarchical scales: it gets its mean given the scales.
+    """
+    num_components, num_features = mixture.means.shape
+    conjugate = isinstance(prior, ConjugatePrior)
+    factor = jnp.asarray(mixture.precision_factor)
+    sites = {"weights": jnp.exp(mixture.log_weights), "means": jnp.asarray(mixture.means)}
+    if family.diagonal:
+        scales = 1.0 / factor
+        scales = scales[:, : family.scale_shape(num_components, num_features)[1]]
+        if conjugate:
+            return sites | {"variances": jnp.square(scales)}
+        return sites | {"scales": scales} | _rate_site(scales, prior)
+    lower = covariance_factor(factor)
+    if conjugate:
+        return sites | {"covariances": jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")}
+    scales = jnp.sqrt(jnp.square(lower).sum(-1))
+    sites["scales"] = scales
+    if family.has_correlations(num_features):
+        sites["correlation_cholesky"] = lower / scales[..., None]
+    return sites | _rate_site(scales, prior)
+
+
+def _rate_site(scales: Array, prior: Prior | None) -> dict[str, Array]:
+    if prior is None or prior.scale_prior != "hierarchical":
+        return {}
+    return {"scale_rate": jnp.asarray(rate_given_scales(scales, prior).mean)}
+
+
+def floor_weights(mixture: Mixture, smallest: float = 1e-4) -> Mixture:
+    """The mixture with every weight at least about `smallest`, so that it lies inside the simplex."""
+    weights = jnp.maximum(jnp.exp(mixture.log_weights), smallest)
+    return Mixture(jnp.log(weights / weights.sum(-1, keepdims=True)), mixture.means, mixture.precision_factor)

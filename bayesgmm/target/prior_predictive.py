@@ -1,0 +1,145 @@
+"""What a prior says before any row is seen: mixtures drawn from it, and data sets drawn from those.
+
+Source: Gabry et al. (2019), Visualization in Bayesian workflow, section 3, on prior predictive checks.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bayesgmm.errors import InputError
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
+from bayesgmm.numerics.validation import as_key, shown, whole_number
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior
+from bayesgmm.priors.weakly_informative import Prior, check_prior
+from bayesgmm.target.numpyro_model import (
+    log_prior_of_sites,
+    mixture_of_sites,
+    rate_given_scales,
+    sample_sites,
+    sites_of_mixture,
+)
+
+_PRIORS_AT_ONCE = 4096  # draws whose log prior densities are worked out together
+
+
+def prior_draws(prior: Any, family: str | Family, num_components: Any, num_draws: Any, *, key: Any) -> Mixture:
+    """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning.
+
+    Args:
+        prior: of `default_prior` or `conjugate_prior`.
+        family: covariance family.
+        num_components: k.
+        num_draws: number of mixtures.
+        key: `jax.random.key(seed)`.
+
+    Raises:
+        InputError: for a prior of another number of components or another family, for numbers below 1 and no key.
+    """
+    family = check_any_prior(prior, num_components, family)
+    whole_number("num_draws", num_draws)
+    return _prior_draws(prior, family, num_components, num_draws, as_key(key))
+
+
+def prior_predictive(
+    prior: Any, family: str | Family, num_components: Any, num_rows: Any, num_draws: Any, *, key: Any
+) -> Float[AnyArray, "1 num_draws num_rows d"]:
+    """Data sets of `num_rows` rows each, drawn from the prior: one for each mixture drawn from it.
+
+    Raises:
+        InputError: as `prior_draws`.
+    """
+    whole_number("num_rows", num_rows)
+    draw_key, row_key = jax.random.split(as_key(key))
+    return prior_draws(prior, family, num_components, num_draws, key=draw_key).sample(num_rows, key=row_key)
+
+
+def check_any_prior(prior: Any, num_components: Any, family: str | Family) -> Family:
+    """The family, if the prior is one for it and for this number of components.
+
+    Raises:
+        InputError: if it is not.
+    """
+    family = get_family(family)
+    num_components = whole_number("num_components", num_components)
+    if isinstance(prior, ConjugatePrior):
+        check_conjugate_prior(prior, num_components, prior.mean.shape[0], family)
+    elif isinstance(prior, Prior):
+        check_prior(prior, num_components, prior.mean_loc.shape[0])
+    else:
+        raise InputError(
+            f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
+            f"conjugate_prior(x, {num_components}, {family.name!r})"
+        )
+    return family
+
+
+@matching_precision
+def _prior_draws(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
+    return _draw(jax.tree.map(jnp.asarray, prior), family, num_components, num_draws, key)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_components", "num_draws"))
+def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
+    from numpyro.infer import Predictive
+
+    predictive = Predictive(sample_sites, num_samples=num_draws, parallel=True)
+    latent = predictive(key, num_components, family, prior)
+    draws = jax.vmap(lambda sites: mixture_of_sites(sites, family))(latent)
+    return jax.tree.map(lambda leaf: leaf[None], draws)
+
+
+@matching_precision
+def draw_scale_rates(draws: Mixture, family: Family, prior: Prior, *, key: RandomKey) -> AnyArray:
+    """Rates of hierarchical scales, shape (chain, draw, d) or (chain, draw, 1), drawn given the scales of each draw.
+
+    Rows tell of the rates by way of the scales alone, so that these are draws from the posterior if the mixtures are.
+    """
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, draws.means.dtype), prior)
+    return _draw_scale_rates(jax.tree.map(jnp.asarray, draws), family, prior, jax.random.split(key, draws.draw_shape))
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _draw_scale_rates(draws: Mixture, family: Family, prior: Prior, keys: Array) -> Array:
+    def draw(mixture: Mixture, key: Array) -> Array:
+        return jnp.asarray(rate_given_scales(sites_of_mixture(mixture, family)["scales"], prior).sample(key))
+
+    return jax.vmap(jax.vmap(draw))(draws, keys)
+
+
+@matching_precision
+def log_prior_of_draws(
+    draws: Mixture, family: Family, prior: AnyPrior, scale_rates: AnyArray | None = None
+) -> dict[str, AnyArray]:
+    """Log prior density of every draw, shape (chain, draw), for each site of the model under this prior.
+
+    In the space in which the prior is stated: weights, means and scales (of the scales given their rate, and of the
+    rate, where scales are hierarchical), Cholesky factors of correlations, or covariances or variances. Draws count
+    with the labels that they carry, so where the concentrations of the weights are not all the same, relabelled draws
+    have another density than they were drawn with.
+    """
+    draws = jax.tree.map(jnp.asarray, draws)
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, draws.means.dtype), prior)
+    return _log_prior(draws, family, prior, None if scale_rates is None else jnp.asarray(scale_rates))
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _log_prior(draws: Mixture, family: Family, prior: AnyPrior, scale_rates: Array | None) -> dict[str, Array]:
+    def of_one(mixture: Mixture, rate: Array | None) -> dict[str, Array]:
+        sites = sites_of_mixture(mixture, family, prior)
+        if rate is not None:
+            sites["scale_rate"] = rate
+        return log_prior_of_sites(sites, mixture.num_components, family, prior)
+
+    # A few at a time: the compiler works out what is the same for every draw for as many draws as there are at once.
+    shape, each = draws.draw_shape, (draws, scale_rates)
+    num_leading = len(shape)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[num_leading:]), each)
+    at_once = min(_PRIORS_AT_ONCE, len(flat[0].means))
+    found = jax.lax.map(lambda one: of_one(*one), flat, batch_size=at_once)
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)

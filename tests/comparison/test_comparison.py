@@ -1,0 +1,193 @@
+"""`compare` from Python: the same job without files."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import DATA
+
+import bayesgmm
+from bayesgmm.diagnostics.findings import Severity
+
+
+def test_engines_are_run_on_the_selected_number_of_components(key):
+    frame = pd.DataFrame(DATA["faithful"], columns=["eruptions", "waiting"])
+    told = []
+    found = bayesgmm.compare(frame, [1, 2, 3], engines=["em", "map"], key=key, on_progress=told.append)
+    assert found.feature_names == ("eruptions", "waiting")
+    assert list(found.fits) == ["em", "map"]
+    assert list(found.candidates["num_components"]) == [1, 2, 3]
+    best = found.candidates.loc[found.candidates["bic"].idxmin(), "num_components"]
+    assert found.num_components == best == 2
+    assert found.selected_by == "bic"
+    assert found.fits["map"].mixture.num_components == 2
+    assert len(found.fits["map"].summary["log_posteriors"]) == 4  # from several ends of EM, not from the best alone
+    assert set(found.trees) == {"map"}
+    assert found.cautions == []
+    assert told[:2] == ["EM, k = 1", "EM, k = 2"]
+    for name, fit in found.fits.items():
+        row = found.table.set_index("engine").loc[name]
+        assert row["log_likelihood"] == pytest.approx(float(fit.mixture.log_prob(DATA["faithful"]).sum()))
+        assert row["bic"] == pytest.approx(bayesgmm.bic(fit, DATA["faithful"]))
+
+
+def test_a_collapsed_fit_is_not_selected(key):
+    """Beside a cluster of identical rows the likelihood of k = 3 has no maximum, and must not win by its height."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 2)), rng.normal(size=(40, 2)) + 8, np.full((5, 2), 30.0)])
+    start = bayesgmm.Mixture.from_covariances(
+        np.full(3, 1 / 3), np.array([[0.0, 0.0], [8.0, 8.0], [30.0, 30.0]]), np.stack([np.eye(2)] * 3)
+    )
+    found = bayesgmm.compare(x, 3, engines=["em"], key=key, em={"start": start})
+    assert found.table["result"][0] == "collapsed"
+    assert found.cautions[0][0] == "em"
+    assert "shrank" in found.cautions[0][1]
+    # From random starts, other maxima are preferred to the spike; a collapsed k is passed over.
+    found = bayesgmm.compare(x, [1, 2, 3], engines=["em"], key=key)
+    assert found.fits["em"].code is bayesgmm.ResultCode.successful
+    assert np.asarray(found.fits["em"].mixture.scales).min() > 0.1
+
+
+def test_prior_settings_reach_the_engines(key):
+    x = DATA["galaxies"]
+    settings = {"concentration": 7.0, "scale_sigma": 0.3}
+    found = bayesgmm.compare(x, 2, engines=["em", "map"], key=key, prior_settings=settings)
+    np.testing.assert_array_equal(found.prior.concentration, [7.0, 7.0])
+    plain = bayesgmm.compare(x, 2, engines=["em", "map"], key=key)
+    assert not np.allclose(found.fits["map"].mixture.weights, plain.fits["map"].mixture.weights)
+    assert found.selected_by is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engines": ["em", "mcmc"]}, "engines has 'mcmc'; choose from em, map, vi, cavi, gibbs, nuts"),
+        ({"engines": ["em", "gibbs"]}, "engines has 'gibbs', which needs a conjugate prior; set prior='conjugate'"),
+        ({"prior": "flat"}, "prior='flat' is not known; choose one of weakly_informative, conjugate"),
+        ({"select_by": "dic"}, "select_by='dic' is not known"),
+        ({"feature_names": ["a"]}, "feature_names has 1 names for 2 columns"),
+        ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
+        ({"guides": ("bogus",), "engines": ["em", "vi"]}, "guides=.* must name some of normal, full_rank, low_rank"),
+        ({"guides": ("normal", "normal"), "engines": ["em", "vi"]}, "must name some of .*, each once"),
+        ({"prior_settings": {"concentration": -1.0}}, "prior concentration"),
+        ({"prior_settings": {"conc": 1.0}}, "prior_settings has 'conc', which is no option of it here; there are conc"),
+        ({"prior_settings": {"scale_prior": "half_normal"}, "engines": ["em", "map"]}, "half.normal"),
+        ({"prior_settings": {"concentration": 0.5}, "engines": ["em", "map"]}, "concentration"),
+        ({"prior_settings": {"dof": 0.5}, "prior": "conjugate", "engines": ["em", "gibbs"]}, "dof"),
+        ({"nuts": {"num_draws": 2}, "engines": ["em", "map", "nuts"]}, "num_draws=2 is too few for R-hat"),
+        ({"nuts": {"num_samples": 9}, "engines": ["em", "nuts"]}, "nuts has 'num_samples', which is no option of it"),
+        ({"nuts": {"start": None}, "engines": ["em", "nuts"]}, "nuts has 'start', which is no option of it here"),
+        ({"nuts": {"target_accept": 2.0}, "engines": ["em", "nuts"]}, "target_accept=2.0 must lie between 0 and 1"),
+        ({"vi": {"num_draws": 3}, "engines": ["em", "vi"]}, "num_draws=3 must be a whole number of at least 25"),
+        ({"vi": {"checkpoint": 3.5}, "engines": ["em", "vi"]}, "checkpoint=3.5 must be the path of a file"),
+        ({"map": {"gtol": -1.0}, "engines": ["em", "map"]}, "gtol"),
+        ({"cavi": {"num_draws": 3}, "prior": "conjugate", "engines": ["em", "cavi"]}, "num_draws=3 is too few"),
+        (
+            {"gibbs": {"progress": "yes"}, "prior": "conjugate", "engines": ["em", "gibbs"]},
+            "progress='yes' must be True",
+        ),
+        ({"kmeans": {"num_restarts": 0}, "engines": ["em", "kmeans"]}, "num_restarts=0 must be a whole number"),
+        ({"em": {"restarts": 3}}, "em has 'restarts', which is no option of it here"),
+        ({"num_components": 2.5}, "num_components=2.5 must be a whole number"),
+        ({"num_components": None}, "num_components=None must be a whole number"),
+        ({"num_components": "23"}, "num_components='23' must be a whole number"),
+        ({"num_components": [1, "2"]}, "num_components='2' must be a whole number"),
+        ({"num_components": []}, "num_components is empty; give one number or several"),
+        ({"key": 0}, r"key=0 is not a random key; pass key=jax.random.key\(0\)"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    """Refused before anything begins, whichever engine would be the one to refuse."""
+    told = []
+    arguments = {"num_components": 2, "key": jax.random.key(0), "on_progress": told.append, **arguments}
+    with pytest.raises(bayesgmm.InputError, match=message):
+        bayesgmm.compare(DATA["faithful"], **arguments)
+    assert told == []
+
+
+def test_interrupted_engine_loses_none_of_the_earlier_fits(key, monkeypatch):
+    from bayesgmm.engines import cavi
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cavi, "_fit", stop)
+    told = []
+    options = {"prior": "conjugate", "key": key, "on_progress": told.append}
+    found = bayesgmm.compare(DATA["faithful"], 2, engines=["em", "map", "cavi", "gibbs"], **options)
+    assert list(found.fits) == ["em", "map"]
+    assert "interrupted: cavi has no result, and no further engine is run" in told
+    with pytest.raises(KeyboardInterrupt):
+        bayesgmm.compare(DATA["faithful"], 2, engines=["em", "cavi"], **options)
+
+
+def test_cautions_are_those_of_the_diagnoses_and_of_leave_one_out(key):
+    found = bayesgmm.compare(DATA["galaxies"], np.int64(2), engines=["em"], key=key)
+    assert found.cautions == []
+    findings = [
+        bayesgmm.Finding("small", Severity.note, "next to nothing", "do nothing"),
+        bayesgmm.Finding("bad", Severity.caution, "something", "act"),
+        bayesgmm.Finding("terrible", Severity.serious, "everything", "run"),
+    ]
+    found.diagnoses["em"] = bayesgmm.Diagnosis("em", tuple(findings))
+    found.table.loc[0, "max_pareto_k"] = 1.2
+    (_, first), (_, second), (_, third) = found.cautions
+    assert first == "terrible: everything; run"
+    assert second == "bad: something; act"
+    assert "leave-one-out is 1.20" in third
+
+
+def test_all_engines_on_one_conjugate_prior(key):
+    """Six ways to one posterior: samplers and approximations agree on means within their Monte Carlo errors."""
+    told, steps = [], []
+    engines = ("em", "map", "vi", "cavi", "gibbs", "nuts")
+    few = {"num_warmup": 200, "num_draws": 400, "checkpoint": False}
+    found = bayesgmm.compare(
+        DATA["faithful"],
+        2,
+        family="diag",
+        engines=engines,
+        key=key,
+        prior="conjugate",
+        prior_settings={"concentration": 2.0},
+        gibbs=few,
+        nuts=few,
+        vi={"num_draws": 500},
+        on_progress=told.append,
+        on_step=steps.append,
+    )
+    assert list(found.fits) == ["em", "map", "vi (full rank)", "cavi", "gibbs", "nuts"]
+    assert isinstance(found.prior, bayesgmm.ConjugatePrior)
+    deviation = np.asarray(found.fits["nuts"].draws.means).std((0, 1))
+    for name in ("vi (full rank)", "cavi", "gibbs"):
+        fit = found.fits[name]
+        assert (np.abs(fit.mixture.means - found.fits["nuts"].mixture.means) < 0.4 * deviation).all()
+        assert np.isfinite(found.table.set_index("engine").loc[name, "elpd_loo"])
+        assert set(found.diagnoses) == set(found.fits)
+    assert any("of 600" in step for step in steps)
+    assert not any("of 600" in line for line in told)
+    table = bayesgmm.compare_loo({name: tree for name, tree in found.trees.items() if name != "map"})
+    assert set(table["engine"]) == {"vi", "cavi", "gibbs", "nuts"}
+    assert abs(table["weight"].sum() - 1) < 1e-6  # not rounded
+    assert (table["elpd"] % 0.1 > 1e-9).any()
+
+
+def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
+    def stop(step):
+        if "of 2100" in step and "nuts" not in step and int(step.split(":")[1].split()[0]) > 120:
+            raise KeyboardInterrupt
+
+    found = bayesgmm.compare(
+        DATA["galaxies"],
+        2,
+        family="diag",
+        engines=("em", "gibbs", "nuts"),
+        key=key,
+        prior="conjugate",
+        gibbs={"num_warmup": 100, "num_draws": 2000, "checkpoint": False},
+        on_step=stop,
+    )
+    assert list(found.fits) == ["em", "gibbs"]
+    assert found.fits["gibbs"].code is bayesgmm.ResultCode.interrupted
+    assert found.table.set_index("engine").loc["gibbs", "result"] == "interrupted"
+    assert any("interrupted" in sentence for _, sentence in found.cautions)

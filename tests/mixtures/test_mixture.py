@@ -1,0 +1,285 @@
+"""The density, held to SciPy's on dense covariances, and what follows from it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    Case,
+    assert_close,
+    each_family,
+    each_triangular_family,
+    own_shape,
+    random_case,
+    random_draws,
+    to_float32,
+    to_jax,
+)
+from scipy import integrate, special, stats
+
+from bayesgmm.mixtures.mixture import Mixture
+
+pytestmark = pytest.mark.usefixtures("strict")
+
+K = 3
+METHODS = ("joint_log_prob", "log_prob", "responsibilities", "predict")
+
+
+def assert_density_agrees(case: Case, x, rtol=1e-10):
+    joint = case.joint_log_prob(x)
+    marginal = special.logsumexp(joint, axis=1)
+    # Log-densities cross zero, where only the absolute error means anything.
+    np.testing.assert_allclose(case.mixture.joint_log_prob(x), joint, rtol=rtol, atol=1e-12)
+    np.testing.assert_allclose(case.mixture.log_prob(x), marginal, rtol=rtol, atol=1e-12)
+    responsibilities = case.mixture.responsibilities(x)
+    np.testing.assert_allclose(responsibilities, np.exp(joint - marginal[:, None]), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(responsibilities.sum(1), 1.0, rtol=1e-12)
+    np.testing.assert_array_equal(case.mixture.predict(x), joint.argmax(1))
+
+
+@pytest.mark.parametrize("num_features", [1, 2, 8, 32])
+@each_family
+def test_density_agrees_with_scipy(family, num_features, rng):
+    case = random_case(family, K, num_features, rng)
+    assert_density_agrees(case, np.concatenate([case.rows(30, rng), 5.0 * rng.normal(size=(10, num_features))]))
+
+
+@each_family
+def test_a_narrow_component_far_from_the_origin_loses_no_digits(family, rng):
+    """Sums about zero would keep no digit at all here."""
+    case = random_case(family, K, 2, rng)
+    means = 1e6 + 1e-3 * case.means
+    covariances = 1e-6 * case.covariances
+    mixture = Mixture.from_covariances(case.weights, means, own_shape(covariances, family))
+    far = Case(mixture, case.weights, means, covariances)
+    assert_density_agrees(far, far.rows(30, rng))
+
+
+@each_family
+def test_one_component_is_one_gaussian(family, rng):
+    case = random_case(family, 1, 2, rng)
+    x = case.rows(10, rng)
+    assert_density_agrees(case, x)
+    np.testing.assert_array_equal(case.mixture.responsibilities(x), np.ones((10, 1)))
+
+
+@each_family
+def test_rows_far_in_the_tails_stay_finite(family, rng):
+    case = random_case(family, K, 2, rng)
+    x = np.array([[1e4, 0.0], [-1e4, 1e4], [1e8, 1e8]])
+    assert_density_agrees(case, x)
+    assert np.isfinite(case.mixture.log_prob(x)).all()
+
+
+def test_a_component_of_weight_zero_takes_no_part(rng):
+    covariances = np.stack([np.eye(2)] * 3)
+    means = rng.normal(size=(3, 2))
+    with np.errstate(divide="ignore"):
+        mixture = Mixture.from_covariances(np.array([0.4, 0.6, 0.0]), means, covariances)
+    two = Mixture.from_covariances(np.array([0.4, 0.6]), means[:2], covariances[:2])
+    x = rng.normal(size=(10, 2))
+    np.testing.assert_allclose(mixture.log_prob(x), two.log_prob(x), rtol=1e-12)
+    np.testing.assert_array_equal(mixture.responsibilities(x)[:, 2], np.zeros(10))
+
+
+@each_family
+def test_the_dense_representation_has_the_same_density(family, rng):
+    """Families are nested: the same covariances, whatever the representation, are the same mixture."""
+    case = random_case(family, K, 3, rng)
+    as_full = Mixture.from_covariances(case.weights, case.means, case.covariances)
+    x = case.rows(20, rng)
+    np.testing.assert_allclose(case.mixture.log_prob(x), as_full.log_prob(x), rtol=1e-12)
+
+
+@each_triangular_family
+def test_entries_above_the_diagonal_of_a_factor_are_not_read(family, rng):
+    """So that an optimiser may move through all matrices."""
+    case = random_case(family, K, 3, rng)
+    factor = case.mixture.precision_factor
+    noisy = Mixture(case.mixture.log_weights, case.means, factor + np.triu(rng.normal(size=factor.shape), 1))
+    x = case.rows(20, rng)
+    for method in METHODS:
+        np.testing.assert_array_equal(getattr(noisy, method)(x), getattr(case.mixture, method)(x))
+    np.testing.assert_array_equal(noisy.covariances, case.mixture.covariances)
+
+
+@each_family
+def test_precision_follows_the_input(family, rng):
+    case = random_case(family, K, 2, rng)
+    x = case.rows(10, rng)
+    narrow = to_float32(case.mixture)
+    for method in ("joint_log_prob", "log_prob", "responsibilities"):
+        exact, rounded = getattr(case.mixture, method)(x), getattr(narrow, method)(x.astype(np.float32))
+        assert exact.dtype == np.float64
+        assert rounded.dtype == np.float32
+        np.testing.assert_allclose(rounded, exact, rtol=1e-4, atol=1e-4)
+    for field in ("weights", "covariances", "scales"):
+        assert getattr(case.mixture, field).dtype == np.float64
+        assert getattr(narrow, field).dtype == np.float32
+        np.testing.assert_allclose(getattr(narrow, field), getattr(case.mixture, field), rtol=1e-5, atol=1e-5)
+    key = jax.random.key(0)
+    assert case.mixture.sample(5, key=key).dtype == np.float64
+    assert narrow.sample(5, key=key).dtype == np.float32
+    assert Mixture.from_covariances(*to_float32((case.weights, case.means, case.covariances))).means.dtype == np.float32
+
+
+@each_family
+def test_float32_keeps_its_digits_away_from_the_origin(family, rng):
+    """Held to SciPy on exactly the numbers that float32 holds."""
+    case = random_case(family, K, 3, rng)
+    far = to_float32(Mixture(case.mixture.log_weights, case.means + 1e3, case.mixture.precision_factor))
+    x = (case.rows(30, rng) + 1e3).astype(np.float32)
+    exact = jax.tree.map(lambda field: np.asarray(field, np.float64), far)
+    np.testing.assert_allclose(far.log_prob(x), exact.log_prob(x.astype(np.float64)), rtol=1e-5, atol=1e-5)
+
+
+@each_family
+def test_leading_axes_equal_the_loop(family, rng):
+    draws = random_draws(family, K, 2, (2, 3), rng)
+    x = rng.normal(size=(7, 2))
+    assert draws.draw_shape == (2, 3)
+    assert (draws.num_components, draws.num_features, draws.is_diagonal) == (K, 2, family.diagonal)
+    order = np.argsort(rng.normal(size=(2, 3, K)))
+    permuted = draws.permute(order)
+    for i, j in np.ndindex(2, 3):
+        one = draws[i, j]
+        assert one.draw_shape == ()
+        for method in METHODS:
+            np.testing.assert_allclose(getattr(draws, method)(x)[i, j], getattr(one, method)(x), rtol=1e-11, atol=1e-12)
+        for field in ("weights", "covariances", "scales"):
+            np.testing.assert_allclose(getattr(draws, field)[i, j], getattr(one, field), rtol=1e-12, atol=1e-14)
+        assert_close(permuted[i, j], one.permute(order[i, j]), 0.0)
+
+
+@each_family
+def test_leading_axes_are_sampled_each_from_its_own_mixture(family, rng, key):
+    draws = random_draws(family, K, 2, (2, 2), rng)
+    rows = draws.sample(20_000, key=key)
+    assert rows.shape == (2, 2, 20_000, 2)
+    for i, j in np.ndindex(2, 2):
+        _assert_rows_follow(draws[i, j], rows[i, j], rng)
+
+
+@each_family
+def test_permuted_components(family, rng):
+    case = random_case(family, K, 2, rng)
+    x = case.rows(20, rng)
+    order = np.array([2, 0, 1])
+    permuted = case.mixture.permute(order)
+    np.testing.assert_allclose(permuted.log_prob(x), case.mixture.log_prob(x), rtol=1e-13)
+    # Vector instructions round a component's last digit by its place.
+    np.testing.assert_array_max_ulp(permuted.joint_log_prob(x), case.mixture.joint_log_prob(x)[:, order], maxulp=2)
+    np.testing.assert_array_equal(permuted.weights, case.mixture.weights[order])
+    np.testing.assert_array_equal(permuted.covariances, case.mixture.covariances[order])
+    assert_close(permuted.permute(np.argsort(order)), case.mixture, 0.0)
+
+
+@each_family
+def test_shift_and_scale(family, rng):
+    case = random_case(family, K, 3, rng)
+    x = case.rows(20, rng)
+    shift, scale = rng.normal(size=3), 7.3
+    moved = Mixture.from_covariances(
+        case.weights, scale * case.means + shift, scale**2 * own_shape(case.covariances, family)
+    )
+    expected = case.mixture.log_prob(x) - 3 * np.log(scale)
+    np.testing.assert_allclose(moved.log_prob(scale * x + shift), expected, rtol=1e-11)
+
+
+@each_family
+def test_density_integrates_to_one(family, rng):
+    case = random_case(family, K, 1, rng)
+    total, _ = integrate.quad(
+        lambda value: np.exp(case.mixture.log_prob(np.array([[value]]))[0]),
+        *(-40.0, 40.0),
+        points=case.means[:, 0],
+        epsabs=1e-11,
+        limit=200,
+    )
+    assert total == pytest.approx(1.0, abs=1e-10)
+
+
+@pytest.mark.parametrize("num_features", [1, 3])
+@each_family
+def test_samples_follow_the_mixture(family, num_features, rng, key):
+    case = random_case(family, K, num_features, rng)
+    rows = case.mixture.sample(50_000, key=key)
+    _assert_rows_follow(case.mixture, rows, rng)
+    again = case.mixture.sample(50_000, key=key)
+    np.testing.assert_array_equal(rows, again)
+    assert not np.array_equal(rows, case.mixture.sample(50_000, key=jax.random.split(key)[0]))
+
+
+def _assert_rows_follow(mixture, rows, rng):
+    """Mean and covariance within 5 Monte Carlo standard errors; Kolmogorov-Smirnov along random directions."""
+    weights, means, covariances = mixture.weights, mixture.means, mixture.covariances
+    mean = weights @ means
+    between = means - mean
+    covariance = np.einsum("j,jab->ab", weights, covariances) + np.einsum("j,ja,jb->ab", weights, between, between)
+    centred = rows - mean
+    products = np.einsum("na,nb->nab", centred, centred)
+    root_n = np.sqrt(len(rows))
+    assert (np.abs(centred.mean(0)) < 5 * np.sqrt(np.diagonal(covariance)) / root_n).all()
+    assert (np.abs(products.mean(0) - covariance) < 5 * products.std(0) / root_n).all()
+    for direction in (*np.eye(rows.shape[1]), rng.normal(size=rows.shape[1])):
+        centres = means @ direction
+        scales = np.sqrt(np.einsum("a,jab,b->j", direction, covariances, direction))
+
+        def cdf(values, centres=centres, scales=scales):
+            return (weights * stats.norm.cdf(values[:, None], centres, scales)).sum(1)
+
+        assert stats.kstest(rows @ direction, cdf).pvalue > 1e-4
+
+
+@each_family
+def test_from_covariances_and_back(family, rng):
+    case = random_case(family, K, 4, rng)
+    mixture = case.mixture
+    assert_close(mixture.weights, case.weights, 1e-14)
+    assert_close(mixture.means, case.means, 0.0)
+    assert_close(mixture.covariances, case.covariances, 1e-13)
+    assert_close(mixture.scales, np.sqrt(np.diagonal(case.covariances, axis1=1, axis2=2)), 1e-13)
+    assert mixture.is_diagonal == family.diagonal
+    assert mixture.precision_factor.shape[0] == (1 if family.shared else K)
+    dense_factor = mixture.precision_factor
+    dense_factor = dense_factor[..., None] * np.eye(4) if family.diagonal else dense_factor
+    np.testing.assert_array_equal(dense_factor, np.tril(dense_factor))
+    assert (np.diagonal(dense_factor, axis1=1, axis2=2) > 0).all()
+    precision = np.swapaxes(dense_factor, 1, 2) @ dense_factor
+    assert_close(np.broadcast_to(precision, (K, 4, 4)), np.linalg.inv(case.covariances), 1e-12)
+
+
+def test_a_covariance_that_is_not_positive_definite_gives_nan():
+    mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.array([[[1.0, 2.0], [2.0, 1.0]]]))
+    assert np.isnan(mixture.precision_factor).any()
+
+
+@pytest.mark.usefixtures("x64")
+@each_family
+def test_is_a_pytree_that_jax_can_transform(family, rng):
+    case = random_case(family, K, 2, rng)
+    mixture, x = to_jax(case.mixture), jnp.asarray(case.rows(10, rng))
+    leaves, structure = jax.tree.flatten(mixture)
+    assert len(leaves) == 3
+    assert_close(jax.tree.unflatten(structure, leaves), mixture, 0.0)
+    assert isinstance(jax.jit(lambda mixture: mixture)(mixture), Mixture)
+    expected = mixture.log_prob(x)
+    assert_close(jax.jit(Mixture.log_prob)(mixture, x), expected, 1e-13)
+    assert_close(jax.vmap(lambda row: mixture.log_prob(row[None])[0])(x), expected, 1e-13)
+    gradient = jax.grad(lambda mixture: mixture.log_prob(x).sum())(mixture)
+    # Of the weights the gradient is known in closed form: the expected counts.
+    assert_close(gradient.log_weights, mixture.responsibilities(x).sum(0), 1e-12)
+    assert_close(jax.jit(jax.grad(lambda mixture: mixture.log_prob(x).sum()))(mixture), gradient, 1e-11)
+
+
+def test_rows_of_another_width_are_refused(rng):
+    mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
+    for bad in (np.zeros((5, 3)), np.zeros(5)):
+        with pytest.raises(ValueError, match=r"x must have shape \(rows, 2\) like the means; got"):
+            mixture.log_prob(bad)
+
+
+def test_a_single_mixture_cannot_be_indexed():
+    mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
+    with pytest.raises(IndexError, match=r"\.permute"):
+        mixture[0]
