@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
+from scipy.signal import lfilter
 
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
@@ -132,3 +133,21 @@ def to_float32(tree):
 
 def to_jax(tree):
     return jax.tree.map(jnp.asarray, tree)
+
+
+def autoregressive(phi, shape, rng):
+    """Stationary normal chains (chain, draw) of variance 1 with autocorrelation phi."""
+    noise = rng.normal(size=(shape[0], shape[1] + 300)) * np.sqrt(1 - phi**2)
+    return lfilter([1.0], [1.0, -phi], noise, axis=1)[:, 300:]
+
+
+def jittered(mixture, shape, rng, spread=0.02):
+    """Independent draws around a mixture, with leading axes of this shape; its covariances are kept."""
+    k, d = mixture.means.shape
+    log_weights = np.asarray(mixture.log_weights) + spread * rng.normal(size=(*shape, k))
+    return Mixture(
+        log_weights - special.logsumexp(log_weights, axis=-1, keepdims=True),
+        np.asarray(mixture.means) + spread * rng.normal(size=(*shape, k, d)),
+        np.asarray(mixture.precision_factor)
+        * np.exp(spread * rng.normal(size=(*shape, *(1,) * np.ndim(mixture.precision_factor)))),
+    )

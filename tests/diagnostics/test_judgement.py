@@ -5,8 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, FAMILIES, random_case
-from test_convergence import autoregressive, jittered
+from helpers import DATA, FAMILIES, autoregressive, jittered, random_case
 
 import bayesgmm
 from bayesgmm.diagnostics.diagnose import _check, diagnose

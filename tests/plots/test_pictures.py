@@ -1,6 +1,6 @@
 """Every picture beside its reference in `pictures/`, pixel by pixel within a tolerance.
 
-After a change that is meant, `uv run pytest tests/plots/test_pictures.py --mpl-generate-path=tests/plots/pictures` makes the
+After a change that is meant, run this file with `--mpl-generate-path=tests/plots/pictures`, which makes the
 references anew; look at each before it is committed.
 """
 

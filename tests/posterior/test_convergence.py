@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import numpyro.diagnostics
 import pytest
-from helpers import each_family, random_case, random_draws, to_float32
+from helpers import autoregressive, each_family, jittered, random_case, random_draws, to_float32
 from scipy import special, stats
-from scipy.signal import lfilter
 
 import bayesgmm
 from bayesgmm.mixtures.families import FAMILIES
@@ -20,24 +19,6 @@ from bayesgmm.posterior.convergence import (
     mixing,
     spread_rows,
 )
-
-
-def autoregressive(phi, shape, rng):
-    """Stationary normal chains (chain, draw) of variance 1 with autocorrelation phi."""
-    noise = rng.normal(size=(shape[0], shape[1] + 300)) * np.sqrt(1 - phi**2)
-    return lfilter([1.0], [1.0, -phi], noise, axis=1)[:, 300:]
-
-
-def jittered(mixture, shape, rng, spread=0.02):
-    """Independent draws around a mixture, with leading axes of this shape; its covariances are kept."""
-    k, d = mixture.means.shape
-    log_weights = np.asarray(mixture.log_weights) + spread * rng.normal(size=(*shape, k))
-    return bayesgmm.Mixture(
-        log_weights - special.logsumexp(log_weights, axis=-1, keepdims=True),
-        np.asarray(mixture.means) + spread * rng.normal(size=(*shape, k, d)),
-        np.asarray(mixture.precision_factor)
-        * np.exp(spread * rng.normal(size=(*shape, *(1,) * np.ndim(mixture.precision_factor)))),
-    )
 
 
 def rank_normalised_split(values):
