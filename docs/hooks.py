@@ -27,7 +27,7 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 FILES = ("CITATION.cff",)  # that are there to be fetched
-PICTURES = "tests/pictures"  # which tests hold to what plots draw, so that they are never out of date
+PICTURES = "tests/plots/pictures"  # which tests hold to what plots draw, so that they are never out of date
 SECTION = "Notebooks"  # of the navigation
 
 log = logging.getLogger("mkdocs.hooks")
