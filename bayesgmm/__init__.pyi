@@ -29,7 +29,7 @@ from .engines.fit import Fit as Fit
 from .engines.fit import FitWarning as FitWarning
 from .engines.fit import ResultCode as ResultCode
 from .engines.gibbs import fit_gibbs as fit_gibbs
-from .engines.kmeans import HardPartition as HardPartition
+from .engines.kmeans import KMeansFit as KMeansFit
 from .engines.kmeans import fit_kmeans as fit_kmeans
 from .engines.map import fit_map as fit_map
 from .engines.nuts import fit_nuts as fit_nuts

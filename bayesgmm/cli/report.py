@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bayesgmm import plots
-from bayesgmm.cli.terminal import agreement_rows, candidate_rows, component_rows, engine_rows, legend_of_doubts
+from bayesgmm.cli.terminal import agreement_rows, candidate_rows, component_rows, engine_rows, flag_legend
 from bayesgmm.comparison.compare import Comparison
 from bayesgmm.plots.panels import root_figure
 
@@ -97,7 +97,7 @@ def _parameters(comparison: Comparison) -> list[str]:
     parts = [
         _html_table(header, rows, left={"cluster", "quantity"}, group=True),
         "<p class='lead'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
-        f"deviation where the engine has draws. {html.escape(legend_of_doubts(table))}</p>",
+        f"deviation where the engine has draws. {html.escape(flag_legend(table))}</p>",
     ]
     parts += [f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks]
     if table.measured_by is None:

@@ -6,9 +6,9 @@ from typing import Any
 from rich.table import Table
 
 from bayesgmm.comparison.compare import Comparison
-from bayesgmm.comparison.parameter_table import LEAST_HELD, NARROW, WIDE, ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameter_table import MIN_COVERAGE, NARROW, WIDE, ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import SAMPLERS, Fit, ResultCode
-from bayesgmm.engines.kmeans import HardPartition
+from bayesgmm.engines.kmeans import KMeansFit
 
 
 def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -42,7 +42,7 @@ def agreement_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return ["engine", *(names[name] for name in present)], rows
 
 
-def verdict(fit: Fit | HardPartition) -> str:
+def verdict(fit: Fit | KMeansFit) -> str:
     """Yes or no, and the number that says so."""
     summary = fit.summary if isinstance(fit, Fit) else {}
     steps = f"{int(fit.num_steps)} steps"
@@ -59,7 +59,7 @@ def verdict(fit: Fit | HardPartition) -> str:
 def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of parameters: one row for each, one column for each engine.
 
-    Uncertainties that are far from the sampler's carry a mark (`legend_of_doubts`). Of k-means, shares of the rows and
+    Uncertainties that are far from the sampler's carry a mark (`flag_legend`). Of k-means, shares of the rows and
     centres.
     """
     table, partition = comparison.parameters, comparison.kmeans
@@ -79,22 +79,22 @@ def _doubt(line: dict[Any, Any], name: str) -> str:
         return ""
     ratio = line[f"{name} ratio"]
     marks = [] if NARROW <= ratio <= WIDE else [f"×{ratio:.2f}"]
-    if name == "em" and line["em held"] < LEAST_HELD:
-        marks.append(f"{100 * line['em held']:.0f}%")
+    if name == "em" and line["em coverage"] < MIN_COVERAGE:
+        marks.append(f"{100 * line['em coverage']:.0f}%")
     return f" [{', '.join(marks)}]"
 
 
-def legend_of_doubts(table: ParameterTable) -> str:
+def flag_legend(table: ParameterTable) -> str:
     """What the brackets in the table of parameters mean, or nothing where it has none."""
     if not any(table.frame["flagged"]):
         return ""
     meaning = f"[×ratio]: of this sd to that of {table.reference}, where it is far from 1"
-    if (table.frame["em held"] < LEAST_HELD).to_numpy().any():
+    if (table.frame["em coverage"] < MIN_COVERAGE).to_numpy().any():
         meaning += f"; [%]: of {table.reference} in EM's 95% interval, where it is little"
     return meaning
 
 
-def _of_partition(partition: HardPartition, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
+def _of_partition(partition: KMeansFit, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
     """A cluster's share of the rows or an entry of its centre; k-means knows nothing of spread."""
     if quantity == "weight":
         return f"{partition.shares[int(cluster)]:.4g}"
@@ -136,7 +136,7 @@ def rich_tables(comparison: Comparison) -> list[Table]:
     tables.append(
         _table("Parameters (EM ± standard error, posterior mean ± sd)", *component_rows(comparison), num_left=2)
     )
-    tables[-1].caption = "\n".join(filter(None, [legend_of_doubts(table), *table.remarks])) or None
+    tables[-1].caption = "\n".join(filter(None, [flag_legend(table), *table.remarks])) or None
     tables[-1].caption_justify = "left"
     return tables
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from bayesgmm.engines.kmeans import HardPartition, inertia_of
+from bayesgmm.engines.kmeans import KMeansFit, inertia_of
 from bayesgmm.errors import InputError
 
 
@@ -55,7 +55,7 @@ def adjusted_rand_index(labels: Any, other: Any) -> float:
 
 
 def agreement_columns(
-    x: np.ndarray, assignments: Mapping[str, np.ndarray], partition: HardPartition | None, labels: np.ndarray | None
+    x: np.ndarray, assignments: Mapping[str, np.ndarray], partition: KMeansFit | None, labels: np.ndarray | None
 ) -> dict[str, list[float]]:
     """Columns of a comparison's table, one number for each of its rows' hard assignments.
 
@@ -73,7 +73,7 @@ def agreement_columns(
     }
 
 
-def row_of_kmeans(partition: HardPartition, like: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def row_of_kmeans(partition: KMeansFit, like: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """The row of k-means in a comparison's table, with the columns of another: it has no likelihood to show."""
     num_clusters, num_features = partition.centres.shape
     empty = {name: "" if isinstance(value, str) else float("nan") for name, value in like.items()}

@@ -22,7 +22,7 @@ from bayesgmm.diagnostics.diagnose import diagnose
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
-from bayesgmm.engines.kmeans import HardPartition, fit_kmeans
+from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans
 from bayesgmm.engines.modes import em_ends
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import enough_rows
@@ -71,7 +71,7 @@ class Comparison:
     selected_by: str | None
     prior: AnyPrior
     diagnoses: dict[str, Diagnosis]
-    kmeans: HardPartition | None = None
+    kmeans: KMeansFit | None = None
     labels: np.ndarray | None = None
     errors: Uncertainty | None = None
 
@@ -86,7 +86,7 @@ class Comparison:
         found = {name: np.asarray(fit.mixture.predict(self.x)) for name, fit in self.fits.items()}
         return found if self.kmeans is None else {**found, "kmeans": self.kmeans.labels}
 
-    def of_row(self, name: str) -> Fit | HardPartition:
+    def of_row(self, name: str) -> Fit | KMeansFit:
         """What a row of the table is of."""
         return self.kmeans if name == "kmeans" and self.kmeans is not None else self.fits[name]
 
@@ -104,7 +104,7 @@ class Comparison:
     def cautions(self) -> list[tuple[str, str]]:
         """What a reader of the table must know: (name of the fit, sentence), worst first."""
         found = [
-            (finding.severity, name, f"{finding.cause}: {finding.found}; {finding.advice}")
+            (finding.severity, name, f"{finding.cause}: {finding.detail}; {finding.advice}")
             for name, diagnosis in self.diagnoses.items()
             for finding in diagnosis
             if finding.severity > Severity.note
@@ -335,12 +335,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def parameters(fit: Fit | HardPartition) -> dict[str, Any]:
+def parameters(fit: Fit | KMeansFit) -> dict[str, Any]:
     """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws.
 
     Of k-means, the shares of the rows and the centres.
     """
-    if isinstance(fit, HardPartition):
+    if isinstance(fit, KMeansFit):
         return {"shares": fit.shares.tolist(), "centres": fit.centres.tolist()}
     mixture = fit.mixture
     found: dict[str, Any] = {

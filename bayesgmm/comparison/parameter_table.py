@@ -25,7 +25,7 @@ SHOWN = ("weights", "means", "standard_deviations", "correlations")
 NARROW, WIDE = 0.7, 1.4  # ratios of standard deviations to the reference's, from which an engine is called wrong
 LEVEL = 0.95
 _TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
-LEAST_HELD = 0.85  # share of the posterior that a 95 % interval of maximum likelihood may hold at least
+MIN_COVERAGE = 0.85  # share of the posterior that a 95 % interval of maximum likelihood may hold at least
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ParameterTable:
     Attributes:
         frame: a line for each parameter: "cluster", "quantity"; for every fit by name its value (of posteriors the
             mean), and where it has them "NAME sd" (of maximum likelihood the standard error), "NAME low" and "NAME
-            high", 95 % limits, and "NAME ratio", its sd over the reference's; "em held", the share of the reference's
-            draws in the limits of maximum likelihood; "flagged", the fits that are far from the reference; "note", how:
-            by their ratios, or by what is held.
+            high", 95 % limits, and "NAME ratio", its sd over the reference's; "em coverage", the share of the
+            reference's draws in the limits of maximum likelihood; "flagged", the fits that are far from the reference;
+            "note", how: by their ratios, or by their coverage.
         names: of the fits, in their order.
         reference: the fit whose standard deviations the others are held to; None where no sampler was run.
         remarks: what holds for whole columns, such as why there are no standard errors.
@@ -108,7 +108,7 @@ def parameter_table(
             row |= {f"{name} sd": sd, f"{name} low": float(low), f"{name} high": float(high)}
             if draws is None or fit.engine in SAMPLERS:
                 continue
-            # What is certain, such as the weight of a single component, is neither too sure nor too unsure.
+            # What is certain, such as the weight of a single component, is neither overconfident nor underconfident.
             yardstick = _sd(draws)
             row[f"{name} ratio"] = sd / yardstick if yardstick > 0 else np.nan
             if row[f"{name} ratio"] < NARROW:
@@ -116,11 +116,13 @@ def parameter_table(
             elif row[f"{name} ratio"] > WIDE:
                 wide[name] = row[f"{name} ratio"]
             if name == "em":
-                row["em held"] = float(((low <= draws) & (draws <= high)).mean()) if np.isfinite(low + high) else np.nan
-        notes = [_listed("too sure", narrow), _listed("too unsure", wide)]
+                row["em coverage"] = (
+                    float(((low <= draws) & (draws <= high)).mean()) if np.isfinite(low + high) else np.nan
+                )
+        notes = [_listed("overconfident", narrow), _listed("underconfident", wide)]
         flagged = [*narrow, *wide]
-        if row.get("em held", 1.0) < LEAST_HELD:
-            notes.append(f"em's 95 % interval holds {100 * row['em held']:.0f} %")
+        if row.get("em coverage", 1.0) < MIN_COVERAGE:
+            notes.append(f"em's 95 % interval holds {100 * row['em coverage']:.0f} %")
             flagged += [] if "em" in flagged else ["em"]
         rows.append({**row, "flagged": tuple(flagged), "note": "; ".join(filter(None, notes))})
     remarks = [f"em: {errors.message}"] if errors is not None and errors.message else []

@@ -10,8 +10,8 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.posterior.convergence import (
     MAX_R_HAT,
     MIN_ESS_PER_CHAIN,
+    ChainDiagnostics,
     Convergence,
-    Mixing,
     chains_with_two_modes,
     convergence,
     groups_of_chains,
@@ -126,8 +126,8 @@ def chain_findings(fit: Fit, x: np.ndarray) -> Iterator[Finding]:
     if not stuck.all():
         log_density = {"lp": np.asarray(fit.sample_stats["lp"])[~stuck]} if "lp" in fit.sample_stats else {}
         found = convergence(fit.draws[~stuck], x, extra=log_density)
-        num_permuted = fit.summary.get("num_permuted")
-        permuted = None if num_permuted is None else num_permuted / float(np.prod(fit.draws.draw_shape))
+        num_relabelled = fit.summary.get("num_relabelled")
+        permuted = None if num_relabelled is None else num_relabelled / float(np.prod(fit.draws.draw_shape))
         yield from _agreement(found, np.flatnonzero(~stuck), permuted)
 
 
@@ -196,7 +196,7 @@ def _modes_of_groups(found: Convergence, groups: Sequence[np.ndarray], members: 
     )
 
 
-def _mixing(parts: Sequence[Mixing]) -> Iterator[Finding]:
+def _mixing(parts: Sequence[ChainDiagnostics]) -> Iterator[Finding]:
     def worst(column: str, pick: np.ufunc) -> tuple[float, str]:
         values = np.concatenate([getattr(part, column) for part in parts])
         names = [name for part in parts for name in part.names]

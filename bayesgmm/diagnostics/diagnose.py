@@ -178,7 +178,7 @@ def _prior_findings(fit: Fit, points: Mixture, n: int, prior: AnyPrior, labels_h
     elif fit.draws is not None and labels_hold:
         told += _ruled_by_spread(fit.draws, prior)
     concentration = np.asarray(prior.concentration)
-    if np.ptp(concentration) > 0 and (permuted := fit.summary.get("num_permuted")):
+    if np.ptp(concentration) > 0 and (permuted := fit.summary.get("num_relabelled")):
         yield Finding(
             "labels of the prior",
             Severity.caution,

@@ -25,17 +25,17 @@ class Finding:
     Attributes:
         cause: what it is, in a word or two; the same for every finding of its kind.
         severity: note (know it), caution (some numbers may be off) or serious (do not use the fit as it is).
-        found: what was found, with the numbers.
+        detail: what was found, with the numbers.
         advice: what to try.
     """
 
     cause: str
     severity: Severity
-    found: str
+    detail: str
     advice: str
 
     def __str__(self) -> str:
-        lines = textwrap.wrap(f"{self.cause}: {self.found}", _WIDTH - len(_INDENT))
+        lines = textwrap.wrap(f"{self.cause}: {self.detail}", _WIDTH - len(_INDENT))
         lines += textwrap.wrap(f"try: {self.advice}", _WIDTH - len(_INDENT), subsequent_indent=" " * 5)
         first = f"{self.severity.name:<{len(_INDENT)}}"
         return "\n".join(f"{_INDENT if number else first}{line}" for number, line in enumerate(lines))
@@ -71,7 +71,7 @@ class Diagnosis(Sequence[Finding]):
 
     def __str__(self) -> str:
         if not self.findings:
-            return f"{self.title}: nothing found that speaks against this fit"
+            return f"{self.title}: no problems found"
         title = f"{self.title}: {len(self)} finding{'s' if len(self) > 1 else ''}"
         return "\n".join([title, *map(str, self.findings)])
 

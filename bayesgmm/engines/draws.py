@@ -94,7 +94,7 @@ def pareto_khat(log_p: np.ndarray, log_q: np.ndarray) -> float:
     return float(array_stats.psislw(-log_weights)[1])
 
 
-def judged(fit: Fit, x: Any, *, log_likelihoods: Any = None) -> Fit:
+def with_convergence(fit: Fit, x: Any, *, log_likelihoods: Any = None) -> Fit:
     """The fit of a sampler with its result code and what tells how well its chains have mixed.
 
     `log_likelihoods` of the draws (chain, draw) need not be worked out again where the sampler knows them.

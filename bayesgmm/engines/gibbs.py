@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bayesgmm.engines.draws import fit_of_draws, judged
+from bayesgmm.engines.draws import fit_of_draws, with_convergence
 from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.engines.modes import NUM_STARTS, em_ends
 from bayesgmm.likelihood.expectation import centred_block, expected_moments, weighted_sums
@@ -36,7 +36,7 @@ from bayesgmm.runtime.chains import (
     check_checkpoint,
     check_counts,
     checkpoint_of,
-    over_chains,
+    map_chains,
     run_chains,
     stretch,
 )
@@ -197,9 +197,9 @@ def _fit(
         num_steps=found.num_steps,
         trace=jnp.asarray(lp),
         sample_stats={"lp": lp},
-        summary={"num_permuted": relabelled.num_permuted},
+        summary={"num_relabelled": relabelled.num_relabelled},
     )
-    return judged(fit, x, log_likelihoods=total)
+    return with_convergence(fit, x, log_likelihoods=total)
 
 
 @functools.partial(jax.jit, static_argnames="family")
@@ -237,7 +237,7 @@ def _advance(
         mixture, drawn = stretch(step, mixture, first, count, room)
         return (chain_key, mixture), drawn
 
-    return over_chains(one, num_chains, chain_method)(state, x, prior, first, count)
+    return map_chains(one, num_chains, chain_method)(state, x, prior, first, count)
 
 
 def allocated_moments(mixture: Mixture, x: Float[Array, "n d"], *, key: Array, pooled: bool = False) -> Moments:

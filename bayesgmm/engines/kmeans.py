@@ -24,7 +24,7 @@ from bayesgmm.posterior.matching import best_orders
 
 
 @dataclass(frozen=True, eq=False)
-class HardPartition:
+class KMeansFit:
     r"""A partition of the rows around centres.
 
     Attributes:
@@ -64,7 +64,7 @@ class HardPartition:
             raise InputError(f"x must have shape (rows, {self.centres.shape[1]}) like the centres; got {x.shape}")
         return _squared_distances(x, self.centres, self.column_scale).argmin(1)
 
-    def matched_to(self, labels: Int[np.ndarray, " n"]) -> "HardPartition":
+    def matched_to(self, labels: Int[np.ndarray, " n"]) -> "KMeansFit":
         """The same partition with its clusters in the order in which most rows have the labels given (exact)."""
         size = max(self.num_clusters, int(labels.max()) + 1)
         together = np.zeros((size, size))
@@ -84,7 +84,7 @@ def fit_kmeans(
     max_steps: Any = 300,
     tol: Any = 1e-4,
     standardise: Any = False,
-) -> HardPartition:
+) -> KMeansFit:
     """Partition rows by k-means (scikit-learn's `KMeans`, with its defaults): the best of several starts by k-means++.
 
     Args:
@@ -118,7 +118,7 @@ def fit_kmeans(
     ).fit(x / scale, sample_weight=weights)
     assert found.labels_ is not None
     assert found.inertia_ is not None
-    return HardPartition(
+    return KMeansFit(
         labels=np.asarray(found.labels_, np.int64),
         centres=np.asarray(found.cluster_centers_ * scale, x.dtype),
         inertia=float(found.inertia_),

@@ -21,7 +21,7 @@ from jaxtyping import Array
 from numpyro.infer import NUTS
 from numpyro.infer.util import ParamInfo
 
-from bayesgmm.engines.draws import judged
+from bayesgmm.engines.draws import with_convergence
 from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
 from bayesgmm.engines.modes import NUM_STARTS, em_ends
 from bayesgmm.engines.posterior import posterior_fit
@@ -39,7 +39,7 @@ from bayesgmm.runtime.chains import (
     check_checkpoint,
     check_counts,
     checkpoint_of,
-    over_chains,
+    map_chains,
     run_chains,
     stretch,
 )
@@ -103,7 +103,7 @@ def fit_nuts(
     Returns:
         A `Fit` with draws of shape (num_chains, num_draws), fewer after Ctrl-C; its `summary` holds the worst R-hat
         (`r_hat`, and that of what has no labels, `r_hat_invariant`), the smallest effective sample sizes (`ess_bulk`,
-        `ess_tail`), the number of divergences, how many draws were relabelled (`num_permuted`) and around how many
+        `ess_tail`), the number of divergences, how many draws were relabelled (`num_relabelled`) and around how many
         modes chains started (`num_modes`), and `max_tree_depth`. The log posterior density `lp` in its `sample_stats`
         is that of the unconstrained coordinates, up to the evidence: not that of `fit_gibbs`.
 
@@ -255,7 +255,7 @@ def _fit(
         sample_stats=stats,
         summary={"num_modes": min(len(modes), num_chains), "max_tree_depth": max_tree_depth},
     )
-    return judged(fit, x)
+    return with_convergence(fit, x)
 
 
 def _kernel(x: Array, prepared: Prepared | None, prior: AnyPrior, target: Array, mass: Any, **options: Any) -> NUTS:
@@ -288,7 +288,7 @@ def _begin(own: Any, x: Array, prepared: Prepared | None, prior: AnyPrior, targe
         key, point, mass = own
         return _kernel(x, prepared, prior, target, mass, **options).init(key, options["num_warmup"], point, (), {})
 
-    return over_chains(one, options["num_chains"], options["chain_method"])(own, x, prepared, prior, target)
+    return map_chains(one, options["num_chains"], options["chain_method"])(own, x, prepared, prior, target)
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
@@ -323,7 +323,7 @@ def _advance(
 
         return stretch(step, state, first, count, options["room"])
 
-    run = over_chains(one, options["num_chains"], options["chain_method"])
+    run = map_chains(one, options["num_chains"], options["chain_method"])
     return run(state, x, prepared, prior, target, first, count)
 
 

@@ -40,7 +40,7 @@ def posterior_fit(
         num_steps=num_steps,
         trace=trace,
         sample_stats=sample_stats,
-        summary={**summary, "num_permuted": relabelled.num_permuted},
+        summary={**summary, "num_relabelled": relabelled.num_relabelled},
     )
 
 

@@ -1,10 +1,13 @@
 """Files of mixtures and fits, in the format of `runtime.files`."""
 
+import dataclasses
 from pathlib import Path
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.runtime.files import load_value, save_value
+
+_RENAMED = {"num_permuted": "num_relabelled"}  # entries of a summary, as older files have them
 
 
 def save_fit(fit: Fit, path: str | Path) -> None:
@@ -22,7 +25,8 @@ def load_fit(path: str | Path) -> Fit:
     Raises:
         InputError: as `read_arrays`.
     """
-    return load_value(path, Fit, "fit")
+    fit = load_value(path, Fit, "fit")
+    return dataclasses.replace(fit, summary={_RENAMED.get(name, name): value for name, value in fit.summary.items()})
 
 
 def save_mixture(mixture: Mixture, path: str | Path) -> None:

@@ -164,7 +164,7 @@ class Mixture:
         return _sample(self, key, num_rows)
 
 
-def over_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:
+def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:
     """`function` of one mixture, mapped over the leading axes that `mixture` has."""
     for _ in mixture.draw_shape:
         function = jax.vmap(function)
@@ -275,7 +275,7 @@ def rows_of_mixture(mixture: Mixture, x: Any) -> AnyArray:
 @matching_precision
 def _over_rows(function: Callable[[Mixture, Array], Array], mixture: Mixture, x: Any) -> Array:
     x = jnp.asarray(rows_of_mixture(mixture, x), jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    return over_draws(lambda mixture: function(mixture, x), mixture)(mixture)
+    return vmap_draws(lambda mixture: function(mixture, x), mixture)(mixture)
 
 
 @jax.jit
@@ -345,7 +345,7 @@ def _marginal(mixture: Mixture, columns: tuple[int, ...]) -> Mixture:
             mixture.log_weights, *marginals.marginal_gaussians(mixture.means, mixture.precision_factor, columns)
         )
 
-    return over_draws(one, mixture)(mixture)
+    return vmap_draws(one, mixture)(mixture)
 
 
 @matching_precision
@@ -360,7 +360,7 @@ def _condition(mixture: Mixture, values: Any, columns: tuple[int, ...]) -> Mixtu
         fields = ((joint - marginal[None]).T, means, factor)
         return Mixture(*(field if values.ndim == 2 else field[0] for field in fields))
 
-    return over_draws(one, mixture)(mixture)
+    return vmap_draws(one, mixture)(mixture)
 
 
 @matching_precision
@@ -382,7 +382,7 @@ def _permute(mixture: Mixture, order: Any) -> Mixture:
 @matching_precision
 def _sample(mixture: Mixture, key: Array, num_rows: int) -> Array:
     keys = jax.random.split(key, mixture.draw_shape) if mixture.draw_shape else key
-    return over_draws(functools.partial(_sample_one, num_rows=num_rows), mixture)(mixture, keys)
+    return vmap_draws(functools.partial(_sample_one, num_rows=num_rows), mixture)(mixture, keys)
 
 
 @functools.partial(jax.jit, static_argnames="num_rows")

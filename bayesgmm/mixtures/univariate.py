@@ -14,7 +14,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.mixture import Mixture, joint_of_rows, over_draws, sum_over_components, whiten
+from bayesgmm.mixtures.mixture import Mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
 from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
 from bayesgmm.numerics.validation import real_array, shown
 
@@ -98,7 +98,7 @@ def _numbers(value: Any, name: str) -> AnyArray:
 @jax.jit
 def _cdf(mixture: Mixture, x: Any) -> Array:
     x = jnp.asarray(x, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    found = over_draws(lambda one: _tails(one, x.ravel())[0], mixture)(mixture)
+    found = vmap_draws(lambda one: _tails(one, x.ravel())[0], mixture)(mixture)
     return found.reshape(*mixture.draw_shape, *x.shape)
 
 
@@ -106,7 +106,7 @@ def _cdf(mixture: Mixture, x: Any) -> Array:
 @jax.jit
 def _quantile(mixture: Mixture, probability: Any) -> Array:
     probability = jnp.asarray(probability, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    found = over_draws(lambda one: _inverse(one, probability.ravel()), mixture)(mixture)
+    found = vmap_draws(lambda one: _inverse(one, probability.ravel()), mixture)(mixture)
     return found.reshape(*mixture.draw_shape, *probability.shape)
 
 

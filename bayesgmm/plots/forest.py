@@ -27,8 +27,8 @@ def plot_parameter_forest(table: ParameterTable, *, ax: Any = None) -> Axes:
 
     One colour for each cluster (ink for what all share), one marker for each engine. Points are estimates and posterior
     means. Bars are 95 % limits: of maximum likelihood by its standard errors, of posteriors quantiles; MAP has none. A
-    hollow marker is an engine that the table calls too sure or too unsure. At most 40 lines are drawn, correlations
-    and then standard deviations being the first to go.
+    hollow marker is an engine that the table calls overconfident or underconfident. At most 40 lines are drawn; of more
+    the correlations and then the standard deviations are left out.
 
     Args:
         table: of `parameter_table`, such as the `parameters` of a comparison.

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from bayesgmm.comparison.agreement import adjusted_rand_index
 from bayesgmm.engines.fit import Fit
-from bayesgmm.engines.kmeans import HardPartition
+from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.plots.assignments import draw_centres, plot_assignments
@@ -26,7 +26,7 @@ _SIDE = 400  # pixels of the plane that is tinted by nearest centre
 def plot_partitions(
     mixture_or_fit: Mixture | Fit,
     x: Any,
-    partition: HardPartition,
+    partition: KMeansFit,
     *,
     ax: Any = None,
     columns: Iterable[int | str] | str | None = None,
@@ -100,7 +100,7 @@ def _two_pictures(ax: Any, num_shown: int) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-def _draw_column(ax: Axes, partition: HardPartition, view: View, column: int) -> None:
+def _draw_column(ax: Axes, partition: KMeansFit, view: View, column: int) -> None:
     values, k = view.shown[:, column], partition.num_clusters
     draw_histogram(ax, values, partition.labels, k)
     centres = view.coordinates(partition.centres)[:, column]
@@ -117,7 +117,7 @@ def _draw_column(ax: Axes, partition: HardPartition, view: View, column: int) ->
 
 
 def _draw_pair(
-    ax: Axes, partition: HardPartition, view: View, pair: tuple[int, int], differs: Int[np.ndarray, " n"] | np.ndarray
+    ax: Axes, partition: KMeansFit, view: View, pair: tuple[int, int], differs: Int[np.ndarray, " n"] | np.ndarray
 ) -> None:
     points = view.shown[:, list(pair)]
     draw_points(ax, points, partition.labels, partition.num_clusters)
@@ -148,7 +148,7 @@ def _share_limits(left: Any, panels: Panels) -> None:
             one.set_ylim(both[:, 0].min(), both[:, 1].max())
 
 
-def _tint(ax: Axes, partition: HardPartition, view: View) -> None:
+def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
     """The plane in pale colours of the nearest centre, with straight lines half-way between centres."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     across, up = np.linspace(left, right, _SIDE), np.linspace(low, high, _SIDE)
@@ -168,7 +168,7 @@ def _tint(ax: Axes, partition: HardPartition, view: View) -> None:
     )
 
 
-def _handles(partition: HardPartition, num_different: int, view: View) -> list[Any]:
+def _handles(partition: KMeansFit, num_different: int, view: View) -> list[Any]:
     handles = [
         Line2D(
             [],

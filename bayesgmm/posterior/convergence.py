@@ -47,7 +47,7 @@ _DRAWS_AT_ONCE = 16  # which keeps (16, 500, k) responsibilities in memory, and 
 
 
 @dataclass(frozen=True)
-class Mixing:
+class ChainDiagnostics:
     """How well chains mixed in some quantities; one of them alone is bad enough.
 
     Attributes:
@@ -101,8 +101,8 @@ class Convergence:
         values: draws of the latter by name, arrays (chain, draw).
     """
 
-    labelled: Mixing
-    invariant: Mixing
+    labelled: ChainDiagnostics
+    invariant: ChainDiagnostics
     values: dict[str, np.ndarray]
 
     @property
@@ -165,10 +165,10 @@ def convergence(draws: Mixture, x: Any, *, extra: Mapping[str, Any] | None = Non
         for part in (np.asarray(getattr(draws, name), np.float64),)
         for index in np.ndindex(part.shape[2:])
     }
-    return Convergence(mixing(labelled), mixing(values), values)
+    return Convergence(chain_diagnostics(labelled), chain_diagnostics(values), values)
 
 
-def mixing(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> Mixing:
+def chain_diagnostics(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> ChainDiagnostics:
     """R-hat and effective sample sizes of quantities by name.
 
     Values that are not finite have R-hat infinity and no effective draws.
@@ -185,7 +185,7 @@ def mixing(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> Mixing:
     with np.errstate(all="ignore"):  # chains that stand still have no variance of their own
         r_hat = array_stats.rhat(halves)
         ess_bulk, ess_tail = array_stats.ess(stacked), array_stats.ess(stacked, method="tail", prob=TAIL)
-    return Mixing(
+    return ChainDiagnostics(
         names=tuple(varying),
         r_hat=np.where(finite & ~np.isnan(r_hat), r_hat, np.inf),
         ess_bulk=np.where(finite, np.nan_to_num(ess_bulk), 0.0),

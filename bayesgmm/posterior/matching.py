@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from bayesgmm.likelihood.expectation import Moments, expected_complete_log_prob
-from bayesgmm.mixtures.mixture import Mixture, over_draws
+from bayesgmm.mixtures.mixture import Mixture, vmap_draws
 from bayesgmm.numerics.precision import matching_precision
 
 
@@ -65,7 +65,7 @@ def relabel(mixture: Mixture, reference: Mixture) -> Mixture:
 def label_scores(mixture: Mixture, reference: Mixture) -> Any:
     """Score of every component of `mixture`, or of each of its draws, for every label of the reference, (..., k, k)."""
     mixture, reference = jax.tree.map(jnp.asarray, (mixture, reference))
-    return over_draws(lambda one: _scores_of_one(one, reference), mixture)(mixture)
+    return vmap_draws(lambda one: _scores_of_one(one, reference), mixture)(mixture)
 
 
 @jax.jit

@@ -52,7 +52,7 @@ class Relabelling:
     Attributes:
         draws: the draws relabelled, with the leading axes that they came with.
         orders: `draws` are the given ones permuted by this, shape (..., k): component `orders[..., j]` became j.
-        num_permuted: how many draws are not in the order they came in.
+        num_relabelled: how many draws are not in the order they came in.
         method: `pivot`, `stephens` or `ecr`.
         losses: what the method lowers, a mean over draws, after each of its iterations: for `pivot` minus the expected
             joint log-density, for `stephens` the Kullback-Leibler divergence summed over rows (in nats), for `ecr` the
@@ -61,7 +61,7 @@ class Relabelling:
 
     draws: Mixture
     orders: Int[np.ndarray, "*draws k"]
-    num_permuted: int
+    num_relabelled: int
     method: str
     losses: Float[np.ndarray, " iterations"]
 
@@ -107,9 +107,9 @@ def relabel_draws(draws: Mixture, *, method: str = "pivot", pivot: Mixture | Non
     if pivot is None:
         distinct, counts = np.unique(orders, axis=0, return_counts=True)
         orders = orders[:, np.argsort(distinct[counts.argmax()])]
-    num_permuted = int((orders != identity).any(1).sum())
+    num_relabelled = int((orders != identity).any(1).sum())
     orders = orders.reshape(*draws.draw_shape, -1)
-    return Relabelling(draws.permute(orders), orders, num_permuted, method, np.asarray(losses, np.float64))
+    return Relabelling(draws.permute(orders), orders, num_relabelled, method, np.asarray(losses, np.float64))
 
 
 def _check_pivot(draws: Mixture, pivot: Mixture, *, same_representation: bool) -> None:

@@ -74,7 +74,7 @@ def _devices_for(num_chains: int) -> int:
     return max(size for size in range(1, min(num_chains, available) + 1) if num_chains % size == 0)
 
 
-def over_chains(function: Callable[..., Any], num_chains: int, chain_method: str) -> Callable[..., Any]:
+def map_chains(function: Callable[..., Any], num_chains: int, chain_method: str) -> Callable[..., Any]:
     """`function(own, *shared)` of one chain, for all chains: the first argument and the results have a chain axis.
 
     Parallel: on as many local devices as divide the chains evenly, side by side; vectorized: one program computes all;

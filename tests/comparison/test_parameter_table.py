@@ -9,7 +9,7 @@ from helpers import DATA
 from plot_helpers import by_gid, check_drawable
 
 import bayesgmm
-from bayesgmm.cli.terminal import component_rows, legend_of_doubts, rich_tables
+from bayesgmm.cli.terminal import component_rows, flag_legend, rich_tables
 from bayesgmm.comparison.parameter_table import errors_of_em, parameter_table
 from bayesgmm.plots import plot_parameter_forest
 from bayesgmm.standard_errors.uncertainty import uncertainty
@@ -69,7 +69,7 @@ def test_every_number_is_where_it_belongs(em, errors):
     np.testing.assert_allclose([line["nuts low"], line["nuts high"]], np.quantile(draws, [0.025, 0.975]), rtol=1e-12)
     assert line["em ratio"] == pytest.approx(line["em sd"] / line["nuts sd"], rel=1e-12)
     inside = (draws >= line["em low"]) & (draws <= line["em high"])
-    assert line["em held"] == pytest.approx(inside.mean(), rel=1e-12)
+    assert line["em coverage"] == pytest.approx(inside.mean(), rel=1e-12)
     assert "map sd" not in frame
     correlations = nuts.draws.covariances[..., 0, 0, 1] / nuts.draws.scales[..., 0, :].prod(-1)
     assert frame.loc[("0", "corr eruptions, waiting"), "nuts"] == pytest.approx(correlations.mean(), rel=1e-12)
@@ -77,7 +77,9 @@ def test_every_number_is_where_it_belongs(em, errors):
     assert table.notes == []
 
 
-@pytest.mark.parametrize(("factor", "note"), [(0.4, "too sure: vi 0.40"), (2.0, "too unsure: vi 2.00"), (1.0, "")])
+@pytest.mark.parametrize(
+    ("factor", "note"), [(0.4, "overconfident: vi 0.40"), (2.0, "underconfident: vi 2.00"), (1.0, "")]
+)
 def test_approximations_are_held_to_the_sampler(factor, note, em, errors):
     fits = {"em": em, "vi": drawn(em, errors, "vi", factor), "nuts": drawn(em, errors, "nuts")}
     frame = parameter_table(fits, errors).frame
@@ -94,7 +96,7 @@ def test_normal_approximations_that_fail_are_named(em, errors):
     wide = parameter_table({"em": em, "nuts": drawn(em, errors, "nuts", 2.0)}, errors).frame
     means = wide[wide["quantity"].str.startswith("mean")]
     np.testing.assert_allclose(means["em ratio"], 0.5, rtol=0.05)
-    assert all(text.startswith("too sure: em 0.") and "em's 95 % interval holds" in text for text in means["note"])
+    assert all(text.startswith("overconfident: em 0.") and "em's 95 % interval holds" in text for text in means["note"])
     # Of the right width, but elsewhere.
     nuts = drawn(em, errors, "nuts")
     moved = nuts.draws.means + 1.5 * errors.standard_errors["means"]
@@ -102,7 +104,7 @@ def test_normal_approximations_that_fail_are_named(em, errors):
     frame = parameter_table({"em": em, "nuts": nuts}, errors).frame
     means = frame[frame["quantity"].str.startswith("mean")]
     # The normal distribution about 1.5 has 67.7 % between -1.96 and 1.96.
-    np.testing.assert_allclose(means["em held"], 0.677, atol=0.03)
+    np.testing.assert_allclose(means["em coverage"], 0.677, atol=0.03)
     assert all("em's 95 % interval holds 6" in text for text in means["note"])
 
 
@@ -162,9 +164,9 @@ def test_compare_has_it_all_in_one_table(key):
     ratios = doubtful.parameters.frame["em ratio"]
     assert [mark.startswith(f"×{ratio:.2f}") for mark, ratio in zip(marks, ratios, strict=True)] == list(ratios < 0.7)
     assert (ratios < 0.7).sum() >= len(ratios) - 2
-    legend = legend_of_doubts(doubtful.parameters)
+    legend = flag_legend(doubtful.parameters)
     assert legend.startswith("[×ratio]: of this sd to that of nuts, where it is far from 1; [%]: of nuts in EM's 95%")
-    assert legend_of_doubts(dataclasses.replace(found, fits={"em": found.fits["em"]}).parameters) == ""
+    assert flag_legend(dataclasses.replace(found, fits={"em": found.fits["em"]}).parameters) == ""
     weighted = bayesgmm.compare(x, 2, engines=("em",), key=key, em={"row_weights": np.repeat([1.0, 2.0], 136)})
     assert weighted.errors.code is bayesgmm.UncertaintyCode.successful
     prior = bayesgmm.conjugate_prior(x, 2, concentration=20.0)

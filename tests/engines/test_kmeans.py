@@ -18,7 +18,7 @@ from bayesgmm.cli import main as cli
 from bayesgmm.cli.terminal import agreement_rows, component_rows, engine_rows
 from bayesgmm.comparison.agreement import adjusted_rand_index, check_labels
 from bayesgmm.engines.fit import ResultCode
-from bayesgmm.engines.kmeans import HardPartition, fit_kmeans, inertia_of
+from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans, inertia_of
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.plots import plot_partitions
@@ -289,6 +289,6 @@ class TestPictures:
 
 
 def test_a_partition_is_a_plain_record():
-    partition = HardPartition(np.array([0, 1, 1]), np.zeros((2, 1)), 1.0, np.ones(1), 2, ResultCode.successful)
+    partition = KMeansFit(np.array([0, 1, 1]), np.zeros((2, 1)), 1.0, np.ones(1), 2, ResultCode.successful)
     assert partition.num_clusters == 2
     np.testing.assert_allclose(partition.shares, [1 / 3, 2 / 3])

@@ -9,7 +9,7 @@ from helpers import DATA, each_family
 from scipy import integrate, stats
 
 import bayesgmm
-from bayesgmm.engines.draws import judged
+from bayesgmm.engines.draws import with_convergence
 from bayesgmm.posterior.convergence import convergence
 
 FEW = {"num_warmup": 300, "num_draws": 400, "num_chains": 2, "on_failure": "ignore", "checkpoint": False}
@@ -87,13 +87,15 @@ def test_disagreeing_chains_and_divergences_are_not_successful(key):
     assert fit.code is bayesgmm.ResultCode.successful
     apart = np.asarray(fit.draws.means).copy()
     apart[1] += 5 * apart.std()
-    torn = judged(dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, means=apart)), DATA["faithful"])
+    torn = with_convergence(
+        dataclasses.replace(fit, draws=dataclasses.replace(fit.draws, means=apart)), DATA["faithful"]
+    )
     assert torn.code is bayesgmm.ResultCode.not_mixed
     assert torn.summary["r_hat"] > 1.5
     diverging = np.zeros_like(fit.sample_stats["diverging"])
     diverging[0, 3] = True
     stats = {**fit.sample_stats, "diverging": diverging}
-    marked = judged(dataclasses.replace(fit, sample_stats=stats), DATA["faithful"])
+    marked = with_convergence(dataclasses.replace(fit, sample_stats=stats), DATA["faithful"])
     assert marked.code is bayesgmm.ResultCode.divergent
     assert marked.summary["divergences"] == 1
 

@@ -12,11 +12,11 @@ from scipy import special, stats
 import bayesgmm
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.posterior.convergence import (
+    chain_diagnostics,
     chains_with_two_modes,
     convergence,
     groups_of_chains,
     invariants,
-    mixing,
     spread_rows,
 )
 
@@ -35,7 +35,7 @@ def test_r_hat_is_that_of_numpyro_on_ranks(case, rng):
     values[0] += case == "apart"
     values[1] *= 3 if case == "wider" else 1
     values = autoregressive(0.9, (4, 300), rng) if case == "autocorrelated" else values
-    found = mixing({"a": values, "b": -2.0 * values})
+    found = chain_diagnostics({"a": values, "b": -2.0 * values})
     # Halves are given as chains, which `gelman_rubin` takes as they are.
     expected = max(float(numpyro.diagnostics.gelman_rubin(part)) for part in rank_normalised_split(values))
     np.testing.assert_allclose(found.r_hat, expected, rtol=1e-9)  # units do not matter
@@ -49,7 +49,7 @@ def test_r_hat_is_that_of_numpyro_on_ranks(case, rng):
 def test_effective_draws_of_a_known_process(rng):
     phi = 0.8
     values = autoregressive(phi, (4, 20_000), rng)
-    found = mixing({"a": values})
+    found = chain_diagnostics({"a": values})
     assert found.ess_bulk[0] == pytest.approx(values.size * (1 - phi) / (1 + phi), rel=0.1)
     # The indicator of a tail of an autoregressive process, with its autocorrelations by the bivariate normal.
     cut = stats.norm.ppf(0.05)
@@ -185,15 +185,15 @@ def test_draws_that_are_not_finite_do_not_agree(rng):
 
 
 def test_chains_that_stand_still_apart_do_not_agree():
-    found = mixing({"a": np.repeat([[0.0], [1.0]], 50, axis=1)})
+    found = chain_diagnostics({"a": np.repeat([[0.0], [1.0]], 50, axis=1)})
     assert found.r_hat[0] > 10
     assert not found.successful
 
 
 def test_a_single_chain_is_compared_with_itself(rng):
-    steady = mixing({"a": rng.normal(size=(1, 1000))})
+    steady = chain_diagnostics({"a": rng.normal(size=(1, 1000))})
     assert steady.max_r_hat < 1.01
-    drifting = mixing({"a": rng.normal(size=(1, 1000)) + np.linspace(0, 3, 1000)})
+    drifting = chain_diagnostics({"a": rng.normal(size=(1, 1000)) + np.linspace(0, 3, 1000)})
     assert drifting.max_r_hat > 1.1
 
 

@@ -67,7 +67,7 @@ def test_known_switching_is_undone(family, separation, method, rng):
     assert_close(found.draws, ordered, 1e-12)
     np.testing.assert_array_equal(np.take_along_axis(orders, found.orders, -1), np.broadcast_to([0, 1, 2], (3, 40, 3)))
     assert_close(draws.permute(found.orders), found.draws, 1e-12)
-    assert found.num_permuted == num_moved(orders) > 50
+    assert found.num_relabelled == num_moved(orders) > 50
     assert found.method == method
 
 
@@ -83,14 +83,14 @@ def test_known_switching_is_undone_without_a_pivot(family, separation, method, s
     np.testing.assert_array_equal(undone, np.broadcast_to(undone[0, 0], undone.shape))
     assert_close(found.draws, ordered.permute(undone), 1e-12)
     counts = np.unique(orders.reshape(-1, 3), axis=0, return_counts=True)[1]
-    assert found.num_permuted == num_moved(found.orders) == 120 - counts.max()
+    assert found.num_relabelled == num_moved(found.orders) == 120 - counts.max()
 
 
 @each_method
 def test_draws_in_order_stay_as_they_are(method, rng):
     mixture, x, ordered, _, _ = switched(bayesgmm.FAMILIES["full"], 3.0, rng)
     found = relabel_draws(ordered, method=method, pivot=mixture, x=x)
-    assert found.num_permuted == 0
+    assert found.num_relabelled == 0
     assert_close(found.draws, ordered, 0)
 
 
@@ -204,7 +204,7 @@ def test_ecr_keeps_the_order_of_components_without_rows(rng):
     draws = jittered(mixture, (1, 30), 0.01, rng)
     x = np.concatenate([rng.normal(size=(20, 1)), 5.0 + rng.normal(size=(10, 1))])
     swapped = np.array([1, 0, 2, 3])
-    assert relabel_draws(draws, method="ecr", pivot=mixture, x=x).num_permuted == 0
+    assert relabel_draws(draws, method="ecr", pivot=mixture, x=x).num_relabelled == 0
     found = relabel_draws(draws.permute(swapped), method="ecr", pivot=mixture, x=x)
     np.testing.assert_array_equal(found.orders, np.broadcast_to(swapped, (1, 30, 4)))
 
@@ -217,7 +217,7 @@ def test_a_single_component_has_nothing_to_permute(method, rng):
     case = random_case(bayesgmm.FAMILIES["full"], 1, 2, rng)
     draws = jittered(case.mixture, (2, 5), 0.1, rng)
     found = relabel_draws(draws, method=method, pivot=case.mixture, x=case.rows(5, rng))
-    assert found.num_permuted == 0
+    assert found.num_relabelled == 0
     assert found.orders.shape == (2, 5, 1)
 
 
@@ -227,7 +227,7 @@ def test_any_leading_axes(draw_shape, method, rng):
     mixture, x, ordered, draws, orders = switched(bayesgmm.FAMILIES["spherical"], 8.0, rng, draw_shape=draw_shape)
     found = relabel_draws(draws, method=method, pivot=mixture, x=x)
     assert found.orders.shape == (*draw_shape, 3)
-    assert found.num_permuted == num_moved(orders)
+    assert found.num_relabelled == num_moved(orders)
     assert_close(found.draws, ordered, 1e-12)
 
 

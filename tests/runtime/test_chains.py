@@ -8,7 +8,7 @@ import pytest
 from bayesgmm import FitWarning, InputError, fit_gibbs, fit_nuts
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.runtime import chains
-from bayesgmm.runtime.chains import Checkpoint, over_chains, run_chains, stretch
+from bayesgmm.runtime.chains import Checkpoint, map_chains, run_chains, stretch
 from bayesgmm.runtime.progress import Progress
 
 
@@ -25,7 +25,7 @@ def walk(chain_method="parallel", num_chains=4, room=16):
         place, drawn = stretch(step, place, first, count, room)
         return (key, place), drawn
 
-    run = jax.jit(over_chains(one, num_chains, chain_method))
+    run = jax.jit(map_chains(one, num_chains, chain_method))
     state = (jax.random.split(jax.random.key(3), num_chains), jnp.zeros(num_chains))
     return (lambda state, first, count: run(state, jnp.asarray(first), jnp.asarray(count))), state
 

@@ -52,7 +52,7 @@ def healthy(case):
         trace=stats["lp"],
         draws=jittered(case.mixture, SHAPE, rng, 0.05),
         sample_stats=stats,
-        summary={"r_hat": 1.001, "num_permuted": 0},
+        summary={"r_hat": 1.001, "num_relabelled": 0},
     )
 
 
@@ -93,7 +93,7 @@ def test_a_healthy_fit_has_no_findings(healthy, x):
     assert not found
     assert found.worst is None
     assert list(found) == []
-    assert str(found) == "nuts (full, k=2): nothing found that speaks against this fit"
+    assert str(found) == "nuts (full, k=2): no problems found"
 
 
 def test_points_and_approximations_are_healthy_too(healthy, x):
@@ -111,18 +111,18 @@ def test_divergences(number, severity, healthy, x):
     diverging = np.zeros(SHAPE, bool)
     diverging.flat[:number] = True
     fit = dataclasses.replace(with_stats(healthy, diverging=diverging), result=np.int32(ResultCode.divergent))
-    assert only(diagnose(fit, x), "divergences", severity).found.startswith(f"{number} of 4000 draws")
+    assert only(diagnose(fit, x), "divergences", severity).detail.startswith(f"{number} of 4000 draws")
 
 
 def test_tree_depth(healthy, x):
     depth = healthy.sample_stats["tree_depth"].copy()
     depth[2, :40] = 10
     found = only(diagnose(with_stats(healthy, tree_depth=depth), x), "tree depth", "note")
-    assert found.found.startswith("1 % of the draws reached the largest tree depth, 10")
+    assert found.detail.startswith("1 % of the draws reached the largest tree depth, 10")
     assert not diagnose(with_stats(healthy, tree_depth=np.minimum(depth, 9)), x)
     shallow = dataclasses.replace(healthy, summary={**healthy.summary, "max_tree_depth": 2})
     found = only(diagnose(with_stats(shallow, tree_depth=np.full(SHAPE, 2)), x), "tree depth", "note")
-    assert found.found.startswith("100 % of the draws reached the largest tree depth, 2")
+    assert found.detail.startswith("100 % of the draws reached the largest tree depth, 2")
     deep = dataclasses.replace(healthy, summary={**healthy.summary, "max_tree_depth": 12})
     assert not diagnose(with_stats(deep, tree_depth=depth), x)
 
@@ -136,7 +136,7 @@ def test_e_bfmi_against_its_formula(healthy, x, rng):
         assert (expected < 0.3) == is_low
         found = diagnose(with_stats(healthy, energy=energy), x)
         if is_low:
-            assert f"E-BFMI is {expected:.2f}, below 0.3, in chain 1:" in only(found, "E-BFMI", "caution").found
+            assert f"E-BFMI is {expected:.2f}, below 0.3, in chain 1:" in only(found, "E-BFMI", "caution").detail
         else:
             assert not found
 
@@ -149,7 +149,7 @@ def test_chains_that_disagree(healthy, x):
         assert set(found.causes) == {"R-hat", "effective draws"}
         assert found.worst is Severity[severity]
         r_hat = next(finding for finding in found if finding.cause == "R-hat")
-        assert "(lp), and above 1.01 for 1 of " in r_hat.found
+        assert "(lp), and above 1.01 for 1 of " in r_hat.detail
         same = dataclasses.replace(with_stats(healthy, lp=lp), result=np.int32(ResultCode.not_mixed))
         assert diagnose(same, x).causes == found.causes  # the result code says nothing else
 
@@ -159,7 +159,7 @@ def test_few_effective_draws(healthy, x, rng):
     halves = autoregressive(0.9, (8, NUM_DRAWS // 2), rng)
     halves = (halves - halves.mean(1, keepdims=True)) / halves.std(1, keepdims=True)
     lp = halves.reshape(SHAPE)
-    found = only(diagnose(with_stats(healthy, lp=lp), x), "effective draws", "caution").found
+    found = only(diagnose(with_stats(healthy, lp=lp), x), "effective draws", "caution").detail
     assert "for the bulk of lp" in found
     assert "400 are wanted" in found
 
@@ -169,7 +169,7 @@ def test_few_effective_draws_of_the_tails(healthy, x, rng):
     wide = np.tile(np.arange(NUM_DRAWS // 2) < NUM_DRAWS // 10, 2)
     lp = rng.permuted(np.tile(np.linspace(-3, 3, NUM_DRAWS), (NUM_CHAINS, 1)), axis=1)
     lp = np.where(wide, lp, 0.2 * lp)
-    found = only(diagnose(with_stats(healthy, lp=lp), x), "effective draws", "caution").found
+    found = only(diagnose(with_stats(healthy, lp=lp), x), "effective draws", "caution").detail
     assert "for the tail of lp" in found
     assert "bulk" not in found
 
@@ -177,7 +177,7 @@ def test_few_effective_draws_of_the_tails(healthy, x, rng):
 def test_chains_stuck_in_modes_of_their_own(healthy, x):
     means = healthy.draws.means.copy()
     means[[0, 3]] += [1.5, 0.0]
-    found = only(diagnose(with_draws(healthy, means=means), x), "several modes", "serious").found
+    found = only(diagnose(with_draws(healthy, means=means), x), "several modes", "serious").detail
     assert found.startswith("chains 0, 3 (log-likelihood -")
     assert " and chains 1, 2 (log-likelihood -" in found
 
@@ -185,7 +185,7 @@ def test_chains_stuck_in_modes_of_their_own(healthy, x):
 def test_chains_that_move_between_modes(healthy, x, rng):
     means = healthy.draws.means.copy()
     means[..., 0, 0] += np.where(rng.random(SHAPE) < 0.4, 1.5, 0.0)
-    found = only(diagnose(with_draws(healthy, means=means), x), "several modes", "caution").found
+    found = only(diagnose(with_draws(healthy, means=means), x), "several modes", "caution").detail
     assert found.startswith("chains 0, 1, 2, 3 moved between two modes: two peaks of ")
 
 
@@ -193,21 +193,21 @@ def test_labels_are_told_from_chains(healthy, x):
     order = np.broadcast_to([0, 1], (*SHAPE, 2)).copy()
     order[0] = [1, 0]
     fit = dataclasses.replace(healthy, draws=healthy.draws.permute(order), result=np.int32(ResultCode.not_mixed))
-    found = only(diagnose(with_summary(fit, num_permuted=1000), x), "labels", "caution").found
+    found = only(diagnose(with_summary(fit, num_relabelled=1000), x), "labels", "caution").detail
     assert "relabelled draws, 25 % of which were permuted, but 1.0" in found
     unknown = dataclasses.replace(fit, summary={})
     prior = bayesgmm.default_prior(x, 2, mean_scale=2.0)  # little more than the spread that switching makes
-    assert "permuted" not in only(diagnose(unknown, x, prior), "labels", "caution").found
+    assert "permuted" not in only(diagnose(unknown, x, prior), "labels", "caution").detail
     # Where no draw was ever permuted it cannot be the labels.
-    assert set(diagnose(with_summary(fit, num_permuted=0), x).causes) == {"R-hat", "effective draws"}
+    assert set(diagnose(with_summary(fit, num_relabelled=0), x).causes) == {"R-hat", "effective draws"}
 
 
 def test_switched_labels_that_were_put_right(healthy, x):
-    found = only(diagnose(with_summary(healthy, num_permuted=800), x), "label switching", "note").found
+    found = only(diagnose(with_summary(healthy, num_relabelled=800), x), "label switching", "note").detail
     assert found.startswith("the components of 20 % of the draws")
-    assert not diagnose(with_summary(healthy, num_permuted=100), x)
+    assert not diagnose(with_summary(healthy, num_relabelled=100), x)
     shifted = with_draws(healthy, means=healthy.draws.means + 0.05 * (np.arange(4) == 2)[:, None, None, None])
-    assert set(diagnose(with_summary(shifted, num_permuted=800), x).causes) == {"R-hat", "effective draws"}
+    assert set(diagnose(with_summary(shifted, num_relabelled=800), x).causes) == {"R-hat", "effective draws"}
 
 
 def test_a_chain_that_stands_still(healthy, x):
@@ -215,12 +215,12 @@ def test_a_chain_that_stands_still(healthy, x):
     for leaf in jax.tree.leaves(draws):
         leaf[1, 300:] = leaf[1, 300]
     still = dataclasses.replace(healthy, draws=draws, result=np.int32(ResultCode.not_mixed))
-    assert only(diagnose(still, x), "stuck chain", "serious").found == "chain 1 of 4 hardly moved"
+    assert only(diagnose(still, x), "stuck chain", "serious").detail == "chain 1 of 4 hardly moved"
     rate = healthy.sample_stats["acceptance_rate"].copy()
     rate[[0, 2]] = 0.0
     assert (
         "chains 0, 2 of 4"
-        in only(diagnose(with_stats(healthy, acceptance_rate=rate), x), "stuck chain", "serious").found
+        in only(diagnose(with_stats(healthy, acceptance_rate=rate), x), "stuck chain", "serious").detail
     )
     assert only(diagnose(with_stats(healthy, acceptance_rate=0 * rate), x), "stuck chain", "serious")
 
@@ -243,7 +243,7 @@ def test_k_hat(khat, severity, healthy, x):
     if severity is None:
         assert not found
     else:
-        assert f"k-hat is {khat:.2f}, above 0.67" in only(found, "k-hat", severity).found
+        assert f"k-hat is {khat:.2f}, above 0.67" in only(found, "k-hat", severity).detail
 
 
 def test_k_hat_of_many_draws(healthy, x):
@@ -259,7 +259,7 @@ def with_small_weight(fit, expected, rng):
 
 
 def test_empty_component(healthy, x, rng):
-    found = only(diagnose(with_small_weight(healthy, 0.8, rng), x), "empty component", "caution").found
+    found = only(diagnose(with_small_weight(healthy, 0.8, rng), x), "empty component", "caution").detail
     assert found.startswith("component 1 holds less than one of 300 rows in 7")
     both = np.log([[0.999, 0.001], [0.001, 0.999]])[np.arange(NUM_DRAWS) % 2]
     both = np.broadcast_to(both, (*SHAPE, 2)) + 1e-3 * rng.normal(size=(*SHAPE, 2))
@@ -267,7 +267,7 @@ def test_empty_component(healthy, x, rng):
 
 
 def test_few_rows(healthy, x, rng):
-    found = only(diagnose(with_small_weight(healthy, 2.5, rng), x), "few rows", "note").found
+    found = only(diagnose(with_small_weight(healthy, 2.5, rng), x), "few rows", "note").detail
     assert found.startswith("component 1 holds fewer rows than the 3 that a covariance needs in 7")
     assert not diagnose(with_small_weight(healthy, 12.0, rng), x)
     mixture = dataclasses.replace(healthy.mixture, log_weights=np.log([0.995, 0.005]))
@@ -299,7 +299,7 @@ def test_prior_that_decides(healthy, x):
 
     def about(fit, **numbers):
         found = diagnose(fit, x, bayesgmm.default_prior(x, 2, **numbers))
-        return only(found, "prior", "caution").found if found else None
+        return only(found, "prior", "caution").detail if found else None
 
     assert "means of components 0, 1 (up to 0.8" in about(healthy, mean_scale=0.06)
     assert about(healthy, mean_scale=0.1) is None
@@ -323,7 +323,7 @@ def test_conjugate_prior_that_decides(healthy, x):
 
     def about(**numbers):
         found = diagnose(healthy, x, bayesgmm.conjugate_prior(x, 2, **numbers))
-        return only(found, "prior", "caution").found if found else None
+        return only(found, "prior", "caution").detail if found else None
 
     assert about(shrinkage=100.0, dof=100.0) is None
     assert "means of component 0 (it counts for 150 rows, the data for as few as 1.2e+02)" in about(shrinkage=150.0)
@@ -336,7 +336,7 @@ def test_conjugate_prior_that_decides(healthy, x):
     prior = bayesgmm.conjugate_prior(x, 2, "tied", dof=200.0)
     assert not diagnose(shared, x, prior)
     prior = bayesgmm.conjugate_prior(x, 2, "tied", dof=400.0)
-    assert "about covariances (it counts for 400" in only(diagnose(shared, x, prior), "prior", "caution").found
+    assert "about covariances (it counts for 400" in only(diagnose(shared, x, prior), "prior", "caution").detail
 
 
 @pytest.mark.parametrize("code", [code for code in ResultCode if code is not ResultCode.successful])
@@ -345,7 +345,7 @@ def test_every_result_code_is_told_of(code, healthy, x):
     fit = point(healthy, engine, code=code)
     found = diagnose(fit, x)
     assert found.causes == (code.name.replace("_", " "),)
-    assert f"{found[0].found}; {found[0].advice}" == code.explanation
+    assert f"{found[0].detail}; {found[0].advice}" == code.explanation
     assert found.worst >= Severity.caution
 
 
@@ -354,7 +354,7 @@ def test_draws_that_are_not_finite(healthy, x):
     means[0, :40] = np.nan
     fit = dataclasses.replace(with_draws(healthy, means=means), result=np.int32(ResultCode.nonfinite))
     found = only(diagnose(fit, x, bayesgmm.default_prior(x, 2)), "not finite", "serious")
-    assert found.found == "1 % of the draws are infinite or no number"
+    assert found.detail == "1 % of the draws are infinite or no number"
     mixture = dataclasses.replace(healthy.mixture, means=np.full((2, 2), np.inf))
     only(diagnose(point(healthy, "em", mixture), x), "not finite", "serious")
     nothing = dataclasses.replace(healthy.mixture, log_weights=np.array([0.0, -np.inf]))
