@@ -70,7 +70,10 @@ from .priors.conjugate import conjugate_prior as conjugate_prior
 from .priors.conjugate import log_prior as log_prior
 from .priors.conjugate import maximise_posterior as maximise_posterior
 from .priors.normal_inverse_wishart import ConjugateDistribution as ConjugateDistribution
-from .priors.weakly_informative import Prior as Prior
+from .priors.scales import HalfNormalScales as HalfNormalScales
+from .priors.scales import HierarchicalScales as HierarchicalScales
+from .priors.scales import LogNormalScales as LogNormalScales
+from .priors.weakly_informative import WeaklyInformativePrior as WeaklyInformativePrior
 from .priors.weakly_informative import default_prior as default_prior
 from .standard_errors.result import Uncertainty as Uncertainty
 from .standard_errors.result import UncertaintyCode as UncertaintyCode

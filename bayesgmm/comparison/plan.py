@@ -13,8 +13,9 @@ from bayesgmm.engines.modes import NUM_STARTS
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.validation import shown
+from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
-from bayesgmm.priors.weakly_informative import check_has_mode, default_prior
+from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.runtime.progress import Listener
 
 PRIORS = ("weakly_informative", "conjugate")

@@ -21,7 +21,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import RandomKey
 from bayesgmm.numerics.validation import as_key, as_rows
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.priors.weakly_informative import Prior
+from bayesgmm.priors.scales import HierarchicalScales
+from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 from bayesgmm.target.prior_predictive import draw_scale_rates, log_prior_of_draws, prior_draws
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def to_datatree(
     prior_key, predictive_key = jax.random.split(key)
     from_prior = prior_draws(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
     rates: list[Any] = [None, None]
-    if isinstance(prior, Prior) and prior.scale_prior == "hierarchical":
+    if isinstance(prior, WeaklyInformativePrior) and isinstance(prior.scales, HierarchicalScales):
         keys = (jax.random.fold_in(predictive_key, 1), jax.random.fold_in(prior_key, 1))
         rates = [
-            draw_scale_rates(part, family, prior, key=key) for part, key in zip((draws, from_prior), keys, strict=True)
+            draw_scale_rates(part, family, prior.scales, key=key)
+            for part, key in zip((draws, from_prior), keys, strict=True)
         ]
     every = max(1, -(-draws.means.shape[0] * draws.means.shape[1] * x.size // _MAX_PREDICTIVE))
     groups: dict[str, dict[str, Any]] = {

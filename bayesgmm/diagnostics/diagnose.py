@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import polygamma
 
 from bayesgmm.diagnostics.chains import approximation_findings, chain_findings, sampler_findings
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
@@ -21,7 +20,7 @@ from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.validation import as_rows, shown
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
-from bayesgmm.priors.weakly_informative import Prior
+from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -88,7 +87,7 @@ def _check(fit: Fit, x: np.ndarray, prior: Any) -> None:
     rows_of_mixture(fit.mixture, x)
     if prior is None:
         return
-    if not isinstance(prior, Prior | ConjugatePrior):
+    if not isinstance(prior, WeaklyInformativePrior | ConjugatePrior):
         raise InputError(f"prior={shown(prior)} is no prior; give the one that was fitted with")
     shape = (len(prior.concentration), len(prior.column_mean))
     if shape != fit.mixture.means.shape:
@@ -209,25 +208,15 @@ def _ruled_by_counts(counts: np.ndarray, prior: ConjugatePrior, family_name: str
             yield f"{name}{where} (it counts for {prior_rows:.3g} rows, the data for as few as {rows.min():.2g})"
 
 
-def _ruled_by_spread(draws: Mixture, prior: Prior) -> Iterable[str]:
+def _ruled_by_spread(draws: Mixture, prior: WeaklyInformativePrior) -> Iterable[str]:
     for name, values, prior_sd in (
         ("means", np.asarray(draws.means), np.asarray(prior.mean_scale)),
-        ("scales", np.log(np.asarray(draws.scales)), _sd_of_log_scales(prior)),
+        ("scales", np.log(np.asarray(draws.scales)), prior.scales.log_sd),
     ):
         ratio = values.std((0, 1)) / prior_sd
         if (ruled := np.flatnonzero((ratio > MAX_SD_RATIO).any(1))).size:
             spread = f"up to {ratio.max():.2f} of the prior's standard deviation is left"
             yield f"{name} of {listed('component', ruled)} ({spread})"
-
-
-def _sd_of_log_scales(prior: Prior) -> float:
-    """Standard deviation, under the prior, of the logarithm of a component's standard deviation."""
-    if prior.scale_sigma is not None:
-        return float(prior.scale_sigma)
-    if prior.scale_sd is not None:  # half the logarithm of a gamma variable of shape 1/2
-        return float(np.sqrt(polygamma(1, 0.5)) / 2)
-    shapes = np.array([prior.precision_shape, prior.rate_shape], np.float64)  # half the difference of two of them
-    return float(np.sqrt(polygamma(1, shapes).sum()) / 2)
 
 
 def _sensitivity_findings(tree: "DataTree") -> Iterator[Finding]:

@@ -26,8 +26,8 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import is_traced, matching_precision
 from bayesgmm.numerics.validation import as_key, as_rows, finite_number, truth_value, whole_number
+from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
-from bayesgmm.priors.weakly_informative import check_has_mode
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
 from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from_start, start_from

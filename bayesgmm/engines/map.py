@@ -36,8 +36,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
 from bayesgmm.numerics.validation import finite_number, whole_number
 from bayesgmm.posterior.matching import relabel
+from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.priors.weakly_informative import check_has_mode
 from bayesgmm.starts.given import check_starts
 from bayesgmm.target import unconstrained as space
 

@@ -11,7 +11,7 @@ from bayesgmm.estimators.words import ParameterError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.validation import finite_number, shown
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, conjugate_prior, is_positive_definite, sample_covariance
-from bayesgmm.priors.weakly_informative import Prior, default_prior
+from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
 
 WEIGHT_PRIORS = ("dirichlet_process", "dirichlet_distribution")
 NUMBERS = (
@@ -94,7 +94,7 @@ def prior_of(
             f"prior={shown(prior)} is no prior; give 'conjugate', 'weakly_informative', or one of conjugate_prior or "
             "default_prior"
         )
-    if isinstance(prior, Prior) and inference in CONJUGATE_INFERENCE:
+    if isinstance(prior, WeaklyInformativePrior) and inference in CONJUGATE_INFERENCE:
         raise ParameterError(
             f"prior is one of default_prior, and inference={inference!r} takes a conjugate prior; give "
             f"prior='conjugate', or choose inference='nuts'"

@@ -31,16 +31,10 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
 from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_rows, no_constant_column, shown, truth_value, whole_number
+from bayesgmm.priors.description import as_interval, as_table, names_of_features, rows_of_sticks, rows_of_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
-from bayesgmm.priors.weakly_informative import (
-    Prior,
-    as_interval,
-    as_table,
-    names_of_features,
-    prior_number,
-    rows_of_sticks,
-    rows_of_weights,
-)
+from bayesgmm.priors.scales import prior_number
+from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 from bayesgmm.runtime.files import storable
 
 CONJUGATE_FAMILIES = ("EII", "VII", "EEI", "VVI", "EEE", "VVV")
@@ -119,7 +113,7 @@ class ConjugatePrior:
         return as_table(rows)
 
 
-AnyPrior = Prior | ConjugatePrior
+AnyPrior = WeaklyInformativePrior | ConjugatePrior
 """Any prior that the NumPyro model can be given."""
 
 
@@ -198,7 +192,7 @@ def check_conjugate_prior(prior: Any, num_components: int, num_features: int, fa
     _conjugate_family(family)
     cure = f"make it with conjugate_prior(x, {num_components}, {family.name!r})"
     if not isinstance(prior, ConjugatePrior):
-        fault = "is one of default_prior" if isinstance(prior, Prior) else f"is {shown(prior)}"
+        fault = "is one of default_prior" if isinstance(prior, WeaklyInformativePrior) else f"is {shown(prior)}"
         raise InputError(f"prior {fault}, and this takes a conjugate prior; {cure}")
     shape = _scale_shape(family, num_features)
     if prior.concentration.shape != (num_components,) or prior.mean.shape != (num_features,):

@@ -13,7 +13,7 @@ import math
 import os
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 _HEADER = "header.json"
 _RESERVED = ("format", "format_version", "package_version", "arrays")
 _KINDS_OF_DTYPE = "biufcSU"  # truth values, numbers and text: what NumPy writes without pickle and reads back the same
-_TYPES: dict[str, type] = {}  # filled by `storable`
+_TYPES: dict[str, Callable[..., Any]] = {}  # filled by `storable` and `stored_as`
 _DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, RecursionError, MemoryError)
 
 
@@ -37,6 +37,16 @@ def storable[T](cls: type[T]) -> type[T]:
     """A dataclass that `pack` and `unpack` know, by its name."""
     _TYPES[cls.__name__] = cls
     return cls
+
+
+def stored_as[F: Callable[..., Any]](name: str) -> Callable[[F], F]:
+    """A function that makes today's value from the fields of a dataclass that older files hold under this name."""
+
+    def register(upgrade: F) -> F:
+        _TYPES[name] = upgrade
+        return upgrade
+
+    return register
 
 
 def write_arrays(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:

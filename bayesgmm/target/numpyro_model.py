@@ -3,9 +3,9 @@
 `model` can be used by itself under any NumPyro inference; the engines of this package are ways to its mode, its
 approximation or its draws.
 
-Under a `Prior` its sites are weights, means, scales and, where a family has them, Cholesky factors of correlations,
-and under hierarchical scales their common rate; under a `ConjugatePrior` weights, means and covariances, or variances
-for diagonal families: those in which the density of that prior is stated, and therefore its mode.
+Under a `WeaklyInformativePrior` its sites are weights, means, scales and, where a family has them, Cholesky factors of
+correlations, and under hierarchical scales their common rate; under a `ConjugatePrior` weights, means and covariances,
+or variances for diagonal families: those in which the density of that prior is stated, and therefore its mode.
 """
 
 import math
@@ -24,10 +24,12 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, covariance_factor, factor_of_covariances
+from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.numerics.triangular import inverse_of_lower
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.mixing_weights import log_prob_of_weights, sample_log_weights
-from bayesgmm.priors.weakly_informative import Prior, default_prior
+from bayesgmm.priors.scales import HalfNormalScales, HierarchicalScales, LogNormalScales, Scales
+from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
 
 
 class MixtureDistribution(dist.Distribution):
@@ -97,7 +99,7 @@ def sample_sites(num_components: int, family: Family, prior: AnyPrior) -> dict[s
     sites = {
         "weights": dist.Dirichlet(jnp.asarray(prior.concentration)),
         "means": _in_data_units(dist.Normal(loc, scale).expand([num_components, num_features]).to_event(2), prior),
-        "scales": _scales_distribution(prior, shape),
+        "scales": _scales_distribution(prior.scales, shape),
     }
     if family.has_correlations(num_features):
         sites["correlation_cholesky"] = (
@@ -106,36 +108,34 @@ def sample_sites(num_components: int, family: Family, prior: AnyPrior) -> dict[s
     return {name: jnp.asarray(numpyro.sample(name, fn)) for name, fn in sites.items()}
 
 
-def _scales_distribution(prior: Prior, shape: tuple[int, int]) -> dist.Distribution:
+def _scales_distribution(scales: Scales, shape: tuple[int, int]) -> dist.Distribution:
     """Prior of the scales (e, d) or (e, 1). Hierarchical ones are given their rate, which is drawn here."""
-    if prior.scale_prior == "lognormal":
-        by_feature = dist.LogNormal(_log_for_each(prior.scale_median, shape), prior.scale_sigma)
-    elif prior.scale_prior == "half_normal":
-        by_feature = dist.HalfNormal(jnp.exp(_log_for_each(prior.scale_sd, shape)))
+    if isinstance(scales, LogNormalScales):
+        by_feature = dist.LogNormal(_log_for_each(scales.median, shape), scales.sigma)
+    elif isinstance(scales, HalfNormalScales):
+        by_feature = dist.HalfNormal(jnp.exp(_log_for_each(scales.sd, shape)))
     else:
         # The rate has the shape of one component's scales.
-        hyperprior = dist.Gamma(prior.rate_shape, jnp.exp(_log_for_each(prior.rate_rate, shape))).to_event(1)
+        hyperprior = dist.Gamma(scales.rate_shape, jnp.exp(_log_for_each(scales.rate_rate, shape))).to_event(1)
         rate = jnp.asarray(numpyro.sample("scale_rate", hyperprior))
-        precisions = dist.Gamma(prior.precision_shape, rate).expand(shape).to_event(2)
+        precisions = dist.Gamma(scales.precision_shape, rate).expand(shape).to_event(2)
         return dist.TransformedDistribution(precisions, PowerTransform(-0.5))
     return by_feature.expand(shape).to_event(2)
 
 
-def _log_for_each(values: Any, shape: tuple[int, ...]) -> Array:
+def _log_for_each(values: AnyArray, shape: tuple[int, ...]) -> Array:
     """Logarithms of numbers of the features (d); their mean where one scale serves all features."""
     logarithms = jnp.log(values)
     return logarithms.mean(keepdims=True) if shape[1] == 1 else logarithms
 
 
-def rate_given_scales(scales: Array, prior: Prior) -> dist.Gamma:
+def rate_given_scales(scales: Array, prior: HierarchicalScales) -> dist.Gamma:
     r"""Distribution of the rate of hierarchical scales given the scales (e, d) or (e, 1), whatever the rows are.
 
     $$ \beta_l \mid \sigma \sim \mathrm{Gamma}(g + e a, h_l + \sum_j \sigma_{jl}^{-2}). $$
 
     Source: Richardson & Green (1997).
     """
-    assert prior.rate_shape is not None
-    assert prior.precision_shape is not None
     own_rate = jnp.exp(_log_for_each(prior.rate_rate, scales.shape))
     return dist.Gamma(prior.rate_shape + scales.shape[0] * prior.precision_shape, own_rate + (scales**-2.0).sum(0))
 
@@ -282,10 +282,10 @@ def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = 
     return sites | _rate_site(scales, prior)
 
 
-def _rate_site(scales: Array, prior: Prior | None) -> dict[str, Array]:
-    if prior is None or prior.scale_prior != "hierarchical":
+def _rate_site(scales: Array, prior: WeaklyInformativePrior | None) -> dict[str, Array]:
+    if prior is None or not isinstance(prior.scales, HierarchicalScales):
         return {}
-    return {"scale_rate": jnp.asarray(rate_given_scales(scales, prior).mean)}
+    return {"scale_rate": jnp.asarray(rate_given_scales(scales, prior.scales).mean)}
 
 
 def floor_weights(mixture: Mixture, smallest: float = 1e-4) -> Mixture:

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
-from bayesgmm.numerics.validation import as_key, shown, whole_number
-from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior
-from bayesgmm.priors.weakly_informative import Prior, check_prior
+from bayesgmm.numerics.validation import as_key, whole_number
+from bayesgmm.priors.checks import check_prior
+from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.target.numpyro_model import (
     log_prior_of_sites,
     mixture_of_sites,
@@ -41,9 +41,9 @@ def prior_draws(prior: Any, family: str | Family, num_components: Any, num_draws
     Raises:
         InputError: for a prior of another number of components or another family, for numbers below 1 and no key.
     """
-    family = check_any_prior(prior, num_components, family)
-    whole_number("num_draws", num_draws)
-    return _prior_draws(prior, family, num_components, num_draws, as_key(key))
+    family, num_components = get_family(family), whole_number("num_components", num_components)
+    prior = check_prior(prior, num_components, None, family)
+    return _prior_draws(prior, family, num_components, whole_number("num_draws", num_draws), as_key(key))
 
 
 def prior_predictive(
@@ -57,26 +57,6 @@ def prior_predictive(
     whole_number("num_rows", num_rows)
     draw_key, row_key = jax.random.split(as_key(key))
     return prior_draws(prior, family, num_components, num_draws, key=draw_key).sample(num_rows, key=row_key)
-
-
-def check_any_prior(prior: Any, num_components: Any, family: str | Family) -> Family:
-    """The family, if the prior is one for it and for this number of components.
-
-    Raises:
-        InputError: if it is not.
-    """
-    family = get_family(family)
-    num_components = whole_number("num_components", num_components)
-    if isinstance(prior, ConjugatePrior):
-        check_conjugate_prior(prior, num_components, prior.mean.shape[0], family)
-    elif isinstance(prior, Prior):
-        check_prior(prior, num_components, prior.mean_loc.shape[0])
-    else:
-        raise InputError(
-            f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
-            f"conjugate_prior(x, {num_components}, {family.name!r})"
-        )
-    return family
 
 
 @matching_precision
@@ -95,7 +75,7 @@ def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, 
 
 
 @matching_precision
-def draw_scale_rates(draws: Mixture, family: Family, prior: Prior, *, key: RandomKey) -> AnyArray:
+def draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, *, key: RandomKey) -> AnyArray:
     """Rates of hierarchical scales, shape (chain, draw, d) or (chain, draw, 1), drawn given the scales of each draw.
 
     Rows tell of the rates by way of the scales alone, so that these are draws from the posterior if the mixtures are.
@@ -105,7 +85,7 @@ def draw_scale_rates(draws: Mixture, family: Family, prior: Prior, *, key: Rando
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def _draw_scale_rates(draws: Mixture, family: Family, prior: Prior, keys: Array) -> Array:
+def _draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, keys: Array) -> Array:
     def draw(mixture: Mixture, key: Array) -> Array:
         return jnp.asarray(rate_given_scales(sites_of_mixture(mixture, family)["scales"], prior).sample(key))
 

@@ -18,14 +18,14 @@ from numpyro.handlers import reparam, seed, trace
 from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
-from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray
-from bayesgmm.numerics.validation import as_key, as_rows, shown
-from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior, conjugate_prior
-from bayesgmm.priors.weakly_informative import Prior, check_prior, default_prior
+from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.priors.checks import check_prior
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, conjugate_prior
+from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.target.numpyro_model import (
     CovarianceUnits,
     floor_weights,
@@ -66,16 +66,7 @@ def prepare_problem(
     enough_rows(x, num_components, family, bounded=isinstance(prior, ConjugatePrior))
     as_key(key)
     prior = default_prior(x, num_components) if prior is None else prior
-    if isinstance(prior, ConjugatePrior):
-        check_conjugate_prior(prior, num_components, x.shape[1], family)
-    elif not isinstance(prior, Prior):
-        raise InputError(
-            f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
-            f"conjugate_prior(x, {num_components}, {family.name!r})"
-        )
-    else:
-        check_prior(prior, num_components, x.shape[1])
-    return x, family, prior
+    return x, family, check_prior(prior, num_components, x.shape[1], family)
 
 
 @functools.cache
@@ -100,7 +91,7 @@ def _supports(num_components: int, num_features: int, family: Family, kind: str)
 @functools.partial(jax.jit, static_argnames="family")
 def to_unconstrained(mixture: Mixture, family: Family, prior: AnyPrior) -> Sites:
     """Unconstrained coordinates of a mixture."""
-    kind = "conjugate" if isinstance(prior, ConjugatePrior) else prior.scale_prior
+    kind = "conjugate" if isinstance(prior, ConjugatePrior) else prior.scales.name
     supports = _supports(mixture.num_components, mixture.num_features, family, kind)
     sites = sites_of_mixture(floor_weights(mixture), family, prior)
     sites["means_base"] = (sites.pop("means") - prior.column_mean[None]) / prior.column_scale[None]

@@ -198,7 +198,7 @@ def test_engine_and_precision(inference):
     np.testing.assert_array_equal(fit.labels_, fit.predict(X))
     start = bayesgmm.fit_em(X, 2, key=jax.random.key(0)).mixture
     np.testing.assert_array_equal(fit.labels_, start.predict(X))
-    kind = bayesgmm.ConjugatePrior if inference in ("cavi", "gibbs") else bayesgmm.Prior
+    kind = bayesgmm.ConjugatePrior if inference in ("cavi", "gibbs") else bayesgmm.WeaklyInformativePrior
     assert isinstance(fit.prior_, kind)
 
 

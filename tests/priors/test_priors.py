@@ -7,7 +7,9 @@ from helpers import DATA
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.priors.weakly_informative import check_has_mode
+from bayesgmm.priors.checks import check_has_mode
+from bayesgmm.priors.scales import SCALE_PRIORS
+from bayesgmm.runtime.files import unpack
 
 
 def test_defaults_follow_the_columns():
@@ -16,8 +18,8 @@ def test_defaults_follow_the_columns():
     np.testing.assert_allclose(prior.concentration, np.full(4, 2.0))
     np.testing.assert_allclose(prior.mean_loc, x.mean(0))
     np.testing.assert_allclose(prior.mean_scale, 2 * x.std(0))
-    np.testing.assert_allclose(prior.scale_median, x.std(0) / 2)  # 4 ** (1 / 2)
-    assert prior.scale_sigma == 1.0
+    np.testing.assert_allclose(prior.scales.median, x.std(0) / 2)  # 4 ** (1 / 2)
+    assert prior.scales.sigma == 1.0
     assert prior.correlation_concentration == 2.0
 
 
@@ -27,7 +29,7 @@ def test_scale_and_shift_equivariance():
     before, after = bayesgmm.default_prior(x, 3), bayesgmm.default_prior(x * scale + shift, 3)
     np.testing.assert_allclose(after.mean_loc, before.mean_loc * scale + shift, rtol=1e-12)
     np.testing.assert_allclose(after.mean_scale, before.mean_scale * scale, rtol=1e-10)
-    np.testing.assert_allclose(after.scale_median, before.scale_median * scale, rtol=1e-10)
+    np.testing.assert_allclose(after.scales.median, before.scales.median * scale, rtol=1e-10)
 
 
 def test_every_number_can_be_set():
@@ -41,8 +43,9 @@ def test_every_number_can_be_set():
         "correlation_concentration": 1.0,
     }
     prior = bayesgmm.default_prior(x, 2, **given)
+    found = vars(prior) | {"scale_median": prior.scales.median, "scale_sigma": prior.scales.sigma}
     for name, value in given.items():
-        np.testing.assert_array_equal(getattr(prior, name), value)
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize(
@@ -64,29 +67,31 @@ def test_numbers_out_of_range_are_refused(settings, message):
 def test_defaults_of_the_other_priors_of_scales():
     x = DATA["galaxies"]
     prior = bayesgmm.default_prior(x, 3, scale_prior="half_normal")
-    np.testing.assert_allclose(prior.scale_sd, x.std(0))
-    assert prior.scale_median is None
-    assert prior.rate_rate is None
+    np.testing.assert_allclose(prior.scales.sd, x.std(0))
+    assert set(vars(prior.scales)) == {"sd"}
     prior = bayesgmm.default_prior(DATA["iris"], 3, scale_prior="hierarchical", concentration=1.0)
-    assert (prior.precision_shape, prior.rate_shape) == (2.0, 0.2)  # alpha and g of Richardson & Green (1997)
-    np.testing.assert_allclose(prior.rate_rate, 10.0 / np.ptp(DATA["iris"], axis=0) ** 2)
-    assert prior.scale_sd is None
+    assert (prior.scales.precision_shape, prior.scales.rate_shape) == (
+        2.0,
+        0.2,
+    )  # alpha and g of Richardson & Green (1997)
+    np.testing.assert_allclose(prior.scales.rate_rate, 10.0 / np.ptp(DATA["iris"], axis=0) ** 2)
+    assert set(vars(prior.scales)) == {"precision_shape", "rate_shape", "rate_rate"}
 
 
 def test_numbers_of_the_other_priors_of_scales_can_be_set():
     x = DATA["faithful"]
     prior = bayesgmm.default_prior(x, 2, scale_prior="half_normal", scale_sd=[1.0, 20.0])
-    np.testing.assert_array_equal(prior.scale_sd, [1.0, 20.0])
+    np.testing.assert_array_equal(prior.scales.sd, [1.0, 20.0])
     given = {"precision_shape": 3.0, "rate_shape": 1.5, "rate_rate": np.array([1.0, 0.01])}
     prior = bayesgmm.default_prior(x, 2, scale_prior="hierarchical", **given)
     for name, value in given.items():
-        np.testing.assert_array_equal(getattr(prior, name), value)
+        np.testing.assert_array_equal(getattr(prior.scales, name), value)
 
 
 def test_hierarchical_scales_follow_units():
     x = DATA["faithful"]
     before, after = (bayesgmm.default_prior(rows, 2, scale_prior="hierarchical") for rows in (x, x * [1e-3, 60.0]))
-    np.testing.assert_allclose(after.rate_rate, before.rate_rate / np.array([1e-3, 60.0]) ** 2)
+    np.testing.assert_allclose(after.scales.rate_rate, before.scales.rate_rate / np.array([1e-3, 60.0]) ** 2)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ def test_another_prior_of_scales_is_another_compilation_and_another_number_is_no
 
     @jax.jit
     def spread(prior):
-        traces.append(prior.scale_prior)
+        traces.append(prior.scales.name)
         return prior.mean_scale.sum()
 
     for settings in ({}, {"scale_sigma": 0.3}, {"scale_prior": "half_normal"}, {"scale_prior": "half_normal"}):
@@ -148,12 +153,12 @@ def interval_of(text, beginning):
 
 def draws_of_scales(prior, rng, size):
     """Standard deviations of a component along the first feature, by their definition, in NumPy."""
-    if prior.scale_prior == "lognormal":
-        return np.exp(rng.normal(np.log(prior.scale_median[0]), prior.scale_sigma, size))
-    if prior.scale_prior == "half_normal":
-        return np.abs(rng.normal(0.0, prior.scale_sd[0], size))
-    rate = rng.gamma(prior.rate_shape, 1.0 / prior.rate_rate[0], size)
-    return rng.gamma(prior.precision_shape, 1.0 / rate) ** -0.5
+    if prior.scales.name == "lognormal":
+        return np.exp(rng.normal(np.log(prior.scales.median[0]), prior.scales.sigma, size))
+    if prior.scales.name == "half_normal":
+        return np.abs(rng.normal(0.0, prior.scales.sd[0], size))
+    rate = rng.gamma(prior.scales.rate_shape, 1.0 / prior.scales.rate_rate[0], size)
+    return rng.gamma(prior.scales.precision_shape, 1.0 / rate) ** -0.5
 
 
 @pytest.mark.parametrize("scale_prior", ["lognormal", "half_normal", "hierarchical"])
@@ -228,3 +233,17 @@ def test_float32_stays_float32_and_it_works_under_jit():
     assert {leaf.dtype for leaf in jax.tree.leaves(prior)} == {np.dtype(np.float32)}
     traced = jax.jit(lambda x: bayesgmm.default_prior(x, 2))(x)
     np.testing.assert_allclose(traced.mean_scale, prior.mean_scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale_prior", SCALE_PRIORS)
+def test_priors_of_older_files_are_read(scale_prior):
+    """They had the numbers of all priors of scales in one record, `Prior`, those of the other two being None."""
+    prior = bayesgmm.default_prior(DATA["faithful"], 2, scale_prior=scale_prior)
+    fields = {name: value for name, value in vars(prior).items() if name != "scales"}
+    for record in SCALE_PRIORS.values():
+        fields |= {argument: getattr(prior.scales, field, None) for argument, field in record.arguments.items()}
+    arrays = {name: value for name, value in fields.items() if value is not None}
+    packed = {name: None if value is None else {"array": name} for name, value in fields.items()}
+    found = unpack({"type": "Prior", "fields": {**packed, "scale_prior": scale_prior}}, arrays)
+    assert type(found.scales) is SCALE_PRIORS[scale_prior]
+    jax.tree.map(np.testing.assert_array_equal, found, prior)

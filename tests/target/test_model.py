@@ -64,7 +64,7 @@ def test_log_density_is_the_shared_likelihood_plus_the_prior(family, rng):
     sites = sites_of_mixture(case.mixture, family)
     density, _ = log_density(bayesgmm.model, (x, 2, family, prior), {}, sites)
 
-    log_median = np.log(prior.scale_median)
+    log_median = np.log(prior.scales.median)
     if sites["scales"].shape[1] == 1:
         log_median = log_median.mean(keepdims=True)
     scales = np.asarray(sites["scales"])
@@ -106,9 +106,9 @@ def test_other_priors_of_scales_are_scipys(scale_prior, num_features, family, rn
     expected = {}
     if scale_prior == "half_normal":
         assert "scale_rate" not in sites
-        expected["scales"] = stats.halfnorm(scale=for_each(prior.scale_sd)).logpdf(scales).sum()
+        expected["scales"] = stats.halfnorm(scale=for_each(prior.scales.sd)).logpdf(scales).sum()
     else:
-        own_rate = for_each(prior.rate_rate)
+        own_rate = for_each(prior.scales.rate_rate)
         posterior_mean = (0.7 + len(scales) * 2.5) / (own_rate + (scales**-2.0).sum(0))
         np.testing.assert_allclose(sites["scale_rate"], posterior_mean, rtol=1e-12)
         sites["scale_rate"] = jnp.asarray(posterior_mean * rng.uniform(0.5, 2.0, posterior_mean.shape))

@@ -21,12 +21,12 @@ each_scale_prior = pytest.mark.parametrize("scale_prior", ["lognormal", "half_no
 
 def of_first_scale(prior, family):
     """Distribution of the first scale of a component, by SciPy."""
-    number = {"lognormal": prior.scale_median, "half_normal": prior.scale_sd, "hierarchical": prior.rate_rate}
-    number = number[prior.scale_prior]
+    prior = prior.scales
+    number = getattr(prior, {"lognormal": "median", "half_normal": "sd", "hierarchical": "rate_rate"}[prior.name])
     number = np.exp(np.log(number).mean()) if family.isotropic else number[0]
-    if prior.scale_prior == "lognormal":
-        return stats.lognorm(prior.scale_sigma, scale=number).cdf
-    if prior.scale_prior == "half_normal":
+    if prior.name == "lognormal":
+        return stats.lognorm(prior.sigma, scale=number).cdf
+    if prior.name == "half_normal":
         return stats.halfnorm(scale=number).cdf
     a, g = float(prior.precision_shape), float(prior.rate_shape)
     return lambda scale: stats.f(2 * g, 2 * a).cdf(scale**2 * number * a / g)
@@ -54,9 +54,9 @@ def test_rates_drawn_given_the_scales_have_the_prior_of_the_rate(family, key, rn
     prior = bayesgmm.default_prior(DATA["faithful"], 3, scale_prior="hierarchical", rate_shape=0.8)
     draw_key, rate_key = jax.random.split(key)
     draws = prior_draws(prior, family, 3, 2000, key=draw_key)
-    rates = np.asarray(draw_scale_rates(draws, family, prior, key=rate_key))
+    rates = np.asarray(draw_scale_rates(draws, family, prior.scales, key=rate_key))
     assert rates.shape == (1, 2000, 1 if family.isotropic else 2)
-    own = np.exp(np.log(prior.rate_rate).mean()) if family.isotropic else prior.rate_rate[0]
+    own = np.exp(np.log(prior.scales.rate_rate).mean()) if family.isotropic else prior.scales.rate_rate[0]
     assert stats.kstest(rates[0, :, 0], stats.gamma(0.8, scale=1 / own).cdf).pvalue > 1e-4
     # And the scales, given the rate, are those of the prior: their precisions in units of the rate are plain gamma.
     precisions = np.asarray(draws.scales)[0, :, 0, 0] ** -2.0 * rates[0, :, 0]
@@ -114,13 +114,13 @@ def test_log_prior_of_draws_is_scipys(num_features, scale_prior, family, rng):
             "means": stats.norm(prior.mean_loc, prior.mean_scale).logpdf(one.means).sum(),
         }
         if scale_prior == "lognormal":
-            expected["scales"] = stats.lognorm(1.0, scale=for_each(prior.scale_median)).logpdf(scales).sum()
+            expected["scales"] = stats.lognorm(1.0, scale=for_each(prior.scales.median)).logpdf(scales).sum()
         elif scale_prior == "half_normal":
-            expected["scales"] = stats.halfnorm(scale=for_each(prior.scale_sd)).logpdf(scales).sum()
+            expected["scales"] = stats.halfnorm(scale=for_each(prior.scales.sd)).logpdf(scales).sum()
         else:
             rate = rates[chain, draw]
             expected["scales"] = log_density_of_hierarchical_scales(scales, rate, 2.0)
-            expected["scale_rate"] = stats.gamma(0.2, scale=1 / for_each(prior.rate_rate)).logpdf(rate).sum()
+            expected["scale_rate"] = stats.gamma(0.2, scale=1 / for_each(prior.scales.rate_rate)).logpdf(rate).sum()
         if family.has_correlations(d):
             # Of two features: (1 - r^2)^(eta - 1), normalised, for r; for the factor's last entry times |d r / d L22|,
             # which NumPyro, as Stan, counts from the entry below the diagonal, L21 = r: a factor of one.
@@ -171,7 +171,7 @@ def test_prior_predictive_rows_have_the_spread_of_the_prior(family, key):
     rows = np.asarray(prior_predictive(prior, family, 2, 3, 4000, key=key))
     assert rows.shape == (1, 4000, 3, 2)
     # The variance of a row is that of its component's mean, plus the component's expected variance.
-    of_scales = np.exp(np.log(prior.scale_median).mean()) if family.isotropic else prior.scale_median
+    of_scales = np.exp(np.log(prior.scales.median).mean()) if family.isotropic else prior.scales.median
     variance = prior.mean_scale**2 + of_scales**2 * np.exp(2 * 0.3**2)
     np.testing.assert_allclose(rows[0, :, 0].var(0), variance, rtol=0.1)
     np.testing.assert_allclose(rows[0, :, 0].mean(0), prior.mean_loc, atol=4 * np.sqrt(variance.max() / 4000))
