@@ -18,8 +18,7 @@ def check_prior(prior: object, num_components: int, num_features: int | None, fa
         InputError: saying what it is for.
     """
     if isinstance(prior, ConjugatePrior):
-        num_features = prior.mean.shape[0] if num_features is None else num_features
-        return check_conjugate_prior(prior, num_components, num_features, family)
+        return check_conjugate_prior(prior, num_components, num_features or len(prior.mean), family)
     if not isinstance(prior, WeaklyInformativePrior):
         raise InputError(
             f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "

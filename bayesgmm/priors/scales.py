@@ -37,7 +37,7 @@ class LogNormalScales:
     @staticmethod
     def defaults(sd: AnyArray, spread: AnyArray, num_components: int) -> dict[str, AnyArray]:
         """Numbers for columns of these standard deviations and ranges (d): Fraley & Raftery (2007), section 3."""
-        return {"median": sd / num_components ** (1 / len(sd)), "sigma": np.float64(1.0)}
+        return {"median": sd / num_components ** (1 / len(sd)), "sigma": np.array(1.0)}
 
     @property
     def log_sd(self) -> float:
@@ -117,7 +117,7 @@ class HierarchicalScales:
     @staticmethod
     def defaults(sd: AnyArray, spread: AnyArray, num_components: int) -> dict[str, AnyArray]:
         """Numbers of Richardson & Green (1997)."""
-        return {"precision_shape": np.float64(2.0), "rate_shape": np.float64(0.2), "rate_rate": 10.0 / spread**2}
+        return {"precision_shape": np.array(2.0), "rate_shape": np.array(0.2), "rate_rate": 10.0 / spread**2}
 
     @property
     def log_sd(self) -> float:
@@ -172,8 +172,8 @@ def scales_from_arguments(
     defaults = record.defaults(x.std(0), x.max(0) - x.min(0), num_components)
     numbers: dict[str, AnyArray] = {}
     for argument, field in record.arguments.items():
-        value = defaults[field] if given[argument] is None else given[argument]
-        numbers[field] = prior_number(argument, value, defaults[field].shape, x.dtype)
+        default, value = defaults[field], given[argument]
+        numbers[field] = prior_number(argument, default if value is None else value, default.shape, x.dtype)
     return record(**numbers)
 
 

@@ -89,7 +89,7 @@ class WeaklyInformativePrior:
 
 
 @stored_as("Prior")
-def _upgrade(*, scale_prior: str, **fields: AnyArray) -> WeaklyInformativePrior:
+def _upgrade(*, scale_prior: str, **fields: AnyArray | None) -> WeaklyInformativePrior:
     """The prior that files of versions with the numbers of all priors of scales in one record hold."""
     record = SCALE_PRIORS[scale_prior]
     numbers = {field: fields[argument] for argument, field in record.arguments.items()}
@@ -138,11 +138,11 @@ def default_prior(
         InputError: for a number out of range, of a shape that fits neither k nor d, or of another prior of the scales,
             and for a column that does not vary.
     """
-    x = as_rows(x)
-    num_features = x.shape[1]
+    rows = as_rows(x)
+    num_features = rows.shape[1]
     num_components = whole_number("num_components", num_components)
-    if not is_traced(x):
-        no_constant_column(np.asarray(x))
+    if not is_traced(rows):
+        no_constant_column(np.asarray(rows))
     scales = scales_from_arguments(
         scale_prior,
         {
@@ -153,21 +153,21 @@ def default_prior(
             "rate_shape": rate_shape,
             "rate_rate": rate_rate,
         },
-        x,
+        rows,
         num_components,
     )
-    loc, sd, by_feature = x.mean(0), x.std(0), (num_features,)
-    mean_loc = loc if mean_loc is None else mean_loc
-    mean_scale = 2.0 * sd if mean_scale is None else mean_scale
+    loc, sd, by_feature = rows.mean(0), rows.std(0), (num_features,)
     if correlation_concentration is None:
         correlation_concentration = max(2.0, 1.0 + num_features / 2)
     prior = WeaklyInformativePrior(
-        concentration=prior_number("concentration", concentration, (num_components,), x.dtype),
-        mean_loc=prior_number("mean_loc", mean_loc, by_feature, x.dtype, positive=False),
-        mean_scale=prior_number("mean_scale", mean_scale, by_feature, x.dtype),
+        concentration=prior_number("concentration", concentration, (num_components,), rows.dtype),
+        mean_loc=prior_number(
+            "mean_loc", loc if mean_loc is None else mean_loc, by_feature, rows.dtype, positive=False
+        ),
+        mean_scale=prior_number("mean_scale", 2.0 * sd if mean_scale is None else mean_scale, by_feature, rows.dtype),
         scales=scales,
-        correlation_concentration=prior_number("correlation_concentration", correlation_concentration, (), x.dtype),
+        correlation_concentration=prior_number("correlation_concentration", correlation_concentration, (), rows.dtype),
         column_mean=loc,
         column_scale=sd,
     )
-    return jax.tree.map(jnp.asarray if is_traced(x) else np.asarray, prior)
+    return jax.tree.map(jnp.asarray if is_traced(rows) else np.asarray, prior)

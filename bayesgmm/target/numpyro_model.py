@@ -77,14 +77,13 @@ def model(
         InputError: when x is None and `prior` or `num_rows` is missing.
     """
     family = get_family(family)
-    if x is None and (prior is None or num_rows is None):
-        raise InputError("x=None samples from the prior predictive and needs both prior and num_rows")
     if x is not None:
         x = jnp.asarray(x)
         num_rows = x.shape[0]
-    prior = default_prior(x, num_components) if prior is None else prior
+        prior = default_prior(x, num_components) if prior is None else prior
+    if prior is None or num_rows is None:
+        raise InputError("x=None samples from the prior predictive and needs both prior and num_rows")
     mixture = mixture_of_sites(sample_sites(num_components, family, prior), family)
-    assert num_rows is not None
     with numpyro.plate("rows", num_rows):
         numpyro.sample("x", MixtureDistribution(mixture), obs=x)
 
