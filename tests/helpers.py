@@ -12,11 +12,22 @@ from scipy.signal import lfilter
 
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.priors.conjugate import CONJUGATE_FAMILIES
 
+CONJUGATE = {name: family for name, family in FAMILIES.items() if family.mclust in CONJUGATE_FAMILIES}
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-each_triangular_family = pytest.mark.parametrize(
-    "family", [pytest.param(family, id=name) for name, family in FAMILIES.items() if not family.diagonal]
-)
+each_conjugate_family = pytest.mark.parametrize("family", CONJUGATE.values(), ids=list(CONJUGATE))
+
+
+def some_families(*names):
+    """The mark of tests that run for these families alone."""
+    return pytest.mark.parametrize("family", [FAMILIES[name] for name in names], ids=names)
+
+
+# For claims about the density and the engines, which see a family's representation and not its record: a triangular
+# and a diagonal factor; and also one that all components share, where the shape of the factor matters.
+each_representation = some_families("full", "diag")
+each_factor_shape = some_families("full", "tied", "diag")
 
 
 def _columns(file_name, names):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_family
+from helpers import DATA, each_representation
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.infer.util import log_density
 
@@ -79,7 +79,7 @@ def shifted(monkeypatch):
     jax.clear_caches()
 
 
-@each_family
+@each_representation
 def test_every_public_score_moves_with_the_density(family, shifted, key, x64):
     x = jnp.asarray(DATA["faithful"])
     start = bayesgmm.fit_em(x, 2, family=family, key=key, max_steps=3, on_failure="ignore").mixture

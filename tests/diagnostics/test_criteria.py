@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_data_set, each_family, random_draws
+from helpers import DATA, each_data_set, each_factor_shape, each_family, random_draws
 from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
@@ -110,7 +110,7 @@ def test_row_weights_count_as_rows(key):
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-@each_family
+@each_factor_shape
 def test_pointwise_log_likelihood_of_draws(family, rng):
     draws = random_draws(family, 2, 3, (2, 4), rng)
     x = rng.normal(size=(17, 3))

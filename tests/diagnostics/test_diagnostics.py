@@ -6,7 +6,7 @@ import arviz
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import DATA, each_family, random_draws
+from helpers import DATA, each_representation, random_draws
 from scipy import stats
 
 import bayesgmm
@@ -115,7 +115,7 @@ def test_loo_of_a_point_and_of_an_approximation(trees):
     assert vi.elpd == pytest.approx(nuts.elpd, abs=1.0)
 
 
-@each_family
+@each_representation
 def test_every_family_has_a_tree(family, key, rng):
     x = DATA["faithful"]
     fit = bayesgmm.fit_map(x, 2, family=family, key=key)

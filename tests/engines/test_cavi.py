@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_family
+from helpers import DATA, each_conjugate_family
 from scipy import stats
 from sklearn.mixture import BayesianGaussianMixture
 
@@ -67,7 +67,7 @@ def test_walks_with_scikit_learn(name, rng, key):
     assert np.ptp(differences) < 1e-8 * max(1.0, np.abs(theirs.lower_bounds_[-1]))
 
 
-@each_family
+@each_conjugate_family
 def test_one_component_has_the_exact_evidence(family, key):
     """k = 1: the approximation is the posterior, and the bound the product of predictive densities."""
     x = DATA["iris"][:30, :3]
@@ -100,7 +100,7 @@ def test_evidence_of_one_gaussian_by_quadrature(key):
     assert fit.summary["elbo"] == pytest.approx(top + np.log(total), abs=1e-6)
 
 
-@each_family
+@each_conjugate_family
 def test_bound_rises_and_is_a_bound(family, key):
     x = DATA["faithful"]
     fit = fit_cavi(x, 3, family=family, key=key, num_restarts=5, tol=1e-9, num_draws=400, on_failure="ignore")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_family, random_case
+from helpers import DATA, each_conjugate_family, each_factor_shape, random_case
 from scipy import stats
 
 import bayesgmm
@@ -33,7 +33,7 @@ def mean_and_error(values):
     return values.mean(), values.std() / np.sqrt(float(array_stats.ess(values[None], chain_axis=1, draw_axis=2)[0]))
 
 
-@each_family
+@each_conjugate_family
 def test_same_posterior_as_nuts(family, key):
     x = DATA["faithful"]
     prior = conjugate_prior(x, 2, family, concentration=2.0)
@@ -54,7 +54,7 @@ def test_same_posterior_as_nuts(family, key):
             assert abs(one - other) < 5 * np.hypot(error, other_error), (name, moment)
 
 
-@each_family
+@each_conjugate_family
 def test_one_component_against_the_closed_form(family, key):
     x = DATA["iris"][:40, :3]
     prior = conjugate_prior(x, 1, family, shrinkage=0.5, dof=6.0)
@@ -78,7 +78,7 @@ def test_allocations_have_the_probabilities_of_the_responsibilities(rng, key):
     assert (np.abs(np.asarray(drawn).mean(0) - shares) < 5 * error + 1e-3).all()
 
 
-@each_family
+@each_factor_shape
 def test_moments_are_those_of_some_allocation(family, rng, key):
     """Counts are whole numbers that add up to the rows, and moments add up to those of all rows."""
     case = random_case(family, 3, 2, rng)

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import DATA, random_case
 from matplotlib.figure import Figure
+from plot_helpers import by_gid, check_drawable, check_finite, make_fit
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
@@ -23,8 +25,6 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.plots import plot_partitions
 from bayesgmm.plots.panels import root_figure
-from tests.helpers import DATA, random_case
-from tests.plot_helpers import by_gid, check_drawable, check_finite, make_fit
 
 
 def count_pairs(labels, other):

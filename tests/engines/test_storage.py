@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import DATA, each_factor_shape, random_case, random_draws
 
 import bayesgmm
 from bayesgmm import Mixture
@@ -23,7 +24,6 @@ from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior
 from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.runtime.files import pack, read_arrays, unpack, write_arrays
-from tests.helpers import DATA, each_family, random_case, random_draws
 
 ARRAYS = {
     "float64": np.array([[1 / 3, -np.inf], [np.nan, -0.0]]),
@@ -65,7 +65,7 @@ def test_arrays_come_back_to_the_bit(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-@each_family
+@each_factor_shape
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_mixtures_and_draws_come_back_to_the_bit(family, dtype, tmp_path, rng):
     for mixture in (random_case(family, 3, 2, rng).mixture, random_draws(family, 2, 3, (2, 5), rng)):

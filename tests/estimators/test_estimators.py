@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.mixture
-from helpers import DATA, each_family, random_case
+from helpers import DATA, each_family, each_representation, random_case
 from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -226,7 +226,7 @@ def test_samples_are_of_the_mixture(rng):
 # Precision, seeds, and the tools around
 
 
-@each_family
+@each_representation
 def test_float32_stays_float32_and_float64_is_float64(family):
     assert not jax.config.jax_enable_x64
     for dtype in (np.float32, np.float64):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from helpers import (
     assert_close,
+    each_factor_shape,
     each_family,
+    each_representation,
     own_shape,
     random_case,
     random_covariances,
@@ -87,7 +89,7 @@ def plain_log_prob(mixture, x):
     return joint_and_marginal(mixture, x)[2]
 
 
-@each_family
+@each_factor_shape
 def test_sums_are_those_of_numpy(problem, blocking):
     case, x, row_weights = problem
     result = expected_moments(case.mixture, x, row_weights)
@@ -97,7 +99,7 @@ def test_sums_are_those_of_numpy(problem, blocking):
     assert_close(log_likelihood(case.mixture, x), case.mixture.log_prob(x).sum(), 1e-14)
 
 
-@each_family
+@each_representation
 def test_many_rows_are_taken_in_blocks(family, rng):
     """With the block sizes that users get."""
     num_rows = 9001
@@ -126,7 +128,7 @@ def test_sums_over_blocks_lose_no_digits():
     np.testing.assert_allclose(float(total), terms.astype(np.float64).sum(), rtol=1e-6)
 
 
-@each_family
+@each_representation
 def test_rows_of_weight_zero_are_inert(problem, blocking):
     case, x, row_weights = problem
     expected = expected_moments(case.mixture, x, row_weights)
@@ -134,7 +136,7 @@ def test_rows_of_weight_zero_are_inert(problem, blocking):
     assert_close(expected_moments(case.mixture, more, none), expected, 1e-14)
 
 
-@each_family
+@each_representation
 def test_weight_two_is_the_row_twice(problem, blocking):
     case, x, _ = problem
     times = np.arange(N) % 3
@@ -143,14 +145,14 @@ def test_weight_two_is_the_row_twice(problem, blocking):
     assert_close(weighted, repeated, 1e-13)
 
 
-@each_family
+@each_representation
 def test_sums_of_two_sets_of_rows_add(problem):
     case, x, row_weights = problem
     parts = [expected_moments(case.mixture, x[rows], row_weights[rows]) for rows in (slice(None, 15), slice(15, None))]
     assert_close(parts[0] + parts[1], expected_moments(case.mixture, x, row_weights), 1e-13)
 
 
-@each_family
+@each_representation
 def test_float32_stays_float32(problem, blocks):
     case, x, row_weights = problem
     exact = expected_moments(case.mixture, x, row_weights)
@@ -167,7 +169,7 @@ def test_float32_stays_float32(problem, blocks):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_factor_shape
 def test_gradient_of_the_log_likelihood(problem, blocking):
     arguments = to_jax((problem[0].mixture, *problem[1:]))
     value, gradient = jax.jit(jax.value_and_grad(plain_log_likelihood, argnums=(0, 1, 2)))(*arguments)
@@ -178,7 +180,7 @@ def test_gradient_of_the_log_likelihood(problem, blocking):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_factor_shape
 def test_forward_derivative_of_the_log_likelihood(problem, rng):
     arguments = to_jax((problem[0].mixture, *problem[1:]))
     tangents = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arguments)
@@ -192,7 +194,7 @@ def test_forward_derivative_of_the_log_likelihood(problem, rng):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_representation
 def test_second_derivatives_of_the_log_likelihood(problem, blocks, rng):
     """In everything at once along a random direction, forward over reverse and reverse over reverse."""
     case, x, row_weights = problem
@@ -213,7 +215,7 @@ def test_second_derivatives_of_the_log_likelihood(problem, blocks, rng):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_factor_shape
 def test_hessian_of_the_log_likelihood_in_the_mixture(problem):
     case, x, _ = problem
     vector, unravel = ravel_pytree(to_jax(case.mixture))
@@ -223,7 +225,7 @@ def test_hessian_of_the_log_likelihood_in_the_mixture(problem):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_representation
 def test_log_likelihood_maps_over_draws_and_over_data(family, rng):
     draws = to_jax(random_draws(family, K, D, (4,), rng))
     x, row_weights = jnp.asarray(rng.normal(size=(4, N, D))), jnp.asarray(rng.uniform(size=(4, N)))
@@ -241,7 +243,7 @@ def test_log_likelihood_maps_over_draws_and_over_data(family, rng):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_factor_shape
 def test_gradient_of_row_log_prob(problem, blocking, rng):
     mixture, x = to_jax((problem[0].mixture, problem[1]))
     cotangent = jnp.asarray(rng.normal(size=N))
@@ -255,7 +257,7 @@ def test_gradient_of_row_log_prob(problem, blocking, rng):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_representation
 def test_gradient_of_row_log_prob_maps_over_draws(family, rng):
     draws = to_jax(random_draws(family, K, D, (3,), rng))
     x, cotangent = jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=N))
@@ -277,7 +279,7 @@ def test_derivatives_agree_with_finite_differences(problem):
     check_grads(jax.jit(row_log_prob), (mixture, x), order=1, modes=["rev"], rtol=1e-6)
 
 
-@each_family
+@each_representation
 def test_row_summaries(problem, blocking):
     case, x, _ = problem
     marginal, certainty = row_summaries(case.mixture, x)
@@ -286,7 +288,7 @@ def test_row_summaries(problem, blocking):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_representation
 def test_moments_of_a_partition(problem, blocking, rng):
     _, x, row_weights = problem
     x = x + 1e6
@@ -314,7 +316,7 @@ def test_a_partition_with_an_empty_component_has_finite_moments(rng):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_factor_shape
 def test_expected_complete_log_prob_of_another_mixture(problem, family, rng):
     """Moments of one mixture, scored under another: the E-step's bound at any parameters."""
     case, x, row_weights = problem

@@ -4,13 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import (
+    assert_close,
+    each_factor_shape,
+    each_representation,
+    random_case,
+    random_draws,
+    to_float32,
+    to_jax,
+)
 from scipy import integrate, stats
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.functionals import entropy, hdr_level, kl_divergence
 from bayesgmm.mixtures.mixture import Mixture
-from tests.helpers import assert_close, each_family, random_case, random_draws, to_float32, to_jax
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -22,7 +30,7 @@ def within(estimate, expected, multiple=5.0):
 
 
 @pytest.mark.parametrize("num_features", [1, 3])
-@each_family
+@each_representation
 def test_entropy_of_one_component_is_exact(family, num_features, rng, key):
     case = random_case(family, 1, num_features, rng)
     found = entropy(case.mixture, key=key, num_draws=10)
@@ -31,7 +39,7 @@ def test_entropy_of_one_component_is_exact(family, num_features, rng, key):
     assert found.standard_error == 0
 
 
-@each_family
+@each_representation
 def test_entropy_of_separate_components_is_exact(family, rng, key):
     """H(w) plus the components' own entropies."""
     case = random_case(family, K, 2, rng)
@@ -42,7 +50,7 @@ def test_entropy_of_separate_components_is_exact(family, rng, key):
     np.testing.assert_allclose(found.value, case.weights @ own + stats.entropy(case.weights), rtol=1e-12)
 
 
-@each_family
+@each_representation
 def test_entropy_agrees_with_quadrature(family, rng, key):
     case = random_case(family, K, 1, rng)
 
@@ -56,7 +64,7 @@ def test_entropy_agrees_with_quadrature(family, rng, key):
     assert found.standard_error < 0.01
 
 
-@each_family
+@each_factor_shape
 def test_divergence_agrees_with_the_closed_form_of_normals(family, rng, key):
     one, other = random_case(family, 1, 3, rng), random_case(family, 1, 3, rng)
     precision = np.linalg.inv(other.covariances[0])
@@ -89,7 +97,7 @@ def test_divergence_agrees_with_quadrature(rng, key):
 
 
 @pytest.mark.parametrize("num_features", [2, 7])
-@each_family
+@each_representation
 def test_levels_of_one_component_are_those_of_chi_square(family, num_features, rng, key):
     case = random_case(family, 1, num_features, rng)
     probabilities = np.array([0.1, 0.5, 0.95])
@@ -99,7 +107,7 @@ def test_levels_of_one_component_are_those_of_chi_square(family, num_features, r
     assert np.all(found.standard_error < 0.05)
 
 
-@each_family
+@each_representation
 def test_levels_hold_their_probability(family, rng, key):
     """Of rows that NumPy draws, the share above the level."""
     case = random_case(family, K, 2, rng)

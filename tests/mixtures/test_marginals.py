@@ -4,12 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import (
+    assert_close,
+    each_factor_shape,
+    each_representation,
+    random_case,
+    random_draws,
+    to_float32,
+    to_jax,
+)
 from scipy import integrate, special, stats
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
-from tests.helpers import assert_close, each_family, random_case, random_draws, to_float32, to_jax
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -34,7 +42,7 @@ def dense_condition(case, columns, value):
     return weights, np.array(means), np.array(covariances)
 
 
-@each_family
+@each_factor_shape
 @each_choice
 def test_marginals_agree_with_dense_formulas(family, columns, rng):
     case = random_case(family, K, D, rng)
@@ -52,7 +60,7 @@ def test_marginals_agree_with_dense_formulas(family, columns, rng):
     np.testing.assert_allclose(found.log_prob(x), special.logsumexp(joint, axis=0), rtol=1e-11, atol=1e-12)
 
 
-@each_family
+@each_factor_shape
 @each_choice
 def test_conditionals_agree_with_dense_formulas(family, columns, rng):
     case = random_case(family, K, D, rng)
@@ -70,7 +78,7 @@ def test_conditionals_agree_with_dense_formulas(family, columns, rng):
             assert_close(found.covariances, covariances, 1e-11)
 
 
-@each_family
+@each_factor_shape
 @each_choice
 def test_a_joint_density_is_a_marginal_one_times_a_conditional_one(family, columns, rng):
     """log p(a, b) = log p(b) + log p(a | b)."""
@@ -85,7 +93,7 @@ def test_a_joint_density_is_a_marginal_one_times_a_conditional_one(family, colum
     np.testing.assert_allclose(found, mixture.log_prob(x), rtol=1e-10, atol=1e-10)
 
 
-@each_family
+@each_representation
 def test_a_marginal_is_the_integral_over_the_other_feature(family, rng):
     case = random_case(family, K, 2, rng)
     found = case.mixture.marginal(1)
@@ -98,7 +106,7 @@ def test_a_marginal_is_the_integral_over_the_other_feature(family, rng):
         np.testing.assert_allclose(np.exp(found.log_prob([[here]])[0]), integral, rtol=1e-9)
 
 
-@each_family
+@each_factor_shape
 def test_mean_and_covariance_of_a_mixture(family, rng):
     case = random_case(family, K, D, rng)
     mean = case.weights @ case.means
@@ -107,7 +115,7 @@ def test_mean_and_covariance_of_a_mixture(family, rng):
     assert_close(case.mixture.covariance, second - np.outer(mean, mean), 1e-12)
 
 
-@each_family
+@each_representation
 def test_laws_of_total_expectation_and_covariance(family, rng):
     """Averaged over what is given, predictions have the mean of what is predicted, and their spreads add up to its."""
     mixture = random_case(family, K, 3, rng).mixture
@@ -149,7 +157,7 @@ def test_nearly_collinear_features_keep_their_digits():
     np.testing.assert_allclose(mixture.marginal([2, 1]).scales[0], [2.0, np.sqrt(1 + small**2)], rtol=1e-12)
 
 
-@each_family
+@each_representation
 def test_conditioning_in_two_steps_is_conditioning_at_once(family, rng):
     mixture = random_case(family, K, D, rng).mixture
     at_once = mixture.condition([1, 3], [0.3, -0.2])
@@ -161,7 +169,7 @@ def test_conditioning_in_two_steps_is_conditioning_at_once(family, rng):
     assert_close(of_marginal.weights, at_once.weights, 1e-10)
 
 
-@each_family
+@each_factor_shape
 def test_draws_are_taken_one_by_one(family, rng):
     draws = random_draws(family, K, D, (2, 3), rng)
     values = rng.normal(size=(4, 2))
@@ -175,7 +183,7 @@ def test_draws_are_taken_one_by_one(family, rng):
     assert_close(conditional[0, 1, 3], draws[0, 1].condition([0, 2], values[3]), 1e-12)
 
 
-@each_family
+@each_representation
 def test_composes_under_jit_vmap_and_grad(family, rng, x64):
     mixture = to_jax(random_case(family, K, D, rng).mixture)
     values = jnp.asarray(rng.normal(size=(4, 2)))
@@ -210,7 +218,7 @@ def test_composes_under_jit_vmap_and_grad(family, rng, x64):
     assert np.isclose(slope, (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6)
 
 
-@each_family
+@each_representation
 def test_precision_of_the_input_is_kept(family, rng):
     mixture, values = random_case(family, K, D, rng).mixture, rng.normal(size=(4, 2))
     exact = mixture.condition([0, 2], values)

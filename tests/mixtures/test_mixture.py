@@ -7,11 +7,13 @@ import pytest
 from helpers import (
     Case,
     assert_close,
+    each_factor_shape,
     each_family,
-    each_triangular_family,
+    each_representation,
     own_shape,
     random_case,
     random_draws,
+    some_families,
     to_float32,
     to_jax,
 )
@@ -44,7 +46,7 @@ def test_density_agrees_with_scipy(family, num_features, rng):
     assert_density_agrees(case, np.concatenate([case.rows(30, rng), 5.0 * rng.normal(size=(10, num_features))]))
 
 
-@each_family
+@each_representation
 def test_a_narrow_component_far_from_the_origin_loses_no_digits(family, rng):
     """Sums about zero would keep no digit at all here."""
     case = random_case(family, K, 2, rng)
@@ -55,7 +57,7 @@ def test_a_narrow_component_far_from_the_origin_loses_no_digits(family, rng):
     assert_density_agrees(far, far.rows(30, rng))
 
 
-@each_family
+@each_representation
 def test_one_component_is_one_gaussian(family, rng):
     case = random_case(family, 1, 2, rng)
     x = case.rows(10, rng)
@@ -63,7 +65,7 @@ def test_one_component_is_one_gaussian(family, rng):
     np.testing.assert_array_equal(case.mixture.responsibilities(x), np.ones((10, 1)))
 
 
-@each_family
+@each_representation
 def test_rows_far_in_the_tails_stay_finite(family, rng):
     case = random_case(family, K, 2, rng)
     x = np.array([[1e4, 0.0], [-1e4, 1e4], [1e8, 1e8]])
@@ -91,7 +93,7 @@ def test_the_dense_representation_has_the_same_density(family, rng):
     np.testing.assert_allclose(case.mixture.log_prob(x), as_full.log_prob(x), rtol=1e-12)
 
 
-@each_triangular_family
+@some_families("full", "tied")
 def test_entries_above_the_diagonal_of_a_factor_are_not_read(family, rng):
     """So that an optimiser may move through all matrices."""
     case = random_case(family, K, 3, rng)
@@ -103,7 +105,7 @@ def test_entries_above_the_diagonal_of_a_factor_are_not_read(family, rng):
     np.testing.assert_array_equal(noisy.covariances, case.mixture.covariances)
 
 
-@each_family
+@each_representation
 def test_precision_follows_the_input(family, rng):
     case = random_case(family, K, 2, rng)
     x = case.rows(10, rng)
@@ -123,7 +125,7 @@ def test_precision_follows_the_input(family, rng):
     assert Mixture.from_covariances(*to_float32((case.weights, case.means, case.covariances))).means.dtype == np.float32
 
 
-@each_family
+@each_representation
 def test_float32_keeps_its_digits_away_from_the_origin(family, rng):
     """Held to SciPy on exactly the numbers that float32 holds."""
     case = random_case(family, K, 3, rng)
@@ -133,7 +135,7 @@ def test_float32_keeps_its_digits_away_from_the_origin(family, rng):
     np.testing.assert_allclose(far.log_prob(x), exact.log_prob(x.astype(np.float64)), rtol=1e-5, atol=1e-5)
 
 
-@each_family
+@each_factor_shape
 def test_leading_axes_equal_the_loop(family, rng):
     draws = random_draws(family, K, 2, (2, 3), rng)
     x = rng.normal(size=(7, 2))
@@ -151,7 +153,7 @@ def test_leading_axes_equal_the_loop(family, rng):
         assert_close(permuted[i, j], one.permute(order[i, j]), 0.0)
 
 
-@each_family
+@each_factor_shape
 def test_leading_axes_are_sampled_each_from_its_own_mixture(family, rng, key):
     draws = random_draws(family, K, 2, (2, 2), rng)
     rows = draws.sample(20_000, key=key)
@@ -160,7 +162,7 @@ def test_leading_axes_are_sampled_each_from_its_own_mixture(family, rng, key):
         _assert_rows_follow(draws[i, j], rows[i, j], rng)
 
 
-@each_family
+@each_factor_shape
 def test_permuted_components(family, rng):
     case = random_case(family, K, 2, rng)
     x = case.rows(20, rng)
@@ -174,7 +176,7 @@ def test_permuted_components(family, rng):
     assert_close(permuted.permute(np.argsort(order)), case.mixture, 0.0)
 
 
-@each_family
+@each_representation
 def test_shift_and_scale(family, rng):
     case = random_case(family, K, 3, rng)
     x = case.rows(20, rng)
@@ -186,7 +188,7 @@ def test_shift_and_scale(family, rng):
     np.testing.assert_allclose(moved.log_prob(scale * x + shift), expected, rtol=1e-11)
 
 
-@each_family
+@each_representation
 def test_density_integrates_to_one(family, rng):
     case = random_case(family, K, 1, rng)
     total, _ = integrate.quad(
@@ -200,7 +202,7 @@ def test_density_integrates_to_one(family, rng):
 
 
 @pytest.mark.parametrize("num_features", [1, 3])
-@each_family
+@each_factor_shape
 def test_samples_follow_the_mixture(family, num_features, rng, key):
     case = random_case(family, K, num_features, rng)
     rows = case.mixture.sample(50_000, key=key)
@@ -255,7 +257,7 @@ def test_a_covariance_that_is_not_positive_definite_gives_nan():
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_representation
 def test_is_a_pytree_that_jax_can_transform(family, rng):
     case = random_case(family, K, 2, rng)
     mixture, x = to_jax(case.mixture), jnp.asarray(case.rows(10, rng))

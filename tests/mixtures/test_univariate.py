@@ -5,6 +5,15 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from helpers import (
+    assert_close,
+    each_factor_shape,
+    each_representation,
+    random_case,
+    random_draws,
+    to_float32,
+    to_jax,
+)
 from scipy import integrate, optimize, stats
 
 from bayesgmm.errors import InputError
@@ -12,7 +21,6 @@ from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.univariate import cdf, quantile
-from tests.helpers import assert_close, each_family, random_case, random_draws, to_float32, to_jax
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -28,7 +36,7 @@ def of_one_feature(family, rng):
     )
 
 
-@each_family
+@each_factor_shape
 def test_distribution_function_agrees_with_scipy(family, rng):
     case, oracle = of_one_feature(family, rng)
     x = np.linspace(-12, 12, 97)
@@ -38,7 +46,7 @@ def test_distribution_function_agrees_with_scipy(family, rng):
     np.testing.assert_allclose(cdf(case.mixture, [-np.inf, np.inf]), [0, 1], rtol=1e-14)
 
 
-@each_family
+@each_representation
 def test_quantiles_invert_the_distribution_function(family, rng):
     case, _ = of_one_feature(family, rng)
     mixture = case.mixture
@@ -113,7 +121,7 @@ def _mass_above(mixture, log_level):
     return total
 
 
-@each_family
+@each_representation
 def test_exact_levels_hold_their_probability(family, rng):
     mixture = random_case(family, K, 1, rng).mixture
     probabilities = np.array([0.1, 0.5, 0.9, 0.99])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import DATA, each_family, random_case
+from helpers import DATA, each_representation, random_case
 from matplotlib import colors
 from matplotlib.collections import PathCollection
 from matplotlib.path import Path
@@ -64,7 +64,7 @@ def test_ellipses_hold_the_stated_mass(family, d, rng):
                 np.testing.assert_allclose(distances, -2 * np.log(1 - level), rtol=1e-8)
 
 
-@each_family
+@each_representation
 def test_density_curves_are_the_mixture(family, rng):
     """Curves agree with the mixture's own density, add up over components, and hold the mass of the range shown."""
     case = random_case(family, 3, 1, rng)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import each_family, random_case
+from helpers import each_factor_shape, random_case
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from plot_helpers import (
@@ -42,7 +42,7 @@ from bayesgmm.plots.view import one_mixture, point_and_draws, posterior_draws
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 
 
-@each_family
+@each_factor_shape
 @each_dimension
 def test_every_family_and_dimension_is_drawn(family, d, rng):
     case = random_case(family, 3, d, rng)

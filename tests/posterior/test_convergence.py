@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import numpyro.diagnostics
 import pytest
-from helpers import autoregressive, each_family, jittered, random_case, random_draws, to_float32
+from helpers import (
+    autoregressive,
+    each_factor_shape,
+    each_representation,
+    jittered,
+    random_case,
+    random_draws,
+    to_float32,
+)
 from scipy import special, stats
 
 import bayesgmm
@@ -60,7 +68,7 @@ def test_effective_draws_of_a_known_process(rng):
     assert found.ess_tail[0] > found.ess_bulk[0]
 
 
-@each_family
+@each_factor_shape
 def test_invariants_are_those_of_a_dense_oracle(family, rng):
     cases = [random_case(family, 3, 2, rng) for _ in range(6)]
     x = cases[0].rows(90, rng)
@@ -81,7 +89,7 @@ def test_invariants_are_those_of_a_dense_oracle(family, rng):
             assert found[f"log_density[{row}]"][at] == pytest.approx(marginal[row], rel=1e-9)
 
 
-@each_family
+@each_representation
 def test_renumbered_components_change_no_invariant(family, rng):
     draws = random_draws(family, 3, 2, (2, 10), rng)
     x = rng.normal(size=(50, 2))

@@ -5,13 +5,13 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from helpers import assert_close, each_family, random_case, random_draws
+from helpers import assert_close, each_factor_shape, each_representation, random_case, random_draws
 
 import bayesgmm
 from bayesgmm.posterior.matching import label_scores
 
 
-@each_family
+@each_factor_shape
 @pytest.mark.parametrize("num_features", [1, 3])
 def test_permutations_are_undone(family, num_features, rng):
     reference = random_case(family, 4, num_features, rng).mixture
@@ -20,7 +20,7 @@ def test_permutations_are_undone(family, num_features, rng):
         assert_close(bayesgmm.relabel(shuffled, reference), reference, 1e-12)
 
 
-@each_family
+@each_representation
 def test_every_draw_has_its_own_order(family, rng):
     reference = random_case(family, 3, 2, rng).mixture
     orders = np.stack([rng.permutation(3) for _ in range(10)]).reshape(2, 5, 3)
@@ -31,7 +31,7 @@ def test_every_draw_has_its_own_order(family, rng):
     np.testing.assert_allclose(relabelled.means, np.broadcast_to(reference.means, (2, 5, 3, 2)), rtol=1e-12)
 
 
-@each_family
+@each_factor_shape
 def test_score_is_the_expected_joint_log_density(family, rng):
     """Against a Monte Carlo average of the density itself, within five standard errors."""
     mixture, reference = (random_case(family, 2, 2, rng) for _ in range(2))

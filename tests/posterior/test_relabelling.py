@@ -6,7 +6,16 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, assert_close, each_family, random_case, random_draws, to_float32, to_jax
+from helpers import (
+    DATA,
+    assert_close,
+    each_factor_shape,
+    each_representation,
+    random_case,
+    random_draws,
+    to_float32,
+    to_jax,
+)
 
 import bayesgmm
 from bayesgmm.posterior import allocations
@@ -60,7 +69,7 @@ def num_moved(orders):
 
 @each_method
 @each_separation
-@each_family
+@each_factor_shape
 def test_known_switching_is_undone(family, separation, method, rng):
     mixture, x, ordered, draws, orders = switched(family, separation, rng)
     found = relabel_draws(draws, method=method, pivot=mixture, x=x)
@@ -73,7 +82,7 @@ def test_known_switching_is_undone(family, separation, method, rng):
 
 @each_method_of_rows
 @each_separation
-@each_family
+@each_representation
 @pytest.mark.parametrize("share", [0.4, 1.0], ids=["seldom", "always"])
 def test_known_switching_is_undone_without_a_pivot(family, separation, method, share, rng):
     """Up to one numbering of all draws, and of these the one that leaves most draws as they came."""

@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_family, random_case, random_draws, to_float32, to_jax
+from helpers import DATA, each_factor_shape, each_representation, random_case, random_draws, to_float32, to_jax
 from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
@@ -54,7 +54,7 @@ def variation_by_pairs(first, second):
 # The similarity matrix.
 
 
-@each_family
+@each_factor_shape
 def test_similarity_is_the_mean_of_the_probabilities(family, rng):
     draws, x = posterior(rng, family=family)
     shares = np.asarray(draws.responsibilities(x)).reshape(30, 9, 3)
@@ -231,7 +231,7 @@ def test_the_partition_does_not_depend_on_labels(loss, rng, key):
 
 
 @each_loss
-@each_family
+@each_representation
 def test_separated_clusters_are_found(family, loss, rng, key):
     """Whatever the order of components in each draw."""
     truth = np.repeat([0, 1, 2], [20, 10, 5])

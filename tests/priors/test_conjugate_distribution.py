@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense, each_family, random_case
+from helpers import dense, each_conjugate_family, random_case
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
@@ -64,7 +64,7 @@ def log_density_of_covariance(family, distribution, covariances, j):
     return stats.invgamma(0.5 * dof, scale=0.5 * scale).logpdf(variances).sum()
 
 
-@each_family
+@each_conjugate_family
 @pytest.mark.parametrize("d", [1, 3])
 def test_density_is_that_of_scipy(family, d, rng):
     _, _, _, posterior = posterior_of(family, rng, d=d)
@@ -78,7 +78,7 @@ def test_density_is_that_of_scipy(family, d, rng):
     np.testing.assert_allclose(log_prob_of_mixture(posterior, case.mixture), expected, rtol=1e-11)
 
 
-@each_family
+@each_conjugate_family
 def test_update_is_bayes_theorem(family, rng):
     """Likelihood of rows and allocations times prior over posterior: the same evidence wherever it is taken."""
     x, labels, prior, posterior = posterior_of(family, rng)
@@ -90,7 +90,7 @@ def test_update_is_bayes_theorem(family, rng):
     np.testing.assert_allclose(found, log_evidence(posterior, prior, jnp.asarray(float(len(x)))), rtol=1e-10)
 
 
-@each_family
+@each_conjugate_family
 def test_draws_have_the_moments_and_quantiles_of_the_distribution(family, rng, key):
     *_, posterior = posterior_of(family, rng)
     draws = jax.jit(jax.vmap(lambda key: sample_mixture(posterior, key=key)))(jax.random.split(key, 4000))
@@ -122,7 +122,7 @@ def test_draws_have_the_moments_and_quantiles_of_the_distribution(family, rng, k
     assert stats.kstest(standard, stats.norm.cdf).pvalue > 1e-4
 
 
-@each_family
+@each_conjugate_family
 def test_expected_mixture_is_the_mean_log_density_of_draws(family, rng, key):
     x, _, _, posterior = posterior_of(family, rng)
     draws = jax.jit(jax.vmap(lambda key: sample_mixture(posterior, key=key)))(jax.random.split(key, 4000))
@@ -131,7 +131,7 @@ def test_expected_mixture_is_the_mean_log_density_of_draws(family, rng, key):
     assert (np.abs(joint.mean(0) - expected_mixture(posterior).joint_log_prob(x[:5])) < 5 * error).all()
 
 
-@each_family
+@each_conjugate_family
 def test_predictive_density_is_the_mean_density_of_draws(family, rng, key):
     x, _, _, posterior = posterior_of(family, rng)
     draws = jax.jit(jax.vmap(lambda key: sample_mixture(posterior, key=key)))(jax.random.split(key, 4000))
@@ -151,7 +151,7 @@ def test_predictive_density_is_a_student_mixture(rng):
     np.testing.assert_allclose(posterior.predictive_log_prob(x), logsumexp(parts, axis=0), rtol=1e-11)
 
 
-@each_family
+@each_conjugate_family
 def test_predictive_density_integrates_to_one(family, rng):
     *_, posterior = posterior_of(family, rng, d=1)
     total, _ = integrate.quad(

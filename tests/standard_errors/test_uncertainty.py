@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, dense, each_family, own_shape, random_case
+from fits import TIGHT, em, maximum
+from helpers import DATA, dense, each_family, own_shape, random_case, some_families
 from scipy import stats
 
 import bayesgmm
@@ -23,10 +24,10 @@ from bayesgmm.standard_errors.intervals import LOG, LOGIT, bca_interval, normal_
 from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit_reweighted
 
 DRAWING = ("bootstrap", "weighted", "parametric")
-TIGHT = {"tol": 1e-13, "max_steps": 5000, "accelerate": True, "reg_covar": 0.0}
+NUM_ROWS = 200  # of most data sets here, so that they share programs
 
 
-def separated(num_rows, rng, num_features=2):
+def separated(rng, num_rows=NUM_ROWS, num_features=2):
     """Rows of two clusters far apart, of 40 % and 60 %."""
     second = np.arange(num_rows) >= 0.4 * num_rows
     means = np.where(second[:, None], 12.0, 0.0) + np.arange(num_features)
@@ -115,7 +116,7 @@ class Plain:
 def test_theory_agrees_with_numerical_derivatives_in_other_parameters(family):
     """scipy's density, differenced in weights, means and covariances themselves, gives the same standard errors."""
     x = DATA["faithful"]
-    fit = fitted(x, 2, family)
+    fit = maximum("faithful", 2, family)
     plain = Plain(fit)
     step = 1e-3 * np.concatenate([np.full(plain.k - 1, 0.3), *2 * [np.abs(plain.values[plain.k - 1 :])]])
     step = step[: len(plain.values)]
@@ -143,7 +144,8 @@ def test_theory_agrees_with_numerical_derivatives_in_other_parameters(family):
 def test_one_component_has_the_textbook_errors(rng):
     n = 400
     x = np.exp(0.5 * rng.normal(size=(n, 2))) @ np.array([[2.0, 0.7], [0.0, 1.0]]) + 1e4
-    found = bayesgmm.uncertainty(fitted(x, 1), x)
+    fit = fitted(x, 1)
+    found = bayesgmm.uncertainty(fit, x)
     centred = x - x.mean(0)
     covariance = centred.T @ centred / n
     variances = np.diag(covariance)
@@ -158,7 +160,7 @@ def test_one_component_has_the_textbook_errors(rng):
     np.testing.assert_allclose(errors["correlations"][0, 0, 1], (1 - correlation**2) / math.sqrt(n), rtol=1e-6)
     np.testing.assert_array_equal(np.diag(errors["correlations"][0]), [0.0, 0.0])
     # Of rows that are not normal the sandwich knows the fourth moments (White 1982).
-    robust = bayesgmm.uncertainty(fitted(x, 1), x, "sandwich").standard_errors
+    robust = bayesgmm.uncertainty(fit, x, "sandwich").standard_errors
     fourth = (centred**4).mean(0)
     np.testing.assert_allclose(np.diag(robust["covariances"][0]), np.sqrt((fourth - variances**2) / n), rtol=1e-6)
     np.testing.assert_allclose(robust["means"], errors["means"], rtol=1e-6)
@@ -178,11 +180,11 @@ def test_many_rows_in_the_other_formulation_of_the_density(rng, x64):
 
 def test_weight_two_is_the_row_twice_and_weight_zero_none(rng):
     """By the sandwich, which has the observed information inside."""
-    x = separated(60, rng)
-    weights = np.ones(60)
-    weights[::3], weights[5] = 2.0, 0.0
+    x = separated(rng)
+    weights = np.ones(NUM_ROWS)
+    weights[::4], weights[1::4] = 2.0, 0.0  # as many rows as before
     spoilt = x.copy()
-    spoilt[5] = 1e6
+    spoilt[weights == 0] = 1e6
     twice = np.repeat(x, weights.astype(int), axis=0)
     one = bayesgmm.uncertainty(fitted(spoilt, 2, row_weights=weights), spoilt, "sandwich", row_weights=weights)
     other = bayesgmm.uncertainty(fitted(twice, 2), twice, "sandwich")
@@ -191,17 +193,17 @@ def test_weight_two_is_the_row_twice_and_weight_zero_none(rng):
         np.testing.assert_allclose(one.acceleration[name], other.acceleration[name], rtol=1e-5, atol=1e-8)
 
 
-two_families = pytest.mark.parametrize("family", [FAMILIES["tied"], FAMILIES["spherical"]], ids=["tied", "spherical"])
+two_families = some_families("tied", "spherical")
 
 
 @two_families
 def test_errors_follow_labels_and_units(family, rng):
-    x = separated(200, rng)
+    x = separated(rng)
     unit, shift = np.array([1e-3, 1e-3 if family.isotropic else 1e4]), np.array([50.0, -1e5])
-    fit = fitted(x, 2, family.name)
+    fit = fitted(x, 2, family)
     errors = bayesgmm.uncertainty(fit, x).standard_errors
     swapped = dataclasses.replace(fit, mixture=fit.mixture.permute([1, 0]))
-    moved = fitted(unit * x + shift, 2, family.name)
+    moved = fitted(unit * x + shift, 2, family)
     for changed, rows, order, factor in ((swapped, x, [1, 0], 1.0), (moved, unit * x + shift, [0, 1], unit)):
         other = bayesgmm.uncertainty(changed, rows).standard_errors
         np.testing.assert_allclose(other["weights"], errors["weights"][order], rtol=1e-5)
@@ -216,8 +218,7 @@ def test_errors_follow_labels_and_units(family, rng):
 def test_shares_are_one_less_the_rates_of_em(family, x64):
     """Along its slowest direction every step of EM leaves 1 - share of the way (Dempster, Laird & Rubin 1977)."""
     x = jnp.asarray(DATA["faithful"])
-    fit = fitted(np.asarray(x), 2, family.name)
-    mixture = jax.tree.map(jnp.asarray, fit.mixture)
+    mixture = jax.tree.map(jnp.asarray, maximum("faithful", 2, family).mixture)
     unit = 1.0 / mean_precision_scale(mixture)
     ones = jnp.ones(len(x))
 
@@ -225,15 +226,15 @@ def test_shares_are_one_less_the_rates_of_em(family, x64):
         moments = expected_moments(from_vector(vector, unit, family, 2), x, ones, family=family)
         return to_vector(maximise(moments, family, jnp.zeros(2)), unit, family)
 
-    rates = np.linalg.eigvals(jax.jacfwd(step)(to_vector(mixture, unit, family)))
+    rates = np.linalg.eigvals(jax.jit(jax.jacfwd(step))(to_vector(mixture, unit, family)))
     found = information(mixture, x, ones, family=family)
     np.testing.assert_allclose(found.shares, np.sort(1 - rates.real), rtol=1e-5, atol=1e-7)
 
 
 def test_information_under_vmap_is_that_of_each(rng, x64):
     family = FAMILIES["diag"]
-    x = jnp.asarray(np.stack([separated(80, rng) for _ in range(3)]))
-    mixtures = [bayesgmm.fit_em(rows, 2, family=family, key=jax.random.key(0)).mixture for rows in x]
+    x = jnp.asarray(np.stack([separated(rng) for _ in range(3)]))
+    mixtures = [fitted(rows, 2, family).mixture for rows in x]
     many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixtures)
 
     def errors(mixture, x):
@@ -248,7 +249,7 @@ def test_information_under_vmap_is_that_of_each(rng, x64):
 
 
 def test_functions_of_the_mixture(rng):
-    x = separated(100, rng)
+    x = separated(rng)
     fit = fitted(x, 2)
     point = np.array([[7.0, 8.0]])
     functions = {
@@ -266,13 +267,13 @@ def test_functions_of_the_mixture(rng):
     np.testing.assert_allclose(found.estimates["log density"], fit.mixture.log_prob(point)[0], rtol=1e-12)
     # So far apart the means are independent, each of covariance S / n.
     towards = apart / np.linalg.norm(apart)
-    spread = [towards @ fit.mixture.covariances[j] @ towards / (100 * fit.mixture.weights[j]) for j in range(2)]
+    spread = [towards @ fit.mixture.covariances[j] @ towards / (NUM_ROWS * fit.mixture.weights[j]) for j in range(2)]
     np.testing.assert_allclose(found.standard_errors["distance"], math.sqrt(sum(spread)), rtol=1e-6)
     relative = found.standard_errors["standard_deviations"] / fit.mixture.scales
     np.testing.assert_allclose(found.standard_errors["log sd"], relative, rtol=1e-9)
     errors = found.standard_errors["responsibilities"]
     np.testing.assert_allclose(errors[0], errors[1], rtol=1e-6)
-    drawn = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=4, key=jax.random.key(1), functions=functions)
+    drawn = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=10, key=jax.random.key(1), functions=functions)
     differences = drawn.replicates["means"][:, 0] - drawn.replicates["means"][:, 1]
     np.testing.assert_allclose(drawn.replicates["distance"], np.linalg.norm(differences, axis=1), rtol=1e-12)
     frame = drawn.to_frame(feature_names=["a", "b"])
@@ -287,7 +288,7 @@ def test_replicates_of_one_component_are_resampled_moments_and_bca_is_scipys(key
     x = rng.gamma(2.0, size=(60, 1))
     fit = fitted(x, 1)
     variance = {"variance": lambda mixture: mixture.covariances[0, 0, 0]}
-    found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=2000, key=key, functions=variance)
+    found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=4000, key=key, functions=variance)
     draws = found.replicates["variance"]
     for kind in ("percentile", "bca"):
         expected = stats.bootstrap(
@@ -308,21 +309,21 @@ def test_replicates_of_one_component_are_resampled_moments_and_bca_is_scipys(key
 
 def test_weighted_replicates_of_a_mean_have_the_bayesian_bootstraps_variance(key, rng):
     """Of Dirichlet(1, ..., 1) weights a weighted mean has variance s^2 / (n + 1) (Rubin 1981)."""
-    x = rng.normal(size=(30, 1))
+    x = rng.normal(size=(60, 1))
     found = bayesgmm.uncertainty(fitted(x, 1), x, "weighted", num_replicates=4000, key=key)
-    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(x.var() / 31) - 1) < 4 / math.sqrt(2 * 4000)
+    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(x.var() / 61) - 1) < 4 / math.sqrt(2 * 4000)
     # With whole weights: as many rows of weight one.
-    weights = np.repeat([1.0, 3.0], 15)
+    weights = np.repeat([1.0, 3.0], 30)
     many = np.repeat(x, weights.astype(int), axis=0)
     found = bayesgmm.uncertainty(
         fitted(x, 1, row_weights=weights), x, "weighted", num_replicates=4000, key=key, row_weights=weights
     )
-    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(many.var() / 61) - 1) < 4 / math.sqrt(2 * 4000)
+    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(many.var() / 121) - 1) < 4 / math.sqrt(2 * 4000)
 
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_jackknife_is_a_loop_over_the_rows(repeated, rng):
-    x = separated(20, rng, 1)
+    x = separated(rng, 20, num_features=1)
     weights = np.ones(20)
     if repeated:
         weights[3], weights[4] = 2.0, 0.0
@@ -351,10 +352,11 @@ def test_methods_agree_on_separated_clusters(family, methods, key, rng):
     # Rows of a mixture of the family, or theory and simulation could not agree; clusters of 40 % and 60 %.
     case = random_case(family, 2, 2, rng)
     # Quasi-random, with next to the moments of normals, on which sandwich and observed information agree.
-    noise = stats.qmc.MultivariateNormalQMC(np.zeros(2), engine=stats.qmc.Halton(2, rng=rng)).random(500)
-    factors = np.linalg.cholesky(case.covariances)[np.repeat([0, 1], [200, 300])]
-    x = np.repeat([[0.0, 1.0], [15.0, 15.0]], [200, 300], axis=0) + np.einsum("nij,nj->ni", factors, noise)
-    fit = fitted(x, 2, family.name)
+    noise = stats.qmc.MultivariateNormalQMC(np.zeros(2), engine=stats.qmc.Halton(2, rng=rng)).random(NUM_ROWS)
+    sizes = [2 * NUM_ROWS // 5, 3 * NUM_ROWS // 5]
+    factors = np.linalg.cholesky(case.covariances)[np.repeat([0, 1], sizes)]
+    x = np.repeat([[0.0, 1.0], [15.0, 15.0]], sizes, axis=0) + np.einsum("nij,nj->ni", factors, noise)
+    fit = fitted(x, 2, family)
     observed = bayesgmm.uncertainty(fit, x).standard_errors
     for method in methods:
         options = {"key": key, "num_replicates": 1000} if method in DRAWING else {}
@@ -423,7 +425,7 @@ def reported(errors, num_covariances, order):
 def test_errors_are_mclusts(method, key):
     """Two samples of 500 replicates differ by 4.5 % in their standard deviation; of heavy tails by more."""
     x = DATA["faithful"]
-    fit = fitted(x, 2)
+    fit = maximum("faithful", 2)
     options = {} if method == "jackknife" else {"key": key, "num_replicates": 4000}
     found = bayesgmm.uncertainty(fit, x, method, **options)
     order = [1, 0]
@@ -437,7 +439,7 @@ def test_errors_are_mclusts(method, key):
 def test_errors_of_a_slow_fit_are_mclusts_once_stopped_as_early(key):
     """mclust's EM ends when the log-likelihood changes by 1e-5 of itself: replicates stay near the fit."""
     x = DATA["faithful"]
-    fit = fitted(x, 3, "tied")
+    fit = maximum("faithful", 3, "tied")
     options = {"key": key, "num_replicates": 3000}
     converged = bayesgmm.uncertainty(fit, x, "bootstrap", **options).standard_errors
     order = [1, 0, 2]
@@ -588,24 +590,24 @@ def test_normal_intervals_stay_in_range():
 
 
 def few_in_a_cluster(rng):
-    return np.concatenate([rng.normal(size=(60, 1)), 20 + rng.normal(size=(3, 1))])
+    return np.concatenate([rng.normal(size=(47, 1)), 20 + rng.normal(size=(3, 1))])
 
 
 def test_replicates_that_fail_are_counted(key, rng):
     x = few_in_a_cluster(rng)
     fit = fitted(x, 2, reg_covar=None)
-    with pytest.warns(bayesgmm.FitWarning, match=r"uncertainty \(bootstrap\): \d+ of 200 replicates failed"):
-        found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=200, key=key)
+    with pytest.warns(bayesgmm.FitWarning, match=r"uncertainty \(bootstrap\): \d+ of 300 replicates failed"):
+        found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=300, key=key)
     # Without a third row, or without any, of the small cluster: a share of about 0.2.
-    assert 10 < found.num_failed < 100
+    assert 15 < found.num_failed < 150
     assert found.code is bayesgmm.UncertaintyCode.failed_replicates
-    assert len(found.replicates["weights"]) == found.num_replicates == 200
+    assert len(found.replicates["weights"]) == found.num_replicates == 300
     kept = np.isin(found.replicate_results, [0, 1])
-    assert kept.sum() == 200 - found.num_failed
+    assert kept.sum() == 300 - found.num_failed
     np.testing.assert_allclose(found.standard_errors["means"], found.replicates["means"][kept].std(0, ddof=1))
     for kind in ("percentile", "bca", "normal"):
         assert np.isfinite(found.to_frame(kind=kind)[["lower", "upper"]].to_numpy()).all()
-    weighted = bayesgmm.uncertainty(fit, x, "weighted", num_replicates=200, key=key, on_failure="ignore")
+    weighted = bayesgmm.uncertainty(fit, x, "weighted", num_replicates=300, key=key, on_failure="ignore")
     assert weighted.num_failed < found.num_failed / 5
 
 
@@ -624,24 +626,24 @@ def saddle_point():
 
 def empty():
     x = DATA["faithful"]
-    fit = fitted(x, 2)
+    fit = maximum("faithful", 2)
     weights = np.log(np.array([1e-5, 1 - 1e-5]))
     return dataclasses.replace(fit, mixture=dataclasses.replace(fit.mixture, log_weights=weights)), x
 
 
 def collapsed():
-    x = np.concatenate([np.random.default_rng(0).normal(size=(40, 1)), np.full((3, 1), 9.0)])
+    x = np.concatenate([np.random.default_rng(0).normal(size=(47, 1)), np.full((3, 1), 9.0)])
     start = bayesgmm.Mixture.from_covariances(np.array([0.9, 0.1]), np.array([[0.0], [9.0]]), np.ones((2, 1, 1)))
     return fitted(x, 2, start=start, on_failure="ignore", reg_covar=None), x
 
 
 def of_other_rows():
-    return fitted(DATA["faithful"], 2), DATA["faithful"] + np.array([0.03, 0.5])
+    return maximum("faithful", 2), DATA["faithful"] + np.array([0.03, 0.5])
 
 
 def stopped_early():
     x = DATA["faithful"]
-    return fitted(x, 3, tol=1e-3, accelerate=False), x
+    return fitted(x, 3, "tied", tol=1e-3), x
 
 
 def under_a_prior():
@@ -710,14 +712,14 @@ def test_singular_information_takes_bca_away_and_says_so(key):
     ],
 )
 def test_bad_arguments(arguments, message):
-    fit = bayesgmm.fit_em(DATA["faithful"], 2, key=jax.random.key(0))
+    fit = em("faithful", 2)
     with pytest.raises(bayesgmm.InputError, match=message):
         bayesgmm.uncertainty(fit, **{"x": DATA["faithful"], **arguments})
 
 
 def test_fits_that_have_no_standard_errors():
     x = DATA["faithful"]
-    fit = bayesgmm.fit_em(x, 2, key=jax.random.key(0))
+    fit = em("faithful", 2)
     with pytest.raises(bayesgmm.InputError, match="fit is a fit by 'map'; standard errors are those of"):
         bayesgmm.uncertainty(dataclasses.replace(fit, engine="map"), x)
     with pytest.raises(bayesgmm.InputError, match="inside jit or vmap use"):
@@ -737,15 +739,15 @@ def test_fits_that_have_no_standard_errors():
     ],
 )
 def test_bad_arguments_of_tables(arguments, message):
-    fit = bayesgmm.fit_em(DATA["faithful"], 2, key=jax.random.key(0))
+    fit = em("faithful", 2)
     with pytest.raises(bayesgmm.InputError, match=message):
         bayesgmm.uncertainty(fit, DATA["faithful"]).to_frame(**arguments)
 
 
 @two_families
 def test_tables_have_a_line_for_every_free_number(family, rng):
-    x = separated(100, rng)
-    found = bayesgmm.uncertainty(fitted(x, 2, family.name), x)
+    x = separated(rng)
+    found = bayesgmm.uncertainty(fitted(x, 2, family), x)
     frame = found.to_frame(feature_names=["a", "b"])
     assert not frame.duplicated(["cluster", "quantity"]).any()
     # Two weights for one free one, and standard deviations and correlations beside the covariances.
@@ -760,7 +762,7 @@ def test_tables_have_a_line_for_every_free_number(family, rng):
 
 
 def test_float32_stays_float32_and_is_worked_out_in_float64(key, rng):
-    x = separated(300, rng).astype(np.float32)
+    x = separated(rng).astype(np.float32)
     fit = bayesgmm.fit_em(x, 2, key=key)
     found = bayesgmm.uncertainty(fit, x)
     exact = bayesgmm.uncertainty(fitted(np.asarray(x, np.float64), 2), np.asarray(x, np.float64))

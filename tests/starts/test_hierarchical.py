@@ -11,9 +11,10 @@ from sklearn.metrics import adjusted_rand_score
 from bayesgmm.engines.em import fit_em
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
+from bayesgmm.starts import hierarchical
 from bayesgmm.starts import named as starts
 from bayesgmm.starts.hierarchical import agglomerate
-from bayesgmm.starts.named import STARTS, hierarchical, start_from
+from bayesgmm.starts.named import STARTS, start_from
 
 pytestmark = pytest.mark.usefixtures("strict")
 

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import DATA, assert_close, each_family, own_shape, random_case, to_jax
+from helpers import (
+    DATA,
+    assert_close,
+    each_factor_shape,
+    each_family,
+    each_representation,
+    own_shape,
+    random_case,
+    to_jax,
+)
 from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
@@ -150,7 +159,7 @@ def test_a_start_is_the_maximum_for_its_partition(family, rng):
 
 
 @pytest.mark.usefixtures("x64")
-@each_family
+@each_representation
 def test_a_start_does_not_depend_on_units_or_origin(family, key):
     """Columns are standardised first, so the same key gives the same partition."""
     x = jnp.asarray(DATA["faithful"])
@@ -162,7 +171,7 @@ def test_a_start_does_not_depend_on_units_or_origin(family, key):
     assert_close(moved.means, scale[None] * start.means + shift[None], 1e-12)
 
 
-@each_family
+@each_representation
 def test_float32_stays_float32(family, key):
     x = jnp.asarray(DATA["faithful"], jnp.float32)
     start = start_from(x, 3, jnp.ones(len(x)), family, jnp.zeros(2), key=key)
@@ -354,7 +363,7 @@ def test_given_parameters_are_the_start(name, kind, dtype, rng):
     np.testing.assert_array_equal(mixture.means, case.means.astype(dtype))
 
 
-@each_family
+@each_representation
 def test_means_alone_take_the_covariances_of_the_rows_nearest_to_them(family):
     x = DATA["faithful"]
     means = np.array([[2.0, 54.0], [4.3, 80.0]])
@@ -366,7 +375,7 @@ def test_means_alone_take_the_covariances_of_the_rows_nearest_to_them(family):
     assert_close(mixture.covariances, of_labels.covariances, 1e-13)
 
 
-@each_family
+@each_representation
 def test_labels_and_responsibilities_are_followed_by_the_m_step(family, rng):
     x, labels = DATA["iris"].astype(np.float32), rng.integers(3, size=150)
     weights = rng.uniform(0.5, 2.0, size=150).astype(np.float32)
@@ -377,7 +386,7 @@ def test_labels_and_responsibilities_are_followed_by_the_m_step(family, rng):
     assert_close(of_labels.means, one_hot.T @ (weights[:, None] * x) / (one_hot.T @ weights)[:, None], 1e-5)
 
 
-@each_family
+@each_factor_shape
 def test_a_given_mixture_takes_the_precision_and_representation_of_the_fit(family, rng):
     case = random_case(FAMILIES["diag"], 2, 3, rng)
     x = case.rows(20, rng).astype(np.float32)

@@ -5,27 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
-from helpers import DATA, assert_close, each_family, random_case
+from helpers import DATA, assert_close, each_conjugate_family, each_family, each_representation, random_case
 from numpyro import distributions as dist
 from numpyro.infer import Predictive, log_likelihood
 from numpyro.infer.util import log_density
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.priors.conjugate import CONJUGATE_FAMILIES
 from bayesgmm.target import unconstrained as space
 from bayesgmm.target.numpyro_model import MixtureDistribution, log_prior_of_sites, mixture_of_sites, sites_of_mixture
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-each_conjugate_family = pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family, id=name)
-        for name, family in bayesgmm.FAMILIES.items()
-        if family.mclust in CONJUGATE_FAMILIES
-    ],
-)
 
 
 @each_family
@@ -231,7 +221,7 @@ def test_conjugate_prior_draws_have_the_moments_of_the_prior(family, key, rng):
     np.testing.assert_array_less(np.abs(drawn["means"].mean(0) - prior.mean) / np.sqrt(variances), 0.1)
 
 
-@each_family
+@each_representation
 def test_numpyro_log_likelihood_is_ours_row_by_row(family, rng):
     case = random_case(family, 2, 2, rng)
     x = case.rows(30, rng)
@@ -241,7 +231,7 @@ def test_numpyro_log_likelihood_is_ours_row_by_row(family, rng):
     np.testing.assert_allclose(pointwise["x"][0], case.mixture.log_prob(x), rtol=1e-12)
 
 
-@each_family
+@each_representation
 def test_prior_predictive_rows(family, key, rng):
     prior = bayesgmm.default_prior(random_case(family, 2, 3, rng).rows(50, rng), 2)
     drawn = Predictive(bayesgmm.model, num_samples=7)(key, None, 2, family.name, prior, num_rows=11)

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_family, random_case, random_draws, to_float32
+from helpers import DATA, each_conjugate_family, each_family, random_case, random_draws, to_float32
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.path import Path
 from scipy import integrate, stats
-from test_model import each_conjugate_family, log_density_of_hierarchical_scales
+from test_model import log_density_of_hierarchical_scales
 
 import bayesgmm
 from bayesgmm.mixtures.families import FAMILIES

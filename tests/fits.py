@@ -1,0 +1,26 @@
+"""Fits that tests share, one for each data set, number of components, family and settings, made when first asked for.
+
+A compiled program is paid for once for each shape and each static setting; tests whose claim does not depend on these
+therefore take the fit, or at least the rows, from here. What comes back is shared: change a copy of it.
+"""
+
+import functools
+
+import jax
+from helpers import DATA
+
+import bayesgmm
+
+# The maximum of the likelihood to its last digits, for what is exact there alone.
+TIGHT = {"tol": 1e-13, "max_steps": 5000, "accelerate": True, "reg_covar": 0.0}
+
+
+@functools.cache
+def em(data, num_components, family="full", *, seed=0, **settings):
+    """EM from random starts."""
+    return bayesgmm.fit_em(DATA[data], num_components, family=family, key=jax.random.key(seed), **settings)
+
+
+def maximum(data, num_components, family="full"):
+    """EM run on to the last digit."""
+    return em(data, num_components, family, **TIGHT)
