@@ -11,7 +11,7 @@ from jaxtyping import Array
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.posterior.convergence import convergence
 
 _ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
@@ -58,15 +58,11 @@ def mean_mixture(draws: Mixture) -> Mixture:
     Averages of covariances stay inside every family whose covariances are closed under averaging, as are all four.
     """
     axes = tuple(range(len(draws.draw_shape)))
-    covariances = draws.covariances
-    num_factors = draws.precision_factor.shape[len(axes)]
-    covariances = jnp.mean(covariances, axis=axes)[:num_factors]
-    if draws.is_diagonal:
-        covariances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    factor = draws.factor
     return Mixture(
         jnp.log(jnp.mean(draws.weights, axis=axes)),
         jnp.mean(draws.means, axis=axes),
-        factor_of_covariances(covariances, draws.is_diagonal),
+        factor.from_covariances(jnp.mean(factor.covariances(), axis=axes)).array,
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances, log_normaliser
+from bayesgmm.mixtures.mixture import Mixture, log_normaliser
 from bayesgmm.numerics.precision import AnyArray
 
 
@@ -53,11 +53,8 @@ def maximise(moments: Moments, family: Family, reg_covar: Float[Array, " d"]) ->
     """
     count = positive_count(moments.count)
     shift = moments.first / count[:, None]
-    return Mixture(
-        jnp.log(count / count.sum()),
-        moments.origin + shift,
-        factor_of_covariances(family.maximise(count, scatter(moments, reg_covar)), family.diagonal),
-    )
+    factor = family.representation.from_covariances(family.maximise(count, scatter(moments, reg_covar)))
+    return Mixture(jnp.log(count / count.sum()), moments.origin + shift, factor.array)
 
 
 def scatter(moments: Moments, reg_covar: Float[Array, " d"]) -> Array:

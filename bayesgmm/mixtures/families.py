@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Family:
         name: the name users give, scikit-learn's `covariance_type`.
         mclust: three-letter code of volume, shape and orientation (Celeux & Govaert 1995; R's mclust).
         description: the structure in words.
-        diagonal: whether the precision factor is stored as a diagonal.
+        representation: of the precision factors, triangular or diagonal.
         shared: whether one covariance serves all components (e = 1 in shapes).
         num_covariance_parameters: free parameters of the covariances, from (k, d).
         maximise: maximum-likelihood covariances from counts (k) and scatter about the component means, (k, d, d), or
@@ -35,7 +36,7 @@ class Family:
     name: str
     mclust: str
     description: str
-    diagonal: bool
+    representation: type[Factor]
     shared: bool
     num_covariance_parameters: Callable[[int, int], int]
     maximise: Callable[[Array, Array], Array]
@@ -45,6 +46,11 @@ class Family:
         """Free parameters of the mixture: weights, means and covariances."""
         k, d = num_components, num_features
         return (k - 1) + k * d + self.num_covariance_parameters(k, d)
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether there are no correlations within a component."""
+        return self.representation is Diagonal
 
     @property
     def isotropic(self) -> bool:
@@ -81,7 +87,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="full",
                 mclust="VVV",
                 description="each component has its own covariance matrix",
-                diagonal=False,
+                representation=Triangular,
                 shared=False,
                 num_covariance_parameters=lambda k, d: k * d * (d + 1) // 2,
                 maximise=_maximise_full,
@@ -91,7 +97,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="tied",
                 mclust="EEE",
                 description="one covariance matrix shared by all components",
-                diagonal=False,
+                representation=Triangular,
                 shared=True,
                 num_covariance_parameters=lambda k, d: d * (d + 1) // 2,
                 maximise=_maximise_tied,
@@ -101,7 +107,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="diag",
                 mclust="VVI",
                 description="each component has its own variance along every feature, no correlations",
-                diagonal=True,
+                representation=Diagonal,
                 shared=False,
                 num_covariance_parameters=lambda k, d: k * d,
                 maximise=_maximise_diag,
@@ -111,7 +117,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="spherical",
                 mclust="VII",
                 description="each component has one variance, the same along every feature",
-                diagonal=True,
+                representation=Diagonal,
                 shared=False,
                 num_covariance_parameters=lambda k, d: k,
                 maximise=_maximise_spherical,

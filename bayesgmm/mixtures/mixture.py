@@ -20,13 +20,26 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures import conditioning as marginals
-from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
-from bayesgmm.numerics.triangular import UNROLLED, cholesky, inverse_of_lower
-from bayesgmm.numerics.validation import real_array
+from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, compiled, is_traced, matching_precision
+from bayesgmm.numerics.triangular import UNROLLED
+from bayesgmm.numerics.validation import real_array, shown, whole_number
 from bayesgmm.runtime.files import storable
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+def _of_rows[R](method: Callable[["Mixture", Any], R]) -> Callable[["Mixture", Any], R]:
+    """A method of one mixture and rows as one of checked rows, in the precision of the mixture or of its draws."""
+    program = jax.jit(method)
+
+    @functools.wraps(method)
+    @matching_precision
+    def of_rows(self: "Mixture", x: ArrayLike) -> R:
+        x = jnp.asarray(rows_of_mixture(self, x), jax.dtypes.canonicalize_dtype(self.means.dtype))
+        return vmap_draws(lambda one: program(one, x), self)(self)
+
+    return of_rows
 
 
 @storable
@@ -58,15 +71,23 @@ class Mixture:
     precision_factor: Shaped[AnyArray, "*draws e d d"] | Shaped[AnyArray, "*draws e d"]
 
     @classmethod
-    def from_covariances(cls, weights: Any, means: Any, covariances: Any) -> "Mixture":
+    def from_covariances(cls, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> "Mixture":
         """The mixture with these mixing proportions (k), means (k, d) and covariances.
 
         Covariances are (e, d, d), or (e, d) variances for a diagonal representation, with e either 1 or k; further
         leading axes are shared by all three. A covariance that is not positive definite gives NaN factors, as
         elsewhere in JAX.
         """
-        weights, means, covariances = (_as_array(value) for value in (weights, means, covariances))
-        return cls(*_fields_from_covariances(weights, means, covariances))
+        fields = (
+            value if isinstance(value, jax.Array) else np.asarray(value) for value in (weights, means, covariances)
+        )
+        return _from_covariances(*fields)
+
+    @property
+    def factor(self) -> Factor:
+        """The precision factor as one of the two representations: the one place that tells which it is."""
+        representation = Diagonal if self.precision_factor.ndim == self.means.ndim else Triangular
+        return representation(self.precision_factor)
 
     @property
     def num_components(self) -> int:
@@ -81,7 +102,7 @@ class Mixture:
     @property
     def is_diagonal(self) -> bool:
         """Whether the precision factor is stored as a diagonal."""
-        return self.precision_factor.ndim == self.means.ndim
+        return isinstance(self.factor, Diagonal)
 
     @property
     def draw_shape(self) -> tuple[int, ...]:
@@ -89,29 +110,37 @@ class Mixture:
         return self.means.shape[:-2]
 
     @property
+    @compiled
     def weights(self) -> Shaped[AnyArray, "*draws k"]:
         """Mixing proportions, shape (..., k)."""
-        return _weights(self)
+        return jnp.exp(self.log_weights)
 
     @property
+    @compiled
     def covariances(self) -> Shaped[AnyArray, "*draws k d d"]:
         """Dense covariance of every component, shape (..., k, d, d), in squared units of the data."""
-        return _covariances(self)
+        dense = self.factor.dense(self.factor.covariances())
+        return jnp.broadcast_to(dense, (*self.means.shape, self.num_features))
 
     @property
+    @compiled
     def scales(self) -> Shaped[AnyArray, "*draws k d"]:
         """Standard deviation of every component along every feature, shape (..., k, d)."""
-        return _scales(self)
+        return jnp.broadcast_to(jnp.sqrt(self.factor.variances()), self.means.shape)
 
     @property
+    @compiled
     def mean(self) -> Shaped[AnyArray, "*draws d"]:
         r"""Mean of the whole mixture $m = \sum_j w_j \mu_j$, shape (..., d)."""
-        return _mean(self)
+        return jnp.einsum("...k,...kd->...d", self.weights, self.means, precision="highest")
 
     @property
+    @compiled
     def covariance(self) -> Shaped[AnyArray, "*draws d d"]:
         r"""Covariance of the whole mixture $\sum_j w_j (\Sigma_j + (\mu_j - m)(\mu_j - m)^\top)$, shape (..., d, d)."""
-        return _covariance(self)
+        away = self.means - self.mean[..., None, :]
+        within = jnp.einsum("...k,...kab->...ab", self.weights, self.covariances, precision="highest")
+        return within + jnp.einsum("...k,...ka,...kb->...ab", self.weights, away, away, precision="highest")
 
     def __getitem__(self, index: Any) -> "Mixture":
         """Select among the leading axes: `posterior[0, 10]` is draw 10 of chain 0."""
@@ -119,9 +148,19 @@ class Mixture:
             raise IndexError("a single mixture has no leading axes to index; use .permute to reorder components")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
-    def permute(self, order: Any) -> "Mixture":
+    @compiled
+    def permute(self, order: ArrayLike) -> "Mixture":
         """The same mixture with its components in another order; `order` has shape (..., k)."""
-        return _permute(self, order)
+        num_leading = len(self.draw_shape)
+        order = jnp.broadcast_to(jnp.asarray(order), self.log_weights.shape)
+
+        def reorder(field: Array) -> Array:
+            if field.shape[num_leading] == 1:
+                return field
+            index = order.reshape(*order.shape, *(1,) * (field.ndim - order.ndim))
+            return jnp.take_along_axis(field, index, axis=num_leading)
+
+        return jax.tree.map(reorder, self)
 
     def marginal(self, columns: Any) -> "Mixture":
         """The mixture of some features alone, in the order of `columns`: their numbers, counted from 0.
@@ -129,9 +168,19 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, or twice.
         """
-        return _marginal(self, marginals.check_columns(columns, self.num_features))
+        return self._marginal(_check_columns(columns, self.num_features))
 
-    def condition(self, columns: Any, values: Any) -> "Mixture":
+    @functools.partial(compiled, static_argnums=1)
+    def _marginal(self, columns: tuple[int, ...]) -> "Mixture":
+        chosen = np.array(columns)
+
+        def one(mixture: Mixture) -> Mixture:
+            means = jnp.asarray(mixture.means)[:, chosen]
+            return Mixture(mixture.log_weights, means, mixture.factor.marginal(chosen).array)
+
+        return vmap_draws(one, self)(self)
+
+    def condition(self, columns: Any, values: ArrayLike) -> "Mixture":
         r"""The mixture of the other features, in their order, where `columns` have these values.
 
         $p(x_a \mid x_b) = \sum_j p(j \mid x_b) \, p_j(x_a \mid x_b)$. Its `mean` and `covariance` predict missing
@@ -140,28 +189,66 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, twice, or all; for values of another shape, or not finite.
         """
-        columns = marginals.check_columns(columns, self.num_features)
-        return _condition(self, marginals.check_values(values, columns, self.num_features), columns)
+        columns = _check_columns(columns, self.num_features)
+        return self._condition(_check_values(values, columns, self.num_features), columns)
 
-    def joint_log_prob(self, x: Any) -> Float[AnyArray, "*draws n k"]:
+    @functools.partial(compiled, static_argnums=2)
+    def _condition(self, values: AnyArray, columns: tuple[int, ...]) -> "Mixture":
+        given, others = np.array(columns), np.setdiff1d(np.arange(self.num_features), columns)
+        values = jnp.asarray(values, jax.dtypes.canonicalize_dtype(self.means.dtype))
+        rows = values.reshape(-1, len(columns))
+
+        def one(mixture: Mixture) -> Mixture:
+            _, joint, marginal = joint_and_marginal(mixture._marginal(columns), rows)
+            means = jnp.asarray(mixture.means)
+            factor, move = mixture.factor.condition(given, others, rows[:, None] - means[None, :, given])
+            array = jnp.broadcast_to(factor.array, (len(rows), *factor.array.shape))
+            fields = ((joint - marginal[None]).T, means[None, :, others] + move, array)
+            return Mixture(*(field if values.ndim == 2 else field[0] for field in fields))
+
+        return vmap_draws(one, self)(self)
+
+    @_of_rows
+    def joint_log_prob(self, x: AnyArray) -> Float[AnyArray, "*draws n k"]:
         r"""$\log w_j + \log \mathcal N(x_i \mid \mu_j, \Sigma_j)$ for every row and component, shape (..., n, k)."""
-        return _over_rows(_joint_rows, self, x)
+        return joint_of_rows(self, x).T
 
-    def log_prob(self, x: Any) -> Float[AnyArray, "*draws n"]:
+    @_of_rows
+    def log_prob(self, x: AnyArray) -> Float[AnyArray, "*draws n"]:
         r"""$\log p(x_i)$ for every row, shape (..., n)."""
-        return _over_rows(_log_prob, self, x)
+        return joint_and_marginal(self, x)[2]
 
-    def responsibilities(self, x: Any) -> Float[AnyArray, "*draws n k"]:
+    @_of_rows
+    def responsibilities(self, x: AnyArray) -> Float[AnyArray, "*draws n k"]:
         r"""Posterior probability $p(j \mid x_i)$ of every component for every row, shape (..., n, k)."""
-        return _over_rows(_responsibilities, self, x)
+        _, joint, marginal = joint_and_marginal(self, x)
+        return jnp.exp(joint - marginal[None]).T
 
-    def predict(self, x: Any) -> Int[AnyArray, "*draws n"]:
+    @_of_rows
+    def predict(self, x: AnyArray) -> Int[AnyArray, "*draws n"]:
         """Hard assignment of every row: the component of largest responsibility, shape (..., n)."""
-        return _over_rows(_predict, self, x)
+        return joint_of_rows(self, x).argmax(0)
 
+    @matching_precision
     def sample(self, num_rows: int, *, key: RandomKey) -> Float[AnyArray, "*draws n d"]:
         """`num_rows` independent rows from the mixture (from every draw, if there are leading axes)."""
-        return _sample(self, key, num_rows)
+        keys = jax.random.split(key, self.draw_shape) if self.draw_shape else key
+        return vmap_draws(functools.partial(_sample, num_rows=num_rows), self)(self, keys)
+
+
+@compiled
+def _from_covariances(weights: AnyArray, means: AnyArray, covariances: AnyArray) -> Mixture:
+    weights, means, covariances = (jnp.asarray(value) for value in (weights, means, covariances))
+    representation = Diagonal if covariances.ndim == means.ndim else Triangular
+    return Mixture(jnp.log(weights), means, representation.from_covariances(covariances).array)
+
+
+@functools.partial(jax.jit, static_argnames="num_rows")
+def _sample(mixture: Mixture, key: RandomKey, *, num_rows: int) -> Float[Array, "n d"]:
+    label_key, normal_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, mixture.log_weights, shape=(num_rows,))
+    noise = jax.random.normal(normal_key, (num_rows, mixture.num_features), dtype=mixture.means.dtype)
+    return mixture.means[labels] + mixture.factor.for_each(mixture.num_components).unwhiten(labels, noise)
 
 
 def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:
@@ -171,34 +258,14 @@ def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., 
     return function
 
 
-def factor_of_covariances(covariances: Array, diagonal: bool) -> Array:
-    """Precision factor of covariances (..., d, d), or of variances (..., d) for the diagonal representation."""
-    if diagonal:
-        return 1.0 / jnp.sqrt(covariances)
-    return inverse_of_lower(cholesky(covariances))
-
-
 def whiten(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
     r"""$F_j (x_i - \mu_j)$, with rows as the fastest axis, in which exp and sums over components vectorise."""
-    centred = x.T[None] - mixture.means[:, :, None]
-    if mixture.is_diagonal:
-        return centred * mixture.precision_factor[:, :, None]
-    factor = jnp.tril(mixture.precision_factor)
-    factor = jnp.broadcast_to(factor, (mixture.num_components, *factor.shape[1:]))
-    if mixture.num_features <= UNROLLED:  # a product of such small matrices costs more to set up than to work out
-        rows = (
-            sum(factor[:, row, column, None] * centred[:, column] for column in range(row + 1))
-            for row in range(mixture.num_features)
-        )
-        return jnp.stack(list(rows), 1)
-    return jnp.matmul(factor, centred, precision="highest")
+    return mixture.factor.whiten(x.T[None] - mixture.means[:, :, None])
 
 
 def log_normaliser(mixture: Mixture) -> Float[Array, " k"]:
     r"""$\log|F_j| - \tfrac d2 \log 2\pi$, the log-density of every component at its own mean."""
-    factor = mixture.precision_factor
-    diagonal = factor if mixture.is_diagonal else jnp.diagonal(factor, axis1=-2, axis2=-1)
-    log_determinant = jnp.broadcast_to(jnp.log(diagonal).sum(-1), (mixture.num_components,))
+    log_determinant = jnp.broadcast_to(mixture.factor.log_determinant(), (mixture.num_components,))
     return log_determinant - 0.5 * mixture.num_features * LOG_2PI
 
 
@@ -251,15 +318,6 @@ def weighted_marginal(
     return jnp.dot(row_weights, marginal, precision="highest")
 
 
-def covariance_factor(factor: AnyArray) -> Array:
-    r"""Lower triangular $L$ with $\Sigma = L L^\top$, from a triangular precision factor: its inverse."""
-    return inverse_of_lower(factor)
-
-
-def _as_array(value: Any) -> AnyArray:
-    return value if isinstance(value, jax.Array) else np.asarray(value)
-
-
 def rows_of_mixture(mixture: Mixture, x: Any) -> AnyArray:
     """Rows x (n, d), of any real dtype, with as many features as the mixture; their values are not looked at.
 
@@ -272,127 +330,35 @@ def rows_of_mixture(mixture: Mixture, x: Any) -> AnyArray:
     return x
 
 
-@matching_precision
-def _over_rows(function: Callable[[Mixture, Array], Array], mixture: Mixture, x: Any) -> Array:
-    x = jnp.asarray(rows_of_mixture(mixture, x), jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    return vmap_draws(lambda mixture: function(mixture, x), mixture)(mixture)
-
-
-@jax.jit
-def _joint_rows(mixture: Mixture, x: Array) -> Array:
-    return joint_and_marginal(mixture, x)[1].T
-
-
-@jax.jit
-def _log_prob(mixture: Mixture, x: Array) -> Array:
-    return joint_and_marginal(mixture, x)[2]
-
-
-@jax.jit
-def _responsibilities(mixture: Mixture, x: Array) -> Array:
-    _, joint, marginal = joint_and_marginal(mixture, x)
-    return jnp.exp(joint - marginal[None]).T
-
-
-@jax.jit
-def _predict(mixture: Mixture, x: Array) -> Array:
-    return joint_and_marginal(mixture, x)[1].argmax(0)
-
-
-@matching_precision
-@jax.jit
-def _fields_from_covariances(weights: Any, means: Any, covariances: Any) -> tuple[Array, Array, Array]:
-    weights, means, covariances = (jnp.asarray(value) for value in (weights, means, covariances))
-    return jnp.log(weights), means, factor_of_covariances(covariances, covariances.ndim == means.ndim)
-
-
-@matching_precision
-@jax.jit
-def _weights(mixture: Mixture) -> Array:
-    return jnp.exp(mixture.log_weights)
-
-
-@matching_precision
-@jax.jit
-def _covariances(mixture: Mixture) -> Array:
-    dense = marginals.dense_covariances(mixture.precision_factor, mixture.is_diagonal)
-    return jnp.broadcast_to(dense, (*mixture.means.shape, mixture.num_features))
-
-
-@matching_precision
-@jax.jit
-def _scales(mixture: Mixture) -> Array:
-    return jnp.sqrt(jnp.diagonal(_covariances(mixture), axis1=-2, axis2=-1))
-
-
-@matching_precision
-@jax.jit
-def _mean(mixture: Mixture) -> Array:
-    return marginals.total_mean(_weights(mixture), mixture.means)
-
-
-@matching_precision
-@jax.jit
-def _covariance(mixture: Mixture) -> Array:
-    return marginals.total_covariance(_weights(mixture), mixture.means, _covariances(mixture))
-
-
-@matching_precision
-@functools.partial(jax.jit, static_argnums=1)
-def _marginal(mixture: Mixture, columns: tuple[int, ...]) -> Mixture:
-    def one(mixture: Mixture) -> Mixture:
-        return Mixture(
-            mixture.log_weights, *marginals.marginal_gaussians(mixture.means, mixture.precision_factor, columns)
+def _check_columns(columns: Any, num_features: int) -> tuple[int, ...]:
+    """Numbers of columns, one or several, in the order given."""
+    several = np.ravel(columns).tolist() if isinstance(columns, np.ndarray | np.integer | int) else columns
+    try:
+        checked = tuple(whole_number("columns", column, least=0) for column in several)
+    except TypeError:
+        raise InputError(f"columns={shown(columns)} must be numbers of columns, counted from 0") from None
+    if not checked:
+        raise InputError("columns is empty; give at least one number of a column")
+    if len(set(checked)) < len(checked):
+        raise InputError(f"columns={shown(columns)} has a column more than once; drop the repetition")
+    if max(checked) >= num_features:
+        raise InputError(
+            f"columns={shown(columns)} has {max(checked)}, and the mixture has {num_features} features; choose among "
+            "them, counted from 0"
         )
-
-    return vmap_draws(one, mixture)(mixture)
-
-
-@matching_precision
-@functools.partial(jax.jit, static_argnums=2)
-def _condition(mixture: Mixture, values: Any, columns: tuple[int, ...]) -> Mixture:
-    values = jnp.asarray(values, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    rows = values.reshape(-1, len(columns))
-
-    def one(mixture: Mixture) -> Mixture:
-        _, joint, marginal = joint_and_marginal(_marginal(mixture, columns), rows)
-        means, factor = marginals.conditional_gaussians(mixture.means, mixture.precision_factor, columns, rows)
-        fields = ((joint - marginal[None]).T, means, factor)
-        return Mixture(*(field if values.ndim == 2 else field[0] for field in fields))
-
-    return vmap_draws(one, mixture)(mixture)
+    return checked
 
 
-@matching_precision
-@jax.jit
-def _permute(mixture: Mixture, order: Any) -> Mixture:
-    num_leading = len(mixture.draw_shape)
-    order = jnp.broadcast_to(jnp.asarray(order), mixture.log_weights.shape)
-
-    def reorder(field: Any) -> Array:
-        field = jnp.asarray(field)
-        if field.shape[num_leading] == 1:
-            return field
-        index = order.reshape(*order.shape, *(1,) * (field.ndim - order.ndim))
-        return jnp.take_along_axis(field, index, axis=num_leading)
-
-    return jax.tree.map(reorder, mixture)
-
-
-@matching_precision
-def _sample(mixture: Mixture, key: Array, num_rows: int) -> Array:
-    keys = jax.random.split(key, mixture.draw_shape) if mixture.draw_shape else key
-    return vmap_draws(functools.partial(_sample_one, num_rows=num_rows), mixture)(mixture, keys)
-
-
-@functools.partial(jax.jit, static_argnames="num_rows")
-def _sample_one(mixture: Mixture, key: Array, *, num_rows: int) -> Array:
-    label_key, normal_key = jax.random.split(key)
-    labels = jax.random.categorical(label_key, mixture.log_weights, shape=(num_rows,))
-    noise = jax.random.normal(normal_key, (num_rows, mixture.num_features), dtype=mixture.means.dtype)
-    factor = jnp.broadcast_to(mixture.precision_factor, (mixture.num_components, *mixture.precision_factor.shape[1:]))
-    if mixture.is_diagonal:
-        return mixture.means[labels] + noise / factor[labels]
-    return mixture.means[labels] + jnp.einsum(
-        "nij,nj->ni", covariance_factor(factor)[labels], noise, precision="highest"
-    )
+def _check_values(values: ArrayLike, columns: tuple[int, ...], num_features: int) -> AnyArray:
+    """Values to condition on, (b) or (m, b), of these columns."""
+    if len(columns) == num_features:
+        raise InputError(f"columns={columns} are all {num_features} features, so none is left; leave one out")
+    array = real_array(values, "values")
+    if array.ndim not in (1, 2) or array.shape[-1] != len(columns):
+        raise InputError(
+            f"values must have shape ({len(columns)},) or (rows, {len(columns)}), a value for each of "
+            f"columns={columns}; got {array.shape}"
+        )
+    if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
+        raise InputError("values has NaN or infinite entries; give finite ones, and leave out the columns of others")
+    return array

@@ -46,6 +46,11 @@ def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     return at_input_precision
 
 
+def compiled[**P, R](function: Callable[P, R], *, static_argnums: int | tuple[int, ...] = ()) -> Callable[P, R]:
+    """`jax.jit` of a function or method, in float64 when an array argument is float64."""
+    return matching_precision(jax.jit(function, static_argnums=static_argnums))
+
+
 def _holds_concrete_float64(arguments: Any) -> bool:
     if is_traced(arguments):
         return False

@@ -28,7 +28,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import Moments
 from bayesgmm.likelihood.rows import as_row_weights
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_rows, no_constant_column, shown, truth_value, whole_number
 from bayesgmm.priors.description import as_interval, as_table, names_of_features, rows_of_sticks, rows_of_weights
@@ -245,9 +245,8 @@ def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, 
     covariances = family.maximise(count + 1.0 + more_count, moments.second + added)
 
     mass = jnp.maximum(count + prior.concentration - 1.0, jnp.finfo(dtype).tiny)
-    return Mixture(
-        jnp.log(mass / mass.sum()), moments.origin + shift, factor_of_covariances(covariances, family.diagonal)
-    )
+    factor = family.representation.from_covariances(covariances)
+    return Mixture(jnp.log(mass / mass.sum()), moments.origin + shift, factor.array)
 
 
 @matching_precision

@@ -22,11 +22,11 @@ from jax.scipy.special import digamma, gammaln, multigammaln
 from jaxtyping import Array, Float, Shaped
 
 from bayesgmm.likelihood.moments import Moments
+from bayesgmm.mixtures.factors import Triangular
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import (
     LOG_2PI,
     Mixture,
-    factor_of_covariances,
     log_normaliser,
     rows_of_mixture,
     sum_over_components,
@@ -162,7 +162,7 @@ def expected_mixture(distribution: ConjugateDistribution) -> Mixture:
         factor = jnp.broadcast_to(factor, (len(factor), d))
         expected_log = d * (digamma(0.5 * dof) + jnp.log(2.0 / dof))
     else:
-        factor = factor_of_covariances(distribution.scale / dof[:, None, None], diagonal=False)
+        factor = Triangular.from_covariances(distribution.scale / dof[:, None, None]).array
         halves = 0.5 * (dof[:, None] - jnp.arange(d, dtype=dof.dtype)[None])
         expected_log = digamma(halves).sum(1) + d * jnp.log(2.0 / dof)
     log_weights = expected_log_weights(distribution.concentration, distribution.remainder)
@@ -244,7 +244,7 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
     diagonal = jnp.sqrt(2.0 * jax.random.gamma(covariance_key, halves, dtype=dtype))
     lower = jnp.tril(jax.random.normal(off_key, scale.shape, dtype), -1)
     lower = lower + diagonal[:, :, None] * jnp.eye(d, dtype=dtype)[None]
-    factor = jnp.matmul(lower, factor_of_covariances(scale, diagonal=False), precision="highest")
+    factor = jnp.matmul(lower, Triangular.from_covariances(scale).array, precision="highest")
     # Covariance factor times noise, which is small beside what a solve would cost to set up.
     away = (inverse_of_lower(factor) * noise[:, None, :]).sum(2)
     return Mixture(log_weights, distribution.mean + away, factor)
@@ -273,7 +273,7 @@ def _predictive(distribution: ConjugateDistribution, x: Array, d: int) -> Array:
             log_prob = each.sum(1)
     else:
         dof = distribution.dof - d + 1.0
-        factor = factor_of_covariances(distribution.scale / dof[:, None, None], diagonal=False)
+        factor = Triangular.from_covariances(distribution.scale / dof[:, None, None]).array
         factor = factor / jnp.sqrt(widening)[:, None, None]
         squares = jnp.square(jnp.matmul(jnp.tril(factor), centred, precision="highest")).sum(1)
         log_det = jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_row_weights
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture, factor_of_covariances
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import is_traced, matching_precision
 from bayesgmm.numerics.validation import as_rows, shown
 from bayesgmm.starts.kmeans import centre_and_scale, maximise_partition
@@ -64,14 +64,9 @@ def _from_factor(x: Any, weights: Any, means: Any, factor: Any) -> Mixture:
 @matching_precision
 def _from_matrices(x: Any, weights: Any, means: Any, kind: str, matrices: Any, family: Family) -> Mixture:
     matrices = jnp.asarray(matrices, x.dtype)
-    if kind == "covariances":
-        factor = factor_of_covariances(matrices, family.diagonal)
-    elif family.diagonal:
-        factor = jnp.sqrt(matrices)
-    else:
-        # Cholesky gives P = L L'; with the order of the features reversed before and after, P = F' F with F lower.
-        factor = jnp.linalg.cholesky(matrices[:, ::-1, ::-1])[:, ::-1, ::-1].mT
-    return _from_factor(x, weights, means, factor)
+    representation = family.representation
+    made = representation.from_covariances if kind == "covariances" else representation.from_precisions
+    return _from_factor(x, weights, means, made(matrices).array)
 
 
 @matching_precision

@@ -22,8 +22,9 @@ from numpyro.handlers import substitute, trace
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.mixtures.factors import Triangular
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.mixtures.mixture import Mixture, covariance_factor, factor_of_covariances
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.numerics.triangular import inverse_of_lower
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
@@ -244,7 +245,7 @@ def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
     """The mixture with these values of the model's sites."""
     means = sites["means"]
     if "covariances" in sites:
-        return Mixture(jnp.log(sites["weights"]), means, factor_of_covariances(sites["covariances"], diagonal=False))
+        return Mixture(jnp.log(sites["weights"]), means, Triangular.from_covariances(sites["covariances"]).array)
     scales = jnp.sqrt(sites["variances"]) if "variances" in sites else sites["scales"]
     if family.diagonal:
         factor = jnp.broadcast_to(1.0 / scales, means.shape)
@@ -271,7 +272,7 @@ def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = 
         if conjugate:
             return sites | {"variances": jnp.square(scales)}
         return sites | {"scales": scales} | _rate_site(scales, prior)
-    lower = covariance_factor(factor)
+    lower = inverse_of_lower(factor)
     if conjugate:
         return sites | {"covariances": jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")}
     scales = jnp.sqrt(jnp.square(lower).sum(-1))

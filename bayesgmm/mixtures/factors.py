@@ -1,0 +1,358 @@
+r"""The two representations of a precision factor $F$, $\Sigma^{-1} = F^\top F$, and the algebra that each of them has.
+
+Symmetric matrices (covariances, precisions, second moments) go with a representation in its own shape: (..., d, d), or
+diagonals alone, (..., d). They are called `matrices` here whichever shape they have. No product of a factor with itself
+is formed where features may be nearly collinear: it would lose half of the digits.
+"""
+
+import abc
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.triangular import UNROLLED, cholesky, inverse_of_lower
+
+Matrices = Float[Array, "*shape"]
+"""Symmetric matrices in the shape of a representation, (..., d, d) or (..., d)."""
+
+_frozen_pytree = functools.partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=[])
+
+
+@dataclass(frozen=True)
+class Factor(abc.ABC):
+    """Precision factors of e components, e being k, or 1 where all components share one."""
+
+    array: AnyArray
+    num_axes: ClassVar[int]  # of one factor, and of one symmetric matrix in its shape
+
+    @classmethod
+    def shape(cls, num_features: int) -> tuple[int, ...]:
+        """Shape of one factor: (d, d) or (d)."""
+        return (num_features,) * cls.num_axes
+
+    @classmethod
+    def of_each(cls, numbers: AnyArray) -> AnyArray:
+        """Numbers (..., k), of one component each, with axes to multiply matrices by."""
+        return numbers.reshape(*numbers.shape, *(1,) * cls.num_axes)
+
+    @classmethod
+    @abc.abstractmethod
+    def from_covariances(cls, covariances: AnyArray) -> Self:
+        """Factors of covariances in this shape; of one that is not positive definite a factor with NaN."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_precisions(cls, precisions: AnyArray) -> Self:
+        """Factors of precisions in this shape."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def outer(left: AnyArray, right: AnyArray) -> Matrices:
+        r"""$a b^\top$ of vectors (..., d)."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def sum_of_outer(left: Float[Array, "e d n"], right: Float[Array, "e d n"]) -> Matrices:
+        r"""$\sum_i a_i b_i^\top$ over rows, which must be symmetric."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def of_diagonal(values: AnyArray) -> Matrices:
+        """Diagonal matrices with these entries (..., d)."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
+        """Diagonals (..., d)."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def of_dense(matrices: AnyArray) -> Matrices:
+        """Matrices (..., d, d) in this shape."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
+        """Matrices in this shape as (..., d, d)."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def apply(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
+        """Products of matrices with one vector (..., d) each."""
+
+    def __len__(self) -> int:
+        """e."""
+        return self.array.shape[-1 - self.num_axes]
+
+    def scaled(self, unit: AnyArray) -> Self:
+        r"""$F \operatorname{diag}(u)$: the factor for features that are measured in these units (d)."""
+        array = jnp.asarray(self.array)
+        return dataclasses.replace(self, array=array * jnp.expand_dims(unit, range(array.ndim - 1)))
+
+    def for_each(self, num_components: int) -> Self:
+        """One factor for each of k components."""
+        array = jnp.asarray(self.array)
+        return dataclasses.replace(self, array=jnp.broadcast_to(array, (num_components, *array.shape[1:])))
+
+    @abc.abstractmethod
+    def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
+        r"""$F_j c_{ji}$, with rows as the fastest axis."""
+
+    @abc.abstractmethod
+    def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        r"""$F_{l_i}^{-1} z_i$ for the component of each row."""
+
+    @abc.abstractmethod
+    def diagonal(self) -> Float[AnyArray, "*draws e d"]:
+        """Diagonals of the factors."""
+
+    @abc.abstractmethod
+    def covariances(self) -> Matrices:
+        """Covariances in this shape."""
+
+    @abc.abstractmethod
+    def variances(self) -> Float[Array, "*draws e d"]:
+        """Diagonals of the covariances."""
+
+    @abc.abstractmethod
+    def precisions(self) -> Matrices:
+        """Precisions in this shape."""
+
+    @abc.abstractmethod
+    def traces(self, second: Matrices) -> Float[Array, " e"]:
+        r"""$\operatorname{tr} F S F^\top$ for matrices in this shape."""
+
+    @abc.abstractmethod
+    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
+        r"""Diagonals of $F \operatorname{diag}(v) F^\top$."""
+
+    @abc.abstractmethod
+    def leverages(self) -> Float[Array, "e d"]:
+        """Diagonals of the precisions."""
+
+    @abc.abstractmethod
+    def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
+        """Factors of some features alone: from the rows b of $L = F^{-1}$ by a QR decomposition."""
+
+    @abc.abstractmethod
+    def condition(
+        self, given: Int[np.ndarray, " b"], others: Int[np.ndarray, " a"], away: Float[Array, "m k b"]
+    ) -> tuple["Factor", Float[Array, "m k a"]]:
+        r"""Factors of other features, and how far their means move, where some are given so far away from theirs.
+
+        The precision is $F_a^\top F_a$, and the move minimises $\lVert F_a x_a + F_b x_b \rVert^2$.
+        """
+
+    def log_determinant(self) -> Float[Array, "*draws e"]:
+        r"""$\log |F|$."""
+        return jnp.log(self.diagonal()).sum(-1)
+
+
+@_frozen_pytree
+@dataclass(frozen=True)
+class Diagonal(Factor):
+    """Reciprocals of standard deviations, (..., e, d)."""
+
+    array: Shaped[AnyArray, "*draws e d"]
+    num_axes = 1
+
+    @classmethod
+    def from_covariances(cls, covariances: AnyArray) -> Self:
+        return cls(1.0 / jnp.sqrt(covariances))
+
+    @classmethod
+    def from_precisions(cls, precisions: AnyArray) -> Self:
+        return cls(jnp.sqrt(precisions))
+
+    @staticmethod
+    def outer(left: AnyArray, right: AnyArray) -> Matrices:
+        return left * right
+
+    @staticmethod
+    def sum_of_outer(left: Float[Array, "e d n"], right: Float[Array, "e d n"]) -> Matrices:
+        return (left * right).sum(2)
+
+    @staticmethod
+    def of_diagonal(values: AnyArray) -> Matrices:
+        return jnp.asarray(values)
+
+    @staticmethod
+    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
+        return jnp.asarray(matrices)
+
+    @staticmethod
+    def of_dense(matrices: AnyArray) -> Matrices:
+        return jnp.diagonal(matrices, axis1=-2, axis2=-1)
+
+    @staticmethod
+    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
+        return _diagonal_matrices(matrices)
+
+    @staticmethod
+    def apply(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
+        return jnp.asarray(matrices * vectors)
+
+    def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
+        return centred * self.array[:, :, None]
+
+    def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return noise / self.array[labels]
+
+    def diagonal(self) -> Float[AnyArray, "*draws e d"]:
+        return self.array
+
+    def covariances(self) -> Matrices:
+        return jnp.square(1.0 / self.array)
+
+    variances = covariances
+
+    def precisions(self) -> Matrices:
+        return jnp.square(self.array)
+
+    leverages = precisions
+
+    def traces(self, second: Matrices) -> Float[Array, " e"]:
+        return (jnp.square(self.array) * second).sum(1)
+
+    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
+        return jnp.square(self.array) * variances
+
+    def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
+        return dataclasses.replace(self, array=jnp.asarray(self.array)[:, columns])
+
+    def condition(
+        self, given: Int[np.ndarray, " b"], others: Int[np.ndarray, " a"], away: Float[Array, "m k b"]
+    ) -> tuple["Factor", Float[Array, "m k a"]]:
+        return self.marginal(others), jnp.zeros((*away.shape[:2], len(others)), away.dtype)
+
+
+@_frozen_pytree
+@dataclass(frozen=True)
+class Triangular(Factor):
+    """Lower triangular factors with positive diagonals, (..., e, d, d)."""
+
+    array: Shaped[AnyArray, "*draws e d d"]
+    num_axes = 2
+
+    @classmethod
+    def from_covariances(cls, covariances: AnyArray) -> Self:
+        return cls(inverse_of_lower(cholesky(covariances)))
+
+    @classmethod
+    def from_precisions(cls, precisions: AnyArray) -> Self:
+        # Cholesky gives P = L L'; with the order of the features reversed before and after, P = F' F with F lower.
+        return cls(jnp.linalg.cholesky(precisions[..., ::-1, ::-1])[..., ::-1, ::-1].mT)
+
+    @staticmethod
+    def outer(left: AnyArray, right: AnyArray) -> Matrices:
+        return left[..., :, None] * right[..., None, :]
+
+    @staticmethod
+    def sum_of_outer(left: Float[Array, "e d n"], right: Float[Array, "e d n"]) -> Matrices:
+        num_features = left.shape[1]
+        if num_features > UNROLLED:
+            return jnp.matmul(left, jnp.swapaxes(right, 1, 2), precision="highest")
+        parts = [[(left[:, a] * right[:, b]).sum(1) for b in range(a + 1)] for a in range(num_features)]
+        whole = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
+        return jnp.stack([jnp.stack(row, 1) for row in whole], 1)
+
+    @staticmethod
+    def of_diagonal(values: AnyArray) -> Matrices:
+        return _diagonal_matrices(values)
+
+    @staticmethod
+    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
+        return jnp.diagonal(matrices, axis1=-2, axis2=-1)
+
+    @staticmethod
+    def of_dense(matrices: AnyArray) -> Matrices:
+        return jnp.asarray(matrices)
+
+    dense = of_dense
+
+    @staticmethod
+    def apply(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
+        return (matrices * vectors[..., None, :]).sum(-1)
+
+    def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
+        num_components, num_features, _ = centred.shape
+        factor = jnp.tril(self.array)
+        factor = jnp.broadcast_to(factor, (num_components, *factor.shape[1:]))
+        if num_features > UNROLLED:  # below, setting up a matrix product costs more than its arithmetic
+            return jnp.matmul(factor, centred, precision="highest")
+        rows = (
+            sum(factor[:, row, column, None] * centred[:, column] for column in range(row + 1))
+            for row in range(num_features)
+        )
+        return jnp.stack(list(rows), 1)
+
+    def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return jnp.einsum("nij,nj->ni", inverse_of_lower(self.array)[labels], noise, precision="highest")
+
+    def diagonal(self) -> Float[AnyArray, "*draws e d"]:
+        return jnp.diagonal(self.array, axis1=-2, axis2=-1)
+
+    def covariances(self) -> Matrices:
+        lower = inverse_of_lower(self.array)
+        return jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
+
+    def variances(self) -> Float[Array, "*draws e d"]:
+        return jnp.square(inverse_of_lower(self.array)).sum(-1)
+
+    def precisions(self) -> Matrices:
+        factor = jnp.tril(self.array)
+        return jnp.matmul(jnp.swapaxes(factor, -1, -2), factor, precision="highest")
+
+    def leverages(self) -> Float[Array, "e d"]:
+        return jnp.square(jnp.tril(self.array)).sum(-2)
+
+    def traces(self, second: Matrices) -> Float[Array, " e"]:
+        factor = jnp.broadcast_to(jnp.tril(self.array), second.shape)
+        return (factor * jnp.matmul(factor, second, precision="highest")).sum((1, 2))
+
+    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
+        return (jnp.square(jnp.tril(self.array)) * variances[:, None, :]).sum(-1)
+
+    def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
+        rows = inverse_of_lower(self.array)[:, columns]
+        upper = jnp.linalg.qr(jnp.swapaxes(rows, -1, -2), mode="r")
+        return dataclasses.replace(self, array=inverse_of_lower(jnp.swapaxes(upper * _signs(upper)[..., None], -1, -2)))
+
+    def condition(
+        self, given: Int[np.ndarray, " b"], others: Int[np.ndarray, " a"], away: Float[Array, "m k b"]
+    ) -> tuple["Factor", Float[Array, "m k a"]]:
+        factor = jnp.tril(self.array)
+        # QR of the columns in reverse order: with the order restored the triangle is a lower one.
+        basis, upper = jnp.linalg.qr(factor[:, :, others[::-1]])
+        signs = _signs(upper)
+        lower = (upper * signs[..., None])[:, ::-1, ::-1]
+        basis = (basis * signs[:, None])[:, :, ::-1]
+        projected = jnp.einsum("eda,edb->eab", basis, factor[:, :, given], precision="highest")
+        slope = -jnp.matmul(inverse_of_lower(lower), projected, precision="highest")
+        slope = jnp.broadcast_to(slope, (away.shape[1], *slope.shape[1:]))
+        move = jnp.einsum("kab,mkb->mka", slope, away, precision="highest")
+        return dataclasses.replace(self, array=lower), move
+
+
+def _diagonal_matrices(values: AnyArray) -> Float[Array, "*batch d d"]:
+    values = jnp.asarray(values)
+    identity = jnp.eye(values.shape[-1], dtype=values.dtype)
+    return values[..., None] * jnp.expand_dims(identity, range(values.ndim - 1))
+
+
+def _signs(upper: Float[Array, "e a a"]) -> Float[Array, "e a"]:
+    """What the rows of triangular matrices are to be multiplied by to have a positive diagonal."""
+    diagonal = jnp.diagonal(upper, axis1=-2, axis2=-1)
+    return jnp.where(diagonal < 0, -jnp.ones_like(diagonal), jnp.ones_like(diagonal))
+
+
+def pool(values: Array, num_factors: int) -> Array:
+    """Values of k components (k, ...) summed over them where they share one factor, (1, ...); else as they are."""
+    return values.sum(0, keepdims=True) if num_factors < len(values) else values
