@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.modes import NUM_STARTS
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.validation import shown
@@ -112,10 +113,7 @@ def check_values(engine: str, function: Callable[..., Any], given: Mapping[str, 
     Raises:
         InputError: naming the setting, its value and the cure.
     """
-    check = _module(engine).check_settings
-    parameters = inspect.signature(function).parameters
-    values = {name: given.get(name, parameters[name].default) for name in inspect.signature(check).parameters}
-    check(**values)
+    ENGINES[engine].check(given)
 
 
 def make_prior(x: Any, num_components: int, family: Family, kind: str, settings: Mapping[str, Any]) -> AnyPrior:

@@ -5,7 +5,7 @@ Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of c
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from jaxtyping import Array
 
 from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
 from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
-from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import moments_of_partition
 from bayesgmm.likelihood.log_likelihood import log_likelihood
@@ -46,20 +47,35 @@ from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
 
 
+def _num_draws(name: str, value: Any) -> int:
+    if whole_number(name, value, 0) and value < MIN_DRAWS:
+        raise InputError(f"{name}={value} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
+    return int(value)
+
+
+@engine(
+    "cavi",
+    label="CAVI",
+    method="Coordinate ascent",
+    gives="approximation",
+    prior="conjugate",
+    trace="ELBO",
+    streams=(4,),
+)
 def fit_cavi(
     x: Any,
-    num_components: int,
+    num_components: Count,
     *,
     family: str | Family = "full",
     prior: Any = None,
     key: Any,
     start: Any = "k-means++",
-    num_restarts: int = 10,
+    num_restarts: Count = 10,
     row_weights: Any = None,
-    tol: Any = 1e-6,
-    max_steps: int = 1000,
-    num_draws: int = 1000,
-    on_failure: str = "warn",
+    tol: Number = 1e-6,
+    max_steps: CountOrZero = 1000,
+    num_draws: Annotated[int, Rule(_num_draws)] = 1000,
+    on_failure: OnFailure = "warn",
 ) -> Fit:
     """Approximate the posterior by independent conjugate distributions of allocations and of parameters.
 
@@ -91,11 +107,8 @@ def fit_cavi(
         InputError: for arguments that cannot be fitted, before anything is compiled; a family without a conjugate
             update among them.
     """
-    check_on_failure(on_failure)
     family = get_family(family)
     x = as_rows(x)
-    num_components = whole_number("num_components", num_components)
-    check_settings(num_restarts=num_restarts, tol=tol, max_steps=max_steps, num_draws=num_draws)
     tol = finite_number("tol", tol, (), x.dtype)
     weights = as_row_weights(row_weights, x)
     enough_rows(x, num_components, family, weights, bounded=True)
@@ -108,19 +121,6 @@ def fit_cavi(
         start = get_start(start)
     settings = (num_restarts, max_steps, num_draws)
     return announce(_fit(x, weights, num_components, family, prior, key, start, tol, settings), on_failure)
-
-
-def check_settings(*, num_restarts: Any, tol: Any, max_steps: Any, num_draws: Any) -> None:
-    """Refuse settings of `fit_cavi` that cannot be run.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    whole_number("num_restarts", num_restarts)
-    finite_number("tol", tol)
-    whole_number("max_steps", max_steps, 0)
-    if num_draws != 0:
-        _check_num_draws(num_draws)
 
 
 @matching_precision

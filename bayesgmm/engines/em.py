@@ -8,7 +8,7 @@ over the processor's cores where JAX has a device for each.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +17,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from bayesgmm.engines.ascent import Ascent, Problem, run_em
-from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, engine
 from bayesgmm.engines.streaming import column_variances, rows_at, run_em_streamed
 from bayesgmm.engines.subsampling import sample_on_host, sample_rows, sample_size
-from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import is_traced, matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows, finite_number, truth_value, whole_number
+from bayesgmm.numerics.validation import as_key, as_rows, finite_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from_start, start_from
+from bayesgmm.starts.named import Start, check_named_start, column_moments, get_start, mixture_from_start, start_from
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
@@ -38,21 +38,27 @@ _STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
 
+def _reg_covar(name: str, value: Any) -> Any:
+    """A ridge, or one for each of however many features."""
+    return value if is_traced(value) else finite_number(name, value, np.shape(value)[:1])
+
+
+@engine("em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood")
 def fit_em(
     x: Any,
-    num_components: Any,
+    num_components: Count,
     *,
     family: str | Family = "full",
     key: Any = None,
-    num_restarts: int = 10,
-    start: Any = "k-means++",
+    num_restarts: Count = 10,
+    start: Annotated[Any, Rule(check_named_start)] = "k-means++",
     row_weights: Any = None,
     prior: ConjugatePrior | None = None,
-    accelerate: bool = False,
-    tol: Any = 1e-6,
-    max_steps: int = 1000,
-    reg_covar: Any = None,
-    on_failure: str = "warn",
+    accelerate: Flag = False,
+    tol: Number = 1e-6,
+    max_steps: CountOrZero = 1000,
+    reg_covar: Annotated[Any, Rule(_reg_covar)] | None = None,
+    on_failure: OnFailure = "warn",
 ) -> Fit:
     """Fit a Gaussian mixture by maximum likelihood, or by its posterior mode where a prior is given.
 
@@ -91,16 +97,9 @@ def fit_em(
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
     """
-    check_on_failure(on_failure)
     family = get_family(family)
     x = as_rows(x)
-    settings = _Settings(
-        whole_number("num_components", num_components),
-        family,
-        whole_number("num_restarts", num_restarts),
-        whole_number("max_steps", max_steps, 0),
-        truth_value("accelerate", accelerate),
-    )
+    settings = _Settings(num_components, family, num_restarts, max_steps, accelerate)
     weights = as_row_weights(row_weights, x)
     tol = finite_number("tol", tol, (), x.dtype)
     reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, x.shape[1:], x.dtype)
@@ -118,8 +117,6 @@ def fit_em(
     if isinstance(start, str):
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
-    elif start is None:
-        raise InputError("start=None is not a start; leave it out for random ones")
     fit = _fit_streamed if streamed else _fit
     return announce(fit(x, weights, settings, start, key, prior, tol, reg_covar), on_failure)
 

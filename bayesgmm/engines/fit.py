@@ -4,6 +4,7 @@ import enum
 import functools
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
@@ -28,6 +28,9 @@ DEFAULT_ENGINES = ("em", "map", "vi", "nuts")
 
 SAMPLERS = ("gibbs", "nuts")
 """Those whose trace is that of every draw, by chain."""
+
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class ResultCode(enum.IntEnum):
@@ -74,8 +77,8 @@ _EXPLANATIONS = {
         "the prior"
     ),
     ResultCode.interrupted: (
-        "it was interrupted, and has only the draws that were made before; run the same call again to go on, or fewer "
-        "draws"
+        "it was interrupted, and has only the draws that were made before; give checkpoint= a file, from which the same "
+        "call resumes, or ask for fewer draws"
     ),
 }
 
@@ -151,16 +154,6 @@ class Fit:
         return trace[..., : int(self.num_steps) + 1] if self.engine == "em" else trace
 
 
-def check_on_failure(on_failure: str) -> None:
-    """Refuse a word that is not one, before the fit.
-
-    Raises:
-        InputError: for anything but "warn", "raise" and "ignore".
-    """
-    if on_failure not in ("warn", "raise", "ignore"):
-        raise InputError(f'on_failure={on_failure!r} is not known; choose "warn", "raise" or "ignore"')
-
-
 def announce(fit: Fit, on_failure: str) -> Fit:
     """Tell the caller once, in one sentence, that a fit failed. Inside a caller's trace there is only the code.
 
@@ -173,5 +166,5 @@ def announce(fit: Fit, on_failure: str) -> Fit:
         message = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components}): {fit.code.explanation}"
         if on_failure == "raise":
             raise RuntimeError(message)
-        warnings.warn(message, FitWarning, stacklevel=3)
+        warnings.warn(message, FitWarning, skip_file_prefixes=(_PACKAGE,))
     return fit

@@ -9,7 +9,6 @@ Source: Diebolt & Robert (1994); Frühwirth-Schnatter (2006), section 3.5.
 """
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,8 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bayesgmm.engines.draws import fit_of_draws, with_convergence
-from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.registry import ChainMethod, CheckpointOption, Count, OnFailure, ProgressOption, engine
 from bayesgmm.likelihood.expectation import centred_block, expected_moments, weighted_sums
 from bayesgmm.likelihood.moments import Moments
 from bayesgmm.likelihood.rows import enough_rows
@@ -26,43 +26,52 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, joint_of_rows
 from bayesgmm.numerics.blocks import sum_over_blocks
 from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows, whole_number
+from bayesgmm.numerics.validation import as_key, as_rows
 from bayesgmm.posterior.relabelling import relabel_draws
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
 from bayesgmm.runtime.chains import (
     Checkpoint,
     check_chain_method,
-    check_checkpoint,
-    check_counts,
+    check_draws,
     checkpoint_of,
     map_chains,
     run_chains,
     stretch,
 )
-from bayesgmm.runtime.progress import Listener, Progress, check_progress
+from bayesgmm.runtime.progress import Progress
 from bayesgmm.starts.given import check_starts
 
 _ROOM = 1000  # sweeps that a stretch may have
 _START_SHARE = 0.25  # of what the rows say: chains start twice as far apart as the posterior is wide
 
 
+@engine(
+    "gibbs",
+    label="Gibbs",
+    method="Gibbs sampling",
+    gives="draws",
+    prior="conjugate",
+    trace="log posterior density",
+    streams=(5,),
+    together=check_draws,
+)
 def fit_gibbs(
     x: Any,
-    num_components: int,
+    num_components: Count,
     *,
     family: str | Family = "full",
     prior: Any = None,
     key: Any,
     start: Any = None,
-    num_chains: int = 4,
-    num_warmup: int = 500,
-    num_draws: int = 2000,
-    num_starts: int = NUM_STARTS,
-    chain_method: str | None = None,
-    progress: bool | Listener | None = None,
-    checkpoint: str | Path | bool = True,
-    on_failure: str = "warn",
+    num_chains: Count = 4,
+    num_warmup: Count = 500,
+    num_draws: Count = 2000,
+    num_starts: Count = NUM_STARTS,
+    chain_method: ChainMethod | None = None,
+    progress: ProgressOption = None,
+    checkpoint: CheckpointOption = False,
+    on_failure: OnFailure = "warn",
 ) -> Fit:
     """Draw from the posterior by Gibbs sampling.
 
@@ -93,19 +102,8 @@ def fit_gibbs(
             update among them.
         KeyboardInterrupt: as in `fit_nuts`.
     """
-    check_on_failure(on_failure)
     family = get_family(family)
     x = as_rows(x)
-    num_components = whole_number("num_components", num_components)
-    check_settings(
-        num_chains=num_chains,
-        num_warmup=num_warmup,
-        num_draws=num_draws,
-        num_starts=num_starts,
-        chain_method=chain_method,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
     chain_method = check_chain_method(chain_method, num_chains)
     enough_rows(x, num_components, family, bounded=True)
     key = as_key(key)
@@ -122,28 +120,6 @@ def fit_gibbs(
     with Progress(f"gibbs, k = {num_components}", progress) as shown:
         fit = _fit(x, family, prior, starts, key, counts, chain_method, shown, saved)
     return announce(fit, on_failure)
-
-
-def check_settings(
-    *,
-    num_chains: Any,
-    num_warmup: Any,
-    num_draws: Any,
-    num_starts: Any,
-    chain_method: Any,
-    progress: Any,
-    checkpoint: Any,
-) -> None:
-    """Refuse settings of `fit_gibbs` that cannot be run.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    check_counts(num_chains, num_warmup, num_draws)
-    whole_number("num_starts", num_starts)
-    check_chain_method(chain_method, num_chains)
-    check_progress(progress)
-    check_checkpoint(checkpoint)
 
 
 @matching_precision

@@ -39,7 +39,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import shown, whole_number
+from bayesgmm.numerics.validation import one_of, shown
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target import unconstrained as space
 from bayesgmm.target.numpyro_model import model
@@ -172,23 +172,18 @@ def parameters_at_start(guide: str, rank: int | None, around: Neighbourhood) -> 
     return parameters | {"auto_scale": jnp.full(loc.size, jnp.sqrt(least)), "auto_cov_factor": weights}
 
 
-def check_guide(guide: Any, rank: Any) -> None:
-    """Refuse what cannot be a guide, and a rank for a guide that has none.
+def check_guide(name: str, guide: Any) -> Any:
+    """Refuse what cannot be a guide.
 
     Raises:
         InputError: saying what a guide is.
     """
-    if (isinstance(guide, str) and guide not in GUIDES) or not (isinstance(guide, str) or callable(guide)):
-        raise InputError(
-            f"guide={shown(guide)} is not known; choose one of {', '.join(GUIDES)}, or give a class of "
-            f"numpyro.infer.autoguide or a function of {_MODEL_ARGUMENTS} that samples the sites of bayesgmm.model"
-        )
-    if rank is not None:
-        whole_number("rank", rank)
-        if guide != "low_rank":
-            raise InputError(f"rank={rank} belongs to guide='low_rank', and this is guide={shown(guide)}; drop it")
-    if not isinstance(guide, str | AutoGuide):
+    if isinstance(guide, str) or not callable(guide):
+        own = f"a function of {_MODEL_ARGUMENTS} that samples the sites of bayesgmm.model"
+        one_of(name, guide, GUIDES, f", or give a class of numpyro.infer.autoguide or {own}")
+    elif not isinstance(guide, AutoGuide):
         _makes_guides(guide)
+    return guide
 
 
 def approximation_by(guide: Any, rank: int | None = None) -> Approximation:

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.engines.fit import ResultCode
+from bayesgmm.engines.registry import Count, Flag, Number, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_row_weights, enough_rows
 from bayesgmm.mixtures.families import get_family
-from bayesgmm.numerics.validation import as_key, as_rows, finite_number, truth_value, whole_number
+from bayesgmm.numerics.validation import as_key, as_rows
 from bayesgmm.posterior.matching import best_orders
 
 
@@ -74,16 +75,17 @@ class KMeansFit:
         return dataclasses.replace(self, labels=np.argsort(order)[self.labels], centres=self.centres[order])
 
 
+@engine("kmeans", label="k-means", method="k-means", gives="partition", prior="none", streams=(10,))
 def fit_kmeans(
     x: Any,
-    num_components: Any,
+    num_components: Count,
     *,
     key: Any,
     row_weights: Any = None,
-    num_restarts: Any = 10,
-    max_steps: Any = 300,
-    tol: Any = 1e-4,
-    standardise: Any = False,
+    num_restarts: Count = 10,
+    max_steps: Count = 300,
+    tol: Number = 1e-4,
+    standardise: Flag = False,
 ) -> KMeansFit:
     """Partition rows by k-means (scikit-learn's `KMeans`, with its defaults): the best of several starts by k-means++.
 
@@ -104,13 +106,12 @@ def fit_kmeans(
     x, key = np.asarray(as_rows(x)), as_key(key)
     enough_rows(x, num_components, get_family("spherical"), row_weights)
     weights = None if row_weights is None else np.asarray(as_row_weights(row_weights, x))
-    check_settings(num_restarts=num_restarts, max_steps=max_steps, tol=tol, standardise=standardise)
     scale = x.std(0) if standardise else np.ones(x.shape[1], x.dtype)
 
     from sklearn.cluster import KMeans  # on first use: it takes a second to import
 
     found = KMeans(
-        int(num_components),
+        num_components,
         n_init=num_restarts,  # pyright: ignore[reportArgumentType]
         max_iter=max_steps,
         tol=float(tol),
@@ -126,18 +127,6 @@ def fit_kmeans(
         num_steps=int(found.n_iter_),
         code=ResultCode.successful if found.n_iter_ < max_steps else ResultCode.max_steps_reached,
     )
-
-
-def check_settings(*, num_restarts: Any, max_steps: Any, tol: Any, standardise: Any) -> None:
-    """Refuse settings of `fit_kmeans` that cannot be run.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    whole_number("num_restarts", num_restarts)
-    whole_number("max_steps", max_steps)
-    finite_number("tol", tol)
-    truth_value("standardise", standardise)
 
 
 def inertia_of(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], column_scale: Any = 1.0) -> float:

@@ -27,14 +27,13 @@ from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
-from bayesgmm.engines.modes import em_ends
-from bayesgmm.errors import InputError
+from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.registry import Count, OnFailure, Positive, engine
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import finite_number, whole_number
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior
@@ -46,18 +45,19 @@ _MOST_SADDLES = 3  # that a climb leaves before it gives up
 _SAME = 0.02  # of a component's own standard deviations: mixtures nearer to each other count as one
 
 
+@engine("map", label="MAP", method="MAP", gives="point", prior="mode", trace="log posterior density", streams=(0,))
 def fit_map(
     x: Any,
-    num_components: int,
+    num_components: Count,
     *,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | Sequence[Mixture] | None = None,
-    num_starts: int = 5,
-    gtol: float | None = None,
-    max_steps: int = 1000,
-    on_failure: str = "warn",
+    num_starts: Count = NUM_STARTS,
+    gtol: Positive | None = None,
+    max_steps: Count = 1000,
+    on_failure: OnFailure = "warn",
 ) -> Fit:
     """Fit the mixture at the mode of its posterior.
 
@@ -87,8 +87,6 @@ def fit_map(
     Raises:
         InputError: for arguments that cannot be fitted, a prior without a mode among them, before anything is compiled.
     """
-    check_on_failure(on_failure)
-    check_settings(num_starts=num_starts, gtol=gtol, max_steps=max_steps)
     if isinstance(prior, AnyPrior):
         check_has_mode(prior)
     x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
@@ -101,18 +99,6 @@ def fit_map(
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     return announce(_fit(x, num_components, family, prior, starts, gtol, max_steps), on_failure)
-
-
-def check_settings(*, num_starts: Any, gtol: Any, max_steps: Any) -> None:
-    """Refuse settings of `fit_map` that cannot be run.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    whole_number("max_steps", max_steps)
-    whole_number("num_starts", num_starts)
-    if gtol is not None and not finite_number("gtol", gtol) > 0:
-        raise InputError(f"gtol={gtol} must be greater than 0")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ Vehtari et al. (2021), as implemented in ArviZ.
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +21,37 @@ from numpyro.infer import NUTS
 from numpyro.infer.util import ParamInfo
 
 from bayesgmm.engines.draws import with_convergence
-from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.modes import NUM_STARTS, em_ends
 from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.engines.registry import (
+    ChainMethod,
+    CheckpointOption,
+    Count,
+    Number,
+    OnFailure,
+    ProgressOption,
+    Rule,
+    engine,
+)
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import Prepared
 from bayesgmm.likelihood.log_likelihood import prepare_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import finite_number, whole_number
+from bayesgmm.numerics.validation import finite_number
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import (
     Checkpoint,
     check_chain_method,
-    check_checkpoint,
-    check_counts,
+    check_draws,
     checkpoint_of,
     map_chains,
     run_chains,
     stretch,
 )
-from bayesgmm.runtime.progress import Listener, Progress, check_progress
+from bayesgmm.runtime.progress import Progress
 from bayesgmm.starts.given import check_starts
 from bayesgmm.target import laplace as warm_start
 from bayesgmm.target import unconstrained as space
@@ -54,25 +62,40 @@ _ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell mo
 _MODES_WITHIN = 7.0  # of the largest logarithmic mass: lesser modes hold less than a thousandth of it
 
 
+def _target_accept(name: str, value: Any) -> float:
+    if not 0 < finite_number(name, value) < 1:
+        raise InputError(f"{name}={value} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
+    return float(value)
+
+
+@engine(
+    "nuts",
+    label="NUTS",
+    method="NUTS",
+    gives="draws",
+    trace="log posterior density",
+    streams=(3,),
+    together=check_draws,
+)
 def fit_nuts(
     x: Any,
-    num_components: int,
+    num_components: Count,
     *,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | Sequence[Mixture] | None = None,
-    num_chains: int = 4,
-    num_warmup: int = 300,
-    num_draws: int = 1000,
-    target_accept: float = 0.8,
-    jitter: float = 1.0,
-    num_starts: int = NUM_STARTS,
-    max_tree_depth: int = 10,
-    chain_method: str | None = None,
-    progress: bool | Listener | None = None,
-    checkpoint: str | Path | bool = True,
-    on_failure: str = "warn",
+    num_chains: Count = 4,
+    num_warmup: Count = 300,
+    num_draws: Count = 1000,
+    target_accept: Annotated[float, Rule(_target_accept)] = 0.8,
+    jitter: Number = 1.0,
+    num_starts: Count = NUM_STARTS,
+    max_tree_depth: Count = 10,
+    chain_method: ChainMethod | None = None,
+    progress: ProgressOption = None,
+    checkpoint: CheckpointOption = False,
+    on_failure: OnFailure = "warn",
 ) -> Fit:
     """Draw from the posterior by NUTS.
 
@@ -96,8 +119,8 @@ def fit_nuts(
             "vectorized". By default parallel where several devices share the chains evenly, else sequential on a CPU
             and vectorized on an accelerator.
         progress: True for a bar, or a function called with a sentence about once a second.
-        checkpoint: where a run is saved once a minute, and on Ctrl-C; the same call goes on from there, to the same
-            draws. By default in the user's cache folder; False for nowhere.
+        checkpoint: the file where a run is saved once a minute, and on Ctrl-C; the same call resumes from there, to
+            the same draws. True for one in the user's cache folder. By default nowhere.
         on_failure: "warn", "raise" or "ignore" when there are divergences, the chains disagree, or Ctrl-C came.
 
     Returns:
@@ -111,19 +134,6 @@ def fit_nuts(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
-    check_on_failure(on_failure)
-    check_settings(
-        num_chains=num_chains,
-        num_warmup=num_warmup,
-        num_draws=num_draws,
-        target_accept=target_accept,
-        jitter=jitter,
-        num_starts=num_starts,
-        max_tree_depth=max_tree_depth,
-        chain_method=chain_method,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
     chain_method = check_chain_method(chain_method, num_chains)
     x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
     if start is None:
@@ -131,41 +141,12 @@ def fit_nuts(
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
-    settings = (float(target_accept), float(jitter), max_tree_depth, chain_method)
+    settings = (target_accept, float(jitter), max_tree_depth, chain_method)
     identity = ("nuts", x, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"nuts, k = {num_components}", progress) as shown:
         fit = _fit(x, num_components, family, prior, starts, key, counts, settings, shown, saved)
     return announce(fit, on_failure)
-
-
-def check_settings(
-    *,
-    num_chains: Any,
-    num_warmup: Any,
-    num_draws: Any,
-    target_accept: Any,
-    jitter: Any,
-    num_starts: Any,
-    max_tree_depth: Any,
-    chain_method: Any,
-    progress: Any,
-    checkpoint: Any,
-) -> None:
-    """Refuse settings of `fit_nuts` that cannot be run.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    check_counts(num_chains, num_warmup, num_draws)
-    whole_number("num_starts", num_starts)
-    whole_number("max_tree_depth", max_tree_depth)
-    if not 0 < finite_number("target_accept", target_accept) < 1:
-        raise InputError(f"target_accept={target_accept} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
-    finite_number("jitter", jitter)
-    check_chain_method(chain_method, num_chains)
-    check_progress(progress)
-    check_checkpoint(checkpoint)
 
 
 @matching_precision

@@ -10,8 +10,7 @@ Source: Kucukelbir et al. (2017), automatic differentiation variational inferenc
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from numpyro.optim import Adam
 
 from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
 from bayesgmm.engines.elbo import Elbo, look, one_by_one
-from bayesgmm.engines.fit import Fit, ResultCode, announce, check_on_failure
+from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.guides import (
     Neighbourhood,
     Units,
@@ -37,15 +36,16 @@ from bayesgmm.engines.guides import (
 from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, BATCH_SIZE, Tangent, tangent_at
 from bayesgmm.engines.modes import prepare
 from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.engines.registry import CheckpointOption, Count, OnFailure, ProgressOption, Rule, engine
 from bayesgmm.engines.settling import STEP_SIZES, Schedule
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import as_rows, whole_number
+from bayesgmm.numerics.validation import as_rows, shown, whole_number
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.runtime.chains import Checkpoint, check_checkpoint, checkpoint_of
-from bayesgmm.runtime.progress import Listener, Progress, check_progress
+from bayesgmm.runtime.chains import Checkpoint, checkpoint_of
+from bayesgmm.runtime.progress import Progress
 from bayesgmm.target import unconstrained as space
 from bayesgmm.target.numpyro_model import CovarianceUnits
 
@@ -53,24 +53,41 @@ _AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; more are 
 _DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are worked out together
 
 
+def _together(guide: Any, rank: int | None, window: int, max_steps: int) -> None:
+    if rank is not None and guide != "low_rank":
+        raise InputError(f"rank={rank} belongs to guide='low_rank', and this is guide={shown(guide)}; drop it")
+    if max_steps < 2 * window:
+        raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
+
+
+@engine(
+    "vi",
+    label="VI",
+    method="Variational inference",
+    gives="approximation",
+    trace="ELBO",
+    variants="guide",
+    streams=(1, 2, 6),
+    together=_together,
+)
 def fit_vi(
     x: Any,
-    num_components: int,
+    num_components: Count,
     *,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
     key: Any,
     start: Mixture | None = None,
-    guide: Any = "full_rank",
-    rank: int | None = None,
-    batch_size: int | None = None,
-    num_draws: int = 2000,
-    num_particles: int = 8,
-    window: int = 500,
-    max_steps: int = 20_000,
-    progress: bool | Listener | None = None,
-    checkpoint: str | Path | bool = True,
-    on_failure: str = "warn",
+    guide: Annotated[Any, Rule(check_guide)] = "full_rank",
+    rank: Count | None = None,
+    batch_size: Count | None = None,
+    num_draws: Annotated[int, Rule(lambda name, value: whole_number(name, value, MIN_DRAWS))] = 2000,
+    num_particles: Count = 8,
+    window: Count = 500,
+    max_steps: Count = 20_000,
+    progress: ProgressOption = None,
+    checkpoint: CheckpointOption = False,
+    on_failure: OnFailure = "warn",
 ) -> Fit:
     """Approximate the posterior by a distribution of a tractable family, the guide.
 
@@ -93,9 +110,9 @@ def fit_vi(
         window: length of the windows of the stopping rule, in steps.
         max_steps: limit on steps in all.
         progress: True for a bar, or a function called with a sentence after every window.
-        checkpoint: where a run is saved once a minute, and on Ctrl-C; the same call goes on from there, to the same
-            draws. By default in the user's cache folder, and nowhere for a guide of your own, which a file cannot tell
-            from another; False for nowhere.
+        checkpoint: the file where a run is saved once a minute, and on Ctrl-C; the same call resumes from there, to
+            the same draws. True for one in the user's cache folder, and none for a guide of your own, which a file
+            cannot tell from another. By default nowhere.
         on_failure: "warn", "raise" or "ignore" when the ELBO did not settle, or Ctrl-C came.
 
     Returns:
@@ -107,18 +124,6 @@ def fit_vi(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
-    check_on_failure(on_failure)
-    check_settings(
-        guide=guide,
-        rank=rank,
-        batch_size=batch_size,
-        num_draws=num_draws,
-        num_particles=num_particles,
-        window=window,
-        max_steps=max_steps,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
     if not isinstance(guide, str):
         record, x = get_family(family), as_rows(x)
         some_start = any_mixture(num_components, np.shape(x)[-1], record) if start is None else start
@@ -136,35 +141,6 @@ def fit_vi(
     with Progress(f"{what}, k = {num_components}", progress) as shown:
         fit = _fit(x, num_components, family, prior, start, key, settings, shown, saved)
     return announce(fit, on_failure)
-
-
-def check_settings(
-    *,
-    guide: Any,
-    rank: Any,
-    batch_size: Any,
-    num_draws: Any,
-    num_particles: Any,
-    window: Any,
-    max_steps: Any,
-    progress: Any,
-    checkpoint: Any,
-) -> None:
-    """Refuse settings of `fit_vi` that cannot be run.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    check_guide(guide, rank)
-    for name, value in {"num_particles": num_particles, "window": window}.items():
-        whole_number(name, value)
-    whole_number("num_draws", num_draws, MIN_DRAWS)
-    if whole_number("max_steps", max_steps) < 2 * window:
-        raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
-    if batch_size is not None:
-        whole_number("batch_size", batch_size)
-    check_progress(progress)
-    check_checkpoint(checkpoint)
 
 
 class _Settings(NamedTuple):

@@ -49,7 +49,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         reg_covar: ridge of the covariances that inference starts from, in squared units of the data; the prior holds
             those that it ends with.
         max_iter: limit on steps of each ascent of "cavi", or of each fit by EM that the others start from.
-        n_init: number of starts; "auto" is 1 for "cavi" and "vi", 4 for the samplers and 5 for "map".
+        n_init: number of starts; "auto" is 1 for "cavi" and "vi", 4 for the samplers and "map".
         init_params: as in `GaussianMixture`.
         weight_concentration_prior_type: "dirichlet_process", by default for "cavi", or "dirichlet_distribution", by
             default for the others.

@@ -30,7 +30,7 @@ from bayesgmm.starts.named import start_from
 
 _ENGINES = {"map": fit_map, "vi": fit_vi, "gibbs": fit_gibbs, "nuts": fit_nuts}
 INFERENCE = ("cavi", *_ENGINES)
-_STARTS = {"cavi": 1, "map": 5, "vi": 1, "gibbs": NUM_STARTS, "nuts": NUM_STARTS}
+_STARTS = {"cavi": 1, "map": NUM_STARTS, "vi": 1, "gibbs": NUM_STARTS, "nuts": NUM_STARTS}
 _OWN_ARGUMENTS = {"x", "num_components", "family", "prior", "key", "start", "num_starts", "on_failure", "progress"}
 
 

@@ -4,7 +4,9 @@ Values that are being traced by the caller's own `jit`, `vmap` or `grad` have a 
 but no contents to look at.
 """
 
+import difflib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -157,6 +159,20 @@ def truth_value(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name}={shown(value)} must be True or False")
     return bool(value)
+
+
+def one_of(name: str, value: Any, known: Iterable[str], more: str = "") -> str:
+    """One of the known words.
+
+    Raises:
+        InputError: for anything else, with the closest of them, and all of them; `more` is added to these.
+    """
+    if isinstance(value, str) and value in known:
+        return value
+    known = tuple(known)
+    closest = difflib.get_close_matches(str(value), known, 1)
+    hint = f"did you mean {closest[0]!r}? " if closest else ""
+    raise InputError(f"{name}={shown(value)} is not known; {hint}choose one of {', '.join(known)}{more}")
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import shown, whole_number
+from bayesgmm.numerics.validation import shown
 from bayesgmm.runtime.files import written_whole
 from bayesgmm.runtime.progress import Progress
 
@@ -32,14 +32,12 @@ def fewest_draws(num_chains: int) -> int:
     return 8 if num_chains == 1 else 4
 
 
-def check_counts(num_chains: Any, num_warmup: Any, num_draws: Any) -> None:
-    """Refuse numbers of chains and draws that cannot be run, or judged afterwards.
+def check_draws(num_chains: int, num_draws: int) -> None:
+    """Refuse too few draws for R-hat.
 
     Raises:
-        InputError: for anything but whole numbers of at least 1, and for too few draws.
+        InputError: saying how many are needed.
     """
-    for name, value in {"num_chains": num_chains, "num_warmup": num_warmup, "num_draws": num_draws}.items():
-        whole_number(name, value)
     needed = fewest_draws(num_chains)
     if num_draws < needed:
         raise InputError(f"num_draws={num_draws} is too few for R-hat; draw at least {needed} a chain")
@@ -233,19 +231,19 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def check_checkpoint(checkpoint: Any) -> None:
-    """Refuse what is no place to save a run.
+def check_checkpoint(checkpoint: Any) -> str | Path | bool:
+    """Check the argument of that name.
 
     Raises:
         InputError: for anything but a path, True and False.
     """
     if not isinstance(checkpoint, str | Path | bool):
         raise InputError(f"checkpoint={shown(checkpoint)} must be the path of a file, True or False")
+    return checkpoint
 
 
 def checkpoint_of(checkpoint: str | Path | bool, identity: Any) -> Checkpoint | None:
     """Where a run is saved: a path that was given, or a file in the user's cache folder named by its identity."""
-    check_checkpoint(checkpoint)
     if checkpoint is False:
         return None
     if checkpoint is True:

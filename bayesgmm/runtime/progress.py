@@ -10,14 +10,15 @@ from bayesgmm.numerics.validation import shown
 Listener = Callable[[str], None]
 
 
-def check_progress(progress: Any) -> None:
-    """Refuse what cannot be told of progress.
+def check_progress(progress: Any) -> bool | Listener | None:
+    """Check the argument of that name.
 
     Raises:
         InputError: for anything but True, False, None and functions.
     """
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InputError(f"progress={shown(progress)} must be True for a bar, or a function of a sentence")
+    return progress
 
 
 class Progress:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesgmm.engines.em import default_ridge
-from bayesgmm.engines.fit import Fit, FitWarning, check_on_failure
+from bayesgmm.engines.fit import Fit, FitWarning
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
 from bayesgmm.mixtures.families import Family, get_family
@@ -81,7 +81,7 @@ def uncertainty(
         InputError: for arguments that cannot be used, before anything is compiled.
         RuntimeError: where `code` is not successful, when `on_failure` is "raise".
     """
-    check_on_failure(on_failure)
+    one_of("on_failure", on_failure, ("warn", "raise", "ignore"))
     if method not in METHODS:
         raise InputError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
     if not isinstance(fit, Fit) or fit.engine != "em":

@@ -21,7 +21,7 @@ from bayesgmm.likelihood.rows import as_row_weights
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.numerics.validation import as_key, as_rows, one_of
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.hierarchical import share_out
 from bayesgmm.starts.kmeans import (
@@ -171,9 +171,18 @@ def get_start(start: str) -> Start:
         InputError: for an unknown name, listing the known ones.
     """
     name = _SCIKIT_LEARN_NAMES.get(start, start)
-    if name not in STARTS:
-        raise InputError(f"start={start!r} is not known; choose one of {', '.join(STARTS)}")
-    return STARTS[name]
+    return STARTS[one_of("start", name, STARTS)]
+
+
+def check_named_start(name: str, value: Any) -> Any:
+    """A start whose name, if it is one, is known.
+
+    Raises:
+        InputError: for None, and for an unknown name.
+    """
+    if value is None:
+        raise InputError(f"{name}=None is not a start; leave it out for random ones")
+    return get_start(value).name if isinstance(value, str) else value
 
 
 def start_from(
