@@ -112,13 +112,13 @@ def fit_em(
         check_has_mode(prior)
         prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
     # NaN stands for the default, so that no program is compiled for it alone.
-    reg_covar = np.asarray(np.nan, x.dtype) if reg_covar is None else reg_covar
-    reg_covar = (jnp if is_traced(reg_covar) else np).broadcast_to(reg_covar, x.shape[1:])
+    ridge = np.asarray(np.nan, x.dtype) if reg_covar is None else reg_covar
+    ridge = (jnp if is_traced(ridge) else np).broadcast_to(ridge, x.shape[1:])
     if isinstance(start, str):
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     fit = _fit_streamed if streamed else _fit
-    return announce(fit(x, weights, settings, start, key, prior, tol, reg_covar), on_failure)
+    return announce(fit(x, weights, settings, start, key, prior, tol, ridge), on_failure)
 
 
 @dataclasses.dataclass(frozen=True)

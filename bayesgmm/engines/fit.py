@@ -77,8 +77,8 @@ _EXPLANATIONS = {
         "the prior"
     ),
     ResultCode.interrupted: (
-        "it was interrupted, and has only the draws that were made before; give checkpoint= a file, from which the same "
-        "call resumes, or ask for fewer draws"
+        "it was interrupted, and has only the draws that were made before; give checkpoint= a file, from which the "
+        "same call resumes, or ask for fewer draws"
     ),
 }
 

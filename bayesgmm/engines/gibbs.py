@@ -104,7 +104,7 @@ def fit_gibbs(
     """
     family = get_family(family)
     x = as_rows(x)
-    chain_method = check_chain_method(chain_method, num_chains)
+    method = check_chain_method(chain_method, num_chains)
     enough_rows(x, num_components, family, bounded=True)
     key = as_key(key)
     if prior is None:
@@ -115,10 +115,10 @@ def fit_gibbs(
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
-    identity = ("gibbs", x, prior, starts, jax.random.key_data(key), counts, chain_method, num_components, family.name)
+    identity = ("gibbs", x, prior, starts, jax.random.key_data(key), counts, method, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"gibbs, k = {num_components}", progress) as shown:
-        fit = _fit(x, family, prior, starts, key, counts, chain_method, shown, saved)
+        fit = _fit(x, family, prior, starts, key, counts, method, shown, saved)
     return announce(fit, on_failure)
 
 

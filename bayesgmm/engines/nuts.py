@@ -134,14 +134,14 @@ def fit_nuts(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
-    chain_method = check_chain_method(chain_method, num_chains)
+    method = check_chain_method(chain_method, num_chains)
     x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
     if start is None:
         starts = em_ends(x, num_components, family, num_starts, key=key, prior=prior)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
-    settings = (target_accept, float(jitter), max_tree_depth, chain_method)
+    settings = (target_accept, float(jitter), max_tree_depth, method)
     identity = ("nuts", x, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"nuts, k = {num_components}", progress) as shown:

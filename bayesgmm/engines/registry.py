@@ -138,13 +138,9 @@ class Engine:
                 self.check(variant)
             return settings
 
-        return create_model(
-            f"{self.name.capitalize()}Settings",
-            __base__=Settings,
-            __doc__=text.partition("\n")[0],
-            __validators__={"together": model_validator(mode="after")(together)},  # pyright: ignore[reportArgumentType]
-            **fields,
-        )
+        validators: dict[str, Any] = {"together": model_validator(mode="after")(together)}
+        name, about = f"{self.name.capitalize()}Settings", text.partition("\n")[0]
+        return create_model(name, __base__=Settings, __doc__=about, __validators__=validators, **fields)
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments as the function takes them, those that have a rule checked.

@@ -10,7 +10,7 @@ from bayesgmm.numerics.validation import shown
 Listener = Callable[[str], None]
 
 
-def check_progress(progress: Any) -> bool | Listener | None:
+def check_progress(progress: Any) -> Any:
     """Check the argument of that name.
 
     Raises:

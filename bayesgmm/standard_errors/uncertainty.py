@@ -22,7 +22,7 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
 from bayesgmm.numerics.precision import is_traced
-from bayesgmm.numerics.validation import as_key, as_rows, shown, whole_number
+from bayesgmm.numerics.validation import as_key, as_rows, one_of, shown, whole_number
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.standard_errors.findings import UncertaintyCode, failures_of, troubles_of
 from bayesgmm.standard_errors.information import Information, information
