@@ -22,6 +22,7 @@ import bayesgmm
 from bayesgmm import plots
 from bayesgmm.cli.config import Config, load_config
 from bayesgmm.engines.fit import COMPARED
+from bayesgmm.posterior.thresholds import thresholds
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -266,6 +267,20 @@ def shown(value):
 def test_settings_page_is_current():
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     assert settings_table() in page, f"docs/reference/settings.md should hold\n\n{settings_table()}"
+
+
+def thresholds_table():
+    """The page of thresholds, from their table."""
+    rows = [
+        f"| `{name}` | {value:.3g} | {value.unit} | {value.reason} | {value.source} |"
+        for name, value in thresholds().items()
+    ]
+    return "\n".join(["| name | value | unit | reason | source |", "|---|---|---|---|---|", *rows])
+
+
+def test_thresholds_page_is_current():
+    page = (ROOT / "docs" / "reference" / "thresholds.md").read_text(encoding="utf-8")
+    assert thresholds_table() in page, f"docs/reference/thresholds.md should hold\n\n{thresholds_table()}"
 
 
 def test_first_page_names_every_engine():

@@ -6,9 +6,10 @@ from typing import Any
 from rich.table import Table
 
 from bayesgmm.comparison.compare import Comparison
-from bayesgmm.comparison.parameter_table import MIN_COVERAGE, NARROW, WIDE, ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import SAMPLERS, Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
+from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
 
 def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -78,7 +79,7 @@ def _doubt(line: dict[Any, Any], name: str) -> str:
     if name not in line["flagged"]:
         return ""
     ratio = line[f"{name} ratio"]
-    marks = [] if NARROW <= ratio <= WIDE else [f"×{ratio:.2f}"]
+    marks = [] if OVERCONFIDENT <= ratio <= UNDERCONFIDENT else [f"×{ratio:.2f}"]
     if name == "em" and line["em coverage"] < MIN_COVERAGE:
         marks.append(f"{100 * line['em coverage']:.0f}%")
     return f" [{', '.join(marks)}]"

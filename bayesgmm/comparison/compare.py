@@ -17,9 +17,10 @@ from bayesgmm.comparison.agreement import agreement_columns, check_labels, row_o
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import check_names, check_values, make_priors, planned_runs
 from bayesgmm.diagnostics.criteria import information_criteria
-from bayesgmm.diagnostics.datatree import Loo, loo, to_datatree
+from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnose import diagnose
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
+from bayesgmm.diagnostics.loo import Loo, loo
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans
@@ -27,9 +28,10 @@ from bayesgmm.engines.modes import em_ends
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import enough_rows
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.validation import as_key, as_rows, whole_number
+from bayesgmm.numerics.validation import as_key, as_rows, name_features, whole_number
+from bayesgmm.posterior.thresholds import MAX_PARETO_K
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.standard_errors.result import Uncertainty
+from bayesgmm.standard_errors.intervals import Uncertainty
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 CRITERIA = ("bic", "aic", "icl")
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
-GOOD_PARETO_K = 0.7  # Vehtari et al. (2024): above it, importance sampling is unreliable
 
 OnProgress = Callable[[str], None]
 
@@ -112,11 +113,11 @@ class Comparison:
         leaning = [
             (
                 row["engine"],
-                f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {GOOD_PARETO_K}: its "
+                f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {MAX_PARETO_K}: its "
                 "ELPD-LOO leans on rows whose terms are unreliable",
             )
             for row in self.table.to_dict("records")
-            if row["max_pareto_k"] > GOOD_PARETO_K
+            if row["max_pareto_k"] > MAX_PARETO_K
         ]
         found.sort(key=lambda one: -one[0])
         return [(name, sentence) for _, name, sentence in found] + leaning
@@ -173,10 +174,8 @@ def compare(
         KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
     family = get_family(family)
-    if feature_names is None and isinstance(x, pd.DataFrame):
-        feature_names = [str(name) for name in x.columns]
-    x, key = np.asarray(as_rows(x)), as_key(key)
-    names = tuple(f"x{index}" for index in range(x.shape[1])) if feature_names is None else tuple(feature_names)
+    table, x, key = x, np.asarray(as_rows(x)), as_key(key)
+    names = name_features(feature_names, x.shape[1], table)
     given: Any = num_components
     several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     counts = sorted({whole_number("num_components", count) for count in several})
@@ -187,8 +186,6 @@ def compare(
         raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(COMPARED)}")
     if select_by not in CRITERIA:
         raise InputError(f"select_by={select_by!r} is not known; choose one of {', '.join(CRITERIA)}")
-    if len(names) != x.shape[1]:
-        raise InputError(f"feature_names has {len(names)} names for {x.shape[1]} columns; give one each")
     for count in counts:
         enough_rows(x, count, family)
     labels = check_labels(labels, len(x))

@@ -18,14 +18,14 @@ from bayesgmm.engines.fit import SAMPLERS, Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
-from bayesgmm.standard_errors.result import Uncertainty, name_features
+from bayesgmm.numerics.validation import name_features
+from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
+from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.uncertainty import MOST_PARAMETERS, uncertainty
 
 SHOWN = ("weights", "means", "standard_deviations", "correlations")
-NARROW, WIDE = 0.7, 1.4  # ratios of standard deviations to the reference's, from which an engine is called wrong
 LEVEL = 0.95
 _TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
-MIN_COVERAGE = 0.85  # share of the posterior that a 95 % interval of maximum likelihood may hold at least
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def parameter_table(
             # What is certain, such as the weight of a single component, is neither overconfident nor underconfident.
             yardstick = _sd(draws)
             row[f"{name} ratio"] = sd / yardstick if yardstick > 0 else np.nan
-            if row[f"{name} ratio"] < NARROW:
+            if row[f"{name} ratio"] < OVERCONFIDENT:
                 narrow[name] = row[f"{name} ratio"]
-            elif row[f"{name} ratio"] > WIDE:
+            elif row[f"{name} ratio"] > UNDERCONFIDENT:
                 wide[name] = row[f"{name} ratio"]
             if name == "em":
                 row["em coverage"] = (

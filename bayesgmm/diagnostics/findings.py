@@ -1,4 +1,4 @@
-"""What a judgement of a fit is made of: findings in plain words, and their list."""
+"""Findings of a diagnosis in plain words, and their list."""
 
 import enum
 import textwrap
@@ -25,7 +25,7 @@ class Finding:
     Attributes:
         cause: what it is, in a word or two; the same for every finding of its kind.
         severity: note (know it), caution (some numbers may be off) or serious (do not use the fit as it is).
-        detail: what was found, with the numbers.
+        detail: the evidence, with its numbers.
         advice: what to try.
     """
 

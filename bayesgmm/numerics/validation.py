@@ -105,6 +105,23 @@ def as_rows(x: Any, name: str = "x") -> AnyArray:
     return array
 
 
+def name_features(
+    feature_names: Iterable[object] | None, num_features: int, table: object = None, default: str = "x{}"
+) -> tuple[str, ...]:
+    """Names of all features: those given, else the columns of a data frame, else numbered ones.
+
+    Raises:
+        InputError: for another number of names than features.
+    """
+    names = getattr(table, "columns", None) if feature_names is None else feature_names
+    if names is None:
+        return tuple(default.format(index) for index in range(num_features))
+    names = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
+    if len(names) != num_features:
+        raise InputError(f"feature_names has {len(names)} names for {num_features} features; give one each")
+    return names
+
+
 def as_key(key: Any) -> RandomKey:
     """A random key.
 

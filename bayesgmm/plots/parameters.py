@@ -13,9 +13,9 @@ from scipy.stats import gaussian_kde
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import name_features
 from bayesgmm.plots.panels import root_figure, several_axes
 from bayesgmm.plots.style import DATA_GREY, FONT_SIZE, INK, cluster_colour, legend_beside, line_styles, tidy
-from bayesgmm.plots.view import name_features
 
 _MOST_FEATURES = 8
 _POINT_MARKERS = ("v", "^", "D", "s")
@@ -49,7 +49,9 @@ def plot_posterior_parameters(
     if len(set(shapes.values())) > 1:
         raise InputError(f"fits must agree in clusters and features; means have shapes {shapes}")
     num_clusters, num_features = next(iter(shapes.values()))
-    names = name_features(None, num_features, feature_names)[:_MOST_FEATURES]
+    names = name_features(feature_names, num_features, default="feature {}" if num_features > 1 else "x")[
+        :_MOST_FEATURES
+    ]
     num_rows = 1 + len(names)
     handles = _handles(posteriors, points)
     size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)

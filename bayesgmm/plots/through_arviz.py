@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bayesgmm.diagnostics.datatree import pointwise_loo
+from bayesgmm.diagnostics.loo import num_draws, pointwise_loo
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import whole_number
 from bayesgmm.plots.arviz_axes import by_facet, by_parameter, few_replicates, quiet
 from bayesgmm.plots.panels import new_axes, one_axes, several_axes
 from bayesgmm.plots.style import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, legend_beside, tidy
+from bayesgmm.posterior.thresholds import pareto_k_limit
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -47,13 +48,13 @@ def plot_pareto_k(tree: "DataTree", *, ax: Any = None) -> Axes:
     import arviz
 
     _check_tree(tree, "log_likelihood")
-    found = pointwise_loo(tree)
+    found, limit = pointwise_loo(tree), pareto_k_limit(num_draws(tree))
     ax = one_axes(ax, (6.4, 3.2))
     data = found.pareto_k.to_dataset(name="pareto_k")
     with quiet():
         arviz.plot_khat(
             found,
-            threshold=found.good_k,
+            threshold=limit,
             plot_collection=by_facet(data, ax, (), {}),
             visuals={
                 "khat": {"color": BLUE, "size": 14, "alpha": 0.8},
@@ -61,13 +62,13 @@ def plot_pareto_k(tree: "DataTree", *, ax: Any = None) -> Axes:
                 "hlines": False,
             },
         )
-    ax.axhline(found.good_k, color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), gid="threshold")
+    ax.axhline(limit, color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), gid="threshold")
     ax.set_xlabel("row")
     ax.set_ylabel("Pareto shape k")
-    num_bad = int((np.asarray(found.pareto_k) > found.good_k).sum())
-    label = f"k = {found.good_k:.2f}; {num_bad} row{'s' if num_bad != 1 else ''} above"
+    num_bad = int((np.asarray(found.pareto_k) > limit).sum())
+    label = f"k = {limit:.2f}; {num_bad} row{'s' if num_bad != 1 else ''} above"
     handle = Line2D([], [], color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), label=label)
-    ax.set_ylim(top=max(ax.get_ylim()[1], found.good_k + 0.15))
+    ax.set_ylim(top=max(ax.get_ylim()[1], limit + 0.15))
     tidy(ax)
     legend_beside(ax, [handle])
     return ax
@@ -255,6 +256,7 @@ def _check_tree(tree: Any, *groups: str, few_draws: int = _FEWEST_DRAWS) -> None
     missing = [group for group in groups if group not in children]
     if missing:
         raise InputError(f"tree has no group {missing[0]}; make it with to_datatree")
-    num_draws = tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"]
-    if num_draws < few_draws:
-        raise InputError(f"tree has a posterior of {num_draws} draws; give that of a fit by VI, CAVI, Gibbs or NUTS")
+    if num_draws(tree) < few_draws:
+        raise InputError(
+            f"tree has a posterior of {num_draws(tree)} draws; give that of a fit by VI, CAVI, Gibbs or NUTS"
+        )

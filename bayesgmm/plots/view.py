@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.validation import as_rows
+from bayesgmm.numerics.validation import as_rows, name_features
 
 MAX_COLUMNS = 4
 
@@ -64,22 +64,6 @@ def as_float64(mixture: Mixture) -> Mixture:
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
 
 
-def name_features(x: Any, num_features: int, feature_names: Iterable[str] | None) -> tuple[str, ...]:
-    """Names of all features: those given, else those of a data frame, else numbers.
-
-    Raises:
-        InputError: when there are not as many names as features.
-    """
-    if feature_names is None:
-        feature_names = getattr(x, "columns", None)
-    if feature_names is None:
-        return tuple(f"feature {column}" for column in range(num_features)) if num_features > 1 else ("x",)
-    names = (feature_names,) if isinstance(feature_names, str) else tuple(str(name) for name in feature_names)
-    if len(names) != num_features:
-        raise InputError(f"feature_names has {len(names)} names, but there are {num_features} features")
-    return names
-
-
 def view_rows(
     mixture: Mixture,
     x: Any,
@@ -99,7 +83,8 @@ def view_rows(
         raise InputError(f"x has {rows.shape[1]} features, but the mixture has {mixture.num_features}")
     if not all(np.isfinite(np.asarray(field)).all() for field in (mixture.means, mixture.precision_factor)):
         raise InputError("the mixture has NaN or infinite parameters, so there is nothing to draw; look at fit.code")
-    names = name_features(x, rows.shape[1], feature_names)
+    default = "feature {}" if rows.shape[1] > 1 else "x"
+    names = name_features(feature_names, rows.shape[1], x, default)
     if isinstance(columns, str) and columns == "pca" and "pca" not in names:
         return _principal_view(rows)
     if columns is None:

@@ -25,15 +25,10 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-MAX_R_HAT = 1.01
-"""Largest R-hat of chains that agree: Vehtari et al. (2021)."""
-
-MIN_ESS_PER_CHAIN = 100
-"""Effective draws that a chain should have, in the bulk and in the tails: 400 of four, Vehtari et al. (2021)."""
 
 MIN_DRAWS = 4
 """Draws a chain without which there is no R-hat: two halves of two."""
@@ -282,14 +277,6 @@ def spread_rows(x: Float[np.ndarray, "n d"], num_rows: int = NUM_DENSITY_ROWS) -
 
 
 MODE_RANGE = (0.05, 0.95)
-MODE_VALLEY = 1 / 3
-"""Two modes of a chain have fewer draws between them than this share of those at the lower peak. A choice of this
-package: of 4,000 autocorrelated chains (normal, uniform, exponential, Student's t with 3 degrees of freedom) of 1,000
-draws, none was called bimodal at 26 effective draws and 6 at 5; two normals in proportion 3 : 7 are, from 5 standard
-deviations between them."""
-
-MIN_DRAWS_OF_MODE = 10
-MIN_SHARE_OF_MODE = 0.05
 
 
 def groups_of_chains(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> list[tuple[int, ...]]:
@@ -329,5 +316,5 @@ def _has_valley(draws: Float[np.ndarray, " draw"]) -> bool:
         low, high = draws[~above].mean(), draws[above].mean()
         middle = (low + high) / 2
     at_low, between, at_high = (int((np.abs(draws - place) < (high - low) / 6).sum()) for place in (low, middle, high))
-    least = max(MIN_DRAWS_OF_MODE, MIN_SHARE_OF_MODE * len(draws))
-    return min(at_low, at_high) >= least and between < MODE_VALLEY * min(at_low, at_high)
+    least = max(MIN_MODE_DRAWS, MIN_MODE_SHARE * len(draws))
+    return min(at_low, at_high) >= least and between < MAX_VALLEY * min(at_low, at_high)

@@ -30,8 +30,8 @@ from bayesgmm.likelihood.rows import as_row_weights
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
-from bayesgmm.numerics.validation import as_rows, no_constant_column, shown, truth_value, whole_number
-from bayesgmm.priors.description import as_interval, as_table, names_of_features, rows_of_sticks, rows_of_weights
+from bayesgmm.numerics.validation import as_rows, name_features, no_constant_column, shown, truth_value, whole_number
+from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -83,7 +83,7 @@ class ConjugatePrior:
         from scipy import stats
 
         mean, scale = np.asarray(self.mean, np.float64), np.asarray(self.scale, np.float64)
-        names = names_of_features(feature_names, len(mean))
+        names = name_features(feature_names, len(mean))
         kappa, dof = float(self.shrinkage), float(self.dof)
         # A diagonal entry of an inverse-Wishart matrix is an inverse-gamma variable of fewer degrees of freedom.
         margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof

@@ -4,23 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray
 
 Row = tuple[str, str, str]
-
-
-def names_of_features(feature_names: Sequence[str] | None, num_features: int) -> list[str]:
-    """Names for a description: those given, else numbered ones.
-
-    Raises:
-        InputError: for another number of names than features.
-    """
-    if feature_names is None:
-        return [f"x{index}" for index in range(num_features)]
-    if len(feature_names) != num_features:
-        raise InputError(f"feature_names has {len(feature_names)} names for {num_features} features; give one each")
-    return [str(name) for name in feature_names]
 
 
 def rows_of_weights(concentration: AnyArray) -> list[Row]:

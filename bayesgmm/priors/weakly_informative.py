@@ -29,8 +29,8 @@ import numpy as np
 from jaxtyping import Float
 
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced
-from bayesgmm.numerics.validation import as_rows, no_constant_column, whole_number
-from bayesgmm.priors.description import as_interval, as_table, names_of_features, rows_of_weights
+from bayesgmm.numerics.validation import as_rows, name_features, no_constant_column, whole_number
+from bayesgmm.priors.description import as_interval, as_table, rows_of_weights
 from bayesgmm.priors.scales import SCALE_PRIORS, HalfNormalScales, Scales, prior_number, scales_from_arguments
 from bayesgmm.runtime.files import storable, stored_as
 
@@ -69,7 +69,7 @@ class WeaklyInformativePrior:
         from scipy import stats
 
         num_features = len(self.mean_loc)
-        names = names_of_features(feature_names, num_features)
+        names = name_features(feature_names, num_features)
         rows = rows_of_weights(self.concentration)
         for name, loc, scale in zip(names, np.asarray(self.mean_loc), np.asarray(self.mean_scale), strict=True):
             low, high = stats.norm(loc, scale).interval(0.95)

@@ -15,18 +15,21 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesgmm.engines.em import default_ridge
-from bayesgmm.engines.fit import Fit, FitWarning
+from bayesgmm.engines.fit import Fit, FitWarning, ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
+from bayesgmm.mixtures.coordinates import names_of_coordinates
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import as_key, as_rows, one_of, shown, whole_number
 from bayesgmm.posterior.matching import relabel
-from bayesgmm.standard_errors.findings import UncertaintyCode, failures_of, troubles_of
+from bayesgmm.posterior.thresholds import MAX_DISTANCE, MIN_INFORMATION
 from bayesgmm.standard_errors.information import Information, information
+from bayesgmm.standard_errors.intervals import BY_DRAWING, BY_THEORY, METHODS, Uncertainty, UncertaintyCode
 from bayesgmm.standard_errors.replicates import (
+    MAX_STEPS,
     Refits,
     bootstrap_weights,
     dirichlet_weights,
@@ -34,12 +37,12 @@ from bayesgmm.standard_errors.replicates import (
     refit_reweighted,
     refit_simulated,
 )
-from bayesgmm.standard_errors.result import BY_DRAWING, BY_THEORY, METHODS, Uncertainty
 
 _NUM_REPLICATES = 500
 _TOL = 1e-8  # of the replicates: one that stops early stays near the fit, and would look too certain
 MOST_PARAMETERS = 4000  # of which a matrix of second derivatives is made
-_MOST_AT_ONCE = 32  # replicates of which quantities are worked out together
+_MOST_AT_ONCE = 32  # replicates whose quantities are computed together
+_WHOSE = "was it made of these rows and row_weights, without a prior or ridge"
 
 
 def uncertainty(
@@ -207,8 +210,8 @@ def _assemble(
 ) -> dict[str, Any]:
     """The fields of an `Uncertainty`, in float64."""
     estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, functions).items()}
-    troubles = troubles_of(fit, row_weights, family, theory)
-    sound = all(code.sound for code, _ in troubles)
+    problems = _problems(fit, row_weights, family, theory)
+    sound = all(code.sound for code, _ in problems)
     nothing = np.full(len(theory.standard_errors), np.nan)
     found: dict[str, Any] = {
         "estimates": estimates,
@@ -217,8 +220,8 @@ def _assemble(
     }
     if refits is not None:
         if not sound:
-            troubles = [
-                (code, f"{text}. BCa intervals, which need that information, are missing") for code, text in troubles
+            problems = [
+                (code, f"{text}. BCa intervals, which need that information, are missing") for code, text in problems
             ]
         drawn = _quantities_of_each(refits.mixtures, functions)
         replicates = {name: np.asarray(drawn[name]) for name in estimates}
@@ -230,10 +233,10 @@ def _assemble(
             for name, value in replicates.items()
         }
         found |= {"replicates": replicates, "replicate_results": refits.results, "replicate_weights": counts}
-        if (failure := failures_of(refits, method)) is not None:
-            troubles.append((UncertaintyCode.failed_replicates, failure))
-    found["code"] = max((code for code, _ in troubles), default=UncertaintyCode.successful)
-    found["message"] = "; ".join(text for _, text in troubles)
+        if (failure := _failures(refits, method)) is not None:
+            problems.append((UncertaintyCode.failed_replicates, failure))
+    found["code"] = max((code for code, _ in problems), default=UncertaintyCode.successful)
+    found["message"] = "; ".join(text for _, text in problems)
     return found
 
 
@@ -259,3 +262,70 @@ def _split(values: Any, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found[name] = values[first : first + size].reshape(like[name].shape)
         first += size
     return {name: found[name] for name in like}
+
+
+def _failures(refits: Refits, method: str) -> str | None:
+    """What became of replicates that are no fits, or none where all are."""
+    parts = []
+    num_failed, num_all = int(refits.failed.sum()), len(refits.results)
+    if num_failed:
+        kinds = sorted({ResultCode(int(code)).name for code in refits.results[refits.failed]})
+        other = "" if method == "weighted" else " or method='weighted'"
+        parts.append(
+            f"{num_failed} of {num_all} replicates failed ({', '.join(kinds)}) and are left out, so the errors miss "
+            f"what was furthest from the fit; fewer components{other} may help"
+        )
+    if num_moving := int((refits.results == ResultCode.max_steps_reached).sum()):
+        parts.append(
+            f"{num_moving} of {num_all} replicates were still moving after {MAX_STEPS} steps and count as they were"
+        )
+    return "; ".join(parts) or None
+
+
+def _problems(fit: Fit, row_weights: Array, family: Family, theory: Information) -> list[tuple[UncertaintyCode, str]]:
+    """What speaks against theory of first order at this fit, in words."""
+    mixture = fit.mixture
+    counts = np.asarray(mixture.weights, np.float64) * float(row_weights.sum())
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixture)) or fit.code is ResultCode.collapsed:
+        return [
+            (UncertaintyCode.collapsed, f"the fit is no maximum inside the parameter space: {fit.code.explanation}")
+        ]
+    if (counts < 1.0).any():
+        empty = int(counts.argmin())
+        return [
+            (
+                UncertaintyCode.collapsed,
+                f"component {empty} holds {counts[empty]:.2g} rows, so its weight is at the boundary, where the "
+                "likelihood has no curvature that tells an error; use fewer components",
+            )
+        ]
+    smallest = float(theory.shares[0])
+    if not smallest > MIN_INFORMATION:
+        names = names_of_coordinates(family, mixture.num_components, mixture.num_features)
+        most = names[int(np.abs(np.nan_to_num(np.asarray(theory.flattest))).argmax())]
+        direction = f"in a direction that moves most of all the {most}"
+        if smallest < -MIN_INFORMATION:
+            return [
+                (
+                    UncertaintyCode.no_maximum,
+                    f"the fit is no maximum of this likelihood, which curves upwards {direction}; {_WHOSE}? Then it is "
+                    "a saddle point or stopped early: fit from other starts or with a smaller tol",
+                )
+            ]
+        return [
+            (
+                UncertaintyCode.singular,
+                f"the information is singular: the likelihood is flat {direction}, as where two components are the "
+                "same; use fewer components or a more restricted family",
+            )
+        ]
+    distance = float(theory.distance)
+    if distance > MAX_DISTANCE:
+        return [
+            (
+                UncertaintyCode.away_from_maximum,
+                f"the fit is {distance:.2g} standard errors from the maximum of this likelihood; {_WHOSE}? Then fit "
+                "with a smaller tol, or accelerate=True",
+            )
+        ]
+    return []

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import bayesgmm
-from bayesgmm.standard_errors.result import BY_DRAWING, METHODS
+from bayesgmm.standard_errors.intervals import BY_DRAWING, METHODS
 from tests.benchmarks.rows import Row, Target
 from tests.benchmarks.timing import seconds_of
 

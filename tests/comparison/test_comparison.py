@@ -65,7 +65,7 @@ def test_prior_settings_reach_the_engines(key):
         ({"engines": ["em", "gibbs"]}, "engines has 'gibbs', which needs a conjugate prior; set prior='conjugate'"),
         ({"prior": "flat"}, "prior='flat' is not known; choose one of weakly_informative, conjugate"),
         ({"select_by": "dic"}, "select_by='dic' is not known"),
-        ({"feature_names": ["a"]}, "feature_names has 1 names for 2 columns"),
+        ({"feature_names": ["a"]}, "feature_names has 1 names for 2 features"),
         ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
         ({"guides": ("bogus",), "engines": ["em", "vi"]}, "guides=.* must name some of normal, full_rank, low_rank"),
         ({"guides": ("normal", "normal"), "engines": ["em", "vi"]}, "must name some of .*, each once"),

@@ -118,11 +118,11 @@ def test_tree_depth(healthy, x):
     depth = healthy.sample_stats["tree_depth"].copy()
     depth[2, :40] = 10
     found = only(diagnose(with_stats(healthy, tree_depth=depth), x), "tree depth", "note")
-    assert found.detail.startswith("1 % of the draws reached the largest tree depth, 10")
+    assert found.detail.startswith("1 % of the draws hit the tree-depth limit, 10")
     assert not diagnose(with_stats(healthy, tree_depth=np.minimum(depth, 9)), x)
     shallow = dataclasses.replace(healthy, summary={**healthy.summary, "max_tree_depth": 2})
     found = only(diagnose(with_stats(shallow, tree_depth=np.full(SHAPE, 2)), x), "tree depth", "note")
-    assert found.detail.startswith("100 % of the draws reached the largest tree depth, 2")
+    assert found.detail.startswith("100 % of the draws hit the tree-depth limit, 2")
     deep = dataclasses.replace(healthy, summary={**healthy.summary, "max_tree_depth": 12})
     assert not diagnose(with_stats(deep, tree_depth=depth), x)
 
@@ -161,7 +161,7 @@ def test_few_effective_draws(healthy, x, rng):
     lp = halves.reshape(SHAPE)
     found = only(diagnose(with_stats(healthy, lp=lp), x), "effective draws", "caution").detail
     assert "for the bulk of lp" in found
-    assert "400 are wanted" in found
+    assert "400 are needed" in found
 
 
 def test_few_effective_draws_of_the_tails(healthy, x, rng):
@@ -194,11 +194,11 @@ def test_labels_are_told_from_chains(healthy, x):
     order[0] = [1, 0]
     fit = dataclasses.replace(healthy, draws=healthy.draws.permute(order), result=np.int32(ResultCode.not_mixed))
     found = only(diagnose(with_summary(fit, num_relabelled=1000), x), "labels", "caution").detail
-    assert "relabelled draws, 25 % of which were permuted, but 1.0" in found
+    assert "relabelled draws, 25 % of which were relabelled, but 1.0" in found
     unknown = dataclasses.replace(fit, summary={})
     prior = bayesgmm.default_prior(x, 2, mean_scale=2.0)  # little more than the spread that switching makes
-    assert "permuted" not in only(diagnose(unknown, x, prior), "labels", "caution").detail
-    # Where no draw was ever permuted it cannot be the labels.
+    assert "of which" not in only(diagnose(unknown, x, prior), "labels", "caution").detail
+    # Where no draw was ever relabelled it cannot be the labels.
     assert set(diagnose(with_summary(fit, num_relabelled=0), x).causes) == {"R-hat", "effective draws"}
 
 
@@ -336,7 +336,7 @@ def test_conjugate_prior_that_decides(healthy, x):
     prior = bayesgmm.conjugate_prior(x, 2, "tied", dof=200.0)
     assert not diagnose(shared, x, prior)
     prior = bayesgmm.conjugate_prior(x, 2, "tied", dof=400.0)
-    assert "about covariances (it counts for 400" in only(diagnose(shared, x, prior), "prior", "caution").detail
+    assert "for covariances (it counts for 400" in only(diagnose(shared, x, prior), "prior", "caution").detail
 
 
 @pytest.mark.parametrize("code", [code for code in ResultCode if code is not ResultCode.successful])
@@ -354,7 +354,7 @@ def test_draws_that_are_not_finite(healthy, x):
     means[0, :40] = np.nan
     fit = dataclasses.replace(with_draws(healthy, means=means), result=np.int32(ResultCode.nonfinite))
     found = only(diagnose(fit, x, bayesgmm.default_prior(x, 2)), "not finite", "serious")
-    assert found.detail == "1 % of the draws are infinite or no number"
+    assert found.detail == "1 % of the draws are infinite or NaN"
     mixture = dataclasses.replace(healthy.mixture, means=np.full((2, 2), np.inf))
     only(diagnose(point(healthy, "em", mixture), x), "not finite", "serious")
     nothing = dataclasses.replace(healthy.mixture, log_weights=np.array([0.0, -np.inf]))

@@ -10,7 +10,7 @@ from helpers import DATA, each_representation, random_draws
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.diagnostics.datatree import prior_sensitivity
+from bayesgmm.diagnostics.loo import prior_sensitivity
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.target.prior_predictive import log_prior_of_draws
 

@@ -253,4 +253,4 @@ def test_k_hat_of_rounding_is_not_told(key):
     assert np.isnan(coarse.summary["khat"])
     found = bayesgmm.diagnose(coarse, x.astype(np.float32))
     assert found.causes == ("k-hat",)
-    assert "cannot be told" in str(found)
+    assert "cannot be estimated" in str(found)
