@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import as_rows, shown
 from bayesgmm.posterior.convergence import (
     ChainDiagnostics,

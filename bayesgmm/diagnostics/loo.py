@@ -112,7 +112,7 @@ def pointwise_loo(tree: "DataTree") -> "ELPDData":
             return arviz.loo_approximate_posterior(
                 tree, log_p=stats["log_p"], log_q=stats["log_q"], pointwise=True, var_name="x"
             )
-        return arviz.loo(tree, pointwise=True, var_name="x")
+        return arviz.loo(tree, pointwise=True, var_name="x")  # pyright: ignore[reportReturnType]
 
 
 def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = None, **settings: Any) -> "DataFrame":

@@ -2,34 +2,30 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import shown
-from bayesgmm.runtime.files import pack, read_arrays, unpack, write_arrays
+from bayesgmm.runtime.files import load_value, save_value
 
 _KIND = "scikit-learn estimator"
 
 
-def save_estimator(estimator: Any, path: str | Path) -> None:
+def save_estimator(estimator: BaseEstimator, path: str | Path) -> None:
     """Write an estimator: its class by name, its arguments and its fitted attributes.
 
     Raises:
         InputError: for arguments that such a file cannot hold, and for a path that cannot be written to.
     """
-    arrays: dict[str, np.ndarray] = {}
-    arguments = {name: _storable(value) for name, value in estimator.get_params(deep=False).items()}
     own = {name: value for name, value in vars(estimator).items() if not hasattr(type(estimator), name)}
-    learnt = {name: _storable(value) for name, value in own.items() if name.endswith("_")}
-    header = {
-        "kind": _KIND,
+    saved = {
         "estimator": type(estimator).__name__,
-        "arguments": pack(arguments, arrays, "arguments"),
-        "learnt": pack(learnt, arrays, "learnt"),
+        "arguments": {name: _storable(value) for name, value in estimator.get_params(deep=False).items()},
+        "learnt": {name: _storable(value) for name, value in own.items() if name.endswith("_")},
     }
-    write_arrays(path, header, arrays)
+    save_value(saved, path, _KIND)
 
 
 def load_estimator[T](cls: type[T], path: str | Path) -> T:
@@ -38,13 +34,13 @@ def load_estimator[T](cls: type[T], path: str | Path) -> T:
     Raises:
         InputError: for a file that is damaged, comes from elsewhere, or holds another estimator.
     """
-    header, arrays = read_arrays(path, _KIND)
+    saved = load_value(path, dict, _KIND)
     where = f"file {str(path)!r}"
-    if header.get("estimator") != cls.__name__:
+    if saved.get("estimator") != cls.__name__:
         raise InputError(
-            f"{where} holds a {shown(header.get('estimator'))}, not a {cls.__name__}; load it with its own class"
+            f"{where} holds a {shown(saved.get('estimator'))}, not a {cls.__name__}; load it with its own class"
         )
-    arguments, learnt = (unpack(header.get(part), arrays) for part in ("arguments", "learnt"))
+    arguments, learnt = saved.get("arguments"), saved.get("learnt")
     if not isinstance(arguments, dict) or not isinstance(learnt, dict):
         raise InputError(f"{where} is damaged (it lacks arguments or attributes); take another copy, or fit again")
     known = inspect.signature(cls).parameters
@@ -61,8 +57,8 @@ def load_estimator[T](cls: type[T], path: str | Path) -> T:
     return estimator
 
 
-def _storable(value: Any) -> Any:
-    """Generators of NumPy as their state, and arrays of words as lists."""
+def _storable(value: object) -> object:
+    """Convert generators of NumPy to their state, and arrays of words to lists."""
     if isinstance(value, np.random.RandomState):
         return {"random_state": list(value.get_state(legacy=True))}
     if isinstance(value, np.ndarray) and value.dtype == object:
@@ -70,7 +66,7 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _restored(value: Any) -> Any:
+def _restored(value: object) -> object:
     if isinstance(value, dict) and set(value) == {"random_state"}:
         generator = np.random.RandomState()
         name, numbers, position, has_gauss, cached = value["random_state"]

@@ -18,13 +18,14 @@ from jaxtyping import Array
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import shown
-from bayesgmm.runtime.files import written_whole
+from bayesgmm.runtime.files import load_value, save_value
 from bayesgmm.runtime.progress import Progress
 
 CHAIN_METHODS = ("parallel", "sequential", "vectorized")
 _FIRST_STRETCH = 10  # steps, to see how long they take
 _STRETCH_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 60.0
+_KIND = "checkpoint"
 
 
 def fewest_draws(num_chains: int) -> int:
@@ -192,39 +193,30 @@ class Checkpoint:
         self.identity = fingerprint(identity)
 
     def save(self, state: Any, kept: list[list[np.ndarray]], done: int) -> None:
-        """Write beside the file and move into its place, so that a crash leaves the last one whole."""
-        joined = [np.concatenate(parts, 1) for parts in zip(*kept, strict=True)]
-        leaves = [*_plain(jax.tree.leaves(state)), *joined]
+        """Write the state of the chains and their draws so far."""
+        draws = [np.concatenate(parts, 1) for parts in zip(*kept, strict=True)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path) as file:
-            np.savez(
-                file,
-                identity=self.identity,
-                done=done,
-                **{f"leaf{index}": leaf for index, leaf in enumerate(leaves)},  # pyright: ignore[reportArgumentType]
-            )
+        saved = {"identity": self.identity, "done": done, "state": _plain(jax.tree.leaves(state)), "draws": draws}
+        save_value(saved, self.path, _KIND)
 
     def load(self, state: Any) -> tuple[Any, list[np.ndarray], int] | None:
         """State, draws and steps of the saved run, or None where there is none.
 
         Raises:
-            InputError: for a file that is of another run, or none of ours.
+            InputError: for a file that is of another run, or is no checkpoint.
         """
         if not self.path.exists():
             return None
         cure = "delete it, or give another checkpoint"
         try:
-            with np.load(self.path) as file:
-                saved = dict(file)
-            identity, done = str(saved.pop("identity")), int(saved.pop("done"))
-        except Exception:
+            saved = load_value(self.path, dict, _KIND)
+        except InputError:
             raise InputError(f"checkpoint={str(self.path)!r} is no checkpoint of a run; {cure}") from None
-        if identity != self.identity:
+        if saved["identity"] != self.identity:
             raise InputError(f"checkpoint={str(self.path)!r} is of a run with other data or settings; {cure}")
-        leaves = [saved[f"leaf{index}"] for index in range(len(saved))]
         own, structure = jax.tree.flatten(state)
-        state = structure.unflatten(_like(value, like) for value, like in zip(leaves, own, strict=False))
-        return state, leaves[len(own) :], done
+        state = structure.unflatten(_like(value, like) for value, like in zip(saved["state"], own, strict=True))
+        return state, saved["draws"], saved["done"]
 
     def remove(self) -> None:
         """Of a run that has ended."""

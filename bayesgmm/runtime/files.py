@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.precision import is_traced
+from bayesgmm.numerics.precision import ArrayLike, is_traced
 from bayesgmm.numerics.validation import shown
 
 FORMAT = "bayesgmm"
@@ -34,13 +34,13 @@ _DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, Recurs
 
 
 def storable[T](cls: type[T]) -> type[T]:
-    """A dataclass that `pack` and `unpack` know, by its name."""
+    """Let `pack` and `unpack` store a dataclass under its name."""
     _TYPES[cls.__name__] = cls
     return cls
 
 
 def stored_as[F: Callable[..., Any]](name: str) -> Callable[[F], F]:
-    """A function that makes today's value from the fields of a dataclass that older files hold under this name."""
+    """Register a function that makes today's value from the fields of a dataclass that older files hold under this name."""
 
     def register(upgrade: F) -> F:
         _TYPES[name] = upgrade
@@ -49,7 +49,7 @@ def stored_as[F: Callable[..., Any]](name: str) -> Callable[[F], F]:
     return register
 
 
-def write_arrays(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+def write_arrays(path: str | Path, header: Mapping[str, object], arrays: Mapping[str, ArrayLike]) -> None:
     """Write arrays with their names, and a header that says what they are.
 
     The file is written beside its place and moved there whole: a crash leaves the old file, or none.
@@ -62,19 +62,19 @@ def write_arrays(path: str | Path, header: Mapping[str, Any], arrays: Mapping[st
     Raises:
         InputError: for a header that JSON cannot hold, arrays of other types, and a path that cannot be written to.
     """
-    held = {name: np.asarray(array) for name, array in arrays.items()}
-    for name, array in held.items():
+    given = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in given.items():
         if array.dtype.kind not in _KINDS_OF_DTYPE:
             raise InputError(f"arrays[{name!r}] has dtype {array.dtype}, which cannot be stored; convert it to numbers")
     if taken := [name for name in _RESERVED if name in header]:
-        raise InputError(f"header has {taken[0]!r}, which is written by itself; drop it")
+        raise InputError(f"header has {taken[0]!r}, which is written anyway; drop it")
     if not isinstance(header.get("kind"), str):
         raise InputError(f"header has kind={shown(header.get('kind'))}; give a word that says what the file is")
     own = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "package_version": importlib.metadata.version("bayesgmm"),
-        "arrays": list(held),
+        "arrays": list(given),
     }
     try:
         text = json.dumps(own | dict(header), indent=1, allow_nan=False)
@@ -82,13 +82,13 @@ def write_arrays(path: str | Path, header: Mapping[str, Any], arrays: Mapping[st
         raise InputError(f"header cannot be written as JSON ({error}); put arrays into arrays") from None
     with written_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(_HEADER, text)
-        for name, array in held.items():
+        for name, array in given.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file of `write_arrays`.
+    """Read header and arrays of a file of `write_arrays`.
 
     Raises:
         InputError: for a file that is not there, is damaged, comes from elsewhere, is of another `kind` than asked for,
@@ -116,7 +116,7 @@ def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
     return header, arrays
 
 
-def _check_version(header: Mapping[str, Any], where: str) -> None:
+def _check_version(header: Mapping[str, object], where: str) -> None:
     version = header["format_version"]
     if not isinstance(version, int) or version < 1:
         raise ValueError(f"format_version={shown(version)}")
@@ -149,7 +149,7 @@ def _begins_as_zip(path: str | Path) -> bool:
 
 @contextlib.contextmanager
 def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` when all is written, and is dropped when anything fails.
+    """Open a file that takes the place of `path` when all is written, and is deleted when anything fails.
 
     Raises:
         InputError: for a path that cannot be written to.
@@ -168,8 +168,8 @@ def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def pack(value: Any, arrays: dict[str, np.ndarray], name: str = "value") -> Any:
-    """What JSON can hold of a value; its arrays are put into `arrays` under names that begin with `name`.
+def pack(value: object, arrays: dict[str, np.ndarray], name: str = "value") -> object:
+    """Turn a value into what JSON can hold; its arrays go into `arrays` under names that begin with `name`.
 
     The value is made of numbers, text, None, arrays, lists, tuples, mappings with words as keys, and the package's own
     dataclasses that are `storable`. `unpack` gives it back, dtypes included.
@@ -200,8 +200,8 @@ def pack(value: Any, arrays: dict[str, np.ndarray], name: str = "value") -> Any:
     raise InputError(f"{name}={shown(value)} cannot be stored; convert it to arrays, numbers and text")
 
 
-def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The value that `pack` made this of; its arrays are NumPy's.
+def unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Restore the value that `pack` was given; its arrays are NumPy's.
 
     Raises:
         InputError: for what `pack` does not make.
@@ -214,7 +214,7 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         ) from None
 
 
-def _unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def _unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(packed, list):
         return [_unpack(item, arrays) for item in packed]
     if not isinstance(packed, dict):
@@ -237,7 +237,7 @@ def _unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     raise ValueError(f"tag {tag!r}")
 
 
-def save_value(value: Any, path: str | Path, kind: str) -> None:
+def save_value(value: object, path: str | Path, kind: str) -> None:
     """Write one value that `pack` can, as a file of this kind.
 
     Raises:
@@ -255,7 +255,9 @@ def load_value[T](path: str | Path, cls: type[T], kind: str) -> T:
         InputError: as `read_arrays`, and for a file that holds something else.
     """
     header, arrays = read_arrays(path, kind)
-    value = unpack(header.get("content"), arrays)
+    # Estimators once had the entries of their content in the header itself.
+    entries = {name: part for name, part in header.items() if name not in (*_RESERVED, "kind")}
+    value = unpack(entries.get("content", {"dict": entries}), arrays)
     if not isinstance(value, cls):
         raise InputError(f"file {str(path)!r} holds no {kind}; take another copy, or fit again")
     return value

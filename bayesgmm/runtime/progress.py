@@ -1,17 +1,20 @@
-"""How far a long run has come: a bar for people, or a sentence for the caller's own display."""
+"""Progress of a long run: a bar for people, or a sentence for the caller's own display."""
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import shown
 
+if TYPE_CHECKING:
+    import rich.progress
+
 Listener = Callable[[str], None]
 
 
-def check_progress(progress: Any) -> Any:
-    """Check the argument of that name.
+def check_progress(progress: Any) -> bool | Listener | None:
+    """Check the argument `progress`.
 
     Raises:
         InputError: for anything but True, False, None and functions.
@@ -22,19 +25,20 @@ def check_progress(progress: Any) -> Any:
 
 
 class Progress:
-    """Told how many steps of how many are done; shows a bar, calls a function, or does nothing."""
+    """A display of steps done: a bar, calls of a function with a sentence, or nothing."""
 
     def __init__(self, what: str, progress: bool | Listener | None) -> None:
         self._what = what
         self._listener = progress if callable(progress) else None
         self._wanted = progress is True
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
 
     def __enter__(self) -> Self:
-        """Shows the bar, where one is wanted."""
+        """Show the bar, where one was asked for."""
         if self._wanted:
             from rich import progress
+            from rich.console import Console
 
             columns = (
                 progress.TextColumn("{task.description}"),
@@ -43,8 +47,6 @@ class Progress:
                 progress.TimeRemainingColumn(),
                 progress.TextColumn("{task.fields[remark]}"),
             )
-            from rich.console import Console
-
             self._bar = progress.Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(self._what, total=None, remark="")
             self._bar.start()
@@ -53,13 +55,13 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Takes the bar down, whatever happened."""
+        """Take the bar down, whatever happened."""
         if self._bar is not None:
             self._bar.stop()
 
     def tell(self, done: int, total: int, remark: str = "") -> None:
-        """So many steps are done."""
-        if self._bar is not None:
+        """Report that so many steps are done."""
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, remark=remark)
         if self._listener is not None:
             self._listener(f"{self._what}: {done} of {total}" + (f", {remark}" if remark else ""))

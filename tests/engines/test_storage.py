@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,28 @@ def test_fits_of_every_engine_come_back_whole(name, tmp_path):
     assert type(read.approximation) is type(fit.approximation)
     assert list(read.sample_stats) == list(fit.sample_stats)
     assert bayesgmm.bic(read, DATA["galaxies"]) == bayesgmm.bic(fit, DATA["galaxies"])
+
+
+@pytest.mark.parametrize(
+    ("name", "means", "log_likelihood"),
+    [
+        ("em", [[2.0364013674, 54.4786462916], [4.2896734033, 79.9682533073]], -1130.2639611753),
+        ("gibbs", [[9.9598585499], [21.6652281920]], -230.7057490625),
+    ],
+)
+def test_fits_of_earlier_versions_are_read(name, means, log_likelihood):
+    """Written before the package had its present layout; their numbers were noted then."""
+    fit = load_fit(Path(__file__).parent / "data" / f"{name}_format_1.fit")
+    np.testing.assert_allclose(fit.mixture.means, means, rtol=1e-9)
+    assert fit.log_likelihood == pytest.approx(log_likelihood, rel=1e-12)
+    assert (fit.engine, fit.family) == (name, {"em": "full", "gibbs": "tied"}[name])
+    x = DATA["faithful"] if name == "em" else DATA["galaxies"]
+    assert float(bayesgmm.log_likelihood(fit.mixture, x)) == pytest.approx(log_likelihood, rel=1e-9)
+    if name == "gibbs":
+        assert fit.draws.draw_shape == (2, 10)
+        assert fit.draws.means.sum() == pytest.approx(632.5017348392918, rel=1e-12)
+        assert fit.summary["num_relabelled"] == 0
+        assert fit.summary["r_hat"] == pytest.approx(1.1817076793720287)
 
 
 @pytest.mark.parametrize("make", [default_prior, conjugate_prior])
