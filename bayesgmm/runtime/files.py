@@ -40,7 +40,7 @@ def storable[T](cls: type[T]) -> type[T]:
 
 
 def stored_as[F: Callable[..., Any]](name: str) -> Callable[[F], F]:
-    """Register a function that makes today's value from the fields of a dataclass that older files hold under this name."""
+    """Register a function that makes a value of today from the fields that older files hold under this name."""
 
     def register(upgrade: F) -> F:
         _TYPES[name] = upgrade
