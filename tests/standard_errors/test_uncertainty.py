@@ -24,7 +24,7 @@ from bayesgmm.standard_errors.intervals import LOG, LOGIT, bca_interval, normal_
 from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit_reweighted
 
 DRAWING = ("bootstrap", "weighted", "parametric")
-NUM_ROWS = 200  # of most data sets here, so that they share programs
+NUM_ROWS = 500  # of most data sets here, so that they share programs
 
 
 def separated(rng, num_rows=NUM_ROWS, num_features=2):
