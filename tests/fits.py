@@ -11,6 +11,9 @@ from helpers import DATA
 
 import bayesgmm
 
+# Short chains, of one program: stretches have at most 250 steps, so that more draws are no other.
+NUTS = {"num_warmup": 300, "num_draws": 400, "num_chains": 2, "checkpoint": False}
+
 # The maximum of the likelihood to its last digits, for what is exact there alone.
 TIGHT = {"tol": 1e-13, "max_steps": 5000, "accelerate": True, "reg_covar": 0.0}
 
@@ -24,3 +27,17 @@ def em(data, num_components, family="full", *, seed=0, **settings):
 def maximum(data, num_components, family="full"):
     """EM run on to the last digit."""
     return em(data, num_components, family, **TIGHT)
+
+
+@functools.cache
+def nuts(data, num_components, family="full", *, seed=0, **settings):
+    """Short chains of NUTS from the fit by EM, under the default prior."""
+    return bayesgmm.fit_nuts(
+        DATA[data],
+        num_components,
+        family=family,
+        key=jax.random.key(seed),
+        start=em(data, num_components, family).mixture,
+        on_failure="ignore",
+        **(NUTS | settings),
+    )

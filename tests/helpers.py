@@ -24,10 +24,29 @@ def some_families(*names):
     return pytest.mark.parametrize("family", [FAMILIES[name] for name in names], ids=names)
 
 
+def at_length(families):
+    """The mark of long tests of an engine: both representations by default, the other families among the slow."""
+    return pytest.mark.parametrize(
+        "family",
+        [
+            pytest.param(family, id=name, marks=[] if name in ("full", "diag") else [pytest.mark.slow])
+            for name, family in families.items()
+        ],
+    )
+
+
 # For claims about the density and the engines, which see a family's representation and not its record: a triangular
 # and a diagonal factor; and also one that all components share, where the shape of the factor matters.
 each_representation = some_families("full", "diag")
 each_factor_shape = some_families("full", "tied", "diag")
+each_sklearn_family = some_families("full", "tied", "diag", "spherical")
+
+
+def each_family_and(name, most, others):
+    """The marks of tests that run for every family with one value of an argument, and for two with the others."""
+    cases = [(family, most) for family in FAMILIES.values()]
+    cases += [(FAMILIES[of], other) for other in others for of in ("full", "diag")]
+    return pytest.mark.parametrize(("family", name), cases, ids=[f"{family.name}-{value}" for family, value in cases])
 
 
 def _columns(file_name, names):

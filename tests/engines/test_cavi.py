@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_conjugate_family
+from helpers import DATA, each_conjugate_family, each_representation
 from scipy import stats
 from sklearn.mixture import BayesianGaussianMixture
 
@@ -100,7 +100,7 @@ def test_evidence_of_one_gaussian_by_quadrature(key):
     assert fit.summary["elbo"] == pytest.approx(top + np.log(total), abs=1e-6)
 
 
-@each_conjugate_family
+@each_representation
 def test_bound_rises_and_is_a_bound(family, key):
     x = DATA["faithful"]
     fit = fit_cavi(x, 3, family=family, key=key, num_restarts=5, tol=1e-9, num_draws=400, on_failure="ignore")

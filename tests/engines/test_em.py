@@ -16,7 +16,7 @@ from helpers import (
     each_factor_shape,
     each_family,
     each_representation,
-    some_families,
+    each_sklearn_family,
     to_float32,
     to_jax,
 )
@@ -57,7 +57,6 @@ SKLEARN_SHAPES = {
     "diag": lambda covariances: np.diagonal(covariances, axis1=1, axis2=2),
     "spherical": lambda covariances: covariances[:, 0, 0],
 }
-each_sklearn_family = some_families(*SKLEARN_SHAPES)
 # Every family in one and in many dimensions, and both representations on the other data too.
 WALKS = [(name, data) for name in SKLEARN_SHAPES for data in ("galaxies", "simulated")]
 WALKS += [(name, data) for name in ("full", "diag") for data in ("faithful", "iris")]

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_conjugate_family, each_factor_shape, random_case
+from fits import NUTS
+from helpers import CONJUGATE, DATA, at_length, each_factor_shape, each_representation, random_case
 from scipy import stats
 
 import bayesgmm
@@ -33,14 +34,14 @@ def mean_and_error(values):
     return values.mean(), values.std() / np.sqrt(float(array_stats.ess(values[None], chain_axis=1, draw_axis=2)[0]))
 
 
-@each_conjugate_family
+@at_length(CONJUGATE)
 def test_same_posterior_as_nuts(family, key):
     x = DATA["faithful"]
     prior = conjugate_prior(x, 2, family, concentration=2.0)
     start = bayesgmm.fit_em(x, 2, family=family, key=key).mixture
     shared = {"family": family, "prior": prior, "key": key, "start": start, **OPTIONS}
     gibbs = fit_gibbs(x, 2, num_draws=1500, **shared)
-    nuts = fit_nuts(x, 2, num_draws=700, **shared)
+    nuts = fit_nuts(x, 2, **shared | NUTS | {"num_draws": 1400})
     assert gibbs.summary["r_hat"] < 1.02
     assert nuts.summary["r_hat"] < 1.02
     ours, theirs = functionals(gibbs, x), functionals(nuts, x)
@@ -54,7 +55,7 @@ def test_same_posterior_as_nuts(family, key):
             assert abs(one - other) < 5 * np.hypot(error, other_error), (name, moment)
 
 
-@each_conjugate_family
+@each_representation
 def test_one_component_against_the_closed_form(family, key):
     x = DATA["iris"][:40, :3]
     prior = conjugate_prior(x, 1, family, shrinkage=0.5, dof=6.0)

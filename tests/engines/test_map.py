@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONJUGATE, DATA, each_family, each_representation
+from helpers import CONJUGATE, DATA, at_length, each_representation
 from jax.flatten_util import ravel_pytree
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
@@ -27,13 +27,7 @@ def _log_density(mixture, x, family, prior):
     return float(log_density(bayesgmm.model, (x, mixture.num_components, family, prior), {}, sites)[0])
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family, id=name, marks=[] if name in ("full", "diag") else [pytest.mark.slow])
-        for name, family in bayesgmm.FAMILIES.items()
-    ],
-)
+@at_length(bayesgmm.FAMILIES)
 def test_converges_where_autodelta_does(family, key, x64):
     """AutoDelta by a long Adam run with a falling step size, from elsewhere, ends at the same mixture."""
     x = jnp.asarray(DATA["faithful"] / DATA["faithful"].std(0))
@@ -55,7 +49,7 @@ def test_converges_where_autodelta_does(family, key, x64):
     np.testing.assert_allclose(fit.trace[-1], -result.losses[-1], atol=1e-6)
 
 
-@each_family
+@at_length(bayesgmm.FAMILIES)
 @pytest.mark.parametrize(
     ("name", "num_components"),
     [

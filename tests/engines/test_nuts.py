@@ -5,17 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_family
+from fits import NUTS, nuts
+from helpers import DATA, at_length
 from scipy import integrate, stats
 
 import bayesgmm
 from bayesgmm.engines.draws import with_convergence
 from bayesgmm.posterior.convergence import convergence
 
-FEW = {"num_warmup": 300, "num_draws": 400, "num_chains": 2, "on_failure": "ignore", "checkpoint": False}
+FEW = {**NUTS, "on_failure": "ignore"}
 
 
-@each_family
+@at_length(bayesgmm.FAMILIES)
 def test_fits_every_family(family, key):
     x = DATA["faithful"]
     em = bayesgmm.fit_em(x, 2, family=family, key=key)
@@ -82,8 +83,8 @@ def test_same_key_same_draws(key):
     np.testing.assert_array_equal(one.draws.means, two.draws.means)
 
 
-def test_disagreeing_chains_and_divergences_are_not_successful(key):
-    fit = bayesgmm.fit_nuts(DATA["faithful"], 2, key=key, num_chains=2)
+def test_disagreeing_chains_and_divergences_are_not_successful():
+    fit = nuts("faithful", 2, num_draws=1000)
     assert fit.code is bayesgmm.ResultCode.successful
     apart = np.asarray(fit.draws.means).copy()
     apart[1] += 5 * apart.std()
@@ -102,13 +103,13 @@ def test_disagreeing_chains_and_divergences_are_not_successful(key):
 
 def test_too_few_draws_warn(key):
     with pytest.warns(bayesgmm.FitWarning, match=r"nuts \(full, k=2\): the chains disagree"):
-        bayesgmm.fit_nuts(DATA["faithful"], 2, key=key, num_warmup=50, num_draws=20, num_chains=2)
+        bayesgmm.fit_nuts(DATA["faithful"], 2, key=key, **(NUTS | {"num_draws": 20}))
 
 
-def test_r_hat_and_ess_are_those_of_arviz(key):
+def test_r_hat_and_ess_are_those_of_arviz():
     import arviz
 
-    fit = bayesgmm.fit_nuts(DATA["faithful"], 2, key=key, **FEW)
+    fit = nuts("faithful", 2)
     values = {name: np.asarray(getattr(fit.draws, name)) for name in ("weights", "means", "scales")}
     summary = arviz.summary(arviz.from_dict({"posterior": values}), kind="diagnostics", round_to="none")
     found = convergence(fit.draws, DATA["faithful"], extra={"lp": fit.sample_stats["lp"]})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fits import NUTS, em
 from helpers import DATA, each_factor_shape, random_case, random_draws
 
 import bayesgmm
@@ -84,19 +85,19 @@ def test_a_mixture_of_jax_arrays_comes_back_in_numpy(tmp_path):
 
 
 def _fits():
-    x, key = DATA["galaxies"], jax.random.key(0)
+    """The same programs as in the tests of the engines."""
+    x, key = DATA["faithful"], jax.random.key(0)
     weak, conjugate = default_prior(x, 2), conjugate_prior(x, 2, "full")
-    start = fit_em(x, 2, family="full", key=key, on_failure="ignore").mixture
-    draws = {"num_chains": 2, "num_warmup": 50, "num_draws": 20}
+    start = em("faithful", 2).mixture
     common = {"family": "full", "start": start, "key": key, "on_failure": "ignore"}
     return {
-        "em": lambda: fit_em(x, 2, family="diag", key=key),
-        "em of float32": lambda: fit_em(x.astype(np.float32), 2, family="tied", key=key, on_failure="ignore"),
+        "em": lambda: em("faithful", 2, "diag"),
+        "em of float32": lambda: fit_em(x.astype(np.float32), 2, key=key, on_failure="ignore"),
         "map": lambda: fit_map(x, 2, prior=weak, **common),
-        "vi": lambda: fit_vi(x, 2, prior=weak, max_steps=1000, num_draws=50, **common),
+        "vi": lambda: fit_vi(x, 2, prior=weak, max_steps=1000, num_draws=1000, **common),
         "cavi": lambda: fit_cavi(x, 2, prior=conjugate, **common),
-        "gibbs": lambda: fit_gibbs(x, 2, prior=conjugate, **draws, **common),
-        "nuts": lambda: fit_nuts(x, 2, prior=weak, **draws, **common),
+        "gibbs": lambda: fit_gibbs(x, 2, prior=conjugate, checkpoint=False, **common),
+        "nuts": lambda: fit_nuts(x, 2, prior=weak, **NUTS, **common),
     }
 
 
@@ -110,7 +111,7 @@ def test_fits_of_every_engine_come_back_whole(name, tmp_path):
     assert (read.engine, read.family) == (fit.engine, fit.family)
     assert type(read.approximation) is type(fit.approximation)
     assert list(read.sample_stats) == list(fit.sample_stats)
-    assert bayesgmm.bic(read, DATA["galaxies"]) == bayesgmm.bic(fit, DATA["galaxies"])
+    assert bayesgmm.bic(read, DATA["faithful"]) == bayesgmm.bic(fit, DATA["faithful"])
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,9 @@ from bayesgmm.engines import em, streaming
 from bayesgmm.engines import subsampling as samples
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.families import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("strict")
 
-each_family = pytest.mark.parametrize("family", FAMILIES)
 COPIED, STREAMED = 2**40, 0
 NUM_ROWS = 2503
 
@@ -50,8 +48,11 @@ def assert_same(actual, expected, rtol):
         np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol, err_msg=name)
 
 
-@each_family
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 2e-3)])
+@pytest.mark.parametrize(
+    ("family", "dtype", "rtol"),
+    [(family, np.float64, 1e-9) for family in ("full", "tied", "diag", "spherical")]
+    + [(family, np.float32, 2e-3) for family in ("full", "diag")],
+)
 def test_the_same_fit(family, dtype, rtol, rows, rng, monkeypatch):
     options = {"family": family, "start": np.arange(NUM_ROWS) % 3, "max_steps": 12, "tol": 0.0, "on_failure": "ignore"}
     options["row_weights"] = rng.uniform(0.5, 2, size=NUM_ROWS)
@@ -88,7 +89,7 @@ def test_a_memory_map_is_not_copied(rows, tmp_path, monkeypatch):
     assert_same(mapped, fit_em(rows, 3, start=start, on_failure="ignore"), 1e-12)
 
 
-@each_family
+@pytest.mark.parametrize("family", ["full", "diag"])
 def test_narrow_clusters_far_from_the_middle_keep_their_digits(family, rng, monkeypatch):
     """Where the natural form would lose them, the rows are gone over again, centred."""
     x = rng.normal(size=(NUM_ROWS, 2)) + 1e7 * (np.arange(NUM_ROWS) % 2)[:, None]

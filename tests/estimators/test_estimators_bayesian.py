@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.mixture
-from helpers import DATA, each_family
+from helpers import DATA, each_sklearn_family
 from scipy import special, stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -76,7 +76,7 @@ def test_same_seed_gives_scikit_learns_posterior(name, tol):
 
 
 @pytest.mark.filterwarnings("ignore:Best performing")
-@each_family
+@each_sklearn_family
 def test_same_responsibilities_give_scikit_learns_numbers_in_every_family(family):
     """After one step; later ones differ, for its expected log-determinants are those of full matrices always."""
     covariances = {"full": np.eye(2), "tied": 2 * np.eye(2), "diag": [1.0, 9.0], "spherical": 4.0}

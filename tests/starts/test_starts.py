@@ -244,7 +244,7 @@ def test_kmeans_finds_clusters_stretched_across_their_difference(rng, key):
 
 
 @each_start
-@each_family
+@each_representation
 def test_each_start_is_usable_for_each_family(start, family, key):
     x = DATA["iris"]
     mixture = start_from(x, 3, None, family, 1e-6, start=start, key=key)

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
-from helpers import DATA, assert_close, each_conjugate_family, each_family, each_representation, random_case
+from helpers import (
+    DATA,
+    assert_close,
+    each_conjugate_family,
+    each_family,
+    each_family_and,
+    each_representation,
+    random_case,
+)
 from numpyro import distributions as dist
 from numpyro.infer import Predictive, log_likelihood
 from numpyro.infer.util import log_density
@@ -78,8 +86,7 @@ def log_density_of_hierarchical_scales(scales, rate, a):
     return (stats.gamma(a, scale=1 / rate).logpdf(scales**-2.0) + np.log(2.0) - 3 * np.log(scales)).sum()
 
 
-@each_family
-@pytest.mark.parametrize("num_features", [1, 3])
+@each_family_and("num_features", 3, [1])
 @pytest.mark.parametrize("scale_prior", ["half_normal", "hierarchical"])
 def test_other_priors_of_scales_are_scipys(scale_prior, num_features, family, rng):
     """Of the model, of its sites one by one, and of the engines' objective in units of their own."""

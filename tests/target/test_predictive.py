@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_conjugate_family, each_family, random_case, random_draws, to_float32
+from helpers import DATA, each_conjugate_family, each_family_and, random_case, random_draws, some_families, to_float32
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.path import Path
 from scipy import integrate, stats
@@ -32,7 +32,7 @@ def of_first_scale(prior, family):
     return lambda scale: stats.f(2 * g, 2 * a).cdf(scale**2 * number * a / g)
 
 
-@each_family
+@some_families("full", "spherical")
 @each_scale_prior
 def test_prior_draws_have_the_stated_margins(scale_prior, family, key, rng):
     x = random_case(family, 2, 2, rng).rows(200, rng)
@@ -48,7 +48,7 @@ def test_prior_draws_have_the_stated_margins(scale_prior, family, key, rng):
     assert stats.kstest(scales, of_first_scale(prior, family)).pvalue > 1e-4
 
 
-@each_family
+@some_families("full", "spherical")
 def test_rates_drawn_given_the_scales_have_the_prior_of_the_rate(family, key, rng):
     """Scales from the prior and rates given them are draws from the joint prior, whose margin is the hyperprior."""
     prior = bayesgmm.default_prior(DATA["faithful"], 3, scale_prior="hierarchical", rate_shape=0.8)
@@ -86,9 +86,8 @@ def test_nuts_samples_the_hierarchical_model():
         assert abs((found**2).mean() - (density * grid**2).sum()) < 4 * of_square
 
 
-@each_family
+@each_family_and("num_features", 2, [1])
 @each_scale_prior
-@pytest.mark.parametrize("num_features", [1, 2])
 def test_log_prior_of_draws_is_scipys(num_features, scale_prior, family, rng):
     d = num_features
     draws = random_draws(family, 3, d, (2, 3), rng)
@@ -164,7 +163,7 @@ def test_the_order_of_components_does_not_matter_to_an_even_prior(rng):
         np.testing.assert_allclose(before[name], after[name], rtol=1e-12)
 
 
-@each_family
+@some_families("full", "spherical")
 def test_prior_predictive_rows_have_the_spread_of_the_prior(family, key):
     x = DATA["faithful"]
     prior = bayesgmm.default_prior(x, 2, scale_sigma=0.3)

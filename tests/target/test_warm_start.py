@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_family
+from helpers import DATA, each_family_and
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import potential_energy as numpyro_potential_energy
 
@@ -24,9 +24,8 @@ def problem(family, key, x, num_components=2, conjugate=False):
     return jax.tree.map(jnp.asarray, (em, x, make(x, num_components)))
 
 
-@each_family
+@each_family_and("name", "faithful", ["simulated"])
 @pytest.mark.parametrize("conjugate", [False, True])
-@pytest.mark.parametrize("name", ["faithful", "simulated"])
 def test_potential_is_that_of_the_numpyro_model(family, conjugate, name, key, rng):
     """Of few rows, and of rows that are prepared for many passes (the natural form)."""
     em, x, prior = problem(family, key, DATA[name], conjugate=conjugate)
