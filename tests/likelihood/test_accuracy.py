@@ -187,7 +187,8 @@ def well_posed(problem, reference):
     return (np.linalg.cond(correlations) < largest).all() and (reference.weights > float(smallest)).all()
 
 
-each_family_name = pytest.mark.parametrize("family", FAMILIES)
+# Those that `hard_cases` makes; each has a formulation of its own.
+each_family_name = pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
 
 
 @each_size
@@ -263,7 +264,7 @@ def test_the_cases_are_as_hard_as_they_say():
         assert hard_case("64 features", "full", dtype).mixture.num_features == 64
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family_name
 def test_the_reference_agrees_with_numpy_where_nothing_is_hard(family):
     """So that the oracle itself is held to something: on the ordinary case float64 has digits to spare."""
     problem = hard_case("ordinary", family, "float64")
