@@ -12,9 +12,8 @@ from scipy.signal import lfilter
 
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.priors.conjugate import CONJUGATE_FAMILIES
 
-CONJUGATE = {name: family for name, family in FAMILIES.items() if family.mclust in CONJUGATE_FAMILIES}
+CONJUGATE = {name: family for name, family in FAMILIES.items() if family.conjugate is not None}
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 each_conjugate_family = pytest.mark.parametrize("family", CONJUGATE.values(), ids=list(CONJUGATE))
 

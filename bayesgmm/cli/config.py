@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.families import FAMILIES
+from bayesgmm.mixtures.families import NAMES, get_family
 from bayesgmm.starts.named import STARTS
 
 
@@ -100,7 +100,9 @@ class DataConfig(_Table):
 class MixtureConfig(_Table):
     """`[mixture]`: which mixtures to fit."""
 
-    family: Annotated[str, _one_of(tuple(FAMILIES))] = Field(default="full", description="covariance structure")
+    family: Annotated[str, _one_of(NAMES), AfterValidator(lambda name: get_family(name).name)] = Field(
+        default="full", description="covariance structure, by its name or R's mclust's"
+    )
     num_components: _Counts = Field(description="number of components, or a list of numbers to compare; kept sorted")
     select_by: Literal["bic", "aic", "icl"] = Field(
         default="bic", description="criterion that picks one of several numbers of components for map, vi and nuts"

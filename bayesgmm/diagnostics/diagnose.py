@@ -302,7 +302,7 @@ def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) 
     """Components with next to no rows, and those of a point that are much narrower than the data."""
     (n, d), family = x.shape, get_family(fit.family)
     counts = n * _weights_by_draw(points)
-    needed = 1 if family.shared else 2 if family.diagonal else d + 1
+    needed = family.min_component_rows(d)
     in_draws = "" if fit.draws is None else " in {} of the draws"
     if (share := (counts < 1).any(1).mean()) >= EMPTY_PROBABILITY:
         yield Finding(

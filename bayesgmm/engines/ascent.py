@@ -26,6 +26,7 @@ from bayesgmm.likelihood.expectation import (
     prepare,
 )
 from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
+from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import ConjugatePrior, log_prior, maximise_posterior
@@ -90,10 +91,10 @@ class Ascent(NamedTuple):
         )
         return self.end(problem, state)
 
-    def _plain_step(self, problem: Problem, moments: Moments) -> Mixture:
+    def _plain_step(self, problem: Problem, moments: Moments, previous: Factor) -> Mixture:
         if problem.prior is None:
-            return maximise(moments, self.family, problem.ridge)
-        return maximise_posterior(moments, self.family, problem.prior, problem.ridge)
+            return maximise(moments, self.family, problem.ridge, previous)
+        return maximise_posterior(moments, self.family, problem.prior, problem.ridge, previous)
 
     def begin(self, problem: Problem) -> _State:
         """The state before the first pass, so that one compiled step evaluates the start and all that follows."""
@@ -132,9 +133,9 @@ class Ascent(NamedTuple):
 
     def propose(self, problem: Problem, state: _State) -> tuple[Mixture, Array]:
         """The mixture to evaluate next, and how far it goes beyond a plain step."""
-        mixture, stride = self._plain_step(problem, state.moments), state.longest_stride
+        mixture, stride = self._plain_step(problem, state.moments, state.mixture.factor), state.longest_stride
         if self.accelerate:
-            mixture, stride = _further(state, mixture)
+            mixture, stride = _further(state, mixture, self.family)
         fresh = state.num_steps < 0
         return jax.tree.map(lambda new, old: jnp.where(fresh, old, new), mixture, state.mixture), stride
 
@@ -242,7 +243,7 @@ def run_em(
     return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)
 
 
-def _further(state: _State, plain: Mixture) -> tuple[Mixture, Array]:
+def _further(state: _State, plain: Mixture, family: Family) -> tuple[Mixture, Array]:
     """The extrapolated mixture where it is its turn, else the plain step; and the length of the stride."""
     unit = 1.0 / mean_precision_scale(plain)
     old, now, new = (to_coordinates(mixture, unit) for mixture in (state.previous, state.mixture, plain))
@@ -250,7 +251,7 @@ def _further(state: _State, plain: Mixture) -> tuple[Mixture, Array]:
     v = jax.tree.map(lambda new, now, r: new - now - r, new, now, r)
     stride = jnp.clip(_norm(r) / jnp.maximum(_norm(v), jnp.finfo(unit.dtype).tiny), 1.0, state.longest_stride)
     far = jax.tree.map(lambda old, r, v: old + 2.0 * stride * r + jnp.square(stride) * v, old, r, v)
-    far = from_coordinates(far, unit)
+    far = from_coordinates(far, unit, family)
     turn = state.extrapolate & _finite(far)
     return jax.tree.map(lambda far, plain: jnp.where(turn, far, plain), far, plain), stride
 
@@ -270,9 +271,7 @@ def _ridge_penalty(mixture: Mixture, ridge: Array) -> Array:
 
     With a ridge the M-step maximises a penalised objective, so the log-likelihood itself may fall by this much.
     """
-    squares = jnp.square(mixture.precision_factor)
-    leverage = squares if mixture.is_diagonal else squares.sum(-2)
-    return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * leverage * ridge[None]).sum()
+    return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * mixture.factor.leverages() * ridge[None]).sum()
 
 
 def _finite(tree: Any) -> Array:
@@ -294,16 +293,11 @@ def _collapsed(
     their widths. Across correlated columns it is that of the component's own variances, of which the narrowest
     direction is what is left. Under a prior an empty component is no accident: it has the prior's own mode.
     """
-    factor = mixture.precision_factor
-    eps = jnp.finfo(factor.dtype).eps
+    eps = jnp.finfo(mixture.means.dtype).eps
     floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, _mean_squares(mixture) * (_ROUNDING_WIDTH * eps) ** 2)[None]
-    squares = jnp.square(factor)
+    floor = jnp.maximum(floor, _ROUNDING_WIDTH * eps * mixture.factor.variances())
     # In units of the floor the narrowest direction, along the axes or not, gives the factor a row longer than one.
-    if mixture.is_diagonal:
-        longest = (squares * floor).max()
-    else:
-        floor = jnp.maximum(floor, _ROUNDING_WIDTH * eps * jnp.square(mixture.scales))
-        longest = (squares * floor[:, None, :]).sum(-1).max()
+    longest = mixture.factor.whitened_variances(floor).max()
     empty = (count < 0.5 * lightest_row).any() if prior is None else False
     return empty | (longest > 1.0)
 

@@ -1,6 +1,7 @@
 """From posterior draws of mixtures to a `Fit`: their mean, its log-likelihood, and what can be said of them."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def fit_of_draws(
     approximation: Any = None,
 ) -> Fit:
     """The fit made of draws with matched labels, a mixture with leading axes (chain, draw)."""
-    mixture = mean_mixture(draws)
+    mixture = mean_mixture(draws, family)
     total = log_likelihood(mixture, x)
     if not np.isfinite(total):
         result = ResultCode.nonfinite
@@ -51,19 +52,16 @@ def fit_of_draws(
     )
 
 
-@jax.jit
-def mean_mixture(draws: Mixture) -> Mixture:
-    """The mixture of posterior means of weights, means and covariances; draws must have matched labels.
+@functools.partial(jax.jit, static_argnames="family")
+def mean_mixture(draws: Mixture, family: Family) -> Mixture:
+    """The mixture of the family closest to posterior means of weights, means and covariances.
 
-    Averages of covariances stay inside every family whose covariances are closed under averaging, as are all four.
+    Draws must have matched labels.
     """
     axes = tuple(range(len(draws.draw_shape)))
-    factor = draws.factor
-    return Mixture(
-        jnp.log(jnp.mean(draws.weights, axis=axes)),
-        jnp.mean(draws.means, axis=axes),
-        factor.from_covariances(jnp.mean(factor.covariances(), axis=axes)).array,
-    )
+    factor = draws.factor.from_covariances(jnp.mean(draws.factor.covariances(), axis=axes))
+    weights, means = jnp.mean(draws.weights, axis=axes), jnp.mean(draws.means, axis=axes)
+    return family.project(Mixture(jnp.log(weights), means, factor.array))
 
 
 def pareto_khat(log_p: np.ndarray, log_q: np.ndarray) -> float:

@@ -281,9 +281,8 @@ def _is_point(fn: Any) -> bool:
 def any_mixture(num_components: int, num_features: int, family: Family) -> Mixture:
     """A mixture of the right shape, where no other is at hand."""
     factor = np.ones(num_features) if family.diagonal else np.eye(num_features)
-    shared = family.scale_shape(num_components, num_features)[0]
     return Mixture(
         np.full(num_components, -np.log(num_components)),
         np.zeros((num_components, num_features)),
-        np.broadcast_to(factor, (shared, *factor.shape)),
+        np.broadcast_to(factor, (family.num_factors(num_components), *factor.shape)),
     )

@@ -79,8 +79,8 @@ def check_init(
         InputError: for other shapes, weights that do not sum to 1, and precisions that are not positive definite.
     """
     k, d = num_components, num_features
-    one = (d,) if family.diagonal else (d, d)
-    shape = (k,) if family.isotropic else one if family.shared else (k, *one)
+    one = () if family.isotropic else family.representation.shape(d)
+    shape = one if family.shared else (k, *one)
     given = {}
     if weights is not None:
         given["weights"] = _check_weights(array_of_shape("weights", "weights_init", weights, (k,)))

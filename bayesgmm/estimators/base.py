@@ -15,7 +15,7 @@ from bayesgmm.estimators.files import load_estimator, save_estimator
 from bayesgmm.estimators.rows import over_rows
 from bayesgmm.estimators.words import scikit_learns_words
 from bayesgmm.likelihood.rows import as_row_weights
-from bayesgmm.mixtures.families import FAMILIES, Family, get_family
+from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.validation import shown, whole_number
 
@@ -37,7 +37,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
 
     @property
     def _family(self) -> Family:
-        check_choice("covariance_type", self.covariance_type, tuple(FAMILIES))
+        check_choice("covariance_type", self.covariance_type, NAMES)
         return get_family(self.covariance_type)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -207,7 +207,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         if not (self.warm_start and hasattr(self, "fit_")):
             return False
         shape, family = self.fit_.mixture.means.shape, self.fit_.family
-        if shape != (self.n_components, x.shape[1]) or family != self.covariance_type:
+        if shape != (self.n_components, x.shape[1]) or family != self._family.name:
             raise InputError(
                 f"warm_start=True goes on from {shape[0]} components of {shape[1]} features with covariance_type="
                 f"{family!r}, but n_components={self.n_components}, X has {x.shape[1]} features and covariance_type="

@@ -19,7 +19,7 @@ from bayesgmm.estimators.starts import start_of_init
 from bayesgmm.estimators.words import ILL_DEFINED, NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.likelihood.rows import enough_rows
-from bayesgmm.mixtures.families import get_family
+from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 
@@ -107,7 +107,7 @@ class GaussianMixture(MixtureEstimator):
 
         Args:
             mixture: a single mixture, such as the `mixture` of a fit by any engine.
-            covariance_type: by default "full" or "diag", or "tied" where components share a covariance.
+            covariance_type: by default "full" or "diag", or "tied" where components share a covariance matrix.
 
         Raises:
             InputError: for many mixtures at once, and for a covariance type that the mixture does not have.
@@ -116,8 +116,8 @@ class GaussianMixture(MixtureEstimator):
             raise InputError(f"mixture has leading axes {mixture.draw_shape}; index it down to a single mixture")
         factor = np.asarray(mixture.precision_factor)
         if covariance_type is None:
-            shared = len(factor) < mixture.num_components
-            covariance_type = "diag" if mixture.is_diagonal else "tied" if shared else "full"
+            kind = (type(mixture.factor), len(factor) < mixture.num_components)
+            covariance_type = next(f.name for f in FAMILIES.values() if (f.representation, f.shared) == kind)
         estimator = cls(mixture.num_components, covariance_type=covariance_type, **arguments)
         family = estimator._family
         wanted = 1 if family.shared else mixture.num_components

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, log_normaliser
 from bayesgmm.numerics.precision import AnyArray
@@ -44,16 +45,18 @@ class Moments:
         return dataclasses.replace(both, origin=self.origin)
 
 
-def maximise(moments: Moments, family: Family, reg_covar: Float[Array, " d"]) -> Mixture:
+def maximise(
+    moments: Moments, family: Family, reg_covar: Float[Array, " d"], previous: Factor | None = None
+) -> Mixture:
     r"""The M-step: the mixture of `family` that maximises the expected complete-data log-likelihood.
 
     $w_j \propto N_j$, $\mu_j = o_j + a_j / N_j$, and covariances from the scatter
     $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, in which the ridge $\rho$ = `reg_covar`, in squared
-    units of the data, acts as extra scatter.
+    units of the data, acts as extra scatter. An M-step that iterates starts from the `previous` estimate.
     """
     count = positive_count(moments.count)
     shift = moments.first / count[:, None]
-    factor = family.representation.from_covariances(family.maximise(count, scatter(moments, reg_covar)))
+    factor = family.representation.from_covariances(family.maximise(count, scatter(moments, reg_covar), previous))
     return Mixture(jnp.log(count / count.sum()), moments.origin + shift, factor.array)
 
 

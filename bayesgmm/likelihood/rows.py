@@ -37,7 +37,7 @@ def enough_rows(
     num_rows, num_features = x.shape
     if row_weights is not None and not is_traced(row_weights) and not (positive := np.asarray(row_weights) > 0).all():
         counted, used, num_rows = " of positive weight", positive, int(positive.sum())
-    needed = max(num_components, 2 if family.diagonal or bounded or ridged else num_features + 1)
+    needed = max(num_components, 2 if bounded or ridged else family.min_rows(num_features))
     if num_rows < needed:
         raise InputError(
             f"num_components={num_components} with family={family.name!r} needs at least {needed} rows{counted}, of "

@@ -52,6 +52,16 @@ class Factor(abc.ABC):
     def from_precisions(cls, precisions: AnyArray) -> Self:
         """Factors of precisions in this shape."""
 
+    @classmethod
+    @abc.abstractmethod
+    def from_scales(cls, scales: Float[Array, "*batch d"], correlation_cholesky: Array | None) -> Self:
+        """Factors from standard deviations and, where there are correlations, their Cholesky factors."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
+        """Factors from what `logarithms` gives."""
+
     @staticmethod
     @abc.abstractmethod
     def outer(left: AnyArray, right: AnyArray) -> Matrices:
@@ -126,6 +136,14 @@ class Factor(abc.ABC):
         """Precisions in this shape."""
 
     @abc.abstractmethod
+    def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
+        """Standard deviations, and Cholesky factors of the correlations where there are some."""
+
+    @abc.abstractmethod
+    def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
+        """Logarithms of the diagonals, and the entries below them: all of them free."""
+
+    @abc.abstractmethod
     def traces(self, second: Matrices) -> Float[Array, " e"]:
         r"""$\operatorname{tr} F S F^\top$ for matrices in this shape."""
 
@@ -170,6 +188,14 @@ class Diagonal(Factor):
     @classmethod
     def from_precisions(cls, precisions: AnyArray) -> Self:
         return cls(jnp.sqrt(precisions))
+
+    @classmethod
+    def from_scales(cls, scales: Float[Array, "*batch d"], correlation_cholesky: Array | None) -> Self:
+        return cls(1.0 / scales)
+
+    @classmethod
+    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
+        return cls(jnp.exp(log_diagonal))
 
     @staticmethod
     def outer(left: AnyArray, right: AnyArray) -> Matrices:
@@ -218,6 +244,12 @@ class Diagonal(Factor):
 
     leverages = precisions
 
+    def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
+        return 1.0 / jnp.asarray(self.array), None
+
+    def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
+        return jnp.log(self.array), jnp.zeros((len(self), 0), self.array.dtype)
+
     def traces(self, second: Matrices) -> Float[Array, " e"]:
         return (jnp.square(self.array) * second).sum(1)
 
@@ -249,6 +281,20 @@ class Triangular(Factor):
     def from_precisions(cls, precisions: AnyArray) -> Self:
         # Cholesky gives P = L L'; with the order of the features reversed before and after, P = F' F with F lower.
         return cls(jnp.linalg.cholesky(precisions[..., ::-1, ::-1])[..., ::-1, ::-1].mT)
+
+    @classmethod
+    def from_scales(cls, scales: Float[Array, "*batch d"], correlation_cholesky: Array | None) -> Self:
+        if correlation_cholesky is None:
+            return cls(1.0 / scales[..., None])
+        # The precision factor of L = diag(s) C is the inverse of C, its columns divided by the scales.
+        return cls(inverse_of_lower(correlation_cholesky) / scales[..., None, :])
+
+    @classmethod
+    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
+        num_features, num_below = log_diagonal.shape[1], below.shape[1]
+        place = np.full((num_features, num_features), num_below)  # of each entry; those above the diagonal are zero
+        place[np.tril_indices(num_features, -1)] = np.arange(num_below)
+        return cls(jnp.pad(below, ((0, 0), (0, 1)))[:, place] + _diagonal_matrices(jnp.exp(log_diagonal)))
 
     @staticmethod
     def outer(left: AnyArray, right: AnyArray) -> Matrices:
@@ -309,6 +355,15 @@ class Triangular(Factor):
     def precisions(self) -> Matrices:
         factor = jnp.tril(self.array)
         return jnp.matmul(jnp.swapaxes(factor, -1, -2), factor, precision="highest")
+
+    def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
+        lower = inverse_of_lower(self.array)
+        scales = jnp.sqrt(jnp.square(lower).sum(-1))
+        return scales, lower / scales[..., None] if scales.shape[-1] > 1 else None
+
+    def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
+        rows, columns = np.tril_indices(self.array.shape[-1], -1)
+        return jnp.log(self.diagonal()), jnp.asarray(self.array)[:, rows, columns]
 
     def leverages(self) -> Float[Array, "e d"]:
         return jnp.square(jnp.tril(self.array)).sum(-2)

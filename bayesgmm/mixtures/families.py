@@ -1,19 +1,36 @@
 """Covariance structures, one record each.
 
-A family says how its covariances are estimated from counts and scatter, how many free parameters they have, how
-NumPyro samples them and how sampled values are read back. Adding a structure is adding a record; engines, criteria
+A record has all that the package needs to know of a structure: how its covariances are estimated from counts and
+scatter, how many free parameters they have and which, how NumPyro samples them, which conjugate prior they have, and
+the closest member of the structure to any other covariances. Adding a structure is adding a record; engines, criteria
 and tests iterate over `FAMILIES` and never ask which structure they serve.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
+from bayesgmm.mixtures.mixture import Mixture
+
+
+@runtime_checkable
+class MStep(Protocol):
+    """Covariances that maximise the likelihood of scatter about the component means."""
+
+    def __call__(self, count: Array, scatter: Array, previous: Factor | None = None) -> Array:
+        """Covariances (e, d, d) or (e, d) from counts (k) and scatter (k, d, d) or (k, d).
+
+        Shared covariances also take the sum (1, ...) of scatter over components. Structures whose M-step iterates
+        start from the previous estimate, where there is one.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,16 +38,17 @@ class Family:
     """One covariance structure.
 
     Attributes:
-        name: the name users give, scikit-learn's `covariance_type`.
+        name: the name in tables and messages, scikit-learn's `covariance_type` where it has one.
         mclust: three-letter code of volume, shape and orientation (Celeux & Govaert 1995; R's mclust).
         description: the structure in words.
         representation: of the precision factors, triangular or diagonal.
         shared: whether one covariance serves all components (e = 1 in shapes).
         num_covariance_parameters: free parameters of the covariances, from (k, d).
-        maximise: maximum-likelihood covariances from counts (k) and scatter about the component means, (k, d, d), or
-            its diagonal (k, d) for diagonal families; shared covariances also take the sum (1, ...) over components.
-            Shape (e, d, d) or (e, d).
-        scale_shape: shape (e, d) or (e, 1) of the standard deviations that are free, from (k, d).
+        maximise: the M-step of the covariances.
+        isotropic: whether a component has one variance, the same along every feature.
+        closed: whether averages of covariances of the structure belong to it, and all points on lines between free
+            coordinates; of other structures the closest member is taken.
+        conjugate: prior of a covariance under which the posterior given allocations is of the same kind; or none.
     """
 
     name: str
@@ -39,44 +57,113 @@ class Family:
     representation: type[Factor]
     shared: bool
     num_covariance_parameters: Callable[[int, int], int]
-    maximise: Callable[[Array, Array], Array]
-    scale_shape: Callable[[int, int], tuple[int, int]]
-
-    def num_parameters(self, num_components: int, num_features: int) -> int:
-        """Free parameters of the mixture: weights, means and covariances."""
-        k, d = num_components, num_features
-        return (k - 1) + k * d + self.num_covariance_parameters(k, d)
+    maximise: MStep
+    isotropic: bool = False
+    closed: bool = True
+    conjugate: Literal["inverse-Wishart", "inverse-gamma"] | None = None
 
     @property
     def diagonal(self) -> bool:
         """Whether there are no correlations within a component."""
         return self.representation is Diagonal
 
-    @property
-    def isotropic(self) -> bool:
-        """Whether a component has one variance, the same along every feature."""
-        return self.diagonal and self.scale_shape(1, 2) == (1, 1)
+    def num_parameters(self, num_components: int, num_features: int) -> int:
+        """Free parameters of the mixture: weights, means and covariances."""
+        k, d = num_components, num_features
+        return (k - 1) + k * d + self.num_covariance_parameters(k, d)
+
+    def num_factors(self, num_components: int) -> int:
+        """e."""
+        return 1 if self.shared else num_components
+
+    def scale_shape(self, num_components: int, num_features: int) -> tuple[int, int]:
+        """Shape (e, d) or (e, 1) of the standard deviations that are free."""
+        return self.num_factors(num_components), 1 if self.isotropic else num_features
 
     def has_correlations(self, num_features: int) -> bool:
         """Whether covariances have entries off the diagonal."""
         return not self.diagonal and num_features > 1
 
+    def min_rows(self, num_features: int) -> int:
+        """Fewest rows from which a covariance can be estimated."""
+        return 2 if self.diagonal else num_features + 1
 
-def _maximise_full(count: Float[Array, " k"], scatter: Float[Array, "k d d"]) -> Float[Array, "k d d"]:
-    return scatter / count[:, None, None]
+    def min_component_rows(self, num_features: int) -> int:
+        """Fewest rows that each component needs."""
+        return 1 if self.shared else self.min_rows(num_features)
+
+    def project(self, mixture: Mixture) -> Mixture:
+        r"""The mixture with the closest covariances of the structure.
+
+        They minimise $\sum_j w_j \mathrm{KL}(\mathcal N(0, \Sigma_j) \,\|\, \mathcal N(0, \Sigma'_j))$: the M-step
+        of the scatter that rows of the mixture are expected to have.
+        """
+        if self.closed:
+            return mixture
+        factor, weights = mixture.factor.for_each(mixture.num_components), jnp.exp(mixture.log_weights)
+        covariances = self.maximise(weights, factor.of_each(weights) * factor.covariances(), factor)
+        return dataclasses.replace(mixture, precision_factor=factor.from_covariances(covariances).array)
+
+    def to_free(self, factor: Factor, unit: Float[Array, " d"]) -> Float[Array, " p"]:
+        """Free coordinates of covariances, with features measured in `unit`: without constraints and without units.
+
+        Logarithms of the factor's diagonal, then its entries below. Of a variance that all features share there is
+        one, that of the first feature.
+        """
+        log_diagonal, below = factor.scaled(unit).logarithms()
+        width = self.scale_shape(1, len(unit))[1]
+        return jnp.concatenate([log_diagonal[:, :width].ravel(), below.ravel()])
+
+    def from_free(self, vector: Float[Array, " p"], unit: Float[Array, " d"], num_components: int) -> Factor:
+        """The factors with these free coordinates: the inverse of `to_free`."""
+        num_factors, width = self.scale_shape(num_components, len(unit))
+        log_diagonal = vector[: num_factors * width].reshape(num_factors, width)
+        if self.isotropic:
+            # In the units of the data they are equal, and so in their own units they are not.
+            log_diagonal = log_diagonal + jnp.log(unit / unit[0])[None]
+        below = vector[num_factors * width :].reshape(num_factors, -1)
+        return self.representation.from_logarithms(log_diagonal, below).scaled(1.0 / unit)
+
+    def to_sites(self, factor: Factor, *, conjugate: bool) -> dict[str, Array]:
+        """What NumPyro samples in place of factors.
+
+        Under the conjugate prior `covariances`, or the `variances` that are free; else `scales`, standard deviations,
+        and where there are correlations their Cholesky factors, `correlation_cholesky`.
+        """
+        width = self.scale_shape(1, factor.array.shape[-1])[1]
+        if conjugate and self.conjugate == "inverse-Wishart":
+            return {"covariances": factor.covariances()}
+        if conjugate:
+            return {"variances": factor.variances()[:, :width]}
+        scales, correlation_cholesky = factor.scales_and_correlations()
+        sites = {"scales": scales[:, :width]}
+        return sites if correlation_cholesky is None else sites | {"correlation_cholesky": correlation_cholesky}
+
+    def from_sites(self, sites: Mapping[str, Array], num_features: int) -> Factor:
+        """The factors with these values of NumPyro's sites: the inverse of `to_sites`."""
+        if "covariances" in sites:
+            return self.representation.from_covariances(sites["covariances"])
+        scales = jnp.sqrt(sites["variances"]) if "variances" in sites else sites["scales"]
+        scales = jnp.broadcast_to(scales, (*scales.shape[:-1], num_features))
+        return self.representation.from_scales(scales, sites.get("correlation_cholesky"))
 
 
-def _maximise_tied(count: Float[Array, " k"], scatter: Float[Array, "e d d"]) -> Float[Array, "1 d d"]:
+def _own(count: Array, scatter: Array, previous: Factor | None = None) -> Array:
+    return scatter / jnp.expand_dims(count, range(1, scatter.ndim))
+
+
+def _pooled(count: Array, scatter: Array, previous: Factor | None = None) -> Array:
     return scatter.sum(0, keepdims=True) / count.sum()
 
 
-def _maximise_diag(count: Float[Array, " k"], scatter: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    return scatter / count[:, None]
+def _isotropic(estimate: MStep) -> MStep:
+    """The M-step of one variance for all features: that of their mean."""
 
+    def maximise(count: Array, scatter: Array, previous: Factor | None = None) -> Array:
+        variances = estimate(count, scatter.mean(1, keepdims=True))
+        return jnp.broadcast_to(variances, (len(variances), scatter.shape[1]))
 
-def _maximise_spherical(count: Float[Array, " k"], scatter: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    variances = scatter.mean(1, keepdims=True) / count[:, None]
-    return jnp.broadcast_to(variances, scatter.shape)
+    return maximise
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -90,8 +177,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 representation=Triangular,
                 shared=False,
                 num_covariance_parameters=lambda k, d: k * d * (d + 1) // 2,
-                maximise=_maximise_full,
-                scale_shape=lambda k, d: (k, d),
+                maximise=_own,
+                conjugate="inverse-Wishart",
             ),
             Family(
                 name="tied",
@@ -100,8 +187,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 representation=Triangular,
                 shared=True,
                 num_covariance_parameters=lambda k, d: d * (d + 1) // 2,
-                maximise=_maximise_tied,
-                scale_shape=lambda k, d: (1, d),
+                maximise=_pooled,
+                conjugate="inverse-Wishart",
             ),
             Family(
                 name="diag",
@@ -110,8 +197,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 representation=Diagonal,
                 shared=False,
                 num_covariance_parameters=lambda k, d: k * d,
-                maximise=_maximise_diag,
-                scale_shape=lambda k, d: (k, d),
+                maximise=_own,
+                conjugate="inverse-gamma",
             ),
             Family(
                 name="spherical",
@@ -119,26 +206,30 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 description="each component has one variance, the same along every feature",
                 representation=Diagonal,
                 shared=False,
+                isotropic=True,
                 num_covariance_parameters=lambda k, d: k,
-                maximise=_maximise_spherical,
-                scale_shape=lambda k, d: (k, 1),
+                maximise=_isotropic(_own),
+                conjugate="inverse-gamma",
             ),
         )
     }
 )
+_BY_CODE = {family.mclust: family for family in FAMILIES.values()}
+NAMES = (*FAMILIES, *_BY_CODE)
+"""All names by which a family can be given: those of `FAMILIES`, and mclust's codes."""
 
 
 def get_family(family: str | Family) -> Family:
-    """The record of a family given by name; a record is returned as it is.
+    """The record of a family given by name or by mclust's code; a record is returned as it is.
 
     Raises:
         InputError: for an unknown name, listing the known ones.
     """
     if isinstance(family, Family):
         return family
-    if isinstance(family, str) and family in FAMILIES:
-        return FAMILIES[family]
-    name = next((known.name for known in FAMILIES.values() if known.mclust == family), None)
-    if name is not None:
-        raise InputError(f"family={family!r} is what R's mclust calls {name!r}; write family={name!r}")
-    raise InputError(f"family={family!r} is not known; choose one of {', '.join(FAMILIES)}")
+    if isinstance(family, str) and family in NAMES:
+        return FAMILIES.get(family) or _BY_CODE[family]
+    raise InputError(
+        f"family={family!r} is not known; choose one of {', '.join(FAMILIES)}, or R's mclust's names of them: "
+        f"{', '.join(_BY_CODE)}"
+    )

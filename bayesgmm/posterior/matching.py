@@ -70,9 +70,7 @@ def label_scores(mixture: Mixture, reference: Mixture) -> Any:
 
 @jax.jit
 def _scores_of_one(mixture: Mixture, reference: Mixture) -> Float[Array, "k k"]:
-    covariances = reference.covariances
-    if mixture.is_diagonal:
-        covariances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    covariances = reference.factor.for_each(reference.num_components).covariances()
 
     def explaining(weight: Array, mean: Array, covariance: Array) -> Array:
         """Score of every component of the mixture as an explanation of one component of the reference."""

@@ -27,9 +27,10 @@ from jaxtyping import Array, Float
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import Moments
 from bayesgmm.likelihood.rows import as_row_weights
-from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.factors import Factor, pool
+from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_rows, name_features, no_constant_column, shown, truth_value, whole_number
 from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
@@ -37,8 +38,6 @@ from bayesgmm.priors.scales import prior_number
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 from bayesgmm.runtime.files import storable
 
-CONJUGATE_FAMILIES = ("EII", "VII", "EEI", "VVI", "EEE", "VVV")
-"""mclust codes of the families whose prior is stated above."""
 _MOST_LISTED = 6  # features of a matrix that a description lists in full
 
 
@@ -164,7 +163,7 @@ def conjugate_prior(
     if not is_traced((x, weights)):
         no_constant_column(np.asarray(x)[np.asarray(weights) > 0])
     center, covariance = sample_covariance(x, weights)
-    lowest = 0 if family.diagonal else num_features - 1
+    lowest = num_features - 1 if family.conjugate == "inverse-Wishart" else 0
     prior = ConjugatePrior(
         concentration=prior_number("concentration", concentration, (num_components,), x.dtype),
         mean=prior_number("mean", center if mean is None else mean, (num_features,), x.dtype, positive=False),
@@ -208,7 +207,13 @@ def check_conjugate_prior(prior: Any, num_components: int, num_features: int, fa
 
 
 @matching_precision
-def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, reg_covar: Any = 0.0) -> Mixture:
+def maximise_posterior(
+    moments: Moments,
+    family: Family,
+    prior: ConjugatePrior,
+    reg_covar: ArrayLike = 0.0,
+    previous: Factor | None = None,
+) -> Mixture:
     r"""The M-step under the prior: the mixture that maximises the expected complete-data log-density plus `log_prior`.
 
     The joint mode in weights, means and covariances. The prior mean is $\kappa$ more rows at m, and
@@ -221,7 +226,7 @@ def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, 
     $\nu + d + 2 + N_j$, for a shared one $\nu + d + 1 + k + n$, for diagonals $\nu + 3 + N_j$, for spheres
     $\nu + 2 + d + d N_j$. The ridge `reg_covar`, in squared units of the data, adds $N_j \operatorname{diag}(\rho)$.
 
-    An empty component is no trouble: it falls back on the mode of the prior.
+    An empty component falls back on the mode of the prior. An M-step that iterates starts from the `previous` estimate.
     """
     dtype = moments.count.dtype
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
@@ -234,19 +239,14 @@ def maximise_posterior(moments: Moments, family: Family, prior: ConjugatePrior, 
     first = moments.first + prior.shrinkage * to_mean
     shift = first / (count + prior.shrinkage)[:, None]
     shrinkage = jnp.broadcast_to(prior.shrinkage, (num_components,))
-    added = spread_of_means(shrinkage, to_mean, first, shift, shared=False, diagonal=family.diagonal)
-    if family.diagonal:
-        added = added + count[:, None] * ridge[None]
-    else:
-        added = added + count[:, None, None] * jnp.diag(ridge)[None]
-    added = added + more_scatter[None]
-    if moments.second.shape[0] != num_components:
-        added = added.sum(0, keepdims=True)
-    covariances = family.maximise(count + 1.0 + more_count, moments.second + added)
+    kind = family.representation
+    added = spread_of_means(kind, shrinkage, to_mean, first, shift)
+    added = added + kind.of_each(count) * kind.of_diagonal(ridge)[None] + more_scatter[None]
+    scatter = moments.second + pool(added, len(moments.second))
+    covariances = family.maximise(count + 1.0 + more_count, scatter, previous)
 
     mass = jnp.maximum(count + prior.concentration - 1.0, jnp.finfo(dtype).tiny)
-    factor = family.representation.from_covariances(covariances)
-    return Mixture(jnp.log(mass / mass.sum()), moments.origin + shift, factor.array)
+    return Mixture(jnp.log(mass / mass.sum()), moments.origin + shift, kind.from_covariances(covariances).array)
 
 
 @matching_precision
@@ -269,42 +269,39 @@ def _log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Array
 def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components: int) -> ConjugateDistribution:
     """The prior with its numbers written out for every component."""
     num_features = prior.mean.shape[0]
-    shape = family.scale_shape(num_components, num_features)
-    shape = shape if family.diagonal else (shape[0], num_features, num_features)
+    num_factors = family.num_factors(num_components)
+    shape = (1,) if family.isotropic else family.representation.shape(num_features)
     concentration = jnp.asarray(prior.concentration)
     return ConjugateDistribution(
         concentration=jnp.ones_like(concentration) if prior.stick_breaking else concentration,
         remainder=concentration if prior.stick_breaking else None,
         mean=jnp.broadcast_to(prior.mean, (num_components, num_features)),
         shrinkage=jnp.broadcast_to(prior.shrinkage, (num_components,)),
-        dof=jnp.broadcast_to(prior.dof, shape[:1]),
-        scale=jnp.broadcast_to(prior.scale, shape),
+        dof=jnp.broadcast_to(prior.dof, (num_factors,)),
+        scale=jnp.broadcast_to(prior.scale, (num_factors, *shape)),
     )
 
 
 def _pseudo_moments(prior: ConjugatePrior, family: Family, num_components: int, num_features: int) -> tuple[Any, Any]:
-    """Count and scatter that the prior of its covariance lends a component; that of a shared one is dealt out."""
+    """Count and scatter that the prior of its covariance lends a component; that of a shared one is split."""
     portion = 1.0 / num_components if family.shared else 1.0
-    if not family.diagonal:
+    if family.conjugate == "inverse-Wishart":
         return (prior.dof + num_features + 1.0) * portion, prior.scale * portion
     # As many free variances as features, or one for all of them, whose prior counts once.
-    portion = portion * family.scale_shape(num_components, num_features)[1] / num_features
+    portion = portion / num_features if family.isotropic else portion
     return (prior.dof + 2.0) * portion, jnp.broadcast_to(prior.scale, (num_features,)) * portion
 
 
 def _conjugate_family(family: str | Family) -> Family:
     family = get_family(family)
-    if family.mclust not in CONJUGATE_FAMILIES:
-        known = ", ".join(CONJUGATE_FAMILIES)
+    if family.conjugate is None:
+        known = ", ".join(record.name for record in FAMILIES.values() if record.conjugate is not None)
         raise InputError(f"family={family.name!r} ({family.mclust}) has no conjugate prior; choose one of {known}")
     return family
 
 
 def _scale_shape(family: Family, num_features: int) -> tuple[int, ...]:
-    if not family.diagonal:
-        return (num_features, num_features)
-    # Where d = 1 a diagonal and a sphere are the same; both keep one number for each feature.
-    return () if family.scale_shape(1, num_features + 1)[1] == 1 else (num_features,)
+    return () if family.isotropic else family.representation.shape(num_features)
 
 
 def sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from jax.scipy.special import digamma, gammaln, multigammaln
 from jaxtyping import Array, Float, Shaped
 
 from bayesgmm.likelihood.moments import Moments
-from bayesgmm.mixtures.factors import Triangular
+from bayesgmm.mixtures.factors import Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import (
     LOG_2PI,
@@ -105,13 +105,11 @@ def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> Co
     to_mean = prior.mean - moments.origin
     first = moments.first + prior.shrinkage[:, None] * to_mean
     shift = first / (count + prior.shrinkage)[:, None]
-    scatter = moments.second + spread_of_means(
-        prior.shrinkage, to_mean, first, shift, shared=len(moments.second) < len(count), diagonal=prior.is_diagonal
-    )
-    if family.shared and len(scatter) > 1:
-        scatter = scatter.sum(0, keepdims=True)
-    rows = count.sum(keepdims=True) if family.shared else count
-    if prior.is_diagonal and prior.scale.shape[1] < count_features(prior):
+    spread = spread_of_means(family.representation, prior.shrinkage, to_mean, first, shift)
+    num_factors = len(prior.scale)
+    scatter = pool(moments.second + pool(spread, len(moments.second)), num_factors)
+    rows = pool(count, num_factors)
+    if family.isotropic:
         scatter, rows = scatter.sum(1, keepdims=True), rows * count_features(prior)
     concentration, remainder = update_weights(prior.concentration, prior.remainder, count)
     return ConjugateDistribution(
@@ -125,19 +123,15 @@ def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> Co
 
 
 def spread_of_means(
-    shrinkage: Array, to_mean: Array, first: Array, shift: Array, *, shared: bool, diagonal: bool
+    representation: type[Factor], shrinkage: Array, to_mean: Array, first: Array, shift: Array
 ) -> Array:
     r"""What the prior mean and the move to the new mean add to second moments about an origin.
 
     $\kappa (m - o)(m - o)^\top - f s^\top$ with f the first moments of the rows and of the $\kappa$ rows at m, and s
-    the move of the mean; summed over the components where second moments are.
+    the move of the mean, for every component.
     """
-    if diagonal:
-        spread = shrinkage[:, None] * jnp.square(to_mean) - first * shift
-    else:
-        spread = shrinkage[:, None, None] * to_mean[:, :, None] * to_mean[:, None, :]
-        spread = spread - first[:, :, None] * shift[:, None, :]
-    return spread.sum(0, keepdims=True) if shared else spread
+    outer = representation.outer
+    return representation.of_each(shrinkage) * outer(to_mean, to_mean) - outer(first, shift)
 
 
 def count_features(distribution: ConjugateDistribution) -> int:

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
 from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, to_vector
+from bayesgmm.mixtures.factors import pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
 from bayesgmm.mixtures.quantities import Functions, quantities_of
@@ -118,12 +119,8 @@ def _information_of_known_labels(
     """Fisher information of so many rows with their labels: from the moments that the mixture expects of them."""
     mixture = mixture_at(at)
     count = num_rows * jnp.exp(mixture.log_weights)
-    covariances = jnp.asarray(mixture.covariances)
-    if mixture.is_diagonal:
-        covariances = jnp.diagonal(covariances, axis1=1, axis2=2)
-    second = jnp.expand_dims(count, range(1, covariances.ndim)) * covariances
-    if len(mixture.precision_factor) == 1:
-        second = second.sum(0, keepdims=True)
+    factor = mixture.factor
+    second = pool(factor.of_each(count) * factor.for_each(len(count)).covariances(), len(factor))
     moments = Moments(mixture.means, count, jnp.zeros_like(mixture.means), second, jnp.zeros((), at.dtype))
     return -jax.hessian(lambda vector: expected_complete_log_prob(mixture_at(vector), moments).sum())(at)
 

@@ -22,11 +22,9 @@ from numpyro.handlers import substitute, trace
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob
-from bayesgmm.mixtures.factors import Triangular
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray
-from bayesgmm.numerics.triangular import inverse_of_lower
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.mixing_weights import log_prob_of_weights, sample_log_weights
 from bayesgmm.priors.scales import HalfNormalScales, HierarchicalScales, LogNormalScales, Scales
@@ -156,7 +154,7 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
     loc = (prior.mean - prior.column_mean) / unit
     to_means = 1.0 / jnp.sqrt(prior.shrinkage)  # from the scales of a component to those of its mean
     sites = {"weights": numpyro.sample("weights", _weights_distribution(prior))}
-    if family.diagonal:
+    if family.conjugate == "inverse-gamma":
         variances = dist.InverseGamma(0.5 * prior.dof, 0.5 * scale).expand(shape).to_event(2)
         sites["variances"] = numpyro.sample("variances", variances)
         normal = dist.Normal(loc, jnp.sqrt(sites["variances"]) / unit * to_means)
@@ -244,42 +242,20 @@ class CovarianceUnits(Transform):
 def mixture_of_sites(sites: dict[str, Array], family: Family) -> Mixture:
     """The mixture with these values of the model's sites."""
     means = sites["means"]
-    if "covariances" in sites:
-        return Mixture(jnp.log(sites["weights"]), means, Triangular.from_covariances(sites["covariances"]).array)
-    scales = jnp.sqrt(sites["variances"]) if "variances" in sites else sites["scales"]
-    if family.diagonal:
-        factor = jnp.broadcast_to(1.0 / scales, means.shape)
-    elif "correlation_cholesky" in sites:
-        # The precision factor of L = diag(s) C is the inverse of C, its columns divided by the scales.
-        factor = inverse_of_lower(sites["correlation_cholesky"]) / scales[..., None, :]
-    else:
-        factor = 1.0 / scales[..., None]
-    return Mixture(jnp.log(sites["weights"]), means, factor)
+    return Mixture(jnp.log(sites["weights"]), means, family.from_sites(sites, means.shape[-1]).array)
 
 
 def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = None) -> dict[str, Array]:
     """Values of the model's sites under this prior that give this mixture: the inverse of `mixture_of_sites`.
 
-    A mixture says nothing of the rate of hierarchical scales: it gets its mean given the scales.
+    A mixture does not determine the rate of hierarchical scales, which gets its mean given the scales.
     """
-    num_components, num_features = mixture.means.shape
-    conjugate = isinstance(prior, ConjugatePrior)
-    factor = jnp.asarray(mixture.precision_factor)
-    sites = {"weights": jnp.exp(mixture.log_weights), "means": jnp.asarray(mixture.means)}
-    if family.diagonal:
-        scales = 1.0 / factor
-        scales = scales[:, : family.scale_shape(num_components, num_features)[1]]
-        if conjugate:
-            return sites | {"variances": jnp.square(scales)}
-        return sites | {"scales": scales} | _rate_site(scales, prior)
-    lower = inverse_of_lower(factor)
-    if conjugate:
-        return sites | {"covariances": jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")}
-    scales = jnp.sqrt(jnp.square(lower).sum(-1))
-    sites["scales"] = scales
-    if family.has_correlations(num_features):
-        sites["correlation_cholesky"] = lower / scales[..., None]
-    return sites | _rate_site(scales, prior)
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    sites = {"weights": jnp.exp(mixture.log_weights), "means": mixture.means}
+    if isinstance(prior, ConjugatePrior):
+        return sites | family.to_sites(mixture.factor, conjugate=True)
+    of_covariances = family.to_sites(mixture.factor, conjugate=False)
+    return sites | of_covariances | _rate_site(of_covariances["scales"], prior)
 
 
 def _rate_site(scales: Array, prior: WeaklyInformativePrior | None) -> dict[str, Array]:

@@ -39,7 +39,7 @@ def test_names_and_codes_are_those_of_the_table():
 
 @each_family
 def test_a_family_is_found_by_name_or_given_as_a_record(family):
-    assert get_family(family.name) is family
+    assert get_family(family.name) is get_family(family.mclust) is family
     assert get_family(family) is family
 
 

@@ -114,7 +114,6 @@ REFUSALS = {
     ),
     "an unknown family": (lambda: get_family("fll"), ("family='fll'", "full, tied, diag, spherical")),
     "a list for a family": (lambda: inspect.unwrap(get_family)(["full"]), ("family=['full']", "full, tied, diag")),
-    "a family by R's name": (lambda: get_family("VVV"), ("family='VVV'", "mclust", "family='full'")),
     "no weight at all": (lambda: as_row_weights(np.zeros(10), X), ("row_weights", "all zero", "positive")),
 }
 

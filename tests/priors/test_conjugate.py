@@ -159,7 +159,11 @@ def test_every_number_can_be_set():
         ("spherical", {"scale": [1.0, 2.0]}, r"prior scale has shape \(2,\); give one number"),
         ("diag", {"scale": 0.0}, r"prior scale=0.0 must be finite and greater than 0"),
         ("full", {"row_weights": np.full(272, 1e-3)}, r"row_weights add up to 0.272, .* give them as counts of rows"),
-        (dataclasses.replace(FULL, name="vev", mclust="VEV"), {}, r"family='vev' \(VEV\) has no conjugate prior"),
+        (
+            dataclasses.replace(FULL, name="vev", mclust="VEV", conjugate=None),
+            {},
+            r"family='vev' \(VEV\) has no conjugate prior",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(family, settings, message):
@@ -291,7 +295,9 @@ def test_weights_and_the_shared_covariance_have_their_denominators(rng):
 
     # Second moments may come already summed over the components, each about its own origin.
     pooled = dataclasses.replace(moments, second=moments.second.sum(0, keepdims=True))
-    plain = dataclasses.replace(TIED, maximise=lambda count, scatter: scatter.sum(0, keepdims=True) / count.sum())
+    plain = dataclasses.replace(
+        TIED, maximise=lambda count, scatter, previous=None: scatter.sum(0, keepdims=True) / count.sum()
+    )
     for ridge in (0.0, 0.1):
         expected = bayesgmm.maximise_posterior(moments, TIED, prior, ridge)
         assert_close(bayesgmm.maximise_posterior(pooled, plain, prior, ridge), expected, 1e-13)
