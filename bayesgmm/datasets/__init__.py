@@ -1,6 +1,6 @@
-"""Small classic data sets as files, and tables of one's own.
+"""Small classic data sets as files, and tables that users have.
 
-Importing this module is light; pandas is loaded when the first table of one's own is read.
+Importing this module is light; pandas is loaded when the first table is read.
 """
 
 import csv
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bayesgmm.datasets.files import DataError
-from bayesgmm.datasets.tables import Dataset, read_table
+from bayesgmm.datasets.tables import DataError, Dataset, read_table
 
 __all__ = ["SHIPPED", "DataError", "Dataset", "load_dataset", "read_table"]
 

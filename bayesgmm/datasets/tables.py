@@ -1,7 +1,11 @@
-"""Tables in files: CSV, Parquet and NPY to rows of finite float64 numbers, or one line that says what to mend."""
+"""Tables in files: CSV, Parquet and NPY to rows of finite float64 numbers, or one line that says what to correct.
+
+pandas reads the files; what is checked here is that a table can be fitted.
+"""
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from bayesgmm.datasets.files import DataError, is_number, listed, read_columns
+from bayesgmm.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LABEL = "label"
+
+
+class DataError(InputError):
+    """A table that cannot be used; the message is one line with the argument, the value and the cure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +54,8 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
 
     Args:
         path: the file; its suffix (.csv, .parquet, .npy) says what it is.
-        columns: features by name, in the order wanted; of an NPY array by index ("0", "1", ...) or as "x0", "x1", ....
-            By default all numeric columns; columns of words are left out, columns of words and numbers refused.
+        columns: features by name, in this order; of an NPY array by index ("0", "1", ...) or as "x0", "x1", .... By
+            default all numeric columns; columns of words are left out, columns of words and numbers refused.
         name: name of the data set, by default the file's name without its suffix.
 
     Raises:
@@ -58,91 +66,193 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     where = f"path={str(path)!r}"
     if isinstance(columns, str) or (columns is not None and not columns):
         raise DataError(f'columns={columns!r} must be a non-empty list of column names, such as ["a", "b"]')
-    table = read_columns(path)
+    table = _read(path, where)
     num_rows = len(next(iter(table.values())))
     if num_rows < 2:
         found = "no data rows" if num_rows == 0 else "only one data row"
         raise DataError(f"{where} has {found}; give a file with at least two rows of numbers")
-    features = _choose(table, columns, where)
+    features = _all_numeric(table, where) if columns is None else _chosen(table, columns, path, where)
     _check_values(features, where)
-    labels = None if _LABEL in features or _LABEL not in table else _as_text(table[_LABEL])
+    labels = None if _LABEL in features or _LABEL not in table else table[_LABEL]
     return Dataset(
         name=path.stem if name is None else name,
         x=np.stack(list(features.values()), axis=1),
         feature_names=tuple(features),
-        labels=labels,
+        labels=None if labels is None else labels.astype(str).where(labels.notna(), "").to_numpy(str),
         source=str(path),
     )
 
 
-def _choose(table: Mapping[str, Any], columns: Sequence[str] | None, where: str) -> dict[str, np.ndarray]:
-    """The features as float64, by name: those asked for, or all that are numeric."""
-    if columns is None:
-        found = {name: _default_feature(table[name], name, where) for name in table if name != _LABEL}
-        features = {name: values for name, values in found.items() if values is not None}
-        if not features:
-            raise DataError(f"{where} has no numeric column among {listed(table)}; give a file with at least one")
-        return features
-    is_array = isinstance(next(iter(table.values())), np.ndarray)
-    chosen: dict[str, np.ndarray] = {}
-    for column in columns:
-        key = f"x{int(column)}" if is_array and column.isascii() and column.isdigit() else column
-        if key not in table:
-            raise DataError(f"columns has {column!r}, which {where} does not; choose from {listed(table)}")
-        if key in chosen:
-            raise DataError(f"columns={list(columns)!r} has {column!r} twice; name every column once")
-        values, bad, _ = _as_numbers(table[key])
-        if bad is not None:
-            raise _not_numeric(key, bad, where, "correct it, or leave that column out of columns")
-        chosen[key] = values
-    return chosen
-
-
-def _default_feature(column: Any, name: str, where: str) -> np.ndarray | None:
-    values, bad, any_number = _as_numbers(column)
-    if bad is not None:
-        # Leaving out a column of measurements because of one stray word would go unnoticed.
-        if any_number:
-            raise _not_numeric(name, bad, where, "correct it, or give columns without it")
-        return None
-    if not name.strip():
+def _read(path: Path, where: str) -> Mapping[str, "pd.Series"]:
+    """The columns of a file by name."""
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}
+    if path.is_dir():
+        raise DataError(f"{where} is a folder; name a {', '.join(readers)} file inside it")
+    if not path.exists():
+        raise DataError(f"{where} does not exist; correct the spelling, or give the full path")
+    if path.suffix.lower() not in readers:
         raise DataError(
-            f"{where} has a numeric column without a name (row numbers, saved as an index?); name it, remove it, or "
-            "give columns without it"
+            f"{where} has the unsupported suffix {path.suffix!r}; convert the file to one of {', '.join(readers)}"
         )
-    return values
+    if path.stat().st_size == 0:
+        raise DataError(f"{where} is empty (0 bytes); give a file with a header and rows of numbers")
+    frame, names = readers[path.suffix.lower()](path, where)
+    if not names:
+        raise DataError(f"{where} has no columns; give a file with at least one column of numbers")
+    if (repeated := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise DataError(f"{where} has more than one column named {repeated!r}; rename or remove all but one of them")
+    return {name: frame.iloc[:, index] for index, name in enumerate(names)}
 
 
-def _as_numbers(column: Any) -> tuple[np.ndarray, tuple[int, Any] | None, bool]:
-    """A column as float64 with NaN for missing values, its first value that is no number with its position, and
-    whether any is. Text that reads as a number is one, since a CSV file cannot tell the two apart.
-    """
+def _read_csv(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
+    import pandas as pd
+
+    try:
+        # The header as text and alone: pandas would rename columns given twice and hide the fault.
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would take their first field for row names, or drop their last.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, index_col=False, low_memory=False, **_exact_numbers(pd.__version__))
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{where} is empty (blank lines only); give a file with a header and rows of numbers") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 text ({_one_line(error)}); save it as UTF-8 CSV") from None
+    except pd.errors.ParserWarning:
+        raise DataError(
+            f"{where} is not a well-formed CSV file: its rows have more fields than its header; name every column there"
+        ) from None
+    except (OSError, ValueError) as error:  # ParserError is a ValueError
+        raise DataError(
+            f"{where} is not a well-formed CSV file: {_one_line(error)}; correct that line (commas between fields, as "
+            "many as in the header)"
+        ) from None
+    names = [str(value) for value in header.iloc[0]]
+    if len(names) == 1 and (separator := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise DataError(f"{where} has fields separated by {separator!r}; save it with commas between fields")
+    if not _no_numbers(header.iloc[0]).any() and names != [str(index) for index in range(len(names))]:
+        raise DataError(
+            f"{where} has no header: its first line holds numbers ({_listed(names)}); add a line with column names"
+        )
+    return frame, names
+
+
+def _exact_numbers(pandas_version: str) -> dict[str, Any]:
+    """The option for exact numbers, which pandas before 3.1 needs and later ones deprecate, being exact without it."""
+    exact = tuple(int(part) for part in pandas_version.split(".")[:2]) >= (3, 1)
+    return {} if exact else {"float_precision": "round_trip"}
+
+
+def _read_parquet(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
+    import pandas as pd
+    import pyarrow.parquet
+
+    try:
+        names = pyarrow.parquet.read_schema(path).names
+        if len(set(names)) < len(names):  # which pandas does not read
+            return pd.DataFrame(), names
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are subclasses of these
+        raise DataError(f"{where} is not a readable Parquet file: {_one_line(error)}; write it again") from None
+    return frame, [str(name) for name in frame.columns]
+
+
+def _read_npy(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
+    import pandas as pd
+
+    try:
+        with path.open("rb") as file:
+            # Never pickles: an object array can run any code when it is opened.
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        if "Object arrays" in str(error):
+            raise DataError(
+                f"{where} holds Python objects (dtype object), which are never unpickled; save x.astype(float)"
+            ) from None
+        raise DataError(f"{where} is not a readable NPY file: {_one_line(error)}; write it with numpy.save") from None
+    if array.dtype.kind not in "iuf":
+        kind = "complex numbers" if array.dtype.kind == "c" else "no real numbers"
+        raise DataError(
+            f"{where} holds {kind} (dtype {array.dtype}); save real numbers, such as x.real or x.astype(float)"
+        )
+    if array.ndim not in (1, 2):
+        raise DataError(
+            f"{where} has {array.ndim} dimensions, shape {array.shape}; save an array of shape (rows, features)"
+        )
+    array = array[:, None] if array.ndim == 1 else array
+    if array.shape[1] == 0:
+        raise DataError(f"{where} has no columns, shape {array.shape}; save an array of shape (rows, features)")
     # A long double beyond the range of float64 becomes infinite, and is refused with its row number.
     with np.errstate(over="ignore"):
-        if isinstance(column, np.ndarray):
-            return column.astype(np.float64), None, True
-        if column.dtype.kind in "iuf":
-            return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan)), None, True
-    values = np.full(len(column), np.nan)
-    bad, any_number = None, False
-    for position, (value, missing) in enumerate(zip(column, column.isna(), strict=True)):
-        if missing:
+        frame = pd.DataFrame(array.astype(np.float64))
+    return frame, [f"x{index}" for index in range(array.shape[1])]
+
+
+def _chosen(
+    table: Mapping[str, "pd.Series"], columns: Sequence[str], path: Path, where: str
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """The features that were asked for, by name."""
+    is_array = path.suffix.lower() == ".npy"
+    features = {}
+    for column in columns:
+        name = f"x{int(column)}" if is_array and column.isascii() and column.isdigit() else column
+        if name not in table:
+            raise DataError(f"columns has {column!r}, which {where} does not; choose from {_listed(table)}")
+        if name in features:
+            raise DataError(f"columns={list(columns)!r} has {column!r} twice; name every column once")
+        bad = _no_numbers(table[name])
+        if bad.any():
+            raise _not_numeric(table[name], name, bad, where, "correct it, or leave that column out of columns")
+        features[name] = _as_float64(table[name])
+    return features
+
+
+def _all_numeric(table: Mapping[str, "pd.Series"], where: str) -> dict[str, Float64[np.ndarray, " n"]]:
+    """The columns of numbers, by name; those of words are left out."""
+    features = {}
+    for name, column in table.items():
+        bad = _no_numbers(column)
+        if name == _LABEL or (bad.any() and not (column.notna() & ~bad).any()):
             continue
-        if is_number(value):
-            values[position], any_number = float(value), True
-        elif bad is None:
-            bad = (position, value)
-    return values, bad, any_number
+        # Leaving out a column of measurements because of one stray word would go unnoticed.
+        if bad.any():
+            raise _not_numeric(column, name, bad, where, "correct it, or give columns without it")
+        if not name.strip():
+            raise DataError(
+                f"{where} has a numeric column without a name (row numbers, saved as an index?); name it, remove it, "
+                "or give columns without it"
+            )
+        features[name] = _as_float64(column)
+    if not features:
+        raise DataError(f"{where} has no numeric column among {_listed(table)}; give a file with at least one")
+    return features
 
 
-def _not_numeric(name: str, bad: tuple[int, Any], where: str, cure: str) -> DataError:
-    position, value = bad
-    shown = repr(str(value))
-    shown = shown if len(shown) <= 40 else f"{shown[:36]}...'"
-    return DataError(f"column {name!r} of {where} is not numeric: {shown} in data row {position + 1}; {cure}")
+def _no_numbers(column: "pd.Series") -> "pd.Series":
+    """Where a column holds what is no number. Text that reads as one is one: a CSV file cannot tell the two apart."""
+    import pandas as pd
+
+    if column.dtype.kind in "iuf":
+        return pd.Series(data=False, index=column.index)
+    numbers = pd.Series(pd.to_numeric(column.astype(str), errors="coerce"), index=column.index)
+    return column.notna() & numbers.isna()
 
 
-def _check_values(features: Mapping[str, np.ndarray], where: str) -> None:
+def _as_float64(column: "pd.Series") -> Float64[np.ndarray, " n"]:
+    """A column of numbers, or of text that reads as numbers, with NaN for missing values."""
+    if column.dtype.kind in "iuf":
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return column.astype(str).where(column.notna(), "nan").to_numpy(object).astype(np.float64)
+
+
+def _not_numeric(column: "pd.Series", name: str, bad: "pd.Series", where: str, cure: str) -> DataError:
+    position = int(bad.to_numpy().argmax())
+    text = repr(str(column.iloc[position]))
+    text = text if len(text) <= 40 else f"{text[:36]}...'"
+    return DataError(f"column {name!r} of {where} is not numeric: {text} in data row {position + 1}; {cure}")
+
+
+def _check_values(features: Mapping[str, Float64[np.ndarray, " n"]], where: str) -> None:
     bad = {name: ~np.isfinite(values) for name, values in features.items()}
     bad_rows = np.logical_or.reduce(list(bad.values()))
     if bad_rows.any():
@@ -160,5 +270,12 @@ def _check_values(features: Mapping[str, np.ndarray], where: str) -> None:
             )
 
 
-def _as_text(column: "pd.Series") -> np.ndarray:
-    return np.array(["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)])
+def _listed(names: Iterable[str], most: int = 20) -> str:
+    """Names in quotes, the first few of very many."""
+    names = list(names)
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bayesgmm.datasets import SHIPPED, DataError, load_dataset, read_table
-from bayesgmm.datasets.files import _to_the_last_digit
+from bayesgmm.datasets.tables import _exact_numbers
 
 FRAME = pd.DataFrame({"a": [0.1, 1 / 3, 1e-300], "b": [3, 2, 1], "word": ["x", "y", "z"]})
 
@@ -135,9 +135,9 @@ def test_every_float_survives(suffix, x):
 
 
 def test_option_for_exact_numbers():
-    assert _to_the_last_digit("2.2.3") == {"float_precision": "round_trip"}
-    assert _to_the_last_digit("3.0.0rc1") == {"float_precision": "round_trip"}
-    assert _to_the_last_digit("3.1.1") == _to_the_last_digit("4.0.0.dev0+1") == {}
+    assert _exact_numbers("2.2.3") == {"float_precision": "round_trip"}
+    assert _exact_numbers("3.0.0rc1") == {"float_precision": "round_trip"}
+    assert _exact_numbers("3.1.1") == _exact_numbers("4.0.0.dev0+1") == {}
 
 
 def test_labels(tmp_path):
