@@ -1,1 +1,1 @@
-"""Criteria, ArviZ, and what speaks against a fit."""
+"""Criteria, ArviZ, and what is wrong with a fit."""

@@ -11,7 +11,6 @@ Sources: Schwarz (1978); Akaike (1974); Biernacki, Celeux & Govaert (2000), equa
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.numerics.validation import as_rows, real_array
 
 
@@ -38,16 +37,16 @@ class Criteria:
     icl: float
 
 
-def information_criteria(fit: Fit, x: Any, row_weights: Any = None) -> Criteria:
-    """BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows.
+def information_criteria(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> Criteria:
+    """Compute BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows.
 
     Raises:
         InputError: for rows or weights that cannot be used, or rows of another number of features than the mixture's.
     """
-    x = as_rows(x)
-    weights = as_row_weights(row_weights, x)
-    x, weights = rows_that_count(x, weights), np.asarray(weights, np.float64)
-    log_prob, log_certainty = (np.asarray(part, np.float64) for part in row_summaries(fit.mixture, x))
+    rows = as_rows(x)
+    weights = np.asarray(as_row_weights(row_weights, rows), np.float64)
+    summaries = row_summaries(fit.mixture, rows_that_count(rows, weights))
+    log_prob, log_certainty = (np.asarray(part, np.float64) for part in summaries)
     total = float(weights @ log_prob)
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
     bic = -2 * total + num_parameters * float(np.log(weights.sum()))
@@ -60,29 +59,29 @@ def information_criteria(fit: Fit, x: Any, row_weights: Any = None) -> Criteria:
     )
 
 
-def bic(fit: Fit, x: Any, row_weights: Any = None) -> float:
-    """Bayesian information criterion; smaller is better."""
+def bic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
+    """Compute the Bayesian information criterion; smaller is better."""
     return information_criteria(fit, x, row_weights).bic
 
 
-def aic(fit: Fit, x: Any, row_weights: Any = None) -> float:
-    """Akaike information criterion; smaller is better."""
+def aic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
+    """Compute the Akaike information criterion; smaller is better."""
     return information_criteria(fit, x, row_weights).aic
 
 
-def icl(fit: Fit, x: Any, row_weights: Any = None) -> float:
-    """Integrated completed likelihood; smaller is better."""
+def icl(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
+    """Compute the integrated completed likelihood; smaller is better."""
     return information_criteria(fit, x, row_weights).icl
 
 
 @matching_precision
-def pointwise_log_likelihood(draws: Mixture, x: Any) -> Float[AnyArray, "*draws n"]:
-    r"""$\log p(x_i)$ of every row under every draw, shape (..., n)."""
-    x = real_array(x, "x")
+def pointwise_log_likelihood(draws: Mixture, x: ArrayLike) -> Float[AnyArray, "*draws n"]:
+    r"""Compute $\log p(x_i)$ of every row under every draw, shape (..., n)."""
+    rows = real_array(x, "x")
     flat = jax.tree.map(lambda leaf: jnp.reshape(jnp.asarray(leaf), (-1, *leaf.shape[len(draws.draw_shape) :])), draws)
-    return jnp.reshape(_pointwise(flat, x), (*draws.draw_shape, x.shape[0]))
+    return jnp.reshape(_pointwise(flat, rows), (*draws.draw_shape, len(rows)))
 
 
 @jax.jit
-def _pointwise(draws: Mixture, x: Any) -> Any:
+def _pointwise(draws: Mixture, x: AnyArray) -> Float[AnyArray, "s n"]:
     return jax.lax.map(lambda mixture: row_log_prob(mixture, x), draws)

@@ -5,17 +5,18 @@ Dimensions are `cluster`, `feature` and `row`. (Not `component`: `arviz.psense_s
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from bayesgmm.diagnostics.criteria import pointwise_log_likelihood
 from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, as_rows, name_features
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.scales import HierarchicalScales
@@ -31,7 +32,7 @@ _MAX_PREDICTIVE = 2_000_000  # numbers kept in the posterior_predictive group, 1
 
 
 def to_datatree(
-    fit: Fit, x: Any, *, prior: AnyPrior, key: RandomKey, feature_names: Sequence[str] | None = None
+    fit: Fit, x: ArrayLike, *, prior: AnyPrior, key: RandomKey, feature_names: Sequence[str] | None = None
 ) -> "DataTree":
     """Convert a Bayesian fit to an ArviZ `DataTree`.
 
@@ -51,8 +52,10 @@ def to_datatree(
     """
     import arviz
 
-    if fit.engine == "em":
-        raise InputError("fit is by EM, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts")
+    if ENGINES[fit.engine].prior == "none":
+        raise InputError(
+            f"fit is by {ENGINES[fit.engine].label}, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts"
+        )
     x, key = np.asarray(as_rows(x)), as_key(key)
     names = list(name_features(feature_names, x.shape[1]))
     family = get_family(fit.family)
@@ -61,7 +64,7 @@ def to_datatree(
     draws = draws[:, ::thin]
     prior_key, predictive_key = jax.random.split(key)
     from_prior = prior_draws(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
-    rates: list[Any] = [None, None]
+    rates: list[AnyArray | None] = [None, None]
     if isinstance(prior, WeaklyInformativePrior) and isinstance(prior.scales, HierarchicalScales):
         keys = (jax.random.fold_in(predictive_key, 1), jax.random.fold_in(prior_key, 1))
         rates = [
@@ -69,7 +72,7 @@ def to_datatree(
             for part, key in zip((draws, from_prior), keys, strict=True)
         ]
     every = max(1, -(-draws.means.shape[0] * draws.means.shape[1] * x.size // _MAX_PREDICTIVE))
-    groups: dict[str, dict[str, Any]] = {
+    groups: dict[str, dict[str, np.ndarray]] = {
         "posterior": _variables(draws, family, rates[0]),
         "log_likelihood": {"x": np.asarray(pointwise_log_likelihood(draws, x))},
         "posterior_predictive": {"x": np.asarray(draws[:, ::every].sample(x.shape[0], key=predictive_key))},
@@ -115,7 +118,7 @@ def to_datatree(
     return tree
 
 
-def _variables(draws: Mixture, family: Family, scale_rates: Any) -> dict[str, np.ndarray]:
+def _variables(draws: Mixture, family: Family, scale_rates: AnyArray | None) -> dict[str, np.ndarray]:
     variables = {"weights": draws.weights, "means": draws.means, "scales": draws.scales}
     if family.has_correlations(draws.num_features):
         variables["covariances"] = draws.covariances

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
 from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
@@ -315,7 +316,7 @@ def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) 
     elif (share := (counts < needed).any(1).mean()) >= EMPTY_PROBABILITY:
         yield Finding(
             "few rows",
-            _CAUTION if fit.engine == "em" else _NOTE,
+            _CAUTION if ENGINES[fit.engine].prior == "none" else _NOTE,
             f"{_which((counts < needed).mean(0))} fewer rows than the {needed} that a covariance needs"
             f"{in_draws.format(percent(share))}",
             "fewer components, or a more restricted family",

@@ -4,7 +4,9 @@ import enum
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import overload
+
+import numpy as np
 
 _WIDTH = 100
 _INDENT = " " * 10
@@ -53,7 +55,11 @@ class Diagnosis(Sequence[Finding]):
     title: str
     findings: tuple[Finding, ...]
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Finding: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Finding, ...]: ...
+    def __getitem__(self, index: int | slice) -> Finding | tuple[Finding, ...]:
         return self.findings[index]
 
     def __len__(self) -> int:
@@ -76,12 +82,12 @@ class Diagnosis(Sequence[Finding]):
         return "\n".join([title, *map(str, self.findings)])
 
 
-def percent(share: Any) -> str:
+def percent(share: float | np.floating) -> str:
     """A share of 1, in words, with two digits."""
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
 
 
-def listed(noun: str, indices: Iterable[Any]) -> str:
+def listed(noun: str, indices: Iterable[object]) -> str:
     """`chain 2`, or `chains 0, 2`."""
     names = [str(index) for index in indices]
     return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names)}"

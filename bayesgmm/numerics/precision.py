@@ -27,6 +27,12 @@ else:
 RandomKey = Key[jax.Array, ""] | UInt32[jax.Array, "2"]
 """A key of `jax.random.key`, or an old-style one of `jax.random.PRNGKey`, as NumPyro passes them."""
 
+if TYPE_CHECKING:
+    KeyLike = RandomKey
+else:
+    KeyLike = object
+"""A key as a caller gives it, before `as_key` has checked it."""
+
 
 def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     """Compute in float64 when an array argument is float64.

@@ -1,39 +1,59 @@
-"""The rows coloured by the cluster they are assigned to, with the components that claim them."""
+"""The rows coloured by the cluster they are assigned to, by a mixture and, beside it, by k-means."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.colors import to_rgb
 
+from bayesgmm.comparison.agreement import adjusted_rand_index
 from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.kmeans import KMeansFit
+from bayesgmm.engines.registry import ENGINES
+from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.plots.panels import finish, make_panels
+from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.plots.panels import (
+    FONT_SIZE,
+    INK,
+    AxesLike,
+    Panels,
+    add_label,
+    cluster_colour,
+    finish,
+    label_clusters,
+    make_panels,
+    new_axes,
+    several_axes,
+)
 from bayesgmm.plots.shapes import (
     check_levels,
     component_densities,
     densities,
     density_grid,
+    draw_centres,
+    draw_components,
     draw_histogram,
     draw_points,
     draw_rug,
-    ellipse_outlines,
+    point_size,
 )
-from bayesgmm.plots.style import INK, cluster_colour, cluster_handles
-from bayesgmm.plots.view import one_mixture, view_rows
+from bayesgmm.plots.view import Columns, View, one_mixture, view_rows
+
+_SIDE = 400  # pixels of the plane that is tinted by nearest centre
 
 
 def plot_assignments(
     mixture_or_fit: Mixture | Fit,
-    x: Any,
+    x: ArrayLike,
     *,
-    ax: Any = None,
-    columns: Iterable[int | str] | str | None = None,
+    ax: AxesLike = None,
+    columns: Columns = None,
     feature_names: Iterable[str] | None = None,
     levels: Sequence[float] = (0.5, 0.9),
-) -> Any:
+) -> Axes | np.ndarray:
     """Draw the rows coloured by hard assignment, `Mixture.predict(x)`, and the components of the mixture.
 
     One column: histogram and rug, the density of the mixture and of every component times its weight. Two columns:
@@ -57,11 +77,11 @@ def plot_assignments(
         InputError: for a mixture with leading axes or NaN parameters, or arguments that do not fit it.
     """
     mixture = one_mixture(mixture_or_fit)
-    levels = tuple(sorted(levels))
-    check_levels(levels)
+    levels = check_levels(levels)
     view = view_rows(mixture, x, columns, feature_names)
     labels = np.asarray(mixture.predict(view.x))
     panels = make_panels(view, ax)
+    label_clusters(panels.first, np.asarray(mixture.weights))
     for (i, j), panel in panels.axes.items():
         if i == j:
             single = view.marginal(mixture, i)
@@ -69,54 +89,16 @@ def plot_assignments(
         else:
             draw_points(panel, view.shown[:, [j, i]], labels, mixture.num_components)
             draw_components(panel, view.marginal(mixture, j, i), levels)
-    handles = cluster_handles(mixture)
-    if view.num_shown != 2:
-        handles.append(Line2D([], [], color=INK, linewidth=1.6, label="mixture"))
     if view.num_shown > 1:
-        handles.append(mass_handle(levels))
-    return finish(panels, view, handles)
+        label_masses(panels.first, levels)
+    return finish(panels, view)
 
 
-def draw_components(ax: Axes, pair: Mixture, levels: Sequence[float]) -> None:
-    """Ellipses and means of the components of a two-dimensional mixture, the smallest mass in the strongest line."""
-    for level, width in zip(levels, np.linspace(1.8, 1.0, len(levels)), strict=True):
-        for cluster, outline in enumerate(ellipse_outlines(pair, level)):
-            colour = cluster_colour(cluster)
-            # A white edge keeps the line apart from points of its own colour.
-            ax.plot(*outline.T, color="white", linewidth=width + 1.6, alpha=0.7, zorder=3, gid="halo")
-            ax.plot(*outline.T, color=colour, linewidth=width, zorder=4, gid=f"ellipse {cluster} {level:g}")
-    draw_centres(ax, pair.means, "mean")
-
-
-def draw_centres(ax: Axes, places: Any, name: str) -> None:
-    """A mark at every one of some places (k, 2), such as the means of components."""
-    for cluster, place in enumerate(np.asarray(places)):
-        ax.plot(
-            *place[:, None],
-            marker="X",
-            markersize=8.0,
-            markeredgecolor="white",
-            markeredgewidth=1.0,
-            color=INK,
-            linestyle="none",
-            zorder=5,
-            gid=f"{name} {cluster}",
-        )
-
-
-def mass_handle(levels: Sequence[float], of: str = "") -> Line2D:
-    """The legend entry that says what ellipses hold, and whose they are."""
+def label_masses(ax: Axes, levels: Sequence[float], of: str = "") -> None:
+    """The entry of the legend that says what ellipses hold, and whose they are."""
     masses = ", ".join(f"{100 * level:g}%" for level in levels)
-    return Line2D(
-        [],
-        [],
-        color=INK,
-        linewidth=1.0,
-        marker="X",
-        markersize=6.0,
-        markeredgecolor="white",
-        label=f"{of + ': ' if of else ''}mean, ellipse{'s' if len(levels) > 1 else ''} of {masses}",
-    )
+    label = f"{of + ': ' if of else ''}mean, ellipse{'s' if len(levels) > 1 else ''} of {masses}"
+    add_label(ax, label, linewidth=1.0, marker="X", markersize=6.0, markeredgecolor="white")
 
 
 def _draw_densities(
@@ -126,21 +108,159 @@ def _draw_densities(
     grid = density_grid(single, values)
     for cluster, density in enumerate(component_densities(single, grid).T):
         ax.plot(grid, density, color=cluster_colour(cluster), linewidth=1.4, gid=f"component {cluster}")
-    ax.plot(grid, densities(single, grid), color=INK, linewidth=1.6, gid="mixture")
+    ax.plot(grid, densities(single, grid), color=INK, linewidth=1.6, label="mixture", gid="mixture")
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if not is_alone:
         return
     means = np.asarray(single.means)[:, 0]
+    look = {"marker": "X", "markersize": 7.0, "markeredgecolor": "white", "color": INK}
     for cluster, height in enumerate(np.diagonal(component_densities(single, means))):
         draw_rug(ax, values[labels == cluster], cluster_colour(cluster))
-        ax.plot(
-            means[cluster],
-            height,
-            marker="X",
-            markersize=7.0,
-            markeredgecolor="white",
-            color=INK,
-            gid=f"mean {cluster}",
-        )
+        ax.plot(means[cluster], height, gid=f"mean {cluster}", **look)
     ax.set_ylabel("density")
     ax.set_xlim(float(grid[0]), float(grid[-1]))
+
+
+def plot_partitions(
+    mixture_or_fit: Mixture | Fit,
+    x: ArrayLike,
+    partition: KMeansFit,
+    *,
+    ax: AxesLike = None,
+    columns: Columns = None,
+    feature_names: Iterable[str] | None = None,
+    levels: Sequence[float] = (0.5, 0.9),
+) -> np.ndarray:
+    """Draw the rows twice: on the left as `plot_assignments` does, on the right with the partition of k-means.
+
+    Clusters of k-means get the colours of the components with which they share most rows. Crosses are their centres;
+    rows that are assigned otherwise than by the mixture are ringed. Where the picture shows all features, the plane is
+    tinted by the nearest centre (one feature: dashed lines half-way between centres).
+
+    Args:
+        mixture_or_fit: one mixture, without leading axes, or a fit, of which the point is drawn.
+        x: rows (n, d).
+        partition: of the same rows, by `fit_kmeans`.
+        ax: axes to draw on: two for one or two columns, an array of them (2, m, m) for m columns.
+        columns: one to four columns, by number or name; by default all of up to two, else "pca", the first two
+            principal components of the standardised columns.
+        feature_names: names of all d features, by default those of a data frame.
+        levels: probability masses of the ellipses.
+
+    Returns:
+        The axes drawn on, an array (2) or (2, m, m).
+
+    Raises:
+        InputError: for a partition of other rows, a mixture with leading axes, or arguments that do not fit it.
+    """
+    mixture = one_mixture(mixture_or_fit)
+    if columns is None and mixture.num_features > 2:
+        columns = "pca"
+    columns = columns if columns is None or isinstance(columns, str) else list(columns)
+    feature_names = None if feature_names is None else list(feature_names)
+    view = view_rows(mixture, x, columns, feature_names)
+    if partition.labels.shape != (len(view.x),) or partition.centres.shape[1] != mixture.num_features:
+        raise InputError(
+            f"partition is of {len(partition.labels)} rows of {partition.centres.shape[1]} features, and x has shape "
+            f"{view.x.shape}; give the partition of these rows"
+        )
+    left, right = _two_pictures(ax, view.num_shown)
+    plot_assignments(mixture_or_fit, x, ax=left, columns=columns, feature_names=feature_names, levels=levels)
+    labels = np.asarray(mixture.predict(view.x))
+    partition = partition.matched_to(labels)
+    differs = partition.labels != labels
+    panels = make_panels(view, right)
+    label_clusters(panels.first, partition.shares, "share")
+    for (i, j), panel in panels.axes.items():
+        if i == j:
+            _draw_column(panel, partition, view, i)
+        else:
+            _draw_pair(panel, partition, view, (j, i), differs)
+    if view.num_shown > 1:
+        add_label(panels.first, "centre", marker="X", markersize=6.0, linestyle="none")
+        rows = f"assigned otherwise\n({differs.sum()} row{'' if differs.sum() == 1 else 's'})"
+        add_label(panels.first, rows, marker="o", markersize=7.0, markerfacecolor="none", linestyle="none")
+    finish(panels, view)
+    _share_limits(left, panels)
+    if view.num_shown == 2 and set(view.columns) == set(range(mixture.num_features)):
+        _tint(panels.first, partition, view)
+    by = f", {ENGINES[mixture_or_fit.engine].label}" if isinstance(mixture_or_fit, Fit) else ""
+    agreement = adjusted_rand_index(labels, partition.labels)
+    np.ravel(np.asarray(left, object))[0].set_title(f"mixture{by}", fontsize=FONT_SIZE + 1)
+    panels.first.set_title(f"k-means, adjusted Rand index {agreement:.2f}", fontsize=FONT_SIZE + 1)
+    return np.stack([np.asarray(left, object), np.asarray(right, object)])
+
+
+def _two_pictures(ax: AxesLike, num_shown: int) -> tuple[Axes | np.ndarray, Axes | np.ndarray]:
+    if num_shown <= 2:
+        pair = several_axes(ax, (2,), (12.4, 3.6 if num_shown == 1 else 4.4), "two pictures need")
+        return pair[0], pair[1]
+    if ax is None:
+        size = 1.9 * num_shown + 0.6
+        grid = new_axes((2.1 * size, size), num_shown, 2 * num_shown)
+        return grid[:, :num_shown], grid[:, num_shown:]
+    pair = several_axes(ax, (2, num_shown, num_shown), (0.0, 0.0), f"two pictures of {num_shown} columns need")
+    return pair[0], pair[1]
+
+
+def _draw_column(ax: Axes, partition: KMeansFit, view: View, column: int) -> None:
+    values = view.shown[:, column]
+    draw_histogram(ax, values, partition.labels, partition.num_clusters)
+    centres = view.coordinates(partition.centres)[:, column]
+    if view.num_shown > 1:
+        return
+    for cluster, centre in enumerate(centres):
+        draw_rug(ax, values[partition.labels == cluster], cluster_colour(cluster))
+        ax.axvline(centre, color=cluster_colour(cluster), linewidth=1.4, gid=f"centre {cluster}")
+    if partition.centres.shape[1] == 1:
+        ordered = np.sort(centres)
+        look = {"color": INK, "linewidth": 1.0, "linestyle": "--"}
+        add_label(ax, "half-way between centres", **look)
+        for between in 0.5 * (ordered[1:] + ordered[:-1]):
+            ax.axvline(between, gid="boundary", **look)
+    ax.set_ylabel("density")
+
+
+def _draw_pair(
+    ax: Axes, partition: KMeansFit, view: View, pair: tuple[int, int], differs: Bool[np.ndarray, " n"]
+) -> None:
+    points = view.shown[:, list(pair)]
+    draw_points(ax, points, partition.labels, partition.num_clusters)
+    look: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.9, "zorder": 3, "gid": "differs"}
+    ax.scatter(*points[differs].T, s=4.0 * point_size(len(points)), **look)
+    draw_centres(ax, view.coordinates(partition.centres)[:, list(pair)], "centre")
+
+
+def _share_limits(left: Axes | np.ndarray, panels: Panels) -> None:
+    """The same limits on both sides, which hold what is drawn on either."""
+    alone = len(panels.axes) == 1
+    for (i, j), ax in panels.axes.items():
+        other = np.ravel(np.asarray(left, object))[0] if alone else np.asarray(left, object)[i, j]
+        both = np.array([ax.get_xlim(), other.get_xlim()])
+        for one in (ax, other):
+            one.set_xlim(both[:, 0].min(), both[:, 1].max())
+        if i == j and not alone:
+            continue  # a density without a scale
+        both = np.array([ax.get_ylim(), other.get_ylim()])
+        for one in (ax, other):
+            one.set_ylim(both[:, 0].min(), both[:, 1].max())
+
+
+def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
+    """The plane in pale colours of the nearest centre, with straight lines half-way between centres."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    across, up = np.linspace(left, right, _SIDE), np.linspace(low, high, _SIDE)
+    plane = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
+    rows = np.empty_like(plane)
+    rows[:, list(view.columns)] = plane
+    nearest = partition.predict(rows).reshape(_SIDE, _SIDE)
+    colours = np.array([to_rgb(cluster_colour(cluster)) for cluster in range(partition.num_clusters)])
+    ax.imshow(
+        1.0 - 0.14 * (1.0 - colours[nearest]),
+        extent=(left, right, low, high),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        zorder=0,
+        gid="nearest centre",
+    )

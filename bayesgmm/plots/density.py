@@ -7,31 +7,52 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import real_array, shown
-from bayesgmm.plots.fields import averaged, density_at, grid_of, plane_of_region, region_heights
-from bayesgmm.plots.panels import new_axes, one_axes, several_axes
-from bayesgmm.plots.shapes import check_levels, density_grid, draw_ground, draw_histogram, draw_rug
-from bayesgmm.plots.style import BLUE, DATA_GREY, INK, VERMILION, legend_beside, tidy
-from bayesgmm.plots.view import View, as_float64, point_and_draws, view_rows
+from bayesgmm.plots.panels import (
+    BLUE,
+    DATA_GREY,
+    INK,
+    VERMILION,
+    AxesLike,
+    add_label,
+    add_swatch,
+    legend_beside,
+    new_axes,
+    one_axes,
+    several_axes,
+    tidy,
+)
+from bayesgmm.plots.shapes import (
+    averaged,
+    check_levels,
+    density_at,
+    density_grid,
+    draw_band,
+    draw_ground,
+    draw_histogram,
+    draw_rug,
+    grid_of,
+    plane_of_region,
+    region_heights,
+)
+from bayesgmm.plots.view import Columns, View, as_float64, point_and_draws, view_rows
 
 _PLANE_DRAWS = 100  # averaged into a density over the plane: more of them move no contour
 _BAND_DRAWS = 400
-_BAND = (0.05, 0.95)
 
 
 def plot_density_contours(
     mixture_or_fit: Mixture | Fit,
-    x: Any,
+    x: ArrayLike,
     *,
     levels: Sequence[float] = (0.5, 0.9, 0.99),
-    ax: Any = None,
-    columns: Iterable[int | str] | str | None = None,
+    ax: AxesLike = None,
+    columns: Columns = None,
     feature_names: Iterable[str] | None = None,
 ) -> Axes:
     """Draw the regions of highest density that hold given parts of the mass, over two columns, with the rows.
@@ -54,24 +75,24 @@ def plot_density_contours(
     Raises:
         InputError: for rows of one column, for parameters that are NaN, and for arguments that do not fit the mixture.
     """
-    levels = tuple(sorted(levels))
-    check_levels(levels)
+    levels = check_levels(levels)
     _, draws = point_and_draws(mixture_or_fit, _PLANE_DRAWS)
     view = _plane_of(draws, x, columns, feature_names)
     ax = one_axes(ax, (6.4, 4.2))
-    _draw_regions(ax, averaged(view.marginal(draws, 0, 1)), view, levels)
-    legend_beside(ax, _region_handles(levels, averaged_draws=bool(draws.draw_shape)))
+    of = "posterior predictive" if draws.draw_shape else "the mixture"
+    _draw_regions(ax, averaged(view.marginal(draws, 0, 1)), view, levels, of)
+    legend_beside(ax)
     return ax
 
 
 def plot_density_slice(
     mixture_or_fit: Mixture | Fit,
-    x: Any,
+    x: ArrayLike,
     *,
     along: int | str = 0,
     at: Mapping[int | str, float] | None = None,
     span: tuple[float, float] | None = None,
-    ax: Any = None,
+    ax: AxesLike = None,
     feature_names: Iterable[str] | None = None,
 ) -> Axes:
     """Draw the density along one column, where others have given values, with a band that holds 90% of the draws.
@@ -114,23 +135,21 @@ def plot_density_slice(
     ax = one_axes(ax, (6.4, 3.4))
     _draw_slice(ax, as_float64(draws).marginal(columns), view.shown[:, 0], values, span)
     places = ", ".join(f"{one.names[0]} = {value:g}" for one, value in zip(fixed, values, strict=True))
-    ax.set_ylabel(f"density at {places}" if places else "density")
-    ax.set_xlabel(view.names[0])
-    tidy(ax)
-    legend_beside(ax, _slice_handles(bool(draws.draw_shape), histogram=not values))
+    tidy(ax, view.names[0], f"density at {places}" if places else "density")
+    legend_beside(ax)
     return ax
 
 
 def plot_density_with_slice(
     mixture_or_fit: Mixture | Fit,
-    x: Any,
+    x: ArrayLike,
     *,
     at: float | None = None,
     levels: Sequence[float] = (0.5, 0.9, 0.99),
-    ax: Any = None,
+    ax: AxesLike = None,
     columns: Iterable[int | str] | None = None,
     feature_names: Iterable[str] | None = None,
-) -> Any:
+) -> np.ndarray:
     """Draw the density over two columns, and beneath it the density along a level slice with the band of the draws.
 
     Args:
@@ -160,9 +179,9 @@ def plot_density_with_slice(
         ax = new_axes((6.4, 6.0), 2, 1, sharex=True, height_ratios=(1.5, 1.0))
     plane, slice_ = several_axes(ax, (2,), (0.0, 0.0), "a plane and its slice need")
     plot_density_contours(mixture_or_fit, x, levels=levels, ax=plane, columns=view.columns, feature_names=feature_names)
-    plane.axhline(place, color=VERMILION, linewidth=1.4, linestyle=(0.0, (5.0, 2.0)), zorder=4, gid="slice")
-    handle = Line2D([], [], color=VERMILION, linewidth=1.4, linestyle=(0.0, (5.0, 2.0)), label="the slice beneath")
-    legend_beside(plane, [*_region_handles(tuple(sorted(levels)), averaged_draws=bool(draws.draw_shape)), handle])
+    look: dict[str, Any] = {"color": VERMILION, "linewidth": 1.4, "linestyle": (0.0, (5.0, 2.0))}
+    plane.axhline(place, zorder=4, label="the slice beneath", gid="slice", **look)
+    legend_beside(plane)
     options: dict[str, Any] = {"span": plane.get_xlim(), "ax": slice_, "feature_names": feature_names}
     plot_density_slice(mixture_or_fit, x, along=along, at={across: place}, **options)
     slice_.set_ylabel(f"density at\n{view.names[1]} = {place:g}")
@@ -171,14 +190,14 @@ def plot_density_with_slice(
     return np.array([plane, slice_])
 
 
-def _real_number(name: str, value: Any) -> float:
+def _real_number(name: str, value: object) -> float:
     number = real_array(value, name)
     if np.ndim(number) or not np.isfinite(number):
         raise InputError(f"{name}={shown(value)} must be a finite number")
     return float(number)
 
 
-def _plane_of(draws: Mixture, x: Any, columns: Any, feature_names: Iterable[str] | None) -> View:
+def _plane_of(draws: Mixture, x: ArrayLike, columns: Columns, feature_names: Iterable[str] | None) -> View:
     """A view of exactly two coordinates."""
     view = view_rows(draws, x, columns, feature_names, at_most=2)
     if view.num_shown != 2:
@@ -187,20 +206,23 @@ def _plane_of(draws: Mixture, x: Any, columns: Any, feature_names: Iterable[str]
     return view
 
 
-def _draw_regions(ax: Axes, pair: Mixture, view: View, levels: tuple[float, ...]) -> None:
+def _draw_regions(ax: Axes, pair: Mixture, view: View, levels: tuple[float, ...], of: str) -> None:
     points = view.shown.astype(np.float64)
     edges = region_heights(pair, levels[::-1])
     horizontal, vertical, grid = grid_of(plane_of_region(pair, points, edges[0]))
     field = density_at(pair, grid).reshape(len(horizontal), len(vertical)).T
-    colours = [to_rgba(BLUE, shade) for shade in _shades(len(levels))]
+    # Opacities from the outermost region to the innermost.
+    shades = np.linspace(0.12, 0.55, len(levels)) if len(levels) > 1 else [0.3]
+    colours = [to_rgba(BLUE, float(shade)) for shade in shades]
     ax.contourf(horizontal, vertical, field, levels=[*edges, np.inf], colors=colours, zorder=0, gid="regions")
     ax.contour(horizontal, vertical, field, levels=edges, colors=BLUE, linewidths=0.8, zorder=1, gid="edges")
     draw_ground(ax, points)
+    for level, colour in zip(levels, reversed(colours), strict=True):
+        add_swatch(ax, f"{100 * level:g}% of {of}", facecolor=colour, edgecolor=BLUE, linewidth=0.8)
+    add_label(ax, "rows", marker="o", markersize=3.5, linestyle="none")
     ax.set_xlim(horizontal[0], horizontal[-1])
     ax.set_ylim(vertical[0], vertical[-1])
-    ax.set_xlabel(view.names[0])
-    ax.set_ylabel(view.names[1])
-    tidy(ax)
+    tidy(ax, *view.names)
 
 
 def _draw_slice(
@@ -211,38 +233,13 @@ def _draw_slice(
     grid = density_grid(first[0] if first.draw_shape else first, values, span)
     line = np.column_stack([grid, *(np.full(len(grid), value) for value in at)])
     curves = np.exp(np.asarray(sliced.log_prob(line)))
-    if not at:
-        draw_histogram(ax, values, None, 1)
-        draw_rug(ax, values, DATA_GREY)
+    mean = curves.mean(0) if sliced.draw_shape else curves
+    line = "posterior predictive density" if sliced.draw_shape else "density"
+    ax.plot(grid, mean, color=INK, linewidth=1.6, label=line, gid="density")
     if sliced.draw_shape:
-        low, high = np.quantile(curves, _BAND, axis=0)
-        ax.fill_between(grid, low, high, color=BLUE, alpha=0.3, linewidth=0.0, gid="band")
-        curves = curves.mean(0)
-    ax.plot(grid, curves, color=INK, linewidth=1.6, gid="density")
+        draw_band(ax, grid, curves, BLUE, alpha=0.3, label="90% of draws", gid="band")
+    if not at:
+        draw_histogram(ax, values, label="rows, histogram")
+        draw_rug(ax, values, DATA_GREY)
     ax.set_ylim(0.0, 1.08 * max(float(ax.dataLim.y1), np.finfo(float).tiny))
     ax.set_xlim(float(grid[0]), float(grid[-1]))
-
-
-def _shades(count: int) -> list[float]:
-    """Opacities of regions from the outermost to the innermost."""
-    return np.linspace(0.12, 0.55, count).tolist() if count > 1 else [0.3]
-
-
-def _region_handles(levels: tuple[float, ...], *, averaged_draws: bool) -> list[Any]:
-    of = "posterior predictive" if averaged_draws else "the mixture"
-    handles: list[Any] = [
-        Patch(facecolor=to_rgba(BLUE, shade), edgecolor=BLUE, linewidth=0.8, label=f"{100 * level:g}% of {of}")
-        for level, shade in zip(levels, reversed(_shades(len(levels))), strict=True)
-    ]
-    handles.append(Line2D([], [], color=INK, marker="o", markersize=3.5, linestyle="none", label="rows"))
-    return handles
-
-
-def _slice_handles(posterior: bool, *, histogram: bool) -> list[Any]:
-    line = "posterior predictive density" if posterior else "density"
-    handles: list[Any] = [Line2D([], [], color=INK, linewidth=1.6, label=line)]
-    if posterior:
-        handles.append(Patch(color=BLUE, alpha=0.3, linewidth=0.0, label="90% of draws"))
-    if histogram:
-        handles.append(Patch(color=DATA_GREY, alpha=0.35, linewidth=0.0, label="rows, histogram"))
-    return handles

@@ -1,16 +1,138 @@
-"""The panels of a figure: one axes for one or two coordinates, a lower-triangle grid for more."""
+"""What all figures share: colours and markers of clusters, axes and grids of axes, and their legends.
 
-from collections.abc import Sequence
+A legend is made of the labels of what was drawn. What it shows otherwise than drawn is added to the axes as an empty
+line with a label.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.typing import LineStyleType
 
+from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
-from bayesgmm.plots.style import FONT_SIZE, legend_beside, tidy
 from bayesgmm.plots.view import View
+
+type AxesLike = Axes | np.ndarray | Iterable[object] | None
+"""Where to draw: one axes, an array or a list of them, or None for new ones."""
+
+# Okabe & Ito (2008), safe for the colour-blind. Black is kept for the mixture as a whole, and yellow, faint on white,
+# comes late.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C8C8C", "#D8C800")
+BLUE, VERMILION = PALETTE[0], PALETTE[4]
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, DATA_GREY = "#222222", "#9A9A9A"
+FONT_SIZE = 9.0
+
+_STYLES: Mapping[str, LineStyleType] = {"draws": "-", "approximation": (0.0, (5.0, 2.0))}
+_SPARE_STYLES: tuple[LineStyleType, ...] = (
+    (0.0, (6.0, 1.5, 1.0, 1.5)),
+    (0.0, (1.0, 1.2)),
+    (0.0, (9.0, 3.0)),
+    (0.0, (3.0, 1.2, 1.0, 1.2, 1.0, 1.2)),
+)
+
+
+def cluster_colour(cluster: int) -> str:
+    """Colour of a cluster; the palette starts again after eight, with another marker."""
+    return PALETTE[cluster % len(PALETTE)]
+
+
+def cluster_marker(cluster: int) -> str:
+    """Marker of a cluster. Seven markers beside eight colours: no pair repeats before cluster 56."""
+    return MARKERS[cluster % len(MARKERS)]
+
+
+def line_styles(fits: Mapping[str, Fit]) -> dict[str, LineStyleType]:
+    """A line style for every fit: that of samplers or of approximations, or a spare one where an earlier fit has it."""
+    styles: dict[str, LineStyleType] = {}
+    spare = 0
+    for name, fit in fits.items():
+        style = _STYLES.get(ENGINES[fit.engine].gives)
+        if style is None or style in styles.values():
+            style, spare = _SPARE_STYLES[spare % len(_SPARE_STYLES)], spare + 1
+        styles[name] = style
+    return styles
+
+
+def tidy(ax: Axes, x_label: str | None = None, y_label: str | None = None) -> None:
+    """Two spines, small ticks, and labels of one size."""
+    if x_label is not None:
+        ax.set_xlabel(x_label)
+    if y_label is not None:
+        ax.set_ylabel(y_label)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=FONT_SIZE, length=3.0)
+    for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
+        text.set_fontsize(FONT_SIZE + 1)
+
+
+def add_label(ax: Axes, label: str, **look: Any) -> None:
+    """An entry of the legend without anything drawn: an empty line."""
+    given: dict[str, Any] = {"color": INK, **look}
+    ax.add_artist(Line2D([], [], label=label, **given))
+
+
+def add_swatch(ax: Axes, label: str, **look: Any) -> None:
+    """An entry of the legend for an area, without anything drawn: a rectangle that is nowhere."""
+    given: dict[str, Any] = {"linewidth": 0.0, **look}
+    ax.add_artist(Rectangle((np.nan, np.nan), 0.0, 0.0, label=label, **given))
+
+
+def label_clusters(ax: Axes, shares: Float[np.ndarray, " k"], word: str = "weight", *, markers: bool = True) -> None:
+    """Entries of the legend for clusters, with their shares of the rows."""
+    for cluster, share in enumerate(shares):
+        look = {"color": cluster_colour(cluster), "linewidth": 1.6, "markersize": 5.0}
+        marker = cluster_marker(cluster) if markers else ""
+        add_label(ax, f"cluster {cluster} ({word} {share:.2f})", marker=marker, **look)
+
+
+def labelled(axes: Iterable[Axes]) -> dict[str, Artist | Container]:
+    """What is labelled on some axes, each label once, in the order in which it was drawn."""
+    found: dict[str, Artist | Container] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return found
+
+
+def legend_beside(ax: Axes, *others: Axes, title: str | None = None) -> None:
+    """A legend to the right of the axes, where it hides nothing; constrained layout makes room for it."""
+    found = labelled((*others, ax))
+    ax.legend(
+        list(found.values()),
+        list(found),
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize=FONT_SIZE,
+        title_fontsize=FONT_SIZE,
+        alignment="left",
+    )
+
+
+def add_colourbar(ax: Axes, values: ScalarMappable, label: str, inside: Axes | None = None) -> None:
+    """A thin bar of the colours beside the axes, or a level one inside empty axes."""
+    place: dict[str, Any] = {"ax": ax, "aspect": 30, "pad": 0.02}
+    if inside is not None:
+        place = {"cax": inside.inset_axes((0.05, 0.8, 0.9, 0.07)), "orientation": "horizontal"}
+    bar = root_figure(ax).colorbar(values, **place)
+    bar.set_label(label, fontsize=FONT_SIZE)
+    bar.ax.tick_params(labelsize=FONT_SIZE)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
@@ -21,9 +143,14 @@ class Panels:
     the caller gets back: the axes, or the square array of them.
     """
 
-    drawn: Any
+    drawn: Axes | np.ndarray
     axes: dict[tuple[int, int], Axes]
     corner: Axes | None
+
+    @property
+    def first(self) -> Axes:
+        """The first of the axes, which is the only one for one or two features."""
+        return next(iter(self.axes.values()))
 
 
 def new_axes(figsize: tuple[float, float], num_rows: int = 1, num_columns: int = 1, **options: Any) -> Any:
@@ -34,7 +161,7 @@ def new_axes(figsize: tuple[float, float], num_rows: int = 1, num_columns: int =
     return pyplot.subplots(num_rows, num_columns, figsize=figsize, layout="constrained", **options)[1]
 
 
-def one_axes(ax: Any, figsize: tuple[float, float]) -> Axes:
+def one_axes(ax: AxesLike, figsize: tuple[float, float]) -> Axes:
     """The caller's axes, or new ones.
 
     Raises:
@@ -42,15 +169,18 @@ def one_axes(ax: Any, figsize: tuple[float, float]) -> Axes:
     """
     if ax is None:
         return new_axes(figsize)
-    if np.size(ax) != 1:
-        raise InputError(f"ax holds {np.size(ax)} axes; give one")
-    single = np.ravel(np.asarray(ax, object))[0]
+    given = np.asarray(ax, object)
+    if given.size != 1:
+        raise InputError(f"ax holds {given.size} axes; give one")
+    single = given.item()
     if not isinstance(single, Axes):
         raise InputError(f"ax must be matplotlib Axes; got {type(single).__name__}")
     return single
 
 
-def several_axes(ax: Any, shape: tuple[int, ...], figsize: tuple[float, float], what: str, **options: Any) -> Any:
+def several_axes(
+    ax: AxesLike, shape: tuple[int, ...], figsize: tuple[float, float], what: str, **options: Any
+) -> np.ndarray:
     """The caller's axes as an array of this shape, or new ones.
 
     Raises:
@@ -58,7 +188,7 @@ def several_axes(ax: Any, shape: tuple[int, ...], figsize: tuple[float, float], 
     """
     if ax is None:
         num_rows, num_columns = (1, *shape)[-2:]
-        return np.reshape(new_axes(figsize, num_rows, num_columns, squeeze=False, **options), shape)
+        return np.reshape(new_axes(figsize, num_rows, num_columns, squeeze=False), shape)
     grid = np.asarray(ax, object)
     if grid.size == 1 and np.prod(shape) == 1:
         grid = grid.reshape(shape)
@@ -67,7 +197,21 @@ def several_axes(ax: Any, shape: tuple[int, ...], figsize: tuple[float, float], 
     return grid
 
 
-def make_panels(view: View, ax: Any, *, diagonal: bool = True) -> Panels:
+def wrapped_axes(
+    ax: AxesLike, count: int, most_columns: int, size: tuple[float, float], margin: float, what: str
+) -> np.ndarray:
+    """The caller's axes as an array of so many, or new ones in rows of a figure; `size` is that of one of them."""
+    if ax is None:
+        columns = min(count, most_columns)
+        rows = -(-count // columns)
+        grid = new_axes((size[0] * columns + margin, size[1] * rows), rows, columns, squeeze=False).ravel()
+        for spare in grid[count:]:
+            spare.set_axis_off()
+        return grid[:count]
+    return several_axes(np.ravel(np.asarray(ax, object)), (count,), (0.0, 0.0), what)
+
+
+def make_panels(view: View, ax: AxesLike, *, diagonal: bool = True) -> Panels:
     """New axes in a new figure, or the caller's: one `Axes` for one or two coordinates, else a square array of them.
 
     Raises:
@@ -75,25 +219,21 @@ def make_panels(view: View, ax: Any, *, diagonal: bool = True) -> Panels:
     """
     count = view.num_shown
     if count <= 2:
-        if np.size(ax) != 1:
-            raise InputError(f"ax holds {np.size(ax)} axes, but {count} columns need one")
+        if ax is not None and (size := np.asarray(ax, object).size) != 1:
+            raise InputError(f"ax holds {size} axes, but {count} columns need one")
         ax = one_axes(ax, (6.4, 3.4) if count == 1 else (6.4, 4.2))
         return Panels(ax, {(count - 1, 0): ax}, None)
     first = 0 if diagonal else 1
     side = count - first
     size = 2.1 * side + 0.6
     grid = several_axes(ax, (side, side), (size * 1.05, size), f"{count} columns need")
-    axes = {}
-    for i in range(side):
-        for j in range(side):
-            if j <= i:
-                axes[i + first, j] = grid[i, j]
-            else:
-                grid[i, j].set_axis_off()
+    for spare in grid[np.triu_indices(side, 1)]:
+        spare.set_axis_off()
+    axes = {(i + first, j): grid[i, j] for i in range(side) for j in range(i + 1)}
     return Panels(grid, axes, grid[0, -1])
 
 
-def finish(panels: Panels, view: View, handles: Sequence[Any]) -> Any:
+def finish(panels: Panels, view: View) -> Axes | np.ndarray:
     """Equal limits along the rows and columns of the grid, feature names outside, the legend where it hides nothing.
 
     Returns:
@@ -102,35 +242,31 @@ def finish(panels: Panels, view: View, handles: Sequence[Any]) -> Any:
     last = view.num_shown - 1
     for (i, j), ax in panels.axes.items():
         tidy(ax)
-        if view.num_shown <= 2:
-            continue
-        ax.set_xlim(_limits(panels, j))
-        if i != j:
-            ax.set_ylim(_limits(panels, i))
-        if i == j:
-            ax.set_yticks([])
-            ax.spines["left"].set_visible(False)
-        elif j > 0:
-            ax.tick_params(labelleft=False)
-        if i < last:
-            ax.tick_params(labelbottom=False)
-    for (i, j), ax in panels.axes.items():
         if i == last:
             ax.set_xlabel(view.names[j])
         if i != j and j == 0:
             ax.set_ylabel(view.names[i])
-    if not handles:
-        return panels.drawn
-    if panels.corner is None:
-        legend_beside(next(iter(panels.axes.values())), handles)
-    else:
-        legend = panels.corner.legend(handles=handles, loc="upper right", frameon=False, fontsize=FONT_SIZE)
-        # It may reach over the other empty panels without pushing anything aside.
-        legend.set_in_layout(False)
+        if last <= 1:
+            continue
+        ax.set_xlim(_limits(panels, j))
+        if i == j:
+            ax.set_yticks([])
+            ax.spines["left"].set_visible(False)
+        else:
+            ax.set_ylim(_limits(panels, i))
+            ax.tick_params(labelleft=j == 0)
+        ax.tick_params(labelbottom=i == last)
+    if found := labelled(panels.axes.values()):
+        if panels.corner is None:
+            legend_beside(panels.first)
+        else:
+            look: dict[str, Any] = {"loc": "upper right", "frameon": False, "fontsize": FONT_SIZE}
+            # It may reach over the other empty panels without pushing anything aside.
+            panels.corner.legend(list(found.values()), list(found), **look).set_in_layout(False)
     return panels.drawn
 
 
-def root_figure(drawn: Any) -> Figure:
+def root_figure(drawn: Figure | Axes | np.ndarray) -> Figure:
     """The figure that axes belong to, through any sub-figures; a figure is its own."""
     first = np.ravel(np.asarray(drawn, object))[0]
     figure = first if isinstance(first, Figure) else first.get_figure(root=True)

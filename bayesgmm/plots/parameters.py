@@ -1,29 +1,48 @@
-"""Posterior densities of weights and means, with the point estimates marked in them."""
+"""Parameters by engine: posterior densities with the point estimates marked in them, and a forest of intervals."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
+from scipy.special import ndtri
 from scipy.stats import gaussian_kde
 
+from bayesgmm.comparison.parameter_table import LEVEL, ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.validation import name_features
-from bayesgmm.plots.panels import root_figure, several_axes
-from bayesgmm.plots.style import DATA_GREY, FONT_SIZE, INK, cluster_colour, legend_beside, line_styles, tidy
+from bayesgmm.plots.panels import (
+    DATA_GREY,
+    FONT_SIZE,
+    INK,
+    MARKERS,
+    AxesLike,
+    add_label,
+    cluster_colour,
+    labelled,
+    legend_beside,
+    line_styles,
+    one_axes,
+    root_figure,
+    several_axes,
+    tidy,
+)
 
 _MOST_FEATURES = 8
 _POINT_MARKERS = ("v", "^", "D", "s")
+_MOST_LINES = 40
+_ENGINE_HEIGHT, _GAP = 0.085, 1.2  # inches for an engine; between lines, in engines
+_WIDTH, _LETTER = 4.8, 0.075  # inches of the axes with their legend, and of a letter of the longest name
 
 
 def plot_posterior_parameters(
-    fits: Mapping[str, Fit], *, feature_names: Iterable[str] | None = None, ax: Any = None
-) -> Any:
+    fits: Mapping[str, Fit], *, feature_names: Iterable[str] | None = None, ax: AxesLike = None
+) -> np.ndarray:
     """Draw the posterior densities of the weights (first row) and of the means along every feature (a row for each).
 
     There is one column of panels, and one colour, for every cluster; one line style for every fit with draws; and a
@@ -41,7 +60,8 @@ def plot_posterior_parameters(
     Raises:
         InputError: when no fit has draws, or the fits differ in the number of clusters or features.
     """
-    posteriors = {name: fit for name, fit in fits.items() if fit.draws is not None}
+    draws_of = {name: fit.draws for name, fit in fits.items() if fit.draws is not None}
+    posteriors = {name: fits[name] for name in draws_of}
     points = {name: fit for name, fit in fits.items() if fit.draws is None}
     if not posteriors:
         raise InputError(f"none of the fits ({', '.join(fits) or 'there are none'}) has draws; give one by VI or NUTS")
@@ -49,41 +69,38 @@ def plot_posterior_parameters(
     if len(set(shapes.values())) > 1:
         raise InputError(f"fits must agree in clusters and features; means have shapes {shapes}")
     num_clusters, num_features = next(iter(shapes.values()))
-    names = name_features(feature_names, num_features, default="feature {}" if num_features > 1 else "x")[
-        :_MOST_FEATURES
-    ]
+    default = "feature {}" if num_features > 1 else "x"
+    names = name_features(feature_names, num_features, default=default)[:_MOST_FEATURES]
     num_rows = 1 + len(names)
-    handles = _handles(posteriors, points)
     size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
     axes = several_axes(ax, (num_rows, num_clusters), size, "weights and means need")
-    if ax is None:
-        root_figure(axes).legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=min(len(handles), max(int(size[0] / 1.4), 1)),
-            frameon=False,
-            fontsize=FONT_SIZE,
-            handlelength=2.6,
-        )
-    for row in range(num_rows):
-        for cluster in range(num_clusters):
-            draws = {
-                name: _values(fit.draws, row, cluster).ravel()
-                for name, fit in posteriors.items()
-                if fit.draws is not None
-            }
-            marks = {name: float(_values(fit.mixture, row, cluster)) for name, fit in points.items()}
-            _draw_panel(axes[row, cluster], draws, marks, line_styles(posteriors), cluster, is_weight=row == 0)
-        for panel in axes[row]:
-            panel.set_xlabel("weight" if row == 0 else f"mean of {names[row - 1]}")
-        axes[row, 0].set_ylabel("density")
-    for cluster, panel in enumerate(axes[0]):
-        panel.set_title(f"cluster {cluster}", color=cluster_colour(cluster))
-    for panel in axes.ravel():
-        tidy(panel)
-        panel.set_yticks([])
+    styles = line_styles(posteriors)
+    for name, style in styles.items():
+        add_label(axes[0, 0], name, linestyle=style, linewidth=1.6)
+    for name, mark in zip(points, map(_mark, range(len(points))), strict=True):
+        add_label(axes[0, 0], name, **mark)
+    for row, name in enumerate(["weight", *(f"mean of {name}" for name in names)]):
+        for cluster, panel in enumerate(axes[row]):
+            draws = {fit: _values(draws, row, cluster).ravel() for fit, draws in draws_of.items()}
+            marks = [float(_values(fit.mixture, row, cluster)) for fit in points.values()]
+            support = (0.0, 1.0) if row == 0 else (-np.inf, np.inf)
+            _draw_panel(panel, draws, dict(zip(points, marks, strict=True)), styles, cluster, support)
+            if row == 0:
+                panel.set_title(f"cluster {cluster}", color=cluster_colour(cluster))
+            tidy(panel, name, "density" if cluster == 0 else None)
+            panel.set_yticks([])
     if ax is not None:
-        legend_beside(axes[0, -1], handles)
+        legend_beside(axes[0, -1], axes[0, 0])
+        return axes
+    handles = labelled([axes[0, 0]])
+    root_figure(axes).legend(
+        handles=list(handles.values()),
+        loc="outside lower center",
+        ncols=min(len(handles), max(int(size[0] / 1.4), 1)),
+        frameon=False,
+        fontsize=FONT_SIZE,
+        handlelength=2.6,
+    )
     return axes
 
 
@@ -100,33 +117,31 @@ def _draw_panel(
     marks: Mapping[str, float],
     styles: Mapping[str, LineStyleType],
     cluster: int,
-    *,
-    is_weight: bool,
+    support: tuple[float, float],
 ) -> None:
     colour = cluster_colour(cluster)
     for name, values in draws.items():
-        curve = density_of_draws(values, (0.0, 1.0) if is_weight else (-np.inf, np.inf))
+        look: dict[str, Any] = {"color": colour, "linestyle": styles[name], "linewidth": 1.6}
+        curve = density_of_draws(values, support)
         if curve is None:
-            ax.axvline(float(values[0]), color=colour, linestyle=styles[name], linewidth=1.6, gid=f"constant {name}")
+            ax.axvline(float(values[0]), gid=f"constant {name}", **look)
             continue
-        ax.plot(*curve, color=colour, linestyle=styles[name], linewidth=1.6, gid=f"density {name}")
+        ax.plot(*curve, gid=f"density {name}", **look)
         ax.fill_between(*curve, color=colour, alpha=0.07, linewidth=0.0)
     for position, (name, value) in enumerate(marks.items()):
-        shade = _mark_colour(position)
-        ax.axvline(value, color=shade, linewidth=0.9, zorder=1, gid=f"mark {name}")
-        ax.plot(
-            value,
-            # Marks of points that nearly agree are set one below another.
-            0.96 - 0.1 * position,
-            marker=_POINT_MARKERS[position % len(_POINT_MARKERS)],
-            color=shade,
-            markersize=5.0,
-            linestyle="none",
-            transform=ax.get_xaxis_transform(),
-            clip_on=False,
-        )
+        look = _mark(position)
+        ax.axvline(value, color=look["color"], linewidth=look.pop("linewidth"), zorder=1, gid=f"mark {name}")
+        # Marks of points that nearly agree are set one below another.
+        height, across = 0.96 - 0.1 * position, ax.get_xaxis_transform()
+        ax.plot(value, height, linestyle="none", transform=across, clip_on=False, **look)
     ax.set_ylim(bottom=0.0)
     ax.margins(y=0.15)
+
+
+def _mark(position: int) -> dict[str, Any]:
+    """How the value of a fit without draws looks."""
+    marker = _POINT_MARKERS[position % len(_POINT_MARKERS)]
+    return {"color": (INK, DATA_GREY)[position % 2], "linewidth": 0.9, "marker": marker, "markersize": 5.0}
 
 
 def density_of_draws(
@@ -141,23 +156,91 @@ def density_of_draws(
     return grid, gaussian_kde(values)(grid)
 
 
-def _mark_colour(position: int) -> str:
-    return (INK, DATA_GREY)[position % 2]
+def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes:
+    """Draw every parameter as a line of a forest: a point and its 95 % interval for every engine, one below another.
+
+    Parameters have different units, so each is drawn by its distance from one fit's value in that fit's standard
+    deviations: the sampler's where one was run, else those of maximum likelihood. Dotted lines hold 95 % of a normal.
+    The value itself stands beside the parameter's name.
+
+    One colour for each cluster (ink for what all share), one marker for each engine. Points are estimates and posterior
+    means. Bars are 95 % limits: of maximum likelihood by its standard errors, of posteriors quantiles; MAP has none. A
+    hollow marker is an engine that the table calls overconfident or underconfident. At most 40 lines are drawn; of more
+    the correlations and then the standard deviations are left out.
+
+    Args:
+        table: of `parameter_table`, such as the `parameters` of a comparison.
+        ax: axes to draw on.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InputError: where no fit of the table has standard deviations.
+    """
+    base = table.measured_by
+    if base is None:
+        raise InputError(f"none of the fits ({', '.join(table.names)}) has standard errors or draws; give one that has")
+    lines = _lines(table, base)
+    step = len(table.names) + _GAP
+    labels = [f"{line['quantity']}  {with_uncertainty(line[base], line[f'{base} sd'])}" for line in lines]
+    longest = max(len(label) for label in labels)
+    ax = one_axes(ax, (_WIDTH + _LETTER * longest, _ENGINE_HEIGHT * step * len(lines) + 0.9))
+    beyond = float(ndtri(0.5 + 0.5 * LEVEL))
+    ax.axvline(0.0, color=DATA_GREY, linewidth=0.8, zorder=0)
+    for side in (-beyond, beyond):
+        ax.axvline(side, color=DATA_GREY, linewidth=0.8, linestyle=":", zorder=0)
+    ticks = []
+    for number, line in enumerate(lines):
+        ticks.append(-number * step - 0.5 * (len(table.names) - 1))
+        _draw_forest_line(ax, table.names, line, base, -number * step)
+        if number and line["cluster"] != lines[number - 1]["cluster"]:
+            ax.axhline(-number * step + 0.5 * (_GAP + 1.0), color=DATA_GREY, linewidth=0.5, zorder=0)
+    ax.set_yticks(ticks, labels)
+    ax.set_ylim(-len(lines) * step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
+    units = "posterior sd" if base == table.reference else "standard errors"
+    tidy(ax, f"distance from {base}, in its {units}")
+    for text, line in zip(ax.get_yticklabels(), lines, strict=True):
+        text.set_color(_colour(line["cluster"]))
+    for name in dict.fromkeys(line["cluster"] for line in lines):
+        add_label(ax, f"cluster {name}" if name.isdigit() else name, color=_colour(name), linewidth=2.5)
+    for position, name in enumerate(table.names):
+        add_label(ax, name, marker=MARKERS[position % len(MARKERS)], markersize=4.5, linewidth=1.2)
+    if any(line["flagged"] for line in lines):
+        look = {"marker": MARKERS[0], "markersize": 4.5, "markerfacecolor": "white", "linewidth": 1.2}
+        add_label(ax, f"hollow: far from {table.reference}", **look)
+    legend_beside(ax)
+    return ax
 
 
-def _handles(posteriors: Mapping[str, Fit], points: Mapping[str, Fit]) -> list[Line2D]:
-    styles = line_styles(posteriors)
-    lines = [Line2D([], [], color=INK, linestyle=styles[name], linewidth=1.6, label=name) for name in posteriors]
-    marks = [
-        Line2D(
-            [],
-            [],
-            color=_mark_colour(position),
-            linewidth=0.9,
-            marker=_POINT_MARKERS[position % len(_POINT_MARKERS)],
-            markersize=5.0,
-            label=name,
+def _lines(table: ParameterTable, base: str) -> list[dict[Hashable, Any]]:
+    """The lines that have a measure, without correlations or standard deviations where they are too many."""
+    lines = [line for line in table.frame.to_dict("records") if line[f"{base} sd"] > 0]
+    for kind in ("corr ", "sd"):
+        if len(lines) > _MOST_LINES:
+            lines = [line for line in lines if not line["quantity"].startswith(kind)]
+    return lines[:_MOST_LINES]
+
+
+def _draw_forest_line(ax: Axes, names: tuple[str, ...], line: Mapping[Hashable, Any], base: str, top: float) -> None:
+    colour, centre, unit = _colour(line["cluster"]), line[base], line[f"{base} sd"]
+    for position, name in enumerate(names):
+        height = top - position
+        limits = np.array([line.get(f"{name} {end}", math.nan) for end in ("low", "high")])
+        if np.isfinite(limits).all():
+            ax.plot((limits - centre) / unit, [height, height], color=colour, linewidth=1.2, gid=f"interval {name}")
+        hollow = name in line["flagged"]
+        ax.plot(
+            (line[name] - centre) / unit,
+            height,
+            marker=MARKERS[position % len(MARKERS)],
+            color=colour,
+            markerfacecolor="white" if hollow else colour,
+            markersize=4.5,
+            linestyle="none",
+            gid=f"{'flagged' if hollow else 'point'} {name}",
         )
-        for position, name in enumerate(points)
-    ]
-    return lines + marks
+
+
+def _colour(cluster: str) -> str:
+    return cluster_colour(int(cluster)) if cluster.isdigit() else INK

@@ -1,26 +1,40 @@
 """The rows beside data sets drawn from the prior: whether the prior allows for such data, and for how much else."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key
-from bayesgmm.plots.panels import finish, make_panels
-from bayesgmm.plots.shapes import check_levels, densities, draw_ground, draw_histogram, draw_rug, ellipse_outlines
-from bayesgmm.plots.style import DATA_GREY, INK, PALETTE
-from bayesgmm.plots.view import thinned_draws, view_rows
+from bayesgmm.plots.panels import (
+    DATA_GREY,
+    INK,
+    PALETTE,
+    AxesLike,
+    add_label,
+    add_swatch,
+    finish,
+    make_panels,
+)
+from bayesgmm.plots.shapes import (
+    check_levels,
+    densities,
+    draw_ground,
+    draw_histogram,
+    draw_lines,
+    draw_rug,
+    ellipse_outlines,
+)
+from bayesgmm.plots.view import Columns, thinned_draws, view_rows
+from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.prior_predictive import prior_draws
 
 _NUM_MIXTURES, _ROWS_OF_EACH = 4000, 10  # of which the prior predictive density is estimated
@@ -31,17 +45,17 @@ _SHADES = (0.45, 0.18)
 
 
 def plot_prior_predictive(
-    prior: Any,
-    x: Any,
+    prior: AnyPrior,
+    x: ArrayLike,
     *,
     family: str | Family = "full",
-    key: Any,
+    key: KeyLike,
     num_draws: int = 6,
     levels: tuple[float, float] = (0.5, 0.9),
-    ax: Any = None,
-    columns: Iterable[int | str] | str | None = None,
+    ax: AxesLike = None,
+    columns: Columns = None,
     feature_names: Iterable[str] | None = None,
-) -> Any:
+) -> Axes | np.ndarray:
     """Draw the rows over the prior predictive density, and the components of some mixtures drawn from the prior.
 
     One column: a histogram of the rows, the prior predictive density, and the densities of single mixtures. Two
@@ -64,12 +78,12 @@ def plot_prior_predictive(
         InputError: for what is no prior, for a prior of another family or number of features, for `num_draws` below 1,
             and as in `plot_assignments`.
     """
-    check_levels(levels)
+    ordered = check_levels(levels)
     if len(levels) != 2 or levels[0] == levels[1]:
         raise InputError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
     if num_draws < 1:
         raise InputError(f"num_draws={num_draws} must be at least 1")
-    levels = (min(levels), max(levels))
+    levels = (ordered[0], ordered[1])
     draw_key, row_key = jax.random.split(as_key(key))
     num_components = len(getattr(prior, "concentration", [0.0]))
     drawn = prior_draws(prior, family, num_components, _NUM_MIXTURES, key=draw_key)
@@ -84,6 +98,8 @@ def plot_prior_predictive(
     spans = [_span(values, new_values) for values, new_values in zip(view.shown.T, new.T, strict=True)]
     few = thinned_draws(drawn[:, :num_draws], num_draws)
     panels = make_panels(view, ax)
+    if view.num_shown > 1:
+        _label_regions(panels.first, levels)
     for (i, j), panel in panels.axes.items():
         if i == j:
             single = view.marginal(few, i)
@@ -95,7 +111,7 @@ def plot_prior_predictive(
             _draw_regions(panel, new[:, [j, i]], levels)
             _draw_components(panel, view.marginal(few, j, i), levels[1])
             draw_ground(panel, view.shown[:, [j, i]])
-    drawn_axes = finish(panels, view, _handles(view.num_shown, levels))
+    drawn_axes = finish(panels, view)
     for (i, j), panel in panels.axes.items():
         panel.set_xlim(spans[j])
         if i != j:
@@ -131,19 +147,15 @@ def _draw_densities(
     values: Float[np.ndarray, " n"],
     span: tuple[float, float],
 ) -> None:
-    draw_histogram(ax, values, None, 1)
+    draw_histogram(ax, values, label="rows, histogram")
     top = ax.dataLim.y1
     grid = np.linspace(*span, 801)
-    lines = LineCollection(
-        [np.stack([grid, curve], axis=1) for curve in densities(few, grid)],
-        colors=PALETTE[0],
-        linewidths=0.7,
-        alpha=0.5,
-        gid="draws",
-    )
-    ax.add_collection(lines, autolim=False)
+    curves = densities(few, grid)
+    lines = np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1)
     (centres,), density = predictive_density(new[:, None])
-    ax.plot(centres, density, color=INK, linewidth=1.6, gid="predictive")
+    ax.plot(centres, density, color=INK, linewidth=1.6, label="prior predictive density", gid="predictive")
+    add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.7)
+    draw_lines(ax, lines, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.5, gid="draws")
     # A narrow component of a draw may be a hundred times as high as the rows' histogram: it is cut off.
     ax.set_ylim(0.0, 1.2 * max(top, float(density.max())))
 
@@ -161,23 +173,12 @@ def _draw_regions(ax: Axes, new: Float[np.ndarray, "m 2"], levels: tuple[float, 
 
 def _draw_components(ax: Axes, pair: Mixture, level: float) -> None:
     outlines = ellipse_outlines(pair, level, num_points=73)
-    lines = LineCollection(
-        list(outlines.reshape(-1, *outlines.shape[-2:])), colors=PALETTE[0], linewidths=0.7, alpha=0.6, gid="draws"
-    )
-    ax.add_collection(lines, autolim=False)
+    outlines = outlines.reshape(-1, *outlines.shape[-2:])
+    draw_lines(ax, outlines, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.6, gid="draws")
 
 
-def _handles(num_columns: int, levels: tuple[float, float]) -> list[Any]:
-    handles: list[Any] = []
-    if num_columns > 1:
-        handles.append(Line2D([], [], color=INK, marker="o", markersize=3.5, linestyle="none", label="rows"))
-        for level, shade in zip(levels, _SHADES, strict=True):
-            label = f"{100 * level:g}% of prior predictive"
-            handles.append(Patch(color=to_rgba(PALETTE[0], shade), linewidth=0.0, label=label))
-        label = f"component of a draw ({100 * levels[1]:g}%)"
-        handles.append(Line2D([], [], color=PALETTE[0], linewidth=0.7, label=label))
-    if num_columns != 2:
-        handles.append(Patch(color=DATA_GREY, alpha=0.35, linewidth=0.0, label="rows, histogram"))
-        handles.append(Line2D([], [], color=INK, linewidth=1.6, label="prior predictive density"))
-        handles.append(Line2D([], [], color=PALETTE[0], linewidth=0.7, label="density of a draw"))
-    return handles
+def _label_regions(ax: Axes, levels: tuple[float, float]) -> None:
+    add_label(ax, "rows", marker="o", markersize=3.5, linestyle="none")
+    for level, shade in zip(levels, _SHADES, strict=True):
+        add_swatch(ax, f"{100 * level:g}% of prior predictive", color=to_rgba(PALETTE[0], shade))
+    add_label(ax, f"component of a draw ({100 * levels[1]:g}%)", color=PALETTE[0], linewidth=0.7)

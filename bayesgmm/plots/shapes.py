@@ -1,25 +1,125 @@
-"""Outlines of covariance ellipses, curves of one-dimensional densities, and the rows beneath them."""
+"""What is drawn of mixtures and rows: ellipses, curves, regions of highest density, scatters, histograms, rugs."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
 from scipy.stats import chi2
 
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.plots.style import DATA_GREY, INK, cluster_colour, cluster_marker
+from bayesgmm.plots.panels import DATA_GREY, INK, cluster_colour, cluster_marker
 
-_MANY_ROWS = 5000  # beyond it points are drawn as pixels even in a PDF, which would otherwise take minutes to open
+MANY_ROWS = 5000
+"""Beyond it points are drawn as pixels even in a PDF, which would otherwise take minutes to open."""
+
+BAND = (0.05, 0.95)
+"""Quantiles of the draws between which a band lies."""
+
+# From white, through the first and second colour of the palette, to nearly black: dark in print, and without red
+# against green.
+PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#A9CFE5", "#0072B2", "#00324F"])
+DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FFFFFF", "#F7DCAA", "#E69F00", "#B03A00", "#3D0C00"])
+
+_BLOCK = 4096  # points at a time, whose densities under every component are held at once
+_SIDE = 192  # of the grid; its square is a whole number of blocks
+_MARGIN = 0.08  # about the rows, of their range
+_BORDER, _MOST_STEPS = 128, 30  # points along an edge of the plane, and how often it may give way by twice the margin
+_NUM_ROWS = 16_384  # of which levels of regions are quantiles: the mass of one of 90% is right to 0.25%
 
 
-def check_levels(levels: tuple[float, ...]) -> None:
-    """Refuse probability masses outside (0, 1).
+def plane_around(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2 2"]:
+    """Lowest and highest coordinates, (2, 2), that hold the rows and a margin about them."""
+    low, high = points.min(0), points.max(0)
+    pad = np.where(high > low, _MARGIN * (high - low), 1.0)
+    return np.stack([low - pad, high + pad])
+
+
+def plane_of_region(pair: Mixture, points: Float[np.ndarray, "n 2"], height: float) -> Float[np.ndarray, "2 2"]:
+    """Lowest and highest coordinates that hold all of the region where the density is above a height, within reason."""
+    span = plane_around(points)
+    for _ in range(_MOST_STEPS):
+        horizontal, vertical = np.linspace(span[0], span[1], _BORDER).T
+        sides = []  # left, bottom, right, top
+        for low_or_high in span:
+            sides.append(np.column_stack([np.full(_BORDER, low_or_high[0]), vertical]))
+            sides.append(np.column_stack([horizontal, np.full(_BORDER, low_or_high[1])]))
+        beyond = (density_at(pair, np.concatenate(sides)).reshape(2, 2, _BORDER) > height).any(-1)
+        if not beyond.any():
+            break
+        span = span + np.array([[-1.0], [1.0]]) * np.where(beyond, 2 * _MARGIN * (span[1] - span[0]), 0.0)
+    return span
+
+
+def grid_of(
+    span: Float[np.ndarray, "2 2"],
+) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"], Float[np.ndarray, "g*g 2"]]:
+    """Even coordinates along both axes, and all their pairs (first axis slowest)."""
+    horizontal, vertical = np.linspace(span[0], span[1], _SIDE).T
+    pairs = np.stack(np.meshgrid(horizontal, vertical, indexing="ij"), axis=-1)
+    return horizontal, vertical, pairs.reshape(-1, 2)
+
+
+def averaged(draws: Mixture) -> Mixture:
+    r"""The mixture of all components of draws (s), $\frac1s \sum_t p_t(x)$: their posterior predictive density."""
+    if not draws.draw_shape:
+        return draws
+    (num_draws,), k = draws.draw_shape, draws.num_components
+    factor = np.asarray(draws.precision_factor)
+    factor = np.broadcast_to(factor, (num_draws, k, *factor.shape[2:]))
+    return Mixture(
+        (np.asarray(draws.log_weights) - np.log(num_draws)).ravel(),
+        np.asarray(draws.means).reshape(-1, draws.num_features),
+        factor.reshape(-1, *factor.shape[2:]),
+    )
+
+
+def density_at(mixture: Mixture, points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
+    """Density of one mixture, of however many components, at points, a block of them at a time."""
+    blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % _BLOCK, axis=0)])
+    values = [np.asarray(mixture.log_prob(block)) for block in np.split(blocks, len(blocks) // _BLOCK)]
+    return np.exp(np.concatenate(values)[: len(points)])
+
+
+def region_heights(pair: Mixture, levels: Sequence[float]) -> Float[np.ndarray, " l"]:
+    """Heights of the density above which it holds these masses; always of the same random rows, for equal pictures."""
+    found = hdr_level(pair, np.asarray(levels), key=jax.random.key(0), num_draws=_NUM_ROWS)
+    return np.exp(np.asarray(found.value))
+
+
+def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+    """Responsibilities averaged over the draws of a mixture with one leading axis; of a single mixture its own."""
+    if not mixtures.draw_shape:
+        return np.asarray(mixtures.responsibilities(x))
+    # One draw after another: all at once would hold (s, n, k) numbers.
+    total = np.zeros((len(x), mixtures.num_components))
+    draws = jax.tree.map(np.asarray, mixtures)
+    for draw in range(mixtures.draw_shape[0]):
+        total += np.asarray(draws[draw].responsibilities(x))
+    return total / mixtures.draw_shape[0]
+
+
+def assignment_entropy(responsibilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
+    r"""Entropy of every row's assignment in bits, $-\sum_j r_{ij} \log_2 r_{ij}$: 0 for a sure one, at most log2 k."""
+    shares = np.clip(np.asarray(responsibilities, np.float64), 0.0, 1.0)
+    return -np.sum(shares * np.log2(np.where(shares > 0, shares, 1.0)), axis=-1)
+
+
+def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    """Probability masses in ascending order.
 
     Raises:
-        InputError: naming the offending levels.
+        InputError: for masses outside (0, 1), and for none.
     """
     if not levels or not all(0 < level < 1 for level in levels):
-        raise InputError(f"levels={levels} must be probability masses between 0 and 1, such as (0.5, 0.9)")
+        raise InputError(f"levels={tuple(levels)} must be probability masses between 0 and 1, such as (0.5, 0.9)")
+    return tuple(sorted(levels))
 
 
 def ellipse_outlines(pair: Mixture, level: float, num_points: int = 121) -> Float[np.ndarray, "*draws k num_points 2"]:
@@ -78,29 +178,40 @@ def bin_edges(values: Float[np.ndarray, " n"]) -> list[float]:
     return (low + width * np.arange(np.ceil((high - low) / width - 1e-6) + 1)).tolist()
 
 
+def draw_band(
+    ax: Axes, grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"], colour: str, **look: Any
+) -> None:
+    """The band between two quantiles of the draws' curves, at each point."""
+    ax.fill_between(grid, *np.quantile(curves, BAND, axis=0), color=colour, linewidth=0.0, **look)
+
+
+def draw_lines(ax: Axes, lines: Float[np.ndarray, "m g 2"], colour: str, *, autolim: bool = True, **look: Any) -> None:
+    """Many thin lines as one collection; with `autolim` the limits of the axes hold them."""
+    ax.add_collection(LineCollection(list(lines), colors=colour, **look), autolim=autolim)
+
+
 def draw_histogram(
-    ax: Axes, values: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"] | None, num_clusters: int
+    ax: Axes,
+    values: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | None = None,
+    num_clusters: int = 1,
+    label: str | None = None,
 ) -> None:
     """Histogram of one column with area 1; with labels, the clusters' shares stacked in pale tints of their colours."""
+    look: dict[str, Any] = {"bins": bin_edges(values), "density": True, "linewidth": 0.0}
     if labels is None:
-        ax.hist(values, bins=bin_edges(values), density=True, color=DATA_GREY, alpha=0.35, linewidth=0.0)
+        ax.hist(values, color=DATA_GREY, alpha=0.35, label=label, **look)
         return
-    ax.hist(
-        [values[labels == cluster] for cluster in range(num_clusters)],
-        bins=bin_edges(values),
-        density=True,
-        stacked=True,
-        color=[cluster_colour(cluster) for cluster in range(num_clusters)],
-        alpha=0.3,
-        linewidth=0.0,
-    )
+    clusters = range(num_clusters)
+    parts, colours = [values[labels == cluster] for cluster in clusters], [cluster_colour(c) for c in clusters]
+    ax.hist(parts, color=colours, alpha=0.3, stacked=True, **look)
 
 
-def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str, *, height: float = 0.035) -> None:
+def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str) -> None:
     """A short tick for every row, at the foot of the axes."""
     ax.plot(
         values,
-        np.full(len(values), height / 2),
+        np.full(len(values), 0.0175),
         linestyle="none",
         marker="|",
         markersize=7.0,
@@ -108,7 +219,7 @@ def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str, *, height: 
         color=colour,
         alpha=0.8,
         transform=ax.get_xaxis_transform(),
-        rasterized=len(values) > _MANY_ROWS,
+        rasterized=len(values) > MANY_ROWS,
         gid="rug",
     )
 
@@ -116,47 +227,47 @@ def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str, *, height: 
 def draw_points(ax: Axes, points: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], num_clusters: int) -> None:
     """A scatter of the rows, one collection for every cluster."""
     for cluster in range(num_clusters):
-        chosen = points[labels == cluster]
-        ax.scatter(
-            chosen[:, 0],
-            chosen[:, 1],
-            s=point_size(len(points)),
-            color=cluster_colour(cluster),
-            marker=cluster_marker(cluster),
-            alpha=0.6,
-            linewidths=0.0,
-            rasterized=len(points) > _MANY_ROWS,
-            gid=f"cluster {cluster}",
-        )
+        look = {"color": cluster_colour(cluster), "marker": cluster_marker(cluster), "gid": f"cluster {cluster}"}
+        _scatter(ax, points[labels == cluster], len(points), 1.0, alpha=0.6, **look)
 
 
 def draw_plain_points(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
     """A scatter of the rows in grey, as the ground of something else."""
-    ax.scatter(
-        points[:, 0],
-        points[:, 1],
-        s=0.6 * point_size(len(points)),
-        color=DATA_GREY,
-        alpha=0.7,
-        linewidths=0.0,
-        rasterized=len(points) > _MANY_ROWS,
-        gid="rows",
-    )
+    _scatter(ax, points, len(points), 0.6, color=DATA_GREY, alpha=0.7, gid="rows")
 
 
 def draw_ground(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
     """The rows as small dark points over a field."""
-    ax.scatter(
-        points[:, 0],
-        points[:, 1],
-        s=0.4 * point_size(len(points)),
-        color=INK,
-        alpha=0.7,
-        linewidths=0.0,
-        rasterized=len(points) > _MANY_ROWS,
-        zorder=3,
-        gid="rows",
-    )
+    _scatter(ax, points, len(points), 0.4, color=INK, alpha=0.7, zorder=3, gid="rows")
+
+
+def _scatter(ax: Axes, points: Float[np.ndarray, "m 2"], num_rows: int, size: float, **look: Any) -> None:
+    area = size * point_size(num_rows)
+    ax.scatter(points[:, 0], points[:, 1], s=area, linewidths=0.0, rasterized=num_rows > MANY_ROWS, **look)
+
+
+def draw_components(ax: Axes, pair: Mixture, levels: Sequence[float]) -> None:
+    """Ellipses and means of the components of a two-dimensional mixture, the smallest mass in the strongest line."""
+    for level, width in zip(levels, np.linspace(1.8, 1.0, len(levels)), strict=True):
+        for cluster, outline in enumerate(ellipse_outlines(pair, level)):
+            colour = cluster_colour(cluster)
+            # A white edge keeps the line apart from points of its own colour.
+            ax.plot(*outline.T, color="white", linewidth=width + 1.6, alpha=0.7, zorder=3, gid="halo")
+            ax.plot(*outline.T, color=colour, linewidth=width, zorder=4, gid=f"ellipse {cluster} {level:g}")
+    draw_centres(ax, np.asarray(pair.means), "mean")
+
+
+def draw_outlines(ax: Axes, pair: Mixture, *, zorder: int) -> None:
+    """Thin ellipses that hold 90% of every component, over colours that say something else."""
+    for outline in ellipse_outlines(pair, 0.9):
+        ax.plot(*outline.T, color=INK, linewidth=0.8, alpha=0.6, zorder=zorder, gid="ellipse")
+
+
+def draw_centres(ax: Axes, places: Float[np.ndarray, "k 2"], name: str) -> None:
+    """A mark at every one of some places, such as the means of components."""
+    look: dict[str, Any] = {"marker": "X", "markersize": 8.0, "markeredgecolor": "white", "markeredgewidth": 1.0}
+    for cluster, place in enumerate(places):
+        ax.plot(*place[:, None], color=INK, linestyle="none", zorder=5, gid=f"{name} {cluster}", **look)
 
 
 def point_size(num_rows: int) -> float:

@@ -1,32 +1,45 @@
-"""Pictures that ArviZ draws, on axes of one's own: chains, ranks, replicated data, Pareto shapes."""
+"""Pictures that ArviZ draws, on axes of the caller: chains, ranks, replicated data, Pareto shapes."""
 
+import contextlib
 import itertools
-import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.diagnostics.loo import num_draws, pointwise_loo
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import whole_number
-from bayesgmm.plots.arviz_axes import by_facet, by_parameter, few_replicates, quiet
-from bayesgmm.plots.panels import new_axes, one_axes, several_axes
-from bayesgmm.plots.style import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, legend_beside, tidy
+from bayesgmm.plots.panels import (
+    BLUE,
+    FONT_SIZE,
+    INK,
+    PALETTE,
+    VERMILION,
+    AxesLike,
+    add_label,
+    legend_beside,
+    one_axes,
+    root_figure,
+    several_axes,
+    tidy,
+    wrapped_axes,
+)
 from bayesgmm.posterior.thresholds import pareto_k_limit
 
 if TYPE_CHECKING:
-    from xarray import DataTree
+    from arviz_plots.plot_collection import PlotCollection
+    from xarray import Dataset, DataTree
 
 _NUM_REPLICATES = 50
 _FEWEST_DRAWS = 4
 _MOST_PARAMETERS = 12
 
 
-def plot_pareto_k(tree: "DataTree", *, ax: Any = None) -> Axes:
+def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
     """Draw the Pareto shape k of every row's importance weights in leave-one-out (by `arviz.plot_khat`).
 
     Above the dashed line, min(1 - 1 / log10 s, 0.7) of s draws, the estimate of a row's term is unreliable, and the row
@@ -62,21 +75,19 @@ def plot_pareto_k(tree: "DataTree", *, ax: Any = None) -> Axes:
                 "hlines": False,
             },
         )
-    ax.axhline(limit, color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), gid="threshold")
-    ax.set_xlabel("row")
-    ax.set_ylabel("Pareto shape k")
     num_bad = int((np.asarray(found.pareto_k) > limit).sum())
     label = f"k = {limit:.2f}; {num_bad} row{'s' if num_bad != 1 else ''} above"
-    handle = Line2D([], [], color=VERMILION, linewidth=1.2, linestyle=(0.0, (5.0, 2.0)), label=label)
+    look: dict[str, Any] = {"color": VERMILION, "linewidth": 1.2, "linestyle": (0.0, (5.0, 2.0))}
+    ax.axhline(limit, label=label, gid="threshold", **look)
     ax.set_ylim(top=max(ax.get_ylim()[1], limit + 0.15))
-    tidy(ax)
-    legend_beside(ax, [handle])
+    tidy(ax, "row", "Pareto shape k")
+    legend_beside(ax)
     return ax
 
 
 def plot_posterior_predictive(
-    tree: "DataTree", *, num_replicates: int = _NUM_REPLICATES, kind: str = "kde", ax: Any = None
-) -> Any:
+    tree: "DataTree", *, num_replicates: int = _NUM_REPLICATES, kind: str = "kde", ax: AxesLike = None
+) -> np.ndarray:
     """Draw every column's density in the data over that in data sets drawn from the posterior (`arviz.plot_ppc_dist`).
 
     Args:
@@ -97,14 +108,7 @@ def plot_posterior_predictive(
         raise InputError(f'kind={kind!r} is not known; choose "kde", "ecdf" or "hist"')
     _check_tree(tree, "posterior_predictive", "observed_data", few_draws=1)
     features = [str(name) for name in tree.posterior_predictive["feature"].values]
-    if ax is None:
-        columns = min(len(features), 4)
-        rows = math.ceil(len(features) / columns)
-        grid = new_axes((2.7 * columns + 1.8, 2.5 * rows), rows, columns, squeeze=False).ravel()
-        for spare in grid[len(features) :]:
-            spare.set_axis_off()
-        ax = grid[: len(features)]
-    axes = several_axes(ax, (len(features),), (0.0, 0.0), f"{len(features)} features need")
+    axes = wrapped_axes(ax, len(features), 4, (2.7, 2.5), 1.8, f"{len(features)} features need")
     thinned = few_replicates(tree, whole_number("num_replicates", num_replicates))
     data = thinned.posterior_predictive.dataset.stack(sample=("chain", "draw"))
     with quiet():
@@ -121,20 +125,22 @@ def plot_posterior_predictive(
             },
         )
     for name, panel in zip(features, axes, strict=True):
-        panel.set_xlabel(name)
-        tidy(panel)
+        tidy(panel, name)
     axes[0].set_ylabel("distribution function" if kind == "ecdf" else "density")
-    handles = [
-        Line2D([], [], color=INK, linewidth=1.6, label="data"),
-        Line2D([], [], color=BLUE, linewidth=0.7, label="data set drawn\nfrom the posterior"),
-    ]
-    legend_beside(axes[min(3, len(axes) - 1)], handles)
+    last = axes[min(3, len(axes) - 1)]
+    add_label(last, "data", linewidth=1.6)
+    add_label(last, "data set drawn\nfrom the posterior", color=BLUE, linewidth=0.7)
+    legend_beside(last)
     return axes
 
 
 def plot_chain_traces(
-    tree: "DataTree", *, var_names: Sequence[str] = ("weights", "means"), coords: Any = None, ax: Any = None
-) -> Any:
+    tree: "DataTree",
+    *,
+    var_names: Sequence[str] = ("weights", "means"),
+    coords: Mapping[str, Any] | None = None,
+    ax: AxesLike = None,
+) -> np.ndarray:
     """Draw the density of parameters by chain, and their draws in order (by `arviz.plot_trace_dist`).
 
     Curves that lie on one another, and traces that look like the same noise, are what chains that agree look like.
@@ -158,8 +164,12 @@ def plot_chain_traces(
 
 
 def plot_chain_ranks(
-    tree: "DataTree", *, var_names: Sequence[str] = ("weights", "means"), coords: Any = None, ax: Any = None
-) -> Any:
+    tree: "DataTree",
+    *,
+    var_names: Sequence[str] = ("weights", "means"),
+    coords: Mapping[str, Any] | None = None,
+    ax: AxesLike = None,
+) -> np.ndarray:
     """Draw the density of parameters by chain, and whether ranks of their draws are uniform (`arviz.plot_rank_dist`).
 
     The lines on the right are each chain's share of the ranks among all draws, less what is expected. Those of chains
@@ -181,7 +191,14 @@ def plot_chain_ranks(
     return _by_chain(tree, arviz.plot_rank_dist, "rank", var_names, coords, ax)
 
 
-def _by_chain(tree: "DataTree", draw: Any, column: str, var_names: Sequence[str], coords: Any, ax: Any) -> Any:
+def _by_chain(
+    tree: "DataTree",
+    draw: Callable[..., object],
+    column: str,
+    var_names: Sequence[str],
+    coords: Mapping[str, Any] | None,
+    ax: AxesLike,
+) -> np.ndarray:
     import xarray
 
     _check_tree(tree, "posterior")
@@ -214,23 +231,19 @@ def _by_chain(tree: "DataTree", draw: Any, column: str, var_names: Sequence[str]
             visuals={"dist": {"width": 1.2}, column: {"width": 0.5 if column == "trace" else 1.2}},
         )
     for name, (density, chains) in zip(_parameter_names(chosen, facets), axes, strict=True):
+        tidy(density, name)
+        tidy(chains, "", "")
         for panel in (density, chains):
-            tidy(panel)
             panel.title.set_fontsize(FONT_SIZE)
-        density.set_xlabel(name)
         density.xaxis.set_major_locator(MaxNLocator(4))
-        chains.set_ylabel("")
-        chains.set_xlabel("")
     axes[-1, 1].set_xlabel("draw" if column == "trace" else "rank among all draws, as a fraction")
-    handles = [
-        Line2D([], [], color=PALETTE[chain % len(PALETTE)], linewidth=1.6, label=f"chain {name}")
-        for chain, name in enumerate(chosen["chain"].values)
-    ]
-    legend_beside(axes[0, 1], handles)
+    for chain, name in enumerate(chosen["chain"].values):
+        add_label(axes[0, 1], f"chain {name}", color=PALETTE[chain % len(PALETTE)], linewidth=1.6)
+    legend_beside(axes[0, 1])
     return axes
 
 
-def _parameter_names(posterior: Any, facets: Sequence[Any]) -> list[str]:
+def _parameter_names(posterior: "Dataset", facets: Sequence[Hashable]) -> list[str]:
     """What is along the axis of every parameter, in the order of the variables and of their coordinates."""
     words = {"weights": "weight", "means": "mean of {feature}", "scales": "sd of {feature}"}
     words["covariances"] = "covariance of {feature} and {feature_other}"
@@ -244,7 +257,7 @@ def _parameter_names(posterior: Any, facets: Sequence[Any]) -> list[str]:
     return names
 
 
-def _check_tree(tree: Any, *groups: str, few_draws: int = _FEWEST_DRAWS) -> None:
+def _check_tree(tree: "DataTree", *groups: str, few_draws: int = _FEWEST_DRAWS) -> None:
     """Refuse what is no tree, lacks groups, or has fewer draws.
 
     Raises:
@@ -260,3 +273,72 @@ def _check_tree(tree: Any, *groups: str, few_draws: int = _FEWEST_DRAWS) -> None
         raise InputError(
             f"tree has a posterior of {num_draws(tree)} draws; give that of a fit by VI, CAVI, Gibbs or NUTS"
         )
+
+
+def by_facet(
+    data: "Dataset", axes: Axes | np.ndarray, dims: tuple[str, ...], aes: Mapping[str, list[str]]
+) -> "PlotCollection":
+    """ArviZ's record of where to draw: on axes that exist already, one, or one for each coordinate of `dims`."""
+    import xarray
+    from arviz_plots.plot_collection import PlotCollection
+
+    grid = np.empty(tuple(data.sizes[dim] for dim in dims), object)
+    grid[...] = axes
+    places = np.arange(grid.size).reshape(grid.shape)
+    shared = {"figure": np.array(root_figure(axes), dtype=object)}
+    shared |= {"plot": (dims, grid), "row_index": (dims, np.zeros_like(places)), "col_index": (dims, places)}
+    where = xarray.Dataset(shared, coords={dim: data[dim] for dim in dims})
+    return PlotCollection(data, xarray.DataTree(where), aes=dict(aes), backend="matplotlib")
+
+
+def by_parameter(
+    data: "Dataset", axes: np.ndarray, facets: Sequence[Hashable], counts: Mapping[Hashable, int], column: str
+) -> "PlotCollection":
+    """Two panels for every parameter in the order of the variables: the density left, and right `column`."""
+    import xarray
+    from arviz_plots.plot_collection import PlotCollection
+
+    groups: dict[str, dict[Hashable, xarray.DataArray]] = {"plot": {}, "row_index": {}, "col_index": {}}
+    first = 0
+    for name, count in counts.items():
+        own = [dim for dim in facets if dim in data[name].dims]
+        shape = (*(data.sizes[dim] for dim in own), 2)
+        coords = {dim: data[dim] for dim in own} | {"column": ["dist", column]}
+        rows = np.repeat(np.arange(first, first + count)[:, None], 2, axis=1)
+        parts = {"plot": axes[first : first + count], "row_index": rows, "col_index": np.tile([0, 1], (count, 1))}
+        for group, values in parts.items():
+            groups[group][name] = xarray.DataArray(values.reshape(shape), dims=(*own, "column"), coords=coords)
+        first += count
+    where = xarray.DataTree(
+        xarray.Dataset({"figure": np.array(root_figure(axes), dtype=object)}),
+        children={name: xarray.DataTree(xarray.Dataset(group)) for name, group in groups.items()},
+    )
+    data = data.expand_dims(column=["dist", column])
+    aes = {"color": ["chain"], "overlay": ["chain"]}
+    return PlotCollection(data, where, aes=aes, backend="matplotlib", color=list(PALETTE))
+
+
+def few_replicates(tree: "DataTree", at_most: int) -> "DataTree":
+    """The tree's replicated data sets, at most so many, as one chain; and the data."""
+    import xarray
+
+    replicated = tree["posterior_predictive"].dataset[["x"]].stack(sample=("chain", "draw"))
+    total = replicated.sizes["sample"]
+    index = np.unique(np.linspace(0, total - 1, min(at_most, total)).round().astype(int))
+    few = (
+        replicated.isel(sample=index)
+        .drop_vars(["sample", "chain", "draw"])
+        .rename(sample="draw")
+        .expand_dims(chain=[0])
+    )
+    few = few.assign_coords(draw=np.arange(len(index))).transpose("chain", "draw", ...)
+    return xarray.DataTree.from_dict({"posterior_predictive": few, "observed_data": tree["observed_data"].dataset})
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings about ArviZ's use of what NumPy and xarray deprecate, which no user could mend."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
+        yield

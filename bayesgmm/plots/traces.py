@@ -1,43 +1,44 @@
-"""What every engine watched while it ran."""
+"""What every engine watched while it ran, and where EM went from each of several starts."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import LineStyleType
 
-from bayesgmm.engines.fit import SAMPLERS, Fit
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.registry import ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.plots.panels import new_axes, one_axes
-from bayesgmm.plots.style import FONT_SIZE, PALETTE, tidy
+from bayesgmm.numerics.validation import finite_number
+from bayesgmm.plots.panels import (
+    DATA_GREY,
+    FONT_SIZE,
+    PALETTE,
+    AxesLike,
+    add_label,
+    legend_beside,
+    one_axes,
+    tidy,
+    wrapped_axes,
+)
+from bayesgmm.plots.shapes import MANY_ROWS
 
 _LONG = 50  # steps from which the first ones may leave the panel, so that the end can be seen
 _SMOOTHED = 25  # the smoothed ELBO averages a window of this fraction of the steps
+_NOISY = 0.1  # share of steps that fall, from which an ELBO is an estimate that is smoothed
+_NAMED = 4  # optima that have a colour of their own
+_DASHES: LineStyleType = (0.0, (3.0, 2.0))
+_FAILED = (ResultCode.nonfinite, ResultCode.collapsed)
 
 
-class _Watched(NamedTuple):
-    title: str
-    step: str
-    quantity: str
-
-
-_WATCHED = {
-    "em": _Watched("EM", "step", "log-likelihood"),
-    "map": _Watched("MAP", "step", "log posterior density"),
-    "vi": _Watched("Variational inference", "step", "ELBO"),
-    "cavi": _Watched("Coordinate ascent", "step", "ELBO"),
-    "gibbs": _Watched("Gibbs sampling", "draw", "log posterior density"),
-    "nuts": _Watched("NUTS", "draw", "log posterior density"),
-}
-
-
-def plot_traces(fits: Mapping[str, Fit], *, ax: Any = None) -> Any:
+def plot_traces(fits: Mapping[str, Fit], *, ax: AxesLike = None) -> np.ndarray:
     """Draw what each engine watched, one panel for every engine among the fits.
 
-    EM: the log-likelihood at every step. MAP: the log posterior density at every step. VI: the ELBO at every step, raw
-    and averaged over a moving window of 1/25 of the steps. CAVI: the ELBO at every step. Gibbs and NUTS: the log
+    EM: the log-likelihood at every step. MAP: the log posterior density at every step. VI and CAVI: the ELBO at
+    every step, where it is noisy with its average over a moving window of 1/25 of the steps. Gibbs and NUTS: the log
     posterior density of every draw, by chain. Where a trace is long, the limits show where it settled rather than
     where it started.
 
@@ -54,24 +55,15 @@ def plot_traces(fits: Mapping[str, Fit], *, ax: Any = None) -> Any:
     if not fits:
         raise InputError("fits is empty; give at least one, such as {'EM': fit}")
     engines = list(dict.fromkeys(fit.engine for fit in fits.values()))
-    if ax is None:
-        num_columns = min(len(engines), 2)
-        num_rows = -(-len(engines) // num_columns)
-        grid = new_axes((3.8 * num_columns + 0.2, 2.7 * num_rows), num_rows, num_columns, squeeze=False)
-        for spare in grid.ravel()[len(engines) :]:
-            spare.set_axis_off()
-        ax = grid.ravel()[: len(engines)]
-    axes = np.ravel(np.asarray(ax, object))
-    if len(axes) != len(engines):
-        raise InputError(f"ax holds {len(axes)} axes, but the fits are of {len(engines)} engines")
+    axes = wrapped_axes(ax, len(engines), 2, (3.8, 2.7), 0.2, f"{len(engines)} engines need")
     for engine, panel in zip(engines, axes, strict=True):
         traces = {name: trace_lines(name, fit) for name, fit in fits.items() if fit.engine == engine}
-        _draw_panel(panel, engine, traces)
+        _draw_panel(panel, ENGINES[engine], traces)
     return axes
 
 
-def plot_elbo(fits: Fit | Mapping[str, Fit], *, ax: Any = None) -> Axes:
-    """Draw the evidence lower bound at every step of variational fits: of VI raw and smoothed, of CAVI as it is.
+def plot_elbo(fits: Fit | Mapping[str, Fit], *, ax: AxesLike = None) -> Axes:
+    """Draw the evidence lower bound at every step of variational fits: smoothed too where it is noisy.
 
     Where a trace is long, the limits show where it settled rather than where it started.
 
@@ -87,10 +79,10 @@ def plot_elbo(fits: Fit | Mapping[str, Fit], *, ax: Any = None) -> Axes:
     """
     named = {fits.engine: fits} if isinstance(fits, Fit) else dict(fits)
     engines = sorted({fit.engine for fit in named.values()})
-    if len(engines) != 1 or engines[0] not in ("vi", "cavi"):
+    if len(engines) != 1 or ENGINES[engines[0]].gives != "approximation":
         raise InputError(f"fits are by {', '.join(engines) or 'no engine'}; give fits by VI, or by CAVI")
     ax = one_axes(ax, (5.4, 3.2))
-    _draw_panel(ax, engines[0], {name: trace_lines(name, fit) for name, fit in named.items()})
+    _draw_panel(ax, ENGINES[engines[0]], {name: trace_lines(name, fit) for name, fit in named.items()})
     ax.set_title("")
     return ax
 
@@ -111,46 +103,38 @@ def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
     return np.where(np.isfinite(lines), lines, np.nan)
 
 
-def _draw_panel(ax: Axes, engine: str, traces: dict[str, Float[np.ndarray, "_ _"]]) -> None:
-    watched = _WATCHED.get(engine, _Watched(engine.upper(), "step", "objective"))
-    ax.set_title(watched.title)
-    ax.set_xlabel(watched.step)
-    ax.set_ylabel(watched.quantity)
+def _draw_panel(ax: Axes, engine: Engine, traces: dict[str, Float[np.ndarray, "_ _"]]) -> None:
+    is_sampler = engine.gives == "draws"
+    ax.set_title(engine.method)
     longest = max(lines.shape[1] for lines in traces.values())
     drawn = 0
     for name, lines in traces.items():
         for row, values in enumerate(lines):
-            label = f"chain {row}" if engine in SAMPLERS else f"run {row}" if len(lines) > 1 else name
+            label = f"chain {row}" if is_sampler else f"run {row}" if len(lines) > 1 else name
             if len(traces) > 1 and len(lines) > 1:
                 label = f"{name}, {label}"
             _draw_line(ax, engine, values, label, PALETTE[drawn % len(PALETTE)])
             drawn += 1
-    # The density of draws has no start to leave behind, and EM takes few steps, all of them of interest.
-    if engine not in (*SAMPLERS, "em") and longest > _LONG:
+    # The density of draws has no start to leave behind, and maximum likelihood takes few steps, all of interest.
+    if not is_sampler and engine.prior != "none" and longest > _LONG:
         ax.set_ylim(settled_limits(list(traces.values())))
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    tidy(ax)
+    tidy(ax, "draw" if is_sampler else "step", engine.trace)
     if 1 < drawn <= 8:
-        _add_legend(ax, engine, drawn)
+        _add_legend(ax, drawn, is_sampler=is_sampler)
 
 
-def _draw_line(ax: Axes, engine: str, values: Float[np.ndarray, " steps"], label: str, colour: str) -> None:
+def _draw_line(ax: Axes, engine: Engine, values: Float[np.ndarray, " steps"], label: str, colour: str) -> None:
     steps = np.arange(len(values))
-    if engine == "vi":
-        ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3, rasterized=len(values) > 5000, gid="raw")
-        ax.plot(
-            *smooth(values, max(len(values) // _SMOOTHED, 1)),
-            color=colour,
-            linewidth=1.6,
-            label=label,
-            zorder=3,
-            gid="smooth",
-        )
-    elif engine in SAMPLERS:
-        ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.75, rasterized=len(values) > 5000, label=label)
+    if engine.gives == "approximation" and (np.diff(values, prepend=values[:1]) < 0).mean() > _NOISY:
+        ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3, rasterized=len(values) > MANY_ROWS, gid="raw")
+        smoothed = smooth(values, max(len(values) // _SMOOTHED, 1))
+        ax.plot(*smoothed, color=colour, linewidth=1.6, label=label, zorder=3, gid="smooth")
+    elif engine.gives == "draws":
+        ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.75, rasterized=len(values) > MANY_ROWS, label=label)
     else:
         marker = "o" if len(values) <= _LONG else ""
         ax.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3.0, label=label)
@@ -168,25 +152,20 @@ def smooth(values: Float[np.ndarray, " steps"], window: int) -> tuple[Float[np.n
 
 def settled_limits(traces: list[Float[np.ndarray, "_ _"]]) -> tuple[float, float]:
     """Limits that hold nearly all of the second half of every trace, and as much again below for the way there."""
-    lows, highs = [], []
-    for lines in traces:
-        half = lines[:, lines.shape[1] // 2 :]
-        low, high = np.nanquantile(half, [0.02, 0.998])
-        lows.append(low)
-        highs.append(high)
-    low, high = float(min(lows)), float(max(highs))
+    ends = np.array([np.nanquantile(lines[:, lines.shape[1] // 2 :], [0.02, 0.998]) for lines in traces])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     span = high - low or max(abs(high), 1.0) * 1e-3
     return low - 1.2 * span, high + 0.2 * span
 
 
-def _add_legend(ax: Axes, engine: str, num_lines: int) -> None:
+def _add_legend(ax: Axes, num_lines: int, *, is_sampler: bool) -> None:
     """Rising traces leave the lower right free; draws leave nothing free, so room is made below them."""
-    if engine in SAMPLERS:
+    if is_sampler:
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // 4), high)
     legend = ax.legend(
-        loc="lower center" if engine in SAMPLERS else "lower right",
-        ncols=4 if engine in SAMPLERS else 1,
+        loc="lower center" if is_sampler else "lower right",
+        ncols=4 if is_sampler else 1,
         frameon=False,
         fontsize=FONT_SIZE - 1,
         handlelength=1.2,
@@ -195,3 +174,130 @@ def _add_legend(ax: Axes, engine: str, num_lines: int) -> None:
     for handle in legend.get_lines():
         handle.set_linewidth(1.6)
         handle.set_alpha(1.0)
+
+
+def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: AxesLike = None) -> Axes:
+    """Draw the log-likelihood after every step of EM from several starts, coloured by the optimum that was reached.
+
+    `fit_em` keeps the trace of its best run alone. The runs of single starts, side by side in one program:
+
+        keys = jax.random.split(jax.random.key(0), 20)
+        with jax.enable_x64(True):  # inside vmap, JAX's own setting decides the precision
+            fits = jax.vmap(lambda key: fit_em(x, 3, key=key, num_restarts=1, on_failure="ignore"))(keys)
+        plot_restarts(fits)
+
+    A dot marks the end of a run. The axis begins a little below the lowest end. Runs that collapsed or became infinite
+    are dashed and belong to no optimum.
+
+    Args:
+        fits: fits by EM (or MAP) of the same rows: one with a leading axis, as `vmap` makes it, or several.
+        same_within: ends that differ by less, in units of the objective, count as the same optimum.
+        ax: axes to draw on.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InputError: for no fits, fits of several engines, or without a trace of steps, and where no run has a finite
+            end.
+    """
+    tolerance = float(finite_number("same_within", same_within))
+    traces, results, objective = _runs(fits)
+    ends = np.array([trace[-1] if len(trace) else np.nan for trace in traces])
+    failed = np.isin(results, [int(code) for code in _FAILED]) | ~np.isfinite(ends)
+    if failed.all():
+        raise InputError("none of the fits has a finite end, so there is nothing to draw; look at their codes")
+    optima = group_ends(np.where(failed, np.nan, ends), tolerance)
+    ax = one_axes(ax, (6.4, 3.6))
+    # The best last, on top.
+    for run in np.argsort(np.where(failed, -np.inf, ends), kind="stable"):
+        _draw_run(ax, traces[run], int(optima[run]), int(run))
+    _label_optima(ax, ends, optima)
+    ax.set_ylim(_restart_limits(traces, ends, failed))
+    # Runs that failed may have gone on for long.
+    longest = max(len(trace) for trace, bad in zip(traces, failed, strict=True) if not bad) - 1
+    ax.set_xlim(0.0, 1.04 * max(longest, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    ax.ticklabel_format(axis="y", useOffset=False)
+    tidy(ax, "step", objective)
+    legend_beside(ax, title="ended at")
+    return ax
+
+
+def group_ends(ends: Float[np.ndarray, " r"], same_within: float) -> Int[np.ndarray, " r"]:
+    """Number of the optimum that every run ended at, 0 for the best; -1 for NaN.
+
+    Ends in falling order are one optimum as long as each is within `same_within` of the first of them.
+    """
+    groups = np.full(len(ends), -1)
+    first, group = np.inf, -1
+    for run in np.argsort(-ends, kind="stable"):  # NaN comes last
+        if np.isnan(ends[run]):
+            break
+        if group < 0 or first - ends[run] > same_within:
+            first, group = ends[run], group + 1
+        groups[run] = group
+    return groups
+
+
+def _runs(fits: Fit | Sequence[Fit]) -> tuple[list[Float[np.ndarray, "_"]], Int[np.ndarray, " r"], str]:
+    """The trace of every run without its padding, its result, and what the traces are of."""
+    several = [fits] if isinstance(fits, Fit) else list(fits)
+    if not several or not all(isinstance(fit, Fit) for fit in several):
+        raise InputError("fits must be a Fit with a leading axis, as vmap over keys makes it, or several fits")
+    engines = {fit.engine for fit in several}
+    if len(engines) > 1 or ENGINES[several[0].engine].gives != "point":
+        raise InputError(f"fits are by {', '.join(sorted(engines))}; give the runs of one engine, EM or MAP")
+    traces, results = [], []
+    for fit in several:
+        trace = np.asarray(fit.trace, np.float64)
+        lines = trace.reshape(-1, trace.shape[-1])
+        steps = np.broadcast_to(np.asarray(fit.num_steps), trace.shape[:-1]).reshape(-1)
+        for line, last in zip(lines, steps, strict=True):
+            traces.append(line[: int(last) + 1])
+        results += np.broadcast_to(np.asarray(fit.result), trace.shape[:-1]).reshape(-1).tolist()
+    return traces, np.asarray(results, int), ENGINES[several[0].engine].trace
+
+
+def _colour(optimum: int) -> str:
+    return PALETTE[optimum] if 0 <= optimum < _NAMED else DATA_GREY
+
+
+def _draw_run(ax: Axes, trace: Float[np.ndarray, " steps"], optimum: int, run: int) -> None:
+    colour = _colour(optimum)
+    values = np.where(np.isfinite(trace), trace, np.nan)
+    style = "-" if optimum >= 0 else _DASHES
+    width = 1.6 if optimum == 0 else 1.1
+    steps = np.arange(len(values))
+    ax.plot(steps, values, color=colour, linestyle=style, linewidth=width, alpha=0.8, gid=f"run {run}")
+    if optimum >= 0:
+        ax.plot(steps[-1], values[-1], marker="o", markersize=4.0, color=colour, linestyle="none", gid=f"end {run}")
+
+
+def _restart_limits(
+    traces: list[Float[np.ndarray, "_"]], ends: Float[np.ndarray, " r"], failed: Bool[np.ndarray, " r"]
+) -> tuple[float, float]:
+    """Limits that hold the ends, and as much of the way there as leaves them apart."""
+    kept = ends[~failed]
+    starts = np.array([trace[0] for trace, bad in zip(traces, failed, strict=True) if not bad])
+    top, bottom = float(kept.max()), float(kept.min())
+    climb = top - float(np.nanmedian(np.where(np.isfinite(starts), starts, np.nan)))
+    depth = max(top - bottom, 0.3 * climb, 1e-6 * max(abs(top), 1.0))
+    return bottom - 0.7 * depth, top + 0.15 * depth
+
+
+def _label_optima(ax: Axes, ends: Float[np.ndarray, " r"], optima: Int[np.ndarray, " r"]) -> None:
+    for optimum in range(min(int(optima.max()) + 1, _NAMED)):
+        members = ends[optima == optimum]
+        label = f"{members.max():.1f}: {_starts(len(members))}".replace("-", "−")
+        width = 1.6 if optimum == 0 else 1.1
+        add_label(ax, label, color=_colour(optimum), linewidth=width, marker="o", markersize=4.0)
+    grey: dict[str, Any] = {"color": DATA_GREY, "linewidth": 1.1}
+    if num_other := int((optima >= _NAMED).sum()):
+        add_label(ax, f"lower: {_starts(num_other)}", marker="o", markersize=4.0, **grey)
+    if num_failed := int((optima < 0).sum()):
+        add_label(ax, f"failed: {_starts(num_failed)}", linestyle=_DASHES, **grey)
+
+
+def _starts(count: int) -> str:
+    return f"{count} start{'s' if count > 1 else ''}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +10,13 @@ from jaxtyping import Float, Int
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import as_rows, name_features
 
 MAX_COLUMNS = 4
+
+type Columns = Iterable[int | str] | str | None
+"""Columns by number or name, "pca", or None for the first ones."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,14 @@ class View:
 
 
 def as_float64(mixture: Mixture) -> Mixture:
-    """The same mixture as NumPy arrays of float64: what is drawn is worked out in it, whatever was fitted in."""
+    """The same mixture as NumPy arrays of float64: pictures are computed in it, whatever was fitted in."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
 
 
 def view_rows(
     mixture: Mixture,
-    x: Any,
-    columns: Iterable[int | str] | str | None,
+    x: ArrayLike,
+    columns: Columns,
     feature_names: Iterable[str] | None,
     *,
     at_most: int = MAX_COLUMNS,
@@ -132,8 +135,8 @@ def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
     return flat[index]
 
 
-def point_and_draws(mixture_or_fit: Any, at_most: int) -> tuple[Mixture | None, Mixture]:
-    """The point estimate, if there is one, and the mixture or thinned draws (one leading axis) that tell of doubt.
+def point_and_draws(mixture_or_fit: object, at_most: int) -> tuple[Mixture | None, Mixture]:
+    """The point estimate, if there is one, and the mixture or thinned draws (one leading axis) about it.
 
     Raises:
         InputError: for what is neither a mixture nor a fit.
@@ -150,7 +153,7 @@ def point_and_draws(mixture_or_fit: Any, at_most: int) -> tuple[Mixture | None, 
     return mixture_or_fit, mixture_or_fit
 
 
-def one_mixture(mixture_or_fit: Any) -> Mixture:
+def one_mixture(mixture_or_fit: object) -> Mixture:
     """A single mixture, of a fit its point.
 
     Raises:
@@ -164,7 +167,7 @@ def one_mixture(mixture_or_fit: Any) -> Mixture:
     return mixture
 
 
-def posterior_draws(fit_or_draws: Any) -> Mixture:
+def posterior_draws(fit_or_draws: object) -> Mixture:
     """The draws of a fit, or a mixture with leading axes as it is.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""What draws of a mixture say of rows: responsibilities in blocks of draws, and allocations of rows to components.
+r"""Rows under the draws of a mixture: responsibilities in blocks of draws, and allocations of rows to components.
 
 Given a draw, rows are allocated independently, row $i$ to component $j$ with probability $r_{ij}$. A posterior of s
 draws holds s × n × k of these numbers, often more than memory; so they are made for a block of draws at a time, and
@@ -6,7 +6,6 @@ every use of them here and in the modules below is a sum over draws.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
-from bayesgmm.numerics.precision import AnyArray, RandomKey
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, as_rows
 
 _BLOCK_BYTES = 2**25  # of the largest array of a block of draws: rows, components and features
@@ -22,7 +21,7 @@ _KEPT_BYTES = 2**29  # of responsibilities that are kept for passes to come
 
 
 def flat_draws(draws: Mixture) -> Mixture:
-    """Draws with whatever leading axes, as one axis (s).
+    """Put all leading axes of draws on one axis (s).
 
     Raises:
         InputError: for a single mixture, for no draws, and for draws with parameters that are not finite.
@@ -46,13 +45,13 @@ def flat_draws(draws: Mixture) -> Mixture:
     return flat
 
 
-def rows_of_draws(draws: Mixture, x: Any) -> AnyArray:
-    """Rows (n, d) with as many features as the draws, all of them finite."""
+def rows_of_draws(draws: Mixture, x: ArrayLike) -> Float[np.ndarray, "n d"]:
+    """Check rows (n, d): finite, with as many features as the draws."""
     return np.asarray(rows_of_mixture(draws, as_rows(x)))
 
 
 def responsibility_blocks(draws: Mixture, x: AnyArray) -> Iterator[Float[np.ndarray, "block n k"]]:
-    """Responsibilities of draws (s) for rows (n, d), a block of draws at a time.
+    """Yield the responsibilities of draws (s) for rows (n, d), a block of draws at a time.
 
     Blocks are of one size, so that there is one shape to compile for: the last one reaches back.
 
@@ -67,8 +66,8 @@ def responsibility_blocks(draws: Mixture, x: AnyArray) -> Iterator[Float[np.ndar
         if np.isnan(block).any():
             index = int(np.isnan(block).any((0, 2)).argmax())
             raise InputError(
-                f"row {index} of x (counted from 0) is beyond the reach of every component of some draw; drop the row, "
-                "or give draws and rows in float64"
+                f"row {index} of x (counted from 0) has a density that underflows under every component of some draw; "
+                "drop the row, or give draws and rows in float64"
             )
         yield block
 
@@ -76,7 +75,7 @@ def responsibility_blocks(draws: Mixture, x: AnyArray) -> Iterator[Float[np.ndar
 def passes_over_draws(
     make_block: Callable[[np.ndarray], np.ndarray], draws: Mixture, x: AnyArray
 ) -> Callable[[], Iterable[np.ndarray]]:
-    """`make_block` of the blocks of responsibilities, as often as asked for: kept if they are few, else made again."""
+    """Return a function that gives `make_block` of the blocks of responsibilities: kept if few, else made again."""
 
     def one_pass() -> Iterator[np.ndarray]:
         return (make_block(block) for block in responsibility_blocks(draws, x))
@@ -88,13 +87,13 @@ def passes_over_draws(
 
 
 def hard_allocations(draws: Mixture, x: AnyArray) -> Int[np.ndarray, "s n"]:
-    """The component of largest responsibility, for every draw (s) and row."""
+    """Find the component of largest responsibility, for every draw (s) and row."""
     dtype = np.min_scalar_type(-draws.num_components)
     return np.concatenate([block.argmax(-1).astype(dtype) for block in responsibility_blocks(draws, x)])
 
 
 def sampled_allocations(draws: Mixture, x: AnyArray, *, key: RandomKey | None) -> Int[np.ndarray, "s n"]:
-    """One allocation of every row from every draw (s): with the draws a sample of the posterior of allocations.
+    """Draw one allocation of every row from every draw (s): together a sample of the posterior of allocations.
 
     By inversion along each row's components in descending order of responsibility, so that the same key gives the same
     partitions of the rows however the components of the draws are numbered.

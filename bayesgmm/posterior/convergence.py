@@ -13,7 +13,7 @@ improved R-hat; as implemented in ArviZ. Jasra, Holmes & Stephens (2005) for con
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,12 @@ from jaxtyping import Array, Float, Int
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE
+from bayesgmm.runtime.chains import fewest_draws
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-MIN_DRAWS = 4
-"""Draws a chain without which there is no R-hat: two halves of two."""
 
 TAIL = (0.05, 0.95)
 """Quantiles whose effective sample sizes are those of the tails: Vehtari et al. (2021)."""
@@ -131,8 +129,8 @@ class Convergence:
         return pd.concat(parts)
 
 
-def convergence(draws: Mixture, x: Any, *, extra: Mapping[str, Any] | None = None) -> Convergence:
-    """R-hat and effective sample sizes of draws (chain, draw), labelled and free of labels.
+def convergence(draws: Mixture, x: ArrayLike, *, extra: Mapping[str, ArrayLike] | None = None) -> Convergence:
+    """Compute R-hat and effective sample sizes of draws (chain, draw), labelled and free of labels.
 
     A single chain is compared with itself: R-hat is that of its two halves, each split again.
 
@@ -140,7 +138,7 @@ def convergence(draws: Mixture, x: Any, *, extra: Mapping[str, Any] | None = Non
         draws: relabelled draws, a mixture with leading axes (chain, draw).
         x: rows (n, d).
         extra: further quantities without labels, arrays (chain, draw) by name, such as the log posterior density; a
-            known `log_likelihood` of all rows is not worked out again.
+            known `log_likelihood` of all rows is not computed again.
 
     Raises:
         InputError: for fewer than 4 draws a chain (8 of a single chain), for draws without both leading axes, for extra
@@ -164,7 +162,7 @@ def convergence(draws: Mixture, x: Any, *, extra: Mapping[str, Any] | None = Non
 
 
 def chain_diagnostics(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> ChainDiagnostics:
-    """R-hat and effective sample sizes of quantities by name.
+    """Compute R-hat and effective sample sizes of quantities by name.
 
     Values that are not finite have R-hat infinity and no effective draws.
     """
@@ -172,12 +170,12 @@ def chain_diagnostics(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> 
 
     varying = {name: value for name, value in values.items() if _varies(value)}
     num_chains = len(next(iter(values.values())))
-    stacked = np.stack(list(varying.values())) if varying else np.empty((0, num_chains, MIN_DRAWS))
+    stacked = np.stack(list(varying.values())) if varying else np.empty((0, num_chains, fewest_draws(2)))
     finite = np.isfinite(stacked).all((1, 2))
     stacked = np.where(finite[:, None, None], stacked, 0.0)
-    # A chain by itself is judged by its halves.
+    # A single chain is compared by its halves.
     halves = stacked[:, 0, : stacked.shape[2] // 2 * 2].reshape(len(stacked), 2, -1) if num_chains == 1 else stacked
-    with np.errstate(all="ignore"):  # chains that stand still have no variance of their own
+    with np.errstate(all="ignore"):  # stuck chains have no variance of their own
         r_hat = array_stats.rhat(halves)
         ess_bulk, ess_tail = array_stats.ess(stacked), array_stats.ess(stacked, method="tail", prob=TAIL)
     return ChainDiagnostics(
@@ -202,15 +200,14 @@ def _check_draws(draws: Mixture) -> tuple[int, int]:
             f"draws have leading axes {draws.draw_shape}; give those of a Bayesian fit, (chain, draw), as in fit.draws"
         )
     num_chains, num_draws = draws.draw_shape
-    needed = MIN_DRAWS if num_chains > 1 else 2 * MIN_DRAWS
-    if num_draws < needed:
+    if num_draws < (needed := fewest_draws(num_chains)):
         chains = f"{num_chains} chains" if num_chains > 1 else "a single chain"
         raise InputError(f"{num_draws} draws of {chains} are too few for R-hat; draw at least {needed} a chain")
     return num_chains, num_draws
 
 
-def invariants(draws: Mixture, x: Any, *, with_total: bool = True) -> dict[str, Float[np.ndarray, "chain draw"]]:
-    """Quantities of every draw that do not change when its components are renumbered, arrays (chain, draw).
+def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict[str, Float[np.ndarray, "chain draw"]]:
+    """Compute quantities of every draw that do not change when its components are renumbered, arrays (chain, draw).
 
     `log_likelihood` of all rows, `sorted_weights[i]` in ascending order, `log_density[i]` of row i for up to 8 rows
     spread over the data, and `entropy` of the allocation, averaged over at most 500 evenly spaced rows.
@@ -218,7 +215,7 @@ def invariants(draws: Mixture, x: Any, *, with_total: bool = True) -> dict[str, 
     Args:
         draws: a mixture with leading axes (chain, draw).
         x: rows (n, d).
-        with_total: whether `log_likelihood` is wanted, which takes longest for many rows.
+        with_total: whether to compute `log_likelihood`, which takes longest for many rows.
 
     Raises:
         InputError: for rows of another number of features than the draws have.
@@ -242,20 +239,16 @@ def invariants(draws: Mixture, x: Any, *, with_total: bool = True) -> dict[str, 
 
 
 @matching_precision
-def _invariants(draws: Mixture, x: Any, points: Any, sample: Any) -> tuple[Array | None, Array, Array]:
-    return _invariants_of_arrays(*jax.tree.map(jnp.asarray, (draws, x, points, sample)))
-
-
 @jax.jit
-def _invariants_of_arrays(
-    draws: Mixture, x: Array | None, points: Array, sample: Array
-) -> tuple[Array | None, Array, Array]:
-    def look(mixture: Mixture) -> tuple[Array | None, Array, Array]:
+def _invariants(
+    draws: Mixture, x: AnyArray | None, points: AnyArray, sample: AnyArray
+) -> tuple[AnyArray | None, AnyArray, AnyArray]:
+    def of_draw(mixture: Mixture) -> tuple[Array | None, Array, Array]:
         allocation = jnp.asarray(mixture.responsibilities(sample))
         total = None if x is None else log_likelihood(mixture, x)
         return total, jnp.asarray(mixture.log_prob(points)), entr(allocation).sum(-1).mean()
 
-    return jax.lax.map(look, draws, batch_size=_DRAWS_AT_ONCE)
+    return jax.lax.map(of_draw, draws, batch_size=_DRAWS_AT_ONCE)
 
 
 def spread_rows(x: Float[np.ndarray, "n d"], num_rows: int = NUM_DENSITY_ROWS) -> Int[np.ndarray, " p"]:
@@ -280,7 +273,7 @@ MODE_RANGE = (0.05, 0.95)
 
 
 def groups_of_chains(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> list[tuple[int, ...]]:
-    """Chains that overlap: groups between which the central 90 % of the draws of some quantity lie apart.
+    """Group chains that overlap: between groups the central 90 % of the draws of some quantity lie apart.
 
     Chains that visit the same part of the posterior overlap even where they mix badly; those that sit in different
     modes do not. Chains are in one group if others connect them.
@@ -294,7 +287,7 @@ def groups_of_chains(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> l
 
 
 def chains_with_two_modes(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> dict[str, list[int]]:
-    """Chains that visit two modes, by the quantities in which they do: there is a valley between two peaks."""
+    """Find chains that visit two modes, by the quantities in which there is a valley between two peaks."""
     found = {name: [chain for chain, draws in enumerate(value) if _has_valley(draws)] for name, value in values.items()}
     return {name: chains for name, chains in found.items() if chains}
 

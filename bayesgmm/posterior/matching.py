@@ -11,8 +11,6 @@ and the permutation of largest total score is found exactly (linear assignment).
 log-likelihood of the reference under the relabelled mixture, in the manner of Stephens (2000), section 4.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +19,11 @@ from scipy.optimize import linear_sum_assignment
 
 from bayesgmm.likelihood.expectation import Moments, expected_complete_log_prob
 from bayesgmm.mixtures.mixture import Mixture, vmap_draws
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.precision import AnyArray, matching_precision
 
 
 def match_labels(mixture: Mixture, reference: Mixture) -> Int[np.ndarray, "*draws k"]:
-    """The order that gives every component of `mixture` (of each of its draws) its label in `reference`.
+    """Find the order that gives every component of `mixture` (of each of its draws) its label in `reference`.
 
     `mixture.permute(match_labels(mixture, reference))` has the labels of the reference.
 
@@ -42,10 +40,10 @@ def match_labels(mixture: Mixture, reference: Mixture) -> Int[np.ndarray, "*draw
 
 
 def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*draws k"]:
-    """The order of components of largest total score, for every matrix of scores (component, label).
+    """Find the order of components of largest total score, for every matrix of scores (component, label).
 
     The component with label j is `order[j]`. Exact, by linear assignment (a shortest augmenting path, Crouse 2016).
-    What is not a number scores less than all that is.
+    NaN ranks last.
     """
     finite = np.nan_to_num(np.asarray(scores, np.float64), nan=-1e300, neginf=-1e300, posinf=1e300)
     flat = finite.reshape(-1, *scores.shape[-2:])
@@ -57,13 +55,13 @@ def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*dr
 
 
 def relabel(mixture: Mixture, reference: Mixture) -> Mixture:
-    """`mixture`, or each of its draws, with its components in the order of the reference."""
+    """Put the components of `mixture`, or of each of its draws, in the order of the reference."""
     return mixture.permute(match_labels(mixture, reference))
 
 
 @matching_precision
-def label_scores(mixture: Mixture, reference: Mixture) -> Any:
-    """Score of every component of `mixture`, or of each of its draws, for every label of the reference, (..., k, k)."""
+def label_scores(mixture: Mixture, reference: Mixture) -> Float[AnyArray, "*draws k k"]:
+    """Score every component of `mixture`, or of each of its draws, for every label of the reference."""
     mixture, reference = jax.tree.map(jnp.asarray, (mixture, reference))
     return vmap_draws(lambda one: _scores_of_one(one, reference), mixture)(mixture)
 

@@ -22,7 +22,6 @@ estimation and credible balls; Rastelli & Friel (2018), Optimal Bayesian estimat
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,7 +30,7 @@ from scipy.spatial.distance import squareform
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.posterior.allocations import (
     flat_draws,
@@ -40,12 +39,12 @@ from bayesgmm.posterior.allocations import (
     rows_of_draws,
     sampled_allocations,
 )
-from bayesgmm.posterior.similarity import MAX_ROWS, few_rows, similarity_of_shares
+from bayesgmm.posterior.similarity import MAX_ROWS, check_num_rows, similarity_of_shares
 
 LOSSES = ("vi", "binder")
 
 _MAX_CUTS = 40  # clusters of a cut of a tree
-_NUM_SCORED = 30  # candidates whose expected loss is worked out, the best by what the similarities say of them
+_NUM_SCORED = 30  # candidates whose expected loss is computed, the best by their similarities
 _MAX_SWEPT = 10  # of them from which rows move, and fewer of many rows and draws:
 _SWEEPING = 5e7  # rows times draws times candidates from which rows move
 _SCREENING = 1e11  # multiplications that candidates are screened by; of more of them an even part is taken
@@ -71,9 +70,9 @@ class PointPartition:
 
 
 def partition_rows(
-    draws: Mixture, x: Any, *, loss: str = "vi", key: RandomKey | None = None, max_rows: int = MAX_ROWS
+    draws: Mixture, x: ArrayLike, *, loss: str = "vi", key: RandomKey | None = None, max_rows: int = MAX_ROWS
 ) -> PointPartition:
-    """The partition of least posterior expected loss that the search finds; label switching does not matter.
+    """Find the partition of least posterior expected loss; label switching does not matter.
 
     Args:
         draws: a mixture with leading axes, such as (chain, draw).
@@ -91,7 +90,7 @@ def partition_rows(
     if loss == "vi":
         as_key(key)
     flat, rows = flat_draws(draws), rows_of_draws(draws, x)
-    few_rows(rows, max_rows)
+    check_num_rows(rows, max_rows)
     similarity = similarity_of_shares(responsibility_blocks(flat, rows), len(rows))
     if loss == "vi":
         partitions = sampled_allocations(flat, rows, key=key)
@@ -99,21 +98,21 @@ def partition_rows(
     return least_expected_loss(ExpectedBinder(similarity), similarity, hard_allocations(flat, rows))
 
 
-def binder_loss(labels: Any, other: Any) -> float:
-    """Part of all ordered pairs of rows that are together in one partition (n) and apart in the other."""
+def binder_loss(labels: ArrayLike, other: ArrayLike) -> float:
+    """Share of the ordered pairs of rows that are together in one partition (n) and apart in the other."""
     counts = _contingency(labels, other)
     squares = np.square(counts.sum(1)).sum() + np.square(counts.sum(0)).sum() - 2 * np.square(counts).sum()
     return float(squares) / float(counts.sum()) ** 2
 
 
-def variation_of_information(labels: Any, other: Any) -> float:
-    """Bits that it takes to tell each of two partitions (n) from the other: their conditional entropies, added up."""
+def variation_of_information(labels: ArrayLike, other: ArrayLike) -> float:
+    """Sum of the conditional entropies of two partitions (n), each given the other, in bits."""
     counts = _contingency(labels, other)
     terms = _times_log2(counts.sum(1)).sum() + _times_log2(counts.sum(0)).sum() - 2 * _times_log2(counts).sum()
     return max(0.0, float(terms) / float(counts.sum()))
 
 
-def _contingency(labels: Any, other: Any) -> np.ndarray:
+def _contingency(labels: ArrayLike, other: ArrayLike) -> np.ndarray:
     first, second = np.asarray(labels), np.asarray(other)
     if first.ndim != 1 or first.shape != second.shape or not first.size:
         raise InputError(f"partitions have shapes {first.shape} and {second.shape}; give one label for each row, twice")
@@ -145,7 +144,7 @@ class ExpectedBinder:
         """The expected loss from every row's similarity to its own cluster, summed, and that cluster's size."""
         return float(sizes.sum() + self.total - 2 * within.sum())
 
-    def moves(self, labels: Int[np.ndarray, " n"]) -> "_Moves":
+    def moves(self, labels: Int[np.ndarray, " n"]) -> "_BinderMoves":
         """The partition, ready to be changed."""
         return _BinderMoves(labels, self.similarity)
 
@@ -183,24 +182,18 @@ class ExpectedVariation:
         """Jensen's lower bound of the expected loss, times the number of rows (Wade & Ghahramani 2018, section 3.2)."""
         return float(np.log2(sizes).sum() + self.log_totals - 2 * np.log2(within).sum())
 
-    def moves(self, labels: Int[np.ndarray, " n"]) -> "_Moves":
+    def moves(self, labels: Int[np.ndarray, " n"]) -> "_VariationMoves":
         """The partition, ready to be changed."""
         return _VariationMoves(labels, self.counts(labels), self.partitions, self.num_labels)
 
 
-class _Moves(Protocol):
-    """A partition that changes, and what changes cost: expected loss times n, relative to the row by itself."""
-
-    def joining(self, row: int, own: int) -> np.ndarray:
-        """Cost for the row of being in each cluster (c), with `own` the one that it is in."""
-        ...
-
-    def move(self, row: int, old: int, new: int) -> None:
-        """Move a row, if need be to a new cluster."""
-        ...
-
-
 class _BinderMoves:
+    """A partition that changes, and what changes cost: expected loss times n, relative to the row as a cluster alone.
+
+    `joining` gives the cost for a row of being in each cluster (c), with `own` the one that it is in; `move` moves it,
+    if need be to a new cluster.
+    """
+
     def __init__(self, labels: np.ndarray, similarity: np.ndarray):
         self.costs = 2 * (1 - 2 * similarity) / len(labels)
         self.joined = self.costs @ _members(labels, int(labels.max()) + 2)
@@ -218,6 +211,8 @@ class _BinderMoves:
 
 
 class _VariationMoves:
+    """The same for the variation of information."""
+
     def __init__(self, labels: np.ndarray, counts: np.ndarray, partitions: np.ndarray, num_labels: int):
         self.cells = np.arange(len(partitions))[:, None] * num_labels + partitions
         self.counts = np.pad(counts, ((0, 0), (0, 1)))

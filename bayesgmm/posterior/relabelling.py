@@ -4,12 +4,12 @@ The likelihood does not change when components are renumbered, so a sampler may 
 of one component over draws mean nothing. An order for every draw t, $\nu_t$, is found afterwards, exactly for each draw
 by linear assignment, so that the draws agree best:
 
-* `pivot`: with one reference mixture, such as the fit by EM, by the expected joint log-density (see `labels.py`). The
+* `pivot`: with one reference mixture, such as the fit by EM, by the expected joint log-density (see `matching.py`). The
   cheapest; needs no rows.
 * `stephens`: with their own average classification probabilities $q_{ij}$,
   $$ \min_{\nu, q} \sum_t \sum_{ij} r^{(t)}_{i \nu_t(j)} \log \frac{r^{(t)}_{i \nu_t(j)}}{q_{ij}}, $$
-  in turn over q (the mean of the relabelled probabilities) and over each $\nu_t$, until neither lowers it. Uses all
-  that draws say of rows; wants no reference.
+  in turn over q (the mean of the relabelled probabilities) and over each $\nu_t$, until neither lowers it. Uses
+  all responsibilities of the rows; needs no reference.
 * `ecr`: with one allocation of the rows, of which as few as possible are allocated otherwise. The pivot's hard
   allocation if there is a pivot; else each row's most frequent label, in turn with the orders (iterative version 1).
 
@@ -26,14 +26,13 @@ label.switching.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.posterior.allocations import flat_draws, passes_over_draws, rows_of_draws
 from bayesgmm.posterior.matching import best_orders, label_scores
 
@@ -71,7 +70,9 @@ class Relabelling:
         return len(self.losses)
 
 
-def relabel_draws(draws: Mixture, *, method: str = "pivot", pivot: Mixture | None = None, x: Any = None) -> Relabelling:
+def relabel_draws(
+    draws: Mixture, *, method: str = "pivot", pivot: Mixture | None = None, x: ArrayLike | None = None
+) -> Relabelling:
     """Undo label switching: every draw's components in the order in which the draws agree best.
 
     Responsibilities of a block of draws are in memory at a time, and kept from one iteration to the next up to 512 MB.
@@ -80,7 +81,7 @@ def relabel_draws(draws: Mixture, *, method: str = "pivot", pivot: Mixture | Non
     Args:
         draws: a mixture with leading axes, such as (chain, draw).
         method: `pivot`, `stephens` or `ecr`; see the module.
-        pivot: the mixture whose numbering is wanted, normally the fit by EM or MAP. `pivot` needs it; `ecr` and
+        pivot: the mixture whose numbering the result has, normally the fit by EM or MAP. `pivot` needs it; `ecr` and
             `stephens` start from it.
         x: rows (n, d), for `stephens` and `ecr`.
 
@@ -152,7 +153,7 @@ def _by_rows(draws: Mixture, pivot: Mixture | None, x: AnyArray, method: str) ->
     criterion = _Criterion(_with_rows_last, _log, 0.0) if stephens else _Criterion(_hard, _most, 0.5 / k)
     shares = _best_start(draws, x, criterion) if pivot is None else _spread(np.asarray(pivot.responsibilities(x)).T)
     passes = passes_over_draws(criterion.block_of, draws, x)
-    # What scores are counted from: the best that a draw could score by itself.
+    # What scores are counted from: the best that a draw could score alone.
     offset = float(len(x))
     if stephens:
         offset = sum(float(_times_log(block).sum()) for block in passes()) / len(draws.means)
@@ -162,7 +163,7 @@ def _by_rows(draws: Mixture, pivot: Mixture | None, x: AnyArray, method: str) ->
 
 
 def _best_start(draws: Mixture, x: AnyArray, criterion: _Criterion) -> Float[np.ndarray, "k n"]:
-    """Where an alternation over a few draws ends best, of those that start from one draw each."""
+    """The best end of an alternation over a few draws, of those that start from one draw each."""
     few = draws[:: -(-len(draws.means) // _START_DRAWS)]
     passes = passes_over_draws(criterion.block_of, few, x)
     starts = few[:: -(-len(few.means) // _NUM_STARTS)].responsibilities(x)

@@ -11,14 +11,13 @@ the posterior similarity matrix.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, RandomKey
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import whole_number
 from bayesgmm.posterior.allocations import (
     flat_draws,
@@ -38,13 +37,13 @@ _FEATURE_BYTES = 2**25  # of the shares of a block of draws, as one matrix
 
 def similarity_matrix(
     draws: Mixture,
-    x: Any,
+    x: ArrayLike,
     *,
     allocations: str = "soft",
     key: RandomKey | None = None,
     max_rows: int = MAX_ROWS,
 ) -> Float[np.ndarray, "n n"]:
-    """Posterior probability that two rows belong to the same component, in float64; label switching does not matter.
+    """Estimate the posterior probability that two rows share a component, in float64; labels do not matter.
 
     Args:
         draws: a mixture with leading axes, such as (chain, draw).
@@ -61,7 +60,7 @@ def similarity_matrix(
     if allocations not in ALLOCATIONS:
         raise InputError(f"allocations={allocations!r} is not known; choose one of {', '.join(ALLOCATIONS)}")
     flat, rows = flat_draws(draws), rows_of_draws(draws, x)
-    few_rows(rows, max_rows)
+    check_num_rows(rows, max_rows)
     if allocations == "soft":
         return similarity_of_shares(responsibility_blocks(flat, rows), len(rows))
     if allocations == "hard":
@@ -69,8 +68,8 @@ def similarity_matrix(
     return similarity_of_partitions(sampled_allocations(flat, rows, key=key))
 
 
-def few_rows(x: AnyArray, max_rows: int) -> None:
-    """Refuse more rows than a similarity matrix is wanted of.
+def check_num_rows(x: AnyArray, max_rows: int) -> None:
+    """Check that a similarity matrix of the rows is not too large.
 
     Raises:
         InputError: saying what memory the matrix would take.
@@ -84,7 +83,7 @@ def few_rows(x: AnyArray, max_rows: int) -> None:
 
 
 def similarity_of_partitions(partitions: Int[np.ndarray, "s n"]) -> Float[np.ndarray, "n n"]:
-    """In which part of the partitions two rows have the same label."""
+    """Share of the partitions in which two rows have the same label."""
     num_labels = int(partitions.max()) + 1
     size = max(1, _FEATURE_BYTES // (4 * num_labels * partitions.shape[1]))
     blocks = (partitions[start : start + size] for start in range(0, len(partitions), size))

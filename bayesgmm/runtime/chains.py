@@ -1,4 +1,4 @@
-"""Runs of several chains in short stretches: progress is told, Ctrl-C keeps what was drawn, long runs can be resumed.
+"""Runs of several chains in short stretches: progress is reported, Ctrl-C keeps what was drawn, runs can be resumed.
 
 A stretch is one call of a compiled program, of as many steps as take about a second. What a step draws depends on the
 state of its chain and on its number alone, not on how the steps were divided.
@@ -133,7 +133,7 @@ def run_chains(
         num_warmup: steps that are not kept.
         num_draws: steps that are.
         room: the longest stretch.
-        progress: told after every stretch.
+        progress: reports after every stretch.
         tell: a remark on what a stretch has drawn.
         checkpoint: where the run is saved once a minute and on Ctrl-C, and found again.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Listener = Callable[[str], None]
 
 
-def check_progress(progress: Any) -> bool | Listener | None:
+def check_progress(progress: Any) -> Any:
     """Check the argument `progress`.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""What the likelihood says of its own maximum: observed information, sandwich, delta method, influence of rows.
+r"""First-order theory at a maximum of the likelihood: observed information, sandwich, delta method, influence of rows.
 
 With $\theta$ the free coordinates of a mixture (`coordinates.py`), $\ell$ the shared log-likelihood of rows with
 weights $v_i$, and $s_i$ the score of row i, all at the fit,

@@ -7,7 +7,8 @@ where they disagree the likelihood is no parabola and the replicates are to be b
 
 import functools
 import warnings
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from bayesgmm.mixtures.coordinates import names_of_coordinates
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
-from bayesgmm.numerics.precision import is_traced
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced
 from bayesgmm.numerics.validation import as_key, as_rows, one_of, shown, whole_number
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.posterior.thresholds import MAX_DISTANCE, MIN_INFORMATION
@@ -38,6 +39,11 @@ from bayesgmm.standard_errors.replicates import (
     refit_simulated,
 )
 
+if TYPE_CHECKING:
+    GivenFunctions = Mapping[str, Callable[[Mixture], AnyArray]]
+else:
+    GivenFunctions = object  # checked by `as_functions`
+
 _NUM_REPLICATES = 500
 _TOL = 1e-8  # of the replicates: one that stops early stays near the fit, and would look too certain
 MOST_PARAMETERS = 4000  # of which a matrix of second derivatives is made
@@ -47,16 +53,16 @@ _WHOSE = "was it made of these rows and row_weights, without a prior or ridge"
 
 def uncertainty(
     fit: Fit,
-    x: Any,
+    x: ArrayLike,
     method: str = "observed",
     *,
     num_replicates: int | None = None,
-    key: Any = None,
-    row_weights: Any = None,
-    functions: Any = None,
+    key: KeyLike | None = None,
+    row_weights: ArrayLike | None = None,
+    functions: GivenFunctions | None = None,
     on_failure: str = "warn",
 ) -> Uncertainty:
-    """Standard errors and confidence intervals of a maximum-likelihood fit.
+    """Estimate standard errors and confidence intervals of a maximum-likelihood fit.
 
     Args:
         fit: a fit by `fit_em` without a prior.
@@ -78,7 +84,7 @@ def uncertainty(
         on_failure: "warn", "raise" or "ignore" where `code` is not successful.
 
     Returns:
-        An `Uncertainty`, in the precision of the rows; it is worked out in float64 whatever that is.
+        An `Uncertainty`, in the precision of the rows; it is computed in float64 whatever that is.
 
     Raises:
         InputError: for arguments that cannot be used, before anything is compiled.
@@ -92,34 +98,31 @@ def uncertainty(
         raise InputError(f"fit is {found}; standard errors are those of a fit by fit_em. Posteriors have draws instead")
     if is_traced((fit, x, row_weights, key)) or fit.mixture.draw_shape:
         raise InputError(
-            "uncertainty takes one fit with known values; inside jit or vmap use bayesgmm.information.information"
+            "uncertainty takes one fit with known values; inside jit or vmap use "
+            "bayesgmm.standard_errors.information.information"
         )
     if method in BY_DRAWING:
         key = as_key(key)
-        wanted = _NUM_REPLICATES if num_replicates is None else num_replicates
-        num_replicates = whole_number("num_replicates", wanted, 2)
+        number = _NUM_REPLICATES if num_replicates is None else num_replicates
+        num_replicates = whole_number("num_replicates", number, 2)
     elif num_replicates is not None or key is not None:
         given = "num_replicates" if num_replicates is not None else "key"
         raise InputError(f"{given} is of no use to method={method!r}; leave it out, or choose {', '.join(BY_DRAWING)}")
     family = get_family(fit.family)
-    x = as_rows(x)
-    dtype = x.dtype
-    weights = np.asarray(as_row_weights(row_weights, x), np.float64)
-    x = np.asarray(rows_of_mixture(fit.mixture, rows_that_count(x, weights)), np.float64)
+    rows = as_rows(x)
+    dtype = rows.dtype
+    weights = np.asarray(as_row_weights(row_weights, rows), np.float64)
+    rows = np.asarray(rows_of_mixture(fit.mixture, rows_that_count(rows, weights)), np.float64)
     _check_size(method, fit.mixture, family, weights)
     mixture = jax.tree.map(lambda field: np.asarray(field, np.float64), fit.mixture)
     with jax.enable_x64(True):
-        mixture, x, weights = jax.tree.map(jnp.asarray, (mixture, x, weights))
+        mixture, rows, weights = jax.tree.map(jnp.asarray, (mixture, rows, weights))
         known = as_functions(functions, mixture)
-        theory = information(mixture, x, weights, family=family, functions=known, sandwich=method == "sandwich")
+        theory = information(mixture, rows, weights, family=family, functions=known, sandwich=method == "sandwich")
         refits = None
         if method not in BY_THEORY:
-            refits = _refit(method, mixture, x, weights, family, num_replicates, key)
+            refits = _refit(method, mixture, rows, weights, family, num_replicates, key)
         found = _assemble(method, fit, mixture, weights, family, known, theory, refits)
-
-    def cast(value: Any) -> Any:
-        # Not by jax.tree.map, which would sort the names.
-        return {key: cast(item) for key, item in value.items()} if isinstance(value, dict) else np.asarray(value, dtype)
 
     if on_failure == "raise" and found["code"]:
         raise RuntimeError(f"uncertainty ({method}): {found['message']}")
@@ -129,11 +132,15 @@ def uncertainty(
         method=method,
         family=family.name,
         mixture=fit.mixture,
-        **{name: value if name in _UNCAST else cast(value) for name, value in found.items()},
+        **{name: _cast(value, dtype) for name, value in found.items()},
     )
 
 
-_UNCAST = ("code", "message", "replicate_results")
+def _cast(value: Any, dtype: np.dtype) -> Any:
+    """Arrays of float64 in the precision of the rows, and those of a dictionary in its order; all else as it is."""
+    if isinstance(value, dict):
+        return {key: _cast(item, dtype) for key, item in value.items()}
+    return value.astype(dtype) if getattr(value, "dtype", None) == np.float64 else value
 
 
 def _check_size(method: str, mixture: Mixture, family: Family, row_weights: np.ndarray) -> None:
@@ -170,7 +177,7 @@ def _refit(
     row_weights: Array,
     family: Family,
     num_replicates: int | None,
-    key: Any,
+    key: RandomKey | None,
 ) -> Refits:
     """EM fits of the replicates, with the labels of the mixture."""
     options = {"family": family, "tol": _TOL}
@@ -181,6 +188,7 @@ def _refit(
         refits = refit_reweighted(mixture, x, jackknife_weights(row_weights), rows, ridge, **options)
     else:
         assert num_replicates is not None
+        assert key is not None
         keys = jax.random.split(key, num_replicates)
         if method == "parametric":
             refits = refit_simulated(mixture, num_rows, keys, ridge, **options)
@@ -254,7 +262,7 @@ def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: st
     return np.asarray(np.sqrt((total - 1.0) * (share * np.square(replicates - mean)).sum(0)))
 
 
-def _split(values: Any, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _split(values: AnyArray, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The reverse of `flat`: values end to end as arrays by name."""
     values, found, first = np.asarray(values), {}, 0
     for name in sorted(like):
@@ -283,7 +291,7 @@ def _failures(refits: Refits, method: str) -> str | None:
 
 
 def _problems(fit: Fit, row_weights: Array, family: Family, theory: Information) -> list[tuple[UncertaintyCode, str]]:
-    """What speaks against theory of first order at this fit, in words."""
+    """Problems of first-order theory at this fit, in words."""
     mixture = fit.mixture
     counts = np.asarray(mixture.weights, np.float64) * float(row_weights.sum())
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixture)) or fit.code is ResultCode.collapsed:

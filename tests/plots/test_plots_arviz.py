@@ -14,7 +14,7 @@ import bayesgmm
 from bayesgmm.diagnostics.loo import pointwise_loo
 from bayesgmm.errors import InputError
 from bayesgmm.plots import plot_chain_ranks, plot_chain_traces, plot_pareto_k, plot_posterior_predictive
-from bayesgmm.plots.style import BLUE, INK, PALETTE
+from bayesgmm.plots.panels import BLUE, INK, PALETTE
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 

@@ -11,9 +11,8 @@ from scipy import stats
 
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.plots import plot_assignments
-from bayesgmm.plots.panels import root_figure
+from bayesgmm.plots.panels import cluster_colour, root_figure
 from bayesgmm.plots.shapes import bin_edges
-from bayesgmm.plots.style import cluster_colour
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 

@@ -16,7 +16,7 @@ from bayesgmm.plots import (
     plot_density_slice,
     plot_density_with_slice,
 )
-from bayesgmm.plots.fields import (
+from bayesgmm.plots.shapes import (
     assignment_entropy,
     averaged,
     density_at,

@@ -35,8 +35,7 @@ from bayesgmm.plots import (
     plot_responsibility_uncertainty,
     plot_traces,
 )
-from bayesgmm.plots.panels import root_figure
-from bayesgmm.plots.style import cluster_colour, cluster_marker, line_styles
+from bayesgmm.plots.panels import cluster_colour, cluster_marker, line_styles, root_figure
 from bayesgmm.plots.view import one_mixture, point_and_draws, posterior_draws
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")

@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from plot_helpers import FULL, by_gid, check_drawable, make_fit, posterior_of
 
 from bayesgmm.plots import plot_posterior_parameters
-from bayesgmm.plots.panels import root_figure
+from bayesgmm.plots.panels import cluster_colour, root_figure
 from bayesgmm.plots.parameters import density_of_draws
-from bayesgmm.plots.style import cluster_colour
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 

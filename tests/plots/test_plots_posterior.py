@@ -7,8 +7,8 @@ from matplotlib.collections import LineCollection
 from plot_helpers import FULL, by_gid, check_drawable, make_fit, posterior_of, starting_with
 
 from bayesgmm.plots import plot_posterior_ellipses, plot_responsibility_uncertainty
-from bayesgmm.plots.fields import mean_responsibilities
 from bayesgmm.plots.panels import root_figure
+from bayesgmm.plots.shapes import mean_responsibilities
 from bayesgmm.plots.view import thinned_draws
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")

@@ -9,8 +9,8 @@ from plot_helpers import FULL, by_gid, check_drawable, make_fit, posterior_of, s
 
 from bayesgmm.errors import InputError
 from bayesgmm.plots import plot_responsibility_bars, plot_responsibility_heatmap, plot_similarity_matrix
-from bayesgmm.plots.similarity import similarity_order
-from bayesgmm.plots.style import cluster_colour
+from bayesgmm.plots.panels import cluster_colour
+from bayesgmm.plots.responsibilities import similarity_order
 from bayesgmm.posterior.similarity import similarity_matrix
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")

@@ -47,7 +47,7 @@ def test_traces_that_cannot_be_drawn_are_refused(rng):
         plot_traces({})
     with pytest.raises(ValueError, match="no finite value"):
         plot_traces({"EM": make_fit(case, trace=np.full(4, np.nan))})
-    with pytest.raises(ValueError, match="ax holds 1"):
+    with pytest.raises(ValueError, match="ax has shape"):
         plot_traces({"a": make_fit(case), "b": make_fit(case, "map")}, ax=Figure().add_subplot())
 
 
