@@ -30,7 +30,7 @@ def test_energy_is_that_of_the_numpyro_model(family, conjugate, name, key, rng):
     em, x, prior = problem(family, key, DATA[name], conjugate=conjugate)
     target = make_target(x, 2, family, prior, em)
     point = target.vector_of(em)
-    point = point + 0.05 * rng.normal(size=point.shape)
+    point = np.asarray(point) + 0.05 * rng.normal(size=point.shape)
     assert (target.prepared is None) == (name == "faithful")
 
     def theirs(point):
