@@ -49,6 +49,7 @@ from bayesgmm.engines.registry import CheckpointOption, Count, OnFailure, Progre
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
 from bayesgmm.numerics.validation import shown, whole_number
 from bayesgmm.priors.conjugate import AnyPrior
@@ -274,7 +275,7 @@ class _Plan(NamedTuple):
     def approximation(self) -> Approximation:
         return approximation_by(self.guide.guide if isinstance(self.guide, _Supplied) else self.guide, self.rank)
 
-    def svi(self, approximation: Approximation, step_size: Array, target: Target, units: Units) -> SVI:
+    def svi(self, approximation: Approximation, step_size: float | Array, target: Target, units: Units) -> SVI:
         """NumPyro's SVI, ready for updates inside a program."""
         loss = Elbo(self.num_particles, vectorize_particles=not self.one_by_one)
         svi = SVI(approximation.model, approximation.guide, Adam(step_size), loss)
@@ -331,5 +332,5 @@ def _draw(
         sites, log_p, log_q = log_densities(key, approximation.model, approximation.guide, (target, units), parameters)
         return approximation.mixture(sites, target, units), log_p, log_q
 
-    num_batches = -(-num_draws // max(1, _DRAWS_AT_ONCE // (target.x.shape[0] * target.num_components)))
-    return jax.lax.map(one, jax.random.split(key, num_draws), batch_size=-(-num_draws // num_batches))
+    size = even_size(num_draws, _DRAWS_AT_ONCE // (target.x.shape[0] * target.num_components))
+    return map_in_batches(one, size, jax.random.split(key, num_draws))

@@ -31,6 +31,7 @@ from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_r
 from bayesgmm.likelihood.rows import enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, as_rows
 from bayesgmm.priors.checks import check_prior
@@ -240,16 +241,14 @@ class Energy:
 
     def __call__(self, vectors: Float[np.ndarray, "m p"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Energies (m) and gradients (m, p)."""
-        dtype, found = self.target.x.dtype, []
-        for first in range(0, len(vectors), _ROOM):
-            part = vectors[first : first + _ROOM]
-            room = np.zeros((_ROOM, vectors.shape[1]), dtype)
-            room[: len(part)] = part
-            jacobian = np.asarray(self.jacobian, dtype)
-            value, gradient = _values_and_gradients(self.target, room, np.int32(len(part)), jacobian)
-            found.append((np.asarray(value)[: len(part)], np.asarray(gradient)[: len(part)]))
-        values, gradients = (np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True))
-        return values, gradients
+        dtype = self.target.x.dtype
+        jacobian = np.asarray(self.jacobian, dtype)
+
+        def evaluate(batch: np.ndarray) -> tuple[Array, Array]:
+            return _values_and_gradients(self.target, batch.astype(dtype), np.int32(min(len(vectors), _ROOM)), jacobian)
+
+        values, gradients = in_batches(evaluate, _ROOM, vectors)
+        return values.astype(np.float64), gradients.astype(np.float64)
 
     def curvature(
         self, vector: Float[np.ndarray, " p"], directions: Float[np.ndarray, "m p"]
