@@ -20,9 +20,8 @@ from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.mixtures import mixture as mixture_module
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior
-from bayesgmm.target import unconstrained as space
 from bayesgmm.target.numpyro_model import sites_of_mixture
-from bayesgmm.target.potential import potential_energy
+from bayesgmm.target.unconstrained import make_target
 
 SHIFT = 0.75
 
@@ -36,9 +35,10 @@ def _scores(family, x, start):
     walk = run_em(start, x, jnp.ones(num_rows), jnp.zeros(x.shape[1]), jnp.asarray(0.0), family=family, max_steps=2)
     fit = bayesgmm.Fit("em", family.name, start, jnp.nan, np.int32(0), np.int32(0), jnp.zeros(1))
     criteria = bayesgmm.information_criteria(fit, x)
-    point = space.to_unconstrained(start, family, prior)
+    target = make_target(x, 2, family, prior, start)
+    point = target.vector_of(start)
     return {
-        "potential energy": (potential_energy(point, x, None, 2, family, prior), -num_rows),
+        "energy": (target.energy(point), -num_rows),
         "joint_log_prob": (start.joint_log_prob(x), 1),
         "log_prob": (start.log_prob(x), 1),
         "log_likelihood": (bayesgmm.log_likelihood(start, x), num_rows),
@@ -51,7 +51,7 @@ def _scores(family, x, start):
         "EM": (walk.log_likelihood, num_rows),
         "EM's trace": (walk.trace, num_rows),
         "NumPyro's log_density": (log_density(bayesgmm.model, (x, 2, family), {}, sites)[0], num_rows),
-        "MAP's objective": (space.constrained_log_density(point, x, 2, family, prior), num_rows),
+        "MAP's objective": (target.energy(point, jacobian=0.0), -num_rows),
         "NumPyro's log_likelihood": (
             numpyro_log_likelihood(bayesgmm.model, jax.tree.map(lambda leaf: leaf[None], sites), x, 2, family)["x"],
             1,

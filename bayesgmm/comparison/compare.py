@@ -24,7 +24,7 @@ from bayesgmm.diagnostics.loo import Loo, loo
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans
-from bayesgmm.engines.modes import em_ends
+from bayesgmm.engines.modes import em_optima
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import enough_rows
 from bayesgmm.mixtures.families import Family, get_family
@@ -233,7 +233,7 @@ def compare(
             if len(starts) < needed:
                 tell(f"further ends of EM, k = {selected}")
                 more_key = jax.random.fold_in(em_key, len(starts))
-                starts += em_ends(x, selected, family, needed - len(starts), key=more_key, **(em or {}))
+                starts += em_optima(x, selected, family, needed - len(starts), key=more_key, **(em or {}))
                 began = time.perf_counter()
             tell(f"{name}, k = {selected}")
             start = starts[:needed] if needed > 1 else starts[0]

@@ -14,6 +14,7 @@ from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.posterior.convergence import convergence
+from bayesgmm.posterior.relabelling import relabel_draws
 
 _ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
 MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five
@@ -30,9 +31,13 @@ def fit_of_draws(
     trace: Array,
     sample_stats: dict[str, Any],
     summary: dict[str, Any],
+    pivot: Mixture | None = None,
     approximation: Any = None,
 ) -> Fit:
-    """The fit made of draws with matched labels, a mixture with leading axes (chain, draw)."""
+    """The fit made of draws, a mixture with leading axes (chain, draw), their labels matched to a pivot if given."""
+    if pivot is not None:
+        relabelled = relabel_draws(draws, pivot=pivot)
+        draws, summary = relabelled.draws, {**summary, "num_relabelled": relabelled.num_relabelled}
     mixture = mean_mixture(draws, family)
     total = log_likelihood(mixture, x)
     if not np.isfinite(total):

@@ -1,14 +1,71 @@
-"""The evidence lower bound that variational inference climbs, the same in every process."""
+r"""The evidence lower bound of variational inference: its estimate, also on minibatches, and its schedule.
+
+**Minibatches.** A batch B of b rows of n counts n / b times. In itself that is unbiased but far too noisy: the
+log-likelihood of the batch strays from its share by $n / \sqrt b$ nats, where one nat matters. So what is estimated is
+only what a row's log-density departs from its tangent at a reference mixture $\theta_0$ (the start), and the tangent is
+known for all rows together:
+
+$$ \hat L(\theta) = L(\theta_0) + \nabla L(\theta_0) \cdot \delta + \frac n b \sum_{i \in B}
+   \bigl[\ell_i(\theta) - \ell_i(\theta_0) - \nabla \ell_i(\theta_0) \cdot \delta\bigr],
+   \qquad \delta = \theta - \theta_0. $$
+
+Its mean over batches is L for every $\theta$, near or far; near the reference, where the posterior of many rows lies,
+the departure is of second order and the noise of the order of $p / \sqrt b$ nats for p parameters, whatever n is.
+
+**Schedule.** The mean of the ELBO over the last window of steps is compared with that over the window before. While it
+rose by more than twice the standard error of the difference, the fit is still climbing. Where twice that standard error
+is above half a nat, a climb could hide in the noise: nothing is concluded, and the windows are made twice as long. Else
+the approximation has settled at this step size, and the next one begins.
+
+Source: Baker, Fearnhead, Fox & Nemeth (2019), Control variates for stochastic gradient MCMC, section 3.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float
 from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import get_importance_trace
+
+from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import RandomKey
+
+ALL_ROWS_UP_TO = 100_000
+BATCH_SIZE = 4096
+
+
+class Tangent(NamedTuple):
+    """The log-likelihood of all rows at the reference, and its slope there in every number of the mixture."""
+
+    reference: Mixture
+    slope: Mixture
+    log_likelihood: Array
+    num_rows: Array
+
+
+@jax.jit
+def tangent_at(reference: Mixture, x: Float[Array, "n d"]) -> Tangent:
+    """One pass over all rows."""
+    value, slope = jax.value_and_grad(lambda mixture: log_likelihood(mixture, x))(reference)
+    return Tangent(reference, slope, value, jnp.asarray(x.shape[0], x.dtype))
+
+
+def log_likelihood_of_batch(mixture: Mixture, batch: Float[Array, "b d"], tangent: Tangent) -> Float[Array, ""]:
+    r"""The estimate $\hat L(\theta) - L(\theta_0)$; without the constant, lest what varies drown in its rounding."""
+    reference, slope, _, num_rows = tangent
+    away = jax.tree.map(jnp.subtract, mixture, reference)
+    there, along = jax.jvp(lambda mixture: log_likelihood(mixture, batch), (reference,), (away,))
+    of_all = sum(jnp.vdot(*pair) for pair in zip(jax.tree.leaves(slope), jax.tree.leaves(away), strict=True))
+    return num_rows / len(batch) * (log_likelihood(mixture, batch) - there - along) + of_all
+
+
+Program = Callable[..., Any]
+"""A model or a guide: a function that calls NumPyro's primitives."""
 
 
 class Elbo(ELBO):
@@ -19,24 +76,24 @@ class Elbo(ELBO):
     """
 
     def loss_with_mutable_state(
-        self, rng_key: Array, param_map: dict[str, Any], model: Any, guide: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, rng_key: RandomKey, param_map: dict[str, Any], model: Program, guide: Program, *args: Any
+    ) -> dict[str, Array | None]:
         """Minus the mean of log p - log q over particles."""
 
-        def of_particle(key: Array) -> Array:
-            _, log_p, log_q = look(key, model, guide, args, kwargs, param_map)
+        def of_particle(key: RandomKey) -> Array:
+            _, log_p, log_q = log_densities(key, model, guide, args, param_map)
             return log_p - log_q
 
         over = self.vectorize_particles_fn(of_particle, jax.random.split(rng_key, self.num_particles))
         return {"loss": -over.mean(), "mutable_state": None}
 
 
-def look(
-    key: Array, model: Any, guide: Any, arguments: tuple[Any, ...], named: dict[str, Any], parameters: dict[str, Any]
-) -> tuple[dict[str, Array], Array, Array]:
-    """A draw from the guide: the values of the model's sites there, and its log-densities under model and guide."""
+def log_densities(
+    key: RandomKey, model: Program, guide: Program, arguments: tuple[Any, ...], parameters: dict[str, Any]
+) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""]]:
+    """A draw from the guide: values of the model's sites there, and its log-densities under model and guide."""
     model_key, guide_key = jax.random.split(key)
-    traces = get_importance_trace(seed(model, model_key), seed(guide, guide_key), arguments, named, parameters)
+    traces = get_importance_trace(seed(model, model_key), seed(guide, guide_key), arguments, {}, parameters)
     log_p, log_q = (
         jnp.stack([site["log_prob"].sum() for site in trace.values() if site["type"] == "sample"]).sum()
         for trace in traces
@@ -44,6 +101,66 @@ def look(
     return {name: site["value"] for name, site in traces[0].items()}, log_p, log_q
 
 
-def one_by_one(function: Callable[[Array], Any], keys: Array) -> Any:
-    """Over particles one after the other, whose responsibilities are worked out again for the gradient, not kept."""
-    return jax.lax.map(jax.checkpoint(function), keys)
+STEP_SIZES = (2e-2, 5e-3, 1.25e-3)
+RESOLUTION = 0.5
+"""Nats: the difference between two windows of the ELBO that the stopping rule must be able to see."""
+
+
+class ElboSchedule:
+    """What step size is next, given the ELBO of all steps so far: a function of those alone, so that it can be resumed.
+
+    Attributes:
+        trace: ELBO of every step so far.
+        settled: whether the ascent has settled at the last step size.
+        failed: whether the last steps have an ELBO that is not finite.
+    """
+
+    def __init__(self, window: int, max_steps: int) -> None:
+        self.trace = np.empty(0)
+        self.settled = self.failed = False
+        self._window, self._max_steps = window, max_steps
+        self._phase, self._began, self._span = 0, 0, window
+
+    @property
+    def step_size(self) -> float | None:
+        """For the next window; None when there is to be none."""
+        over = self.settled or self.failed or len(self.trace) + self._window > self._max_steps
+        return None if over else STEP_SIZES[self._phase]
+
+    @property
+    def last(self) -> np.ndarray:
+        """ELBO of the steps of the last window."""
+        return self.trace[-self._window :]
+
+    def add(self, elbo: np.ndarray) -> None:
+        """A window of steps has been taken."""
+        self.trace = np.append(self.trace, elbo)
+        self.failed = not np.isfinite(elbo).all()
+        if self.failed or len(self.trace) - self._began < 2 * self._span:
+            return
+        before, after = self.trace[-2 * self._span : -self._span], self.trace[-self._span :]
+        if has_settled(before, after):
+            self.settled = self._phase == len(STEP_SIZES) - 1
+            self._phase, self._began = self._phase + 1, len(self.trace)
+        elif not can_resolve(before, after):
+            self._span *= 2
+
+    def resume(self, trace: np.ndarray) -> None:
+        """The windows that were taken before."""
+        for elbo in trace.reshape(-1, self._window):
+            self.add(elbo)
+
+
+def has_settled(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether two windows are told apart, and the second is higher by at most twice the error of the difference."""
+    return can_resolve(before, after) and bool(after.mean() - before.mean() <= 2 * _error(before, after))
+
+
+def can_resolve(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a difference of `RESOLUTION` between the means of two windows would be seen."""
+    return bool(2 * _error(before, after) <= RESOLUTION)
+
+
+def _error(before: np.ndarray, after: np.ndarray) -> float:
+    """Standard error of the difference of the means."""
+    return float(np.sqrt(before.var(ddof=1) / before.size + after.var(ddof=1) / after.size))

@@ -7,7 +7,6 @@ over the processor's cores where JAX has a device for each.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -24,6 +23,7 @@ from bayesgmm.engines.subsampling import sample_on_host, sample_rows, sample_siz
 from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import is_traced, matching_precision
 from bayesgmm.numerics.validation import as_key, as_rows, finite_number
 from bayesgmm.priors.checks import check_has_mode
@@ -284,7 +284,7 @@ def _best_of_restarts(
         fit = _best(jax.lax.map(long, starts))
     else:
         # In lanes, side by side; short and long runs share one compiled loop.
-        starts = _in_equal_batches(from_key, keys)
+        starts = map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys)
         ascent = Ascent(family, settings.max_steps, settings.accelerate)
         total_weight = row_weights.sum()
         varies = Problem._make(name == "start" for name in Problem._fields)
@@ -335,16 +335,6 @@ def _short_tol(tol: Array) -> Array:
 def sorted_components(fit: Fit) -> Fit:
     """The fit with its components in the order of their means, first feature first."""
     return dataclasses.replace(fit, mixture=fit.mixture.permute(jnp.lexsort(fit.mixture.means.T[::-1])))
-
-
-def _in_equal_batches(from_key: Callable[[Array], Mixture], keys: Array) -> Mixture:
-    """Starts from keys; batches of one size, for which the work is compiled once."""
-    num_batches = -(-len(keys) // _STARTS_AT_ONCE)
-    size = -(-len(keys) // num_batches)
-    # The last batch is filled up with keys that others have too.
-    batches = keys[np.arange(num_batches * size).reshape(num_batches, size) % len(keys)]
-    starts = jax.lax.map(jax.vmap(from_key), batches)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(keys)], starts)
 
 
 def _best(fits: Fit, count: int | None = None) -> Fit:

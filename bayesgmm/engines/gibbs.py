@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from bayesgmm.engines.draws import fit_of_draws, with_convergence
 from bayesgmm.engines.fit import Fit, ResultCode, announce
-from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import ChainMethod, CheckpointOption, Count, OnFailure, ProgressOption, engine
 from bayesgmm.likelihood.expectation import centred_block, expected_moments, weighted_sums
 from bayesgmm.likelihood.moments import Moments
@@ -27,7 +27,6 @@ from bayesgmm.mixtures.mixture import Mixture, joint_of_rows
 from bayesgmm.numerics.blocks import sum_over_blocks
 from bayesgmm.numerics.precision import matching_precision
 from bayesgmm.numerics.validation import as_key, as_rows
-from bayesgmm.posterior.relabelling import relabel_draws
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
 from bayesgmm.runtime.chains import (
@@ -111,7 +110,7 @@ def fit_gibbs(
         prior = conjugate_prior(x, num_components, family)
     prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
     if start is None:
-        starts = em_ends(x, num_components, family, num_starts, key=key, prior=prior)
+        starts = em_optima(x, num_components, family, num_starts, key=key, prior=prior)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
@@ -163,17 +162,17 @@ def _fit(
         checkpoint=checkpoint,
     )
     draws, lp, total = found.draws
-    relabelled = relabel_draws(jax.tree.map(jnp.asarray, draws), pivot=starts[0])
     fit = fit_of_draws(
         "gibbs",
-        relabelled.draws,
+        jax.tree.map(jnp.asarray, draws),
         x,
         family,
         result=ResultCode.interrupted if found.interrupted else ResultCode.successful,
         num_steps=found.num_steps,
         trace=jnp.asarray(lp),
         sample_stats={"lp": lp},
-        summary={"num_relabelled": relabelled.num_relabelled},
+        summary={},
+        pivot=starts[0],
     )
     return with_convergence(fit, x, log_likelihoods=total)
 

@@ -4,41 +4,38 @@ The mode is that of the *constrained* sites (weights, means, scales and correlat
 conjugate prior): the point that NumPyro's `AutoDelta` guide finds and at which MAP-EM ends. A Laplace approximation is
 centred elsewhere, on the mode in the unconstrained space, whose density has the Jacobian of the transforms besides.
 
-The posterior of a mixture has many modes, so the climb begins at the ends of several runs of EM and the highest end is
-kept. It goes by L-BFGS on unconstrained coordinates, which are but a way to move, and ends in Newton steps, whose
-Hessian-vector products come from the derivative of the fused gradient: the gradient at the end is zero to rounding, not
-small as at some stage of an Adam run. A point with a direction of positive curvature is a saddle, is left along that
-direction, and never passes for a mode.
+The posterior of a mixture has many modes, so the climb begins at several EM optima and the highest end is kept. It goes
+by L-BFGS on unconstrained coordinates, which are but a way to move, and ends in Newton steps on the curvature of the
+target: the gradient at the end is zero to rounding, not small as at some stage of an Adam run. A point with a direction
+of positive curvature is a saddle, is left along that direction, and never passes for a mode.
 
 Sources: Nocedal & Wright (2006), chapters 7 (L-BFGS, inexact Newton) and 3 (directions of negative curvature); Byrd,
 Lu, Nocedal & Zhu (1995) for L-BFGS, as implemented in SciPy.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from bayesgmm.engines.fit import Fit, ResultCode, announce
-from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import Count, OnFailure, Positive, engine
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.precision import AnyArray, matching_precision
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.starts.given import check_starts
-from bayesgmm.target import unconstrained as space
+from bayesgmm.target.unconstrained import Energy, make_target, mixtures_at, prepare_problem, vector_of
 
 _MOST_POLISHED = 20  # Newton steps; they double the digits
 _MOST_SADDLES = 3  # that a climb leaves before it gives up
@@ -89,13 +86,13 @@ def fit_map(
     """
     if isinstance(prior, AnyPrior):
         check_has_mode(prior)
-    x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
+    x, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
         # Single runs end in more places than the best of several do.
-        starts = em_ends(x, num_components, family, 1, key=key, prior=prior)
+        starts = em_optima(x, num_components, family, 1, key=key, prior=prior)
         if num_starts > 1:
             single = jax.random.fold_in(key, 1)
-            starts += em_ends(x, num_components, family, num_starts - 1, key=single, prior=prior, num_restarts=1)
+            starts += em_optima(x, num_components, family, num_starts - 1, key=single, prior=prior, num_restarts=1)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     return announce(_fit(x, num_components, family, prior, starts, gtol, max_steps), on_failure)
@@ -103,9 +100,8 @@ def fit_map(
 
 @dataclass(frozen=True)
 class _End:
-    """Where a climb ended: the point, the mixture there, the code, and the log posterior density at every step."""
+    """Where a climb ended: the mixture there, the code, and the log posterior density at every step."""
 
-    point: np.ndarray
     mixture: Mixture
     result: ResultCode
     num_steps: int
@@ -119,17 +115,26 @@ class _End:
 
 @dataclass(frozen=True)
 class _Objective:
-    """Minus the log posterior density as a function of flat vectors in float64, with its derivatives."""
+    """Minus the log posterior density of the sites, as a function of flat vectors in float64."""
 
-    value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]]
-    hessian_product: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    energy: Energy
     tolerance: float  # of the largest entry of the gradient
     rounding: float  # relative error of a curvature
+
+    def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient."""
+        values, gradients = self.energy(point[None])
+        return float(values[0]), gradients[0]
+
+    def hessian_product(self, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """Product of the curvature with a direction."""
+        length = float(np.linalg.norm(direction))
+        return length * self.energy.curvature(point, direction[None] / max(length, 1e-300))[2][0]
 
 
 @matching_precision
 def _fit(
-    x: Any,
+    x: AnyArray,
     num_components: int,
     family: Family,
     prior: AnyPrior,
@@ -137,44 +142,30 @@ def _fit(
     gtol: float | None,
     max_steps: int,
 ) -> Fit:
-    x, prior, starts = jax.tree.map(jnp.asarray, (x, prior, starts))
+    target = make_target(x, num_components, family, prior, starts[0])
+    starts, dtype = jax.tree.map(jnp.asarray, starts), target.x.dtype
     if gtol is None:
-        gtol = 1e-9 if x.dtype == jnp.float64 else 1e-5
-    _, unravel = ravel_pytree(space.to_unconstrained(starts[0], family, prior))
-    arguments = (x, prior, num_components, family)
-
-    def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _value_and_gradient(unravel(jnp.asarray(point, x.dtype)), *arguments)
-        return float(value), np.asarray(ravel_pytree(gradient)[0], np.float64)
-
-    def hessian_product(point: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        point, direction = (unravel(jnp.asarray(vector, x.dtype)) for vector in (point, direction))
-        return np.asarray(ravel_pytree(_hessian_product(point, direction, *arguments))[0], np.float64)
-
-    def mixture_at(point: np.ndarray) -> Mixture:
-        sites = space.to_sites(unravel(jnp.asarray(point, x.dtype)), family, num_components, x.shape[1])
-        return space.mixture_of(sites, family, prior)
-
-    rounding = float(jnp.finfo(x.dtype).eps) ** 0.5
-    objective = _Objective(value_and_gradient, hessian_product, gtol * x.shape[0], rounding)
+        gtol = 1e-9 if dtype == jnp.float64 else 1e-5
+    objective = _Objective(Energy(target, jacobian=0.0), gtol * len(x), float(jnp.finfo(dtype).eps) ** 0.5)
     first_same = _first_same(starts)
-    ends: dict[int, _End] = {}
-    for index in sorted(set(first_same)):
-        point, _ = ravel_pytree(space.to_unconstrained(starts[index], family, prior))
-        ends[index] = _climb(np.asarray(point, np.float64), objective, max_steps, mixture_at)
+    ends = {
+        index: _climb(np.asarray(vector_of(target, starts[index]), np.float64), objective, max_steps)
+        for index in sorted(set(first_same))
+    }
     best = max(ends.values(), key=lambda end: end.height)
     mixture = relabel(best.mixture, starts[0])
     modes = [end.mixture for end in ends.values() if end.result is ResultCode.successful]
+    shift = target.log_unit()
     return Fit(
         engine="map",
         family=family.name,
         mixture=mixture,
-        log_likelihood=log_likelihood(mixture, x),
+        log_likelihood=log_likelihood(mixture, target.x),
         result=np.int32(best.result),
         num_steps=np.int32(best.num_steps),
-        trace=jnp.asarray(best.trace),
+        trace=jnp.asarray(np.asarray(best.trace) + shift),
         summary={
-            "log_posteriors": tuple(ends[index].trace[-1] for index in first_same),
+            "log_posteriors": tuple(ends[index].trace[-1] + shift for index in first_same),
             "num_best": sum(_are_same(ends[index].mixture, best.mixture) for index in first_same),
             "num_modes": len(set(_first_same(modes))),
         },
@@ -191,20 +182,22 @@ def _first_same(mixtures: list[Mixture]) -> list[int]:
 
 def _are_same(one: Mixture, other: Mixture) -> bool:
     """Whether every component lies where one of the other mixture does, but for a small part of its own spread."""
-    one = relabel(one, other)
-    means, scales = np.asarray(other.means), np.asarray(other.scales)
+    ours, theirs = (_parameters(mixture) for mixture in (relabel(one, other), other))
+    weights, means, scales = (np.abs(np.asarray(a) - np.asarray(b)) for a, b in zip(ours, theirs, strict=True))
     return bool(
-        (np.abs(np.asarray(one.means) - means) <= _SAME * scales).all()
-        and (np.abs(np.log(np.asarray(one.scales) / scales)) <= _SAME).all()
-        and (np.abs(np.asarray(one.weights) - np.asarray(other.weights)) <= _SAME).all()
+        (weights <= _SAME).all() and (means <= _SAME * np.exp(np.asarray(theirs[2]))).all() and (scales <= _SAME).all()
     )
 
 
-def _climb(
-    point: np.ndarray, objective: _Objective, max_steps: int, mixture_at: Callable[[np.ndarray], Mixture]
-) -> _End:
+@jax.jit
+def _parameters(mixture: Mixture) -> tuple[Array, Array, Array]:
+    """Weights, means and log scales."""
+    return mixture.weights, mixture.means, jnp.log(mixture.scales)
+
+
+def _climb(point: np.ndarray, objective: _Objective, max_steps: int) -> _End:
     """From a start to a mode, through saddles if there are any."""
-    trace, num_steps, result = [-objective.value_and_gradient(point)[0]], 0, ResultCode.max_steps_reached
+    trace, num_steps, result = [-objective(point)[0]], 0, ResultCode.max_steps_reached
     for saddles_left in reversed(range(_MOST_SADDLES + 1)):
         if not np.isfinite(trace[-1]) or num_steps == max_steps:
             break
@@ -213,7 +206,7 @@ def _climb(
             num_steps += taken
             point, taken = _polish(point, objective, min(_MOST_POLISHED, max_steps - num_steps))
             num_steps += taken
-            value, gradient = objective.value_and_gradient(point)
+            value, gradient = objective(point)
             trace.append(-value)
             if np.abs(gradient).max() <= objective.tolerance or num_steps == max_steps:
                 break
@@ -225,12 +218,14 @@ def _climb(
             break
         if saddles_left and num_steps < max_steps:
             steps = [sign * length * ascent for length in (0.5, 0.1, 0.02) for sign in (1.0, -1.0)]
-            point = min((point + step for step in steps), key=lambda near: objective.value_and_gradient(near)[0])
+            point = min((point + step for step in steps), key=lambda near: objective(near)[0])
             num_steps += 1
-            trace.append(-objective.value_and_gradient(point)[0])
+            trace.append(-objective(point)[0])
     if not np.isfinite(trace[-1]):
         result = ResultCode.nonfinite
-    return _End(point, mixture_at(point), result, num_steps, trace)
+    target = objective.energy.target
+    mixture = mixtures_at(target, jnp.asarray(point, target.x.dtype))
+    return _End(mixture, result, num_steps, trace)
 
 
 def _lbfgs(
@@ -238,7 +233,7 @@ def _lbfgs(
 ) -> tuple[np.ndarray, int]:
     """Steps to a rough tolerance. The last digits of the objective are rounding, on which a line search fails."""
     found = minimize(
-        objective.value_and_gradient,
+        objective,
         point,
         jac=True,
         method="L-BFGS-B",
@@ -250,7 +245,7 @@ def _lbfgs(
 
 def _polish(point: np.ndarray, objective: _Objective, max_steps: int) -> tuple[np.ndarray, int]:
     """Newton steps judged by the gradient alone, for as long as each makes it smaller."""
-    gradient = objective.value_and_gradient(point)[1]
+    gradient = objective(point)[1]
     for num_steps in range(max_steps):
         if np.abs(gradient).max() <= objective.tolerance:
             return point, num_steps
@@ -261,7 +256,7 @@ def _polish(point: np.ndarray, objective: _Objective, max_steps: int) -> tuple[n
             dtype=np.float64,
         )
         step, _ = cg(hessian, -gradient, rtol=1e-8, maxiter=4 * point.size)
-        new_gradient = objective.value_and_gradient(point + step)[1]
+        new_gradient = objective(point + step)[1]
         if not np.linalg.norm(new_gradient) < np.linalg.norm(gradient):
             return point, num_steps
         point, gradient = point + step, new_gradient
@@ -290,23 +285,3 @@ def _direction_of_ascent(point: np.ndarray, objective: _Objective, most_products
     if not curvatures[0] < -objective.rounding * np.abs(curvatures).max():
         return None
     return directions[:, 0] @ basis
-
-
-@functools.partial(jax.jit, static_argnames=("num_components", "family"))
-def _value_and_gradient(
-    point: space.Sites, x: Array, prior: AnyPrior, num_components: int, family: Family
-) -> tuple[Array, space.Sites]:
-    def objective(point: space.Sites) -> Array:
-        return -space.constrained_log_density(point, x, num_components, family, prior)
-
-    return jax.value_and_grad(objective)(point)
-
-
-@functools.partial(jax.jit, static_argnames=("num_components", "family"))
-def _hessian_product(
-    point: space.Sites, direction: space.Sites, x: Array, prior: AnyPrior, num_components: int, family: Family
-) -> space.Sites:
-    def gradient(point: space.Sites) -> space.Sites:
-        return _value_and_gradient(point, x, prior, num_components, family)[1]
-
-    return jax.jvp(gradient, (point,), (direction,))[1]

@@ -1,8 +1,7 @@
-"""Posterior draws by NUTS, on the NumPyro model, with chains started around the modes that EM finds.
+"""Posterior draws by NUTS, on the target density, with chains started around the modes to which EM optima lead.
 
-Chains start at draws from the normal approximation of the posterior at each of the distinct best modes (`warm_start`),
-and its covariance is their first mass matrix: warm-up has little left to find. They are not started at one point, which
-would blind R-hat.
+Chains start at draws from the Laplace approximation at each of the distinct best modes, and its covariance is their
+first mass matrix: warm-up has little left to find. They are not started at one point, which would blind R-hat.
 
 Source: Hoffman & Gelman (2014), as implemented in NumPyro; R-hat and effective sample size by rank normalisation,
 Vehtari et al. (2021), as implemented in ArviZ.
@@ -15,15 +14,14 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from numpyro.infer import NUTS
+from numpyro.infer.hmc import HMCState
 from numpyro.infer.util import ParamInfo
 
-from bayesgmm.engines.draws import with_convergence
+from bayesgmm.engines.draws import fit_of_draws, with_convergence
 from bayesgmm.engines.fit import Fit, ResultCode, announce
-from bayesgmm.engines.modes import NUM_STARTS, em_ends
-from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import (
     ChainMethod,
     CheckpointOption,
@@ -35,8 +33,6 @@ from bayesgmm.engines.registry import (
     engine,
 )
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.expectation import Prepared
-from bayesgmm.likelihood.log_likelihood import prepare_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
@@ -53,9 +49,8 @@ from bayesgmm.runtime.chains import (
 )
 from bayesgmm.runtime.progress import Progress
 from bayesgmm.starts.given import check_starts
-from bayesgmm.target import laplace as warm_start
-from bayesgmm.target import unconstrained as space
-from bayesgmm.target.potential import potential_energy
+from bayesgmm.target.laplace import approximate, distinct, draw_starts
+from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at, prepare_problem
 
 _ROOM = 250  # steps that a stretch may have
 _ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell more of the posterior's shape
@@ -135,9 +130,9 @@ def fit_nuts(
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
     method = check_chain_method(chain_method, num_chains)
-    x, family, prior = space.prepare_problem(x, num_components, family, prior, key)
+    x, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
-        starts = em_ends(x, num_components, family, num_starts, key=key, prior=prior)
+        starts = em_optima(x, num_components, family, num_starts, key=key, prior=prior)
     else:
         starts = check_starts(start, num_components, x.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
@@ -164,17 +159,13 @@ def _fit(
 ) -> Fit:
     num_chains, num_warmup, num_draws = counts
     target_accept, jitter, max_tree_depth, chain_method = settings
-    x, prior, starts = jax.tree.map(jnp.asarray, (x, prior, list(starts)))
-    prepared = jax.jit(prepare_rows)(starts[0], x)
-    modes = warm_start.distinct(
-        [warm_start.approximate(start, x, prepared, family, prior) for start in starts], _MODES_WITHIN
-    )
+    target = make_target(x, num_components, family, prior, starts[0])
+    starts, dtype = jax.tree.map(jnp.asarray, list(starts)), target.x.dtype
+    modes = distinct([approximate(target, start) for start in starts], _MODES_WITHIN)
     if not modes:
         raise InputError("x has no finite posterior density at any start; rescale its columns, or set the prior")
     size = modes[0].mode.size
     options = {
-        "num_components": num_components,
-        "family": family,
         "num_warmup": num_warmup,
         "max_tree_depth": max_tree_depth,
         "adapt_mass": num_warmup >= _ADAPTED_FROM * size,
@@ -184,24 +175,17 @@ def _fit(
     }
     start_key, run_key = jax.random.split(key)
     noise = np.asarray(jax.random.normal(start_key, (num_chains, size)), np.float64)
-    unravel = ravel_pytree(space.to_unconstrained(starts[0], family, prior))[1]
     chain_modes = [modes[chain % len(modes)] for chain in range(num_chains)]
-    evaluate = warm_start.evaluator(unravel, x, prepared, num_components, family, prior)
-    points, energies, gradients = warm_start.draw_starts(chain_modes, jitter * noise, evaluate)
-    in_sites = jax.vmap(unravel)
+    points, energies, gradients = draw_starts(chain_modes, jitter * noise, Energy(target))
     own = (
         jax.random.split(run_key, num_chains),
-        ParamInfo(
-            in_sites(jnp.asarray(points, x.dtype)),
-            jnp.asarray(energies, x.dtype),
-            in_sites(jnp.asarray(gradients, x.dtype)),
-        ),
-        jnp.asarray(np.stack([mode.covariance for mode in chain_modes]), x.dtype),
+        ParamInfo(*(jnp.asarray(part, dtype) for part in (points, energies, gradients))),
+        jnp.asarray(np.stack([mode.covariance for mode in chain_modes]), dtype),
     )
-    shared = (x, prepared, prior, jnp.asarray(target_accept, x.dtype))
+    shared = (target, jnp.asarray(target_accept, dtype))
     state = _begin(own, *shared, **options)
 
-    def advance(state: Any, first: int, count: int) -> tuple[Any, Any]:
+    def advance(state: HMCState, first: int, count: int) -> tuple[HMCState, dict[str, Array]]:
         return _advance(state, *shared, jnp.asarray(first), jnp.asarray(count), **options)
 
     def tell(drawn: dict[str, Any]) -> str:
@@ -221,76 +205,55 @@ def _fit(
     points = stats.pop("unconstrained")
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1.0)).astype(np.int64)
-    fit = posterior_fit(
+    fit = fit_of_draws(
         "nuts",
-        _sites(
-            jax.tree.map(jnp.asarray, points), family=family, num_components=num_components, num_features=x.shape[1]
-        ),
-        x,
+        mixtures_at(target, jnp.asarray(points)),
+        target.x,
         family,
-        prior,
-        starts[0],
         result=ResultCode.interrupted if found.interrupted else ResultCode.successful,
         num_steps=found.num_steps,
         trace=jnp.asarray(stats["lp"]),
         sample_stats=stats,
         summary={"num_modes": min(len(modes), num_chains), "max_tree_depth": max_tree_depth},
+        pivot=starts[0],
     )
     return with_convergence(fit, x)
 
 
-def _kernel(x: Array, prepared: Prepared | None, prior: AnyPrior, target: Array, mass: Any, **options: Any) -> NUTS:
-    num_components, family = options["num_components"], options["family"]
+def _kernel(target: Target, accept: Array, mass: Array, **options: Any) -> NUTS:
     return NUTS(
-        potential_fn=lambda point: potential_energy(point, x, prepared, num_components, family, prior),
+        potential_fn=target.energy,
         inverse_mass_matrix=mass,
         dense_mass=mass.ndim == 2,
         adapt_mass_matrix=options["adapt_mass"],
-        target_accept_prob=target,  # pyright: ignore[reportArgumentType]
+        target_accept_prob=accept,  # pyright: ignore[reportArgumentType]
         max_tree_depth=options["max_tree_depth"],
     )
 
 
-_STATIC = (
-    "num_components",
-    "family",
-    "num_warmup",
-    "max_tree_depth",
-    "adapt_mass",
-    "num_chains",
-    "chain_method",
-    "room",
-)
+_STATIC = ("num_warmup", "max_tree_depth", "adapt_mass", "num_chains", "chain_method", "room")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _begin(own: Any, x: Array, prepared: Prepared | None, prior: AnyPrior, target: Array, **options: Any) -> Any:
-    def one(own: Any, x: Any, prepared: Any, prior: Any, target: Any) -> Any:
+def _begin(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array, **options: Any) -> HMCState:
+    def one(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array) -> HMCState:
         key, point, mass = own
-        return _kernel(x, prepared, prior, target, mass, **options).init(key, options["num_warmup"], point, (), {})
+        return _kernel(target, accept, mass, **options).init(key, options["num_warmup"], point, (), {})
 
-    return map_chains(one, options["num_chains"], options["chain_method"])(own, x, prepared, prior, target)
+    return map_chains(one, options["num_chains"], options["chain_method"])(own, target, accept)
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def _advance(
-    state: Any,
-    x: Array,
-    prepared: Prepared | None,
-    prior: AnyPrior,
-    target: Array,
-    first: Array,
-    count: Array,
-    **options: Any,
-) -> tuple[Any, Any]:
-    def one(state: Any, x: Any, prepared: Any, prior: Any, target: Any, first: Array, count: Array) -> Any:
-        mass = state.adapt_state.inverse_mass_matrix
-        kernel = _kernel(x, prepared, prior, target, mass, **options)
+    state: HMCState, target: Target, accept: Array, first: Array, count: Array, **options: Any
+) -> tuple[HMCState, dict[str, Array]]:
+    def one(state: HMCState, target: Target, accept: Array, first: Array, count: Array) -> Any:
+        kernel = _kernel(target, accept, state.adapt_state.inverse_mass_matrix, **options)
         # Only so that the kernel knows its parts; with energy and gradient given it computes nothing.
         known = ParamInfo(state.z, state.potential_energy, state.z_grad)
         kernel.init(state.rng_key, options["num_warmup"], known, (), {})
 
-        def step(state: Any, _: Array) -> tuple[Any, Any]:
+        def step(state: HMCState, _: Array) -> tuple[HMCState, dict[str, Array]]:
             state = kernel.sample(state, (), {})
             return state, {
                 "unconstrained": state.z,
@@ -305,9 +268,4 @@ def _advance(
         return stretch(step, state, first, count, options["room"])
 
     run = map_chains(one, options["num_chains"], options["chain_method"])
-    return run(state, x, prepared, prior, target, first, count)
-
-
-@functools.partial(jax.jit, static_argnames=("family", "num_components", "num_features"))
-def _sites(points: space.Sites, *, family: Family, num_components: int, num_features: int) -> space.Sites:
-    return jax.vmap(jax.vmap(lambda point: space.to_sites(point, family, num_components, num_features)))(points)
+    return run(state, target, accept, first, count)

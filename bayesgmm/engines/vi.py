@@ -1,56 +1,69 @@
-r"""Variational inference by NumPyro's SVI, started at the EM fit.
+r"""Variational inference by NumPyro's SVI on the target density, started at its Laplace approximation.
 
-Where it stops is the business of `settling`: the step size falls to a quarter, twice in all, whenever the ELBO has
-settled, and the fit is done when it has at the last one. The parameters of the guide are then the mean over the last
-steps, which is free of most of the noise of any of them (Polyak & Juditsky 1992).
+The ELBO schedule of `elbo` decides where it stops: the step size falls to a quarter, twice in all, whenever the ELBO
+has settled, and the fit is done when it has at the last one. The parameters of the guide are then the mean over the
+last steps, which is free of most of the noise of any of them (Polyak & Juditsky 1992).
 
 Source: Kucukelbir et al. (2017), automatic differentiation variational inference; Yao et al. (2018) for k-hat.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from numpyro.handlers import seed
 from numpyro.infer import SVI
+from numpyro.infer.svi import SVIState
 from numpyro.optim import Adam
 
-from bayesgmm.engines.draws import MIN_DRAWS, pareto_khat
-from bayesgmm.engines.elbo import Elbo, look, one_by_one
+from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
+from bayesgmm.engines.elbo import (
+    ALL_ROWS_UP_TO,
+    BATCH_SIZE,
+    STEP_SIZES,
+    Elbo,
+    ElboSchedule,
+    Program,
+    Tangent,
+    log_densities,
+    tangent_at,
+)
 from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.guides import (
-    Neighbourhood,
+    Approximation,
     Units,
-    any_mixture,
     approximation_by,
     check_guide,
     check_sites,
-    neighbourhood,
     parameters_at_start,
+    units_of,
 )
-from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, BATCH_SIZE, Tangent, tangent_at
-from bayesgmm.engines.modes import prepare
-from bayesgmm.engines.posterior import posterior_fit
+from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import CheckpointOption, Count, OnFailure, ProgressOption, Rule, engine
-from bayesgmm.engines.settling import STEP_SIZES, Schedule
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import as_rows, shown, whole_number
+from bayesgmm.numerics.batches import even_size, map_in_batches
+from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
+from bayesgmm.numerics.validation import shown, whole_number
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Checkpoint, checkpoint_of
 from bayesgmm.runtime.progress import Progress
-from bayesgmm.target import unconstrained as space
-from bayesgmm.target.numpyro_model import CovarianceUnits
+from bayesgmm.starts.given import check_start
+from bayesgmm.target.laplace import approximate
+from bayesgmm.target.unconstrained import Target, make_target, prepare_problem
 
-_AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; more are worked out one particle after another
-_DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are worked out together
+Parameters = dict[str, Any]
+"""Parameters of a guide, by name."""
+
+_AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; beyond, one particle after another
+_DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are computed together
 
 
 def _together(guide: Any, rank: int | None, window: int, max_steps: int) -> None:
@@ -124,12 +137,11 @@ def fit_vi(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
+    x, family, prior = prepare_problem(x, num_components, family, prior, key)
     if not isinstance(guide, str):
-        record, x = get_family(family), as_rows(x)
-        some_start = any_mixture(num_components, np.shape(x)[-1], record) if start is None else start
-        checked = prepare(x, num_components, record, prior, some_start, key)
-        check_sites(guide, checked[0], num_components, *checked[1:3])
-    x, family, prior, start = prepare(x, num_components, family, prior, start, key)
+        check_sites(guide, x, num_components, family, prior)
+    start = em_optima(x, num_components, family, 1, key=key, prior=prior)[0] if start is None else start
+    start = check_start(start, num_components, x.shape[1], family)
     if batch_size is None:
         batch_size = x.shape[0] if x.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
     settings = _Settings(guide, rank, min(batch_size, x.shape[0]), num_draws, num_particles, window, max_steps)
@@ -155,7 +167,7 @@ class _Settings(NamedTuple):
 
 @matching_precision
 def _fit(
-    x: Any,
+    x: AnyArray,
     num_components: int,
     family: Family,
     prior: AnyPrior,
@@ -165,55 +177,54 @@ def _fit(
     progress: Progress,
     checkpoint: Checkpoint | None,
 ) -> Fit:
-    x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
+    target = make_target(x, num_components, family, prior, start)
+    x, start = target.x, jax.tree.map(jnp.asarray, start)
     begin_key, draw_key = jax.random.split(key)
-    by_particle = settings.batch_size * num_components * settings.num_particles > _AT_ONCE
-    kind = (num_components, x.shape[1], family, jax.tree.structure(prior), str(x.dtype))
-    make = _machine if isinstance(settings.guide, str) else _Machine
-    machine = make(settings.guide, settings.rank, settings.num_particles, by_particle, kind)
-
-    around = neighbourhood(start, x, family, prior, settings.guide in ("full_rank", "low_rank"))
+    one_by_one = settings.batch_size * num_components * settings.num_particles > _AT_ONCE
+    named = isinstance(settings.guide, str)
+    guide = settings.guide if named else _Supplied(settings.guide)
+    plan = _Plan(guide, settings.rank, settings.num_particles, one_by_one)
+    around = approximate(target, start)
+    units = units_of(around, x.dtype)
+    given = parameters_at_start(settings.guide, settings.rank, around, units) if named else None
     tangent = tangent_at(start, x) if settings.batch_size < x.shape[0] else None
-    arguments = (num_components, family, prior, around.units)
-    state = machine.begin(begin_key, x, num_components, family, prior, around)
+    state = _begin(begin_key, target, units, given, plan)
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
 
-    def advance(state: Any, step_size: float) -> tuple[Any, Any, np.ndarray]:
-        state, mean, elbo = machine.advance(
-            state, jnp.asarray(step_size, x.dtype), x, *arguments, tangent, settings.window, settings.batch_size
-        )
+    def advance(state: SVIState, step_size: float) -> tuple[SVIState, Parameters, np.ndarray]:
+        size = jnp.asarray(step_size, x.dtype)
+        state, mean, elbo = _advance(state, size, target, units, tangent, plan, settings.window, settings.batch_size)
         return state, mean, constant + np.asarray(elbo, np.float64)
 
-    schedule = Schedule(settings.window, settings.max_steps)
+    schedule = ElboSchedule(settings.window, settings.max_steps)
     mean, interrupted = _ascend(advance, state, schedule, settings.max_steps, progress, checkpoint)
     result = ResultCode.successful if schedule.settled else ResultCode.max_steps_reached
     result = ResultCode.interrupted if interrupted else ResultCode.nonfinite if schedule.failed else result
-    sites, log_p, log_q = machine.draw(mean, draw_key, x, *arguments, settings.num_draws)
-    return posterior_fit(
+    draws, log_p, log_q = _draw(mean, draw_key, target, units, plan, settings.num_draws)
+    return fit_of_draws(
         "vi",
-        jax.tree.map(lambda leaf: leaf[None], sites),
+        jax.tree.map(lambda leaf: leaf[None], draws),
         x,
         family,
-        prior,
-        start,
         result=result,
         num_steps=len(schedule.trace),
         trace=jnp.asarray(schedule.trace, x.dtype),
         sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
         summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": float(schedule.last.mean())},
+        pivot=start,
     )
 
 
 def _ascend(
-    advance: Callable[[Any, float], tuple[Any, Any, np.ndarray]],
-    state: Any,
-    schedule: Schedule,
+    advance: Callable[[SVIState, float], tuple[SVIState, Parameters, np.ndarray]],
+    state: SVIState,
+    schedule: ElboSchedule,
     max_steps: int,
     progress: Progress,
     checkpoint: Checkpoint | None,
-) -> tuple[Any, bool]:
+) -> tuple[Parameters, bool]:
     """Windows of steps until the schedule ends or Ctrl-C comes: the guide's mean parameters, and whether it came."""
-    mean: Any = None
+    mean: Parameters | None = None
     if checkpoint is not None and (found := checkpoint.load(state)) is not None:
         state, (trace,), _ = found
         schedule.resume(trace[0])
@@ -241,109 +252,85 @@ def _ascend(
             return mean, True
     if checkpoint is not None:
         checkpoint.remove()
+    assert mean is not None
     return mean, False
 
 
-class _Machine:
-    """The compiled parts of a fit: compiled once for all step sizes, and for guides with a name once for all fits."""
+@dataclass(frozen=True, eq=False)
+class _Supplied:
+    """A user-supplied guide, which need not be hashable: a program is compiled for each."""
 
-    def __init__(self, guide: Any, rank: int | None, num_particles: int, by_particle: bool, _kind: Any) -> None:
-        self._guide = guide, rank
-        self._loss = Elbo(num_particles, one_by_one if by_particle else True)
-        self._approximation = approximation_by(guide, rank)
-        self._constrain: Any = None
-        self.begin = jax.jit(self._begin, static_argnums=(2, 3))
-        self.advance = jax.jit(self._advance, static_argnums=(3, 4, 8, 9))
-        self.draw = jax.jit(self._draw, static_argnums=(3, 4, 7))
+    guide: Program
 
-    def _svi(self, step_size: Any) -> SVI:
-        svi = SVI(self._approximation.model, self._approximation.guide, Adam(step_size), self._loss)
-        svi.constrain_fn = self._constrain
+
+class _Plan(NamedTuple):
+    """What a compiled program is made for, beside shapes: all fits of equal plans share one."""
+
+    guide: str | _Supplied
+    rank: int | None
+    num_particles: int
+    one_by_one: bool
+
+    @property
+    def approximation(self) -> Approximation:
+        return approximation_by(self.guide.guide if isinstance(self.guide, _Supplied) else self.guide, self.rank)
+
+    def svi(self, approximation: Approximation, step_size: float | Array, target: Target, units: Units) -> SVI:
+        """NumPyro's SVI, ready for updates inside a program."""
+        loss = Elbo(self.num_particles, vectorize_particles=not self.one_by_one)
+        svi = SVI(approximation.model, approximation.guide, Adam(step_size), loss)
+        # The guide and the parameters' constraints are looked at once; unused values are not computed.
+        looked = SVI(lambda *_: None, approximation.guide, Adam(step_size), loss)
+        looked.init(jax.random.key(0), target, units)
+        svi.constrain_fn = looked.constrain_fn
         return svi
 
-    def _begin(
-        self, key: Array, x: Array, num_components: int, family: Family, prior: AnyPrior, around: Neighbourhood
-    ) -> Any:
-        arguments = (x, num_components, family, prior, around.units)
-        name, rank = self._guide
-        guide, given = self._approximation.guide, None
-        if isinstance(name, str):
-            # Guides look at the model when they first run. What this one is to find is known and need not be computed.
-            jax.eval_shape(lambda: [seed(guide, key)(*arguments)][:0])
-            given = parameters_at_start(name, rank, around)
-        else:
-            # By a guide of its own: guides remember values of the trace in which they first ran.
-            guide = approximation_by(name, rank).guide
-        # The parameters are the guide's alone, so the model is spared.
-        svi = SVI(lambda *_: None, guide, Adam(STEP_SIZES[0]), self._loss)
-        state = svi.init(key, *arguments, init_params=given)
-        self._constrain = svi.constrain_fn
-        return state
 
-    def _advance(
-        self,
-        state: Any,
-        step_size: Array,
-        x: Array,
-        num_components: int,
-        family: Family,
-        prior: AnyPrior,
-        units: Units,
-        tangent: Tangent | None,
-        num_steps: int,
-        batch_size: int,
-    ) -> tuple[Any, Any, Array]:
-        """So many steps: the state after them, the guide's parameters in the mean over them, and the ELBO of each."""
-        svi = self._svi(step_size)
-
-        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
-            state, total = carry
-            rows = x
-            if tangent is not None:
-                rows = x[jax.random.randint(jax.random.fold_in(state.rng_key, 1), (batch_size,), 0, x.shape[0])]
-            state, loss = svi.update(state, rows, num_components, family, prior, units, tangent)
-            return (state, jax.tree.map(jnp.add, total, svi.optim.get_params(state.optim_state))), -loss
-
-        zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.optim_state))
-        (state, total), elbo = jax.lax.scan(step, (state, zeros), length=num_steps)
-        return state, self._constrain(jax.tree.map(lambda leaf: leaf / num_steps, total)), elbo
-
-    def _draw(
-        self,
-        parameters: Any,
-        key: Array,
-        x: Array,
-        num_components: int,
-        family: Family,
-        prior: AnyPrior,
-        units: Units,
-        num_draws: int,
-    ) -> tuple[space.Sites, Array, Array]:
-        """Draws of the standardised model's sites, and their log-densities under the posterior and the guide."""
-        model, guide = self._approximation
-
-        def one(key: Array) -> tuple[space.Sites, Array, Array]:
-            arguments = (x, num_components, family, prior, units)
-            values, log_p, log_q = look(key, model, guide, arguments, {}, parameters)
-            return _standardised(values, prior), log_p, log_q
-
-        num_batches = -(-num_draws // max(1, _DRAWS_AT_ONCE // (x.shape[0] * num_components)))
-        size = -(-num_draws // num_batches)
-        keys = jax.random.split(key, num_draws)
-        # The last batch is filled up with draws that others have too.
-        batches = keys[np.arange(num_batches * size).reshape(num_batches, size) % num_draws]
-        found = jax.lax.map(jax.vmap(one), batches)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_draws], found)
+@functools.partial(jax.jit, static_argnames="plan")
+def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, plan: _Plan) -> SVIState:
+    # The parameters are the guide's alone, so the model is spared.
+    svi = SVI(lambda *_: None, plan.approximation.guide, Adam(STEP_SIZES[0]), Elbo())
+    return svi.init(key, target, units, init_params=given)
 
 
-_machine = functools.lru_cache(maxsize=16)(_Machine)
+@functools.partial(jax.jit, static_argnames=("plan", "num_steps", "batch_size"))
+def _advance(
+    state: SVIState,
+    step_size: Array,
+    target: Target,
+    units: Units,
+    tangent: Tangent | None,
+    plan: _Plan,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[SVIState, Parameters, Array]:
+    """So many steps: the state after them, the guide's parameters in the mean over them, and the ELBO of each."""
+    svi = plan.svi(plan.approximation, step_size, target, units)
+
+    def step(carry: tuple[SVIState, Parameters], _: None) -> tuple[tuple[SVIState, Parameters], Array]:
+        state, total = carry
+        seen = target
+        if tangent is not None:
+            chosen = jax.random.randint(jax.random.fold_in(state.rng_key, 1), (batch_size,), 0, target.x.shape[0])
+            seen = dataclasses.replace(target, x=target.x[chosen], prepared=None)
+        state, loss = svi.update(state, seen, units, tangent)
+        return (state, jax.tree.map(jnp.add, total, svi.optim.get_params(state.optim_state))), -loss
+
+    zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.optim_state))
+    (state, total), elbo = jax.lax.scan(step, (state, zeros), length=num_steps)
+    return state, svi.constrain_fn(jax.tree.map(lambda leaf: leaf / num_steps, total)), elbo
 
 
-def _standardised(values: dict[str, Array], prior: AnyPrior) -> space.Sites:
-    """Sites of the standardised model, from a trace of it or of the model itself."""
-    names = ("weights", "means_base", "scales", "scale_rate", "correlation_cholesky", "covariances_base", "variances")
-    if "means_base" not in values:
-        values["means_base"] = (values["means"] - prior.column_mean) / prior.column_scale
-        if "covariances" in values:
-            values["covariances_base"] = jnp.asarray(CovarianceUnits(prior.column_scale).inv(values["covariances"]))
-    return {name: values[name] for name in names if name in values}
+@functools.partial(jax.jit, static_argnames=("plan", "num_draws"))
+def _draw(
+    parameters: Parameters, key: RandomKey, target: Target, units: Units, plan: _Plan, num_draws: int
+) -> tuple[Mixture, Array, Array]:
+    """Draws of mixtures, and their log-densities under the posterior and the guide."""
+    approximation = plan.approximation
+
+    def one(key: RandomKey) -> tuple[Mixture, Array, Array]:
+        sites, log_p, log_q = log_densities(key, approximation.model, approximation.guide, (target, units), parameters)
+        return approximation.mixture(sites, target, units), log_p, log_q
+
+    size = even_size(num_draws, _DRAWS_AT_ONCE // (target.x.shape[0] * target.num_components))
+    return map_in_batches(one, size, jax.random.split(key, num_draws))

@@ -14,7 +14,7 @@ from bayesgmm.engines.cavi import fit_cavi
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.gibbs import fit_gibbs
 from bayesgmm.engines.map import fit_map
-from bayesgmm.engines.modes import NUM_STARTS, em_ends
+from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.nuts import fit_nuts
 from bayesgmm.engines.vi import fit_vi
 from bayesgmm.estimators.arguments import key_of
@@ -143,7 +143,7 @@ def fit_by_engine(
     if previous is not None:
         starts = [previous.mixture]
     else:
-        starts = em_ends(
+        starts = em_optima(
             x,
             estimator.n_components,
             family,

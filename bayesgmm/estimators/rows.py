@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.batches import in_batches
 
 _BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
 _SMALLEST_BLOCK = 16
@@ -15,17 +16,11 @@ _SMALLEST_BLOCK = 16
 def over_rows(function: Callable[[np.ndarray], Any], x: np.ndarray, width: int) -> np.ndarray:
     """`function` of rows (n, d), whose results have rows as the first axis, a block at a time.
 
-    Blocks are filled up to a power of two with copies of a row, so that a table of any length finds its program
+    Blocks are filled up to a power of two with rows that came before, so that a table of any length finds its program
     compiled. `width` is how many numbers a row takes.
     """
     most = _power_of_two(max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // max(width, 1)))
-    parts = []
-    for first in range(0, len(x), most):
-        rows = x[first : first + most]
-        missing = min(most, _power_of_two(len(rows))) - len(rows)
-        filled = np.concatenate([rows, np.broadcast_to(rows[:1], (missing, x.shape[1]))]) if missing else rows
-        parts.append(np.asarray(function(filled))[: len(rows)])
-    return np.concatenate(parts)
+    return in_batches(lambda rows: np.asarray(function(rows)), min(most, _power_of_two(len(x))), x)
 
 
 def sample_labelled(mixture: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array) -> Any:

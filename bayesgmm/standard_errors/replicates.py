@@ -17,6 +17,7 @@ from bayesgmm.engines.ascent import run_em
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.batches import even_size, in_batches
 from bayesgmm.numerics.precision import RandomKey, is_traced
 
 MAX_STEPS = 1000
@@ -114,15 +115,8 @@ def jackknife_weights(row_weights: Float[Array, " n"]) -> Callable[[Array], Floa
 
 def _in_parts(refit: Callable[[Array], tuple[Mixture, Array]], inputs: Array, bytes_each: int) -> Refits:
     """The refits of all inputs, in parts of one size, for which one program is compiled."""
-    num_parts = -(-len(inputs) * bytes_each // _BYTES_AT_ONCE)
-    size = -(-len(inputs) // max(1, min(num_parts, len(inputs))))
-    found = []
-    for first in range(0, len(inputs), size):
-        # The last part is filled up with inputs that were used before.
-        part = inputs[np.arange(first, first + size) % len(inputs)]
-        mixtures, results = refit(part)
-        found.append(jax.tree.map(np.asarray, (mixtures, results)))
-    mixtures, results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(inputs)], *found)
+    size = even_size(len(inputs), _BYTES_AT_ONCE // bytes_each)
+    mixtures, results = in_batches(refit, size, inputs)
     return Refits(mixtures, results)
 
 

@@ -1,31 +1,25 @@
-r"""Where a sampler starts: around the modes that EM finds, with the shape that the posterior has there.
+r"""The Laplace approximation: where samplers and variational inference start, and the shape the posterior has there.
 
-From each of the distinct best ends of several EM runs, a few Newton steps go to the mode of the posterior in the
-unconstrained coordinates; there the curvature is the observed information, whose inverse is the covariance of the
-normal approximation. Chains start at draws from it, and it is their first mass matrix. Curvature is taken by central
-differences of the exact gradient, so that one compiled program serves all of this.
+From each of the distinct best EM optima, a few Newton steps go to the mode of the posterior in the unconstrained
+coordinates. There the curvature is the observed information, whose inverse is the covariance of the approximation.
+Chains start at draws from it, and it is their first mass matrix; guides start at it.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Float
+from numpy.typing import NDArray
 
-from bayesgmm.likelihood.expectation import Prepared
-from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.target import unconstrained as space
-from bayesgmm.target.potential import MAX_DENSE, ravel, values_and_gradients
+from bayesgmm.target.unconstrained import Energy, Target, vector_of
 
+MAX_DENSE = 200  # coordinates up to which curvature is found in all directions and kept as a matrix
 _NEWTON_STEPS = 12
 _SETTLED = 1e-2  # of a Newton step, in units of the posterior's own standard deviation: near enough to start at
 _MOST_HALVINGS = 10
-_BATCH = 64  # points that a compiled call evaluates
+_NUM_PROBES = 31
 
 
 class NormalApproximation(NamedTuple):
@@ -34,7 +28,7 @@ class NormalApproximation(NamedTuple):
     Attributes:
         mode: its centre, shape (p).
         root: a square root of its covariance, (p, p), or of its diagonal, (p).
-        energy: potential energy at the mode.
+        energy: energy at the mode.
     """
 
     mode: Float[np.ndarray, " p"]
@@ -58,26 +52,19 @@ class NormalApproximation(NamedTuple):
         return self.mode + (self.root * noise if self.root.ndim == 1 else self.root @ noise)
 
 
-def approximate(
-    start: Mixture, x: Array, prepared: Prepared | None, family: Family, prior: AnyPrior
-) -> NormalApproximation:
-    """The normal approximation at the mode that Newton steps reach from a mixture, such as an end of EM."""
-    origin, unravel = ravel_pytree(space.to_unconstrained(start, family, prior))
-    evaluate = evaluator(unravel, x, prepared, start.num_components, family, prior)
-    point = np.asarray(origin, np.float64)
-    # Second differences of float64 gradients are best at about this step, a cube root of the rounding.
-    width = float(jnp.finfo(x.dtype).eps) ** (1 / 3)
-    energy = float(evaluate(point[None])[0][0])
-    root = np.full(point.size, 0.1)
+def approximate(target: Target, start: Mixture) -> NormalApproximation:
+    """The normal approximation at the mode that Newton steps reach from a mixture, such as an EM optimum."""
+    evaluate = Energy(target)
+    point = np.asarray(vector_of(target, start), np.float64)
+    energy, root = np.nan, np.full(point.size, 0.1)
     for _ in range(_NEWTON_STEPS):
-        energy, gradient, curvature = _curvature(point, evaluate, width)
-        values, vectors = curvature
+        energy, gradient, values, vectors = _eigen(point, evaluate)
         # Directions that curve the wrong way, or hardly, are taken by their size and by what the prior leaves.
         floor = 1e-4 * max(1.0, float(np.median(np.abs(values))))
         values = np.maximum(np.abs(values), floor)
-        root = vectors / np.sqrt(values) if vectors.ndim == 2 else 1.0 / np.sqrt(values)
-        along = root.T @ gradient if vectors.ndim == 2 else root * gradient
-        step = -(root @ along) if vectors.ndim == 2 else -root * along
+        root = 1.0 / np.sqrt(values) if vectors is None else vectors / np.sqrt(values)
+        along = root * gradient if vectors is None else root.T @ gradient
+        step = -root * along if vectors is None else -(root @ along)
         if not np.isfinite(step).all() or np.abs(along).max() < _SETTLED:
             break
         lengths = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01])
@@ -87,6 +74,23 @@ def approximate(
             break
         point, energy = point + lengths[best] * step, float(energies[best])
     return NormalApproximation(point, root, energy)
+
+
+def _eigen(
+    point: Float[np.ndarray, " p"], evaluate: Energy
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+    """Energy, gradient, eigenvalues and eigenvectors of the curvature; of many coordinates its diagonal and None."""
+    size = point.size
+    if size > MAX_DENSE:
+        # Probed along random signs: their product with the curvature has its diagonal as its mean (Hutchinson).
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (_NUM_PROBES, size))
+        energy, gradient, products = evaluate.curvature(point, signs)
+        return energy, gradient, (signs * products).mean(0), None
+    energy, gradient, hessian = evaluate.curvature(point, np.eye(size))
+    if not np.isfinite(hessian).all():
+        return energy, gradient, np.full(size, 100.0), np.eye(size)
+    values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
+    return energy, gradient, values, vectors
 
 
 def distinct(approximations: Sequence[NormalApproximation], within: float) -> list[NormalApproximation]:
@@ -104,11 +108,10 @@ def distinct(approximations: Sequence[NormalApproximation], within: float) -> li
     return found
 
 
-Evaluator = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
 def draw_starts(
-    modes: Sequence[NormalApproximation], noise: Float[np.ndarray, "m p"], evaluate: Evaluator
+    modes: Sequence[NormalApproximation],
+    noise: Float[np.ndarray, "m p"],
+    evaluate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points around the modes, where noise moves to, with their energies (m) and gradients (m, p).
 
@@ -127,49 +130,3 @@ def draw_starts(
         noise[~usable] /= 2
     points = np.stack([mode.mode for mode in modes])
     return points, *evaluate(points)
-
-
-def evaluator(
-    unravel: Callable[[Array], space.Sites],
-    x: Array,
-    prepared: Prepared | None,
-    num_components: int,
-    family: Family,
-    prior: AnyPrior,
-) -> Evaluator:
-    """Energies (m) and gradients (m, p) of points (m, p), in batches of one size."""
-
-    def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        energies, gradients = [], []
-        for first in range(0, len(points), _BATCH):
-            part = points[first : first + _BATCH]
-            filled = np.concatenate([part, np.broadcast_to(part[-1:], (_BATCH - len(part), part.shape[1]))])
-            sites = jax.vmap(unravel)(jnp.asarray(filled, x.dtype))
-            value, gradient = values_and_gradients(
-                sites, x, prepared, prior, num_components=num_components, family=family
-            )
-            energies.append(np.asarray(value, np.float64)[: len(part)])
-            gradients.append(np.asarray(ravel(gradient), np.float64)[: len(part)])
-        return np.concatenate(energies), np.concatenate(gradients)
-
-    return evaluate
-
-
-def _curvature(
-    point: np.ndarray, evaluate: Evaluator, width: float
-) -> tuple[float, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Energy, gradient, and eigenvalues and vectors of the curvature; of many coordinates the diagonal and ones."""
-    size = point.size
-    if size > MAX_DENSE:
-        # Probed along random signs: their product with the curvature has its diagonal as its mean (Hutchinson).
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (_BATCH // 2, size))
-        energies, gradients = evaluate(np.concatenate([point + width * signs, point - width * signs, point[None]]))
-        change = (gradients[: len(signs)] - gradients[len(signs) : -1]) / (2 * width)
-        return float(energies[-1]), gradients[-1], ((signs * change).mean(0), np.ones(size))
-    moves = width * np.eye(size)
-    energies, gradients = evaluate(np.concatenate([point + moves, point - moves, point[None]]))
-    hessian = (gradients[:size] - gradients[size : 2 * size]) / (2 * width)
-    if not np.isfinite(hessian).all():
-        return float(energies[-1]), gradients[-1], (np.full(size, 100.0), np.eye(size))
-    values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
-    return float(energies[-1]), gradients[-1], (values, vectors)

@@ -1,59 +1,65 @@
-"""The space in which the Bayesian engines move: the model's sites without constraints and without units.
+r"""The target density: the posterior as a function of one flat vector, in which every Bayesian engine moves.
 
-Every site is mapped to the whole real space by NumPyro's own transforms, and the component means are measured in the
-columns' standard deviations from the columns' means, and covariance matrices in those standard deviations too, so that
-one step size suits all coordinates.
+Every site of the NumPyro model is mapped to the whole real space by NumPyro's own transforms. Component means are
+measured in the columns' standard deviations from the columns' means, and covariance matrices in those standard
+deviations, so that one step size suits all coordinates. The sites follow one another in alphabetical order, each one
+flattened. With $v$ the vector, $\theta(v)$ the sites and $J(v)$ the log-determinant of that map,
+
+$$ E(v) = -\log p(\theta(v)) - \sum_i \log p(x_i \mid \theta(v)) - J(v) $$
+
+is the energy of NUTS, variational inference and the Laplace approximation. Without $J$ it is the objective of MAP.
+The log-likelihood is that of all rows in one: value and gradient for about the price of one EM iteration.
 """
 
 import functools
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jaxtyping import Array, Float
-from numpyro.distributions.transforms import biject_to
+from numpy.typing import NDArray
+from numpyro.distributions.transforms import Transform, biject_to
 from numpyro.handlers import reparam, seed, trace
 from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
+from bayesgmm.likelihood.expectation import Prepared
+from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_rows
 from bayesgmm.likelihood.rows import enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.batches import in_batches
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, as_rows
 from bayesgmm.priors.checks import check_prior
-from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, conjugate_prior
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.target.numpyro_model import (
     CovarianceUnits,
     floor_weights,
     mixture_of_sites,
-    model,
     sample_sites,
     sites_of_mixture,
 )
 
+_ROOM = 64  # points that a compiled call has room for
+
 Sites = dict[str, Array]
 
 
-def _by_units(site: Any) -> TransformReparam | None:
+def in_column_units(site: dict[str, object]) -> TransformReparam | None:
+    """NumPyro's `reparam` with this config measures means and covariance matrices in units of the columns."""
     return TransformReparam() if site["name"] in ("means", "covariances") else None
 
 
-standardised_model = reparam(model, config=_by_units)
-"""The same model with site `means_base` = (means - column mean) / column scale in place of `means`.
-
-Under a conjugate prior also `covariances_base`, covariances in units of the column scales, in place of `covariances`.
-"""
-
-standardised_prior = reparam(sample_sites, config=_by_units)
-"""Its part without rows."""
+_standardised_prior = reparam(sample_sites, config=in_column_units)
 
 
 def prepare_problem(
-    x: Any, num_components: int, family: str | Family, prior: AnyPrior | None, key: Any
+    x: ArrayLike, num_components: int, family: str | Family, prior: AnyPrior | None, key: RandomKey
 ) -> tuple[AnyArray, Family, AnyPrior]:
     """Checked rows, family and prior of a Bayesian engine, with the default prior where none is given.
 
@@ -61,78 +67,197 @@ def prepare_problem(
         InputError: for arguments that cannot be fitted.
     """
     family = get_family(family)
-    x = as_rows(x)
+    rows = as_rows(x)
     # A conjugate prior bounds the likelihood; the others do not where rows are fewer than features.
-    enough_rows(x, num_components, family, bounded=isinstance(prior, ConjugatePrior))
+    enough_rows(rows, num_components, family, bounded=isinstance(prior, ConjugatePrior))
     as_key(key)
-    prior = default_prior(x, num_components) if prior is None else prior
-    return x, family, check_prior(prior, num_components, x.shape[1], family)
+    prior = default_prior(rows, num_components) if prior is None else prior
+    return rows, family, check_prior(prior, num_components, rows.shape[1], family)
+
+
+class _Site(NamedTuple):
+    """A free site of the standardised model: how it is reached from the real space, and its unconstrained shape."""
+
+    name: str
+    transform: Transform
+    shape: tuple[int, ...]
 
 
 @functools.cache
-def _supports(num_components: int, num_features: int, family: Family, kind: str) -> dict[str, Any]:
-    """Support of every free site of the standardised model, from a trace of it on dummy rows.
+def _layout(
+    num_components: int, family: Family, structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
+) -> list[_Site]:
+    """The free sites under a prior of this structure, in the order of the flat vector. Nothing is computed."""
+    layout: list[_Site] = []
 
-    `kind` is "conjugate", or the prior of the scales.
+    def look(leaves: tuple[Array, ...]) -> None:
+        seeded = seed(_standardised_prior, jax.random.key(0))
+        sites = trace(seeded).get_trace(num_components, family, structure.unflatten(leaves))
+        for name, site in sorted(sites.items()):
+            if site["type"] == "sample" and not site["is_observed"]:
+                transform = biject_to(site["fn"].support)
+                layout.append(_Site(name, transform, transform.inverse_shape(site["value"].shape)))
+
+    jax.eval_shape(look, leaves)
+    return layout
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["x", "prior", "prepared"],
+    meta_fields=["num_components", "family"],
+)
+@dataclass(frozen=True)
+class Target:
+    """The posterior density of rows and a prior, as a function of the flat vector; a pytree.
+
+    Attributes:
+        x: rows, shape (n, d).
+        prior: numbers of the prior.
+        prepared: what evaluations on the same rows share, or None.
+        num_components: k.
+        family: covariance family.
     """
-    rows = np.random.default_rng(0).normal(size=(2 * num_features + 2, num_features)).astype(np.float32)
-    if kind == "conjugate":
-        prior = conjugate_prior(rows, num_components, family)
-    else:
-        prior = default_prior(rows, num_components, scale_prior=kind)
-    rows, prior = jax.tree.map(jnp.asarray, (rows, prior))
-    with numpyro.validation_enabled(False):
-        sites = trace(seed(standardised_model, jax.random.key(0))).get_trace(rows, num_components, family, prior)
-    return {
-        name: site["fn"].support for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
-    }
+
+    x: Float[Array, "n d"]
+    prior: AnyPrior
+    prepared: Prepared | None
+    num_components: int
+    family: Family
+
+    @property
+    def _layout(self) -> list[_Site]:
+        leaves, structure = jax.tree.flatten(self.prior)
+        shapes = tuple(jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves)
+        return _layout(self.num_components, self.family, structure, shapes)
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates, p."""
+        return sum(math.prod(site.shape) for site in self._layout)
+
+    def split(self, vector: Float[Array, " p"]) -> Sites:
+        """Unconstrained coordinates of every site of the standardised model."""
+        sizes = [math.prod(site.shape) for site in self._layout]
+        parts = jnp.split(vector, np.cumsum(sizes)[:-1])
+        return {site.name: part.reshape(site.shape) for site, part in zip(self._layout, parts, strict=True)}
+
+    def sites_at(self, vector: Float[Array, " p"]) -> tuple[Sites, Float[Array, ""]]:
+        """Values of the standardised model's sites, and the log-determinant of the map that leads to them."""
+        unconstrained, sites, log_determinant = self.split(vector), {}, jnp.zeros((), vector.dtype)
+        for name, transform, _ in self._layout:
+            sites[name] = transform(unconstrained[name])
+            change = jnp.asarray(transform.log_abs_det_jacobian(unconstrained[name], sites[name]))
+            log_determinant = log_determinant + change.sum()
+        return sites, log_determinant
+
+    def mixture_of(self, sites: Sites) -> Mixture:
+        """The mixture with these values of the standardised model's sites."""
+        origin, unit = self.prior.column_mean, self.prior.column_scale
+        sites = {**sites, "means": origin[None] + unit[None] * sites["means_base"]}
+        if "covariances_base" in sites:
+            sites["covariances"] = CovarianceUnits(unit)(sites["covariances_base"])
+        return mixture_of_sites(sites, self.family)
+
+    def mixture_at(self, vector: Float[Array, " p"]) -> Mixture:
+        """The mixture at these coordinates."""
+        return self.mixture_of(self.sites_at(vector)[0])
+
+    def vector_of(self, mixture: Mixture) -> Float[Array, " p"]:
+        """Coordinates of a mixture, whose weights are kept off zero."""
+        sites = sites_of_mixture(floor_weights(mixture), self.family, self.prior)
+        sites["means_base"] = (sites.pop("means") - self.prior.column_mean[None]) / self.prior.column_scale[None]
+        if "covariances" in sites:
+            units = CovarianceUnits(self.prior.column_scale)
+            sites["covariances_base"] = jnp.asarray(units.inv(sites.pop("covariances")))
+        return jnp.concatenate([jnp.ravel(transform.inv(sites[name])) for name, transform, _ in self._layout])
+
+    def mixture_and_log_prior(
+        self, vector: Float[Array, " p"], jacobian: ArrayLike = 1.0
+    ) -> tuple[Mixture, Float[Array, ""]]:
+        """The mixture, and the log prior density of the coordinates; with `jacobian` 0, of the sites."""
+        sites, log_determinant = self.sites_at(vector)
+        log_prior = log_density(_standardised_prior, (self.num_components, self.family, self.prior), {}, sites)[0]
+        return self.mixture_of(sites), jnp.asarray(log_prior) + jacobian * log_determinant
+
+    def energy(self, vector: Float[Array, " p"], jacobian: ArrayLike = 1.0) -> Float[Array, ""]:
+        """Minus the log posterior density of the coordinates, up to the evidence; with `jacobian` 0, of the sites."""
+        mixture, log_prior = self.mixture_and_log_prior(vector, jacobian)
+        return -log_prior - log_likelihood_of_rows(mixture, self.x, self.prepared)
+
+    def log_unit(self) -> float:
+        """Log density of the sites in the units of the data, less that of the standardised ones: a constant."""
+        unit = np.log(np.asarray(self.prior.column_scale, np.float64))
+        times, num_features = self.num_components, len(unit)
+        if any(site.name == "covariances_base" for site in self._layout):
+            times += self.family.scale_shape(self.num_components, num_features)[0] * (num_features + 1)
+        return float(-times * unit.sum())
 
 
-@functools.partial(jax.jit, static_argnames="family")
-def to_unconstrained(mixture: Mixture, family: Family, prior: AnyPrior) -> Sites:
-    """Unconstrained coordinates of a mixture."""
-    kind = "conjugate" if isinstance(prior, ConjugatePrior) else prior.scales.name
-    supports = _supports(mixture.num_components, mixture.num_features, family, kind)
-    sites = sites_of_mixture(floor_weights(mixture), family, prior)
-    sites["means_base"] = (sites.pop("means") - prior.column_mean[None]) / prior.column_scale[None]
-    if "covariances" in sites:
-        units = CovarianceUnits(prior.column_scale)
-        sites["covariances_base"] = jnp.asarray(units.inv(sites.pop("covariances")))
-    return {name: biject_to(support).inv(sites[name]) for name, support in supports.items()}
+def make_target(x: AnyArray, num_components: int, family: Family, prior: AnyPrior, start: Mixture) -> Target:
+    """The target of these rows, prepared for many evaluations around a start."""
+    x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
+    return Target(x, prior, _prepare(start, x), num_components, family)
 
 
-def to_sites(unconstrained: Sites, family: Family, num_components: int, num_features: int) -> Sites:
-    """Values of the standardised model's sites at unconstrained coordinates (one point)."""
-    if {"covariances_base", "variances"} & set(unconstrained):
-        kind = "conjugate"
-    else:  # scales have one support, whether log-normal or half-normal
-        kind = "hierarchical" if "scale_rate" in unconstrained else "lognormal"
-    supports = _supports(num_components, num_features, family, kind)
-    return {name: biject_to(support)(unconstrained[name]) for name, support in supports.items()}
+_prepare = jax.jit(prepare_rows)
 
 
-def mixture_of(sites: Sites, family: Family, prior: AnyPrior) -> Mixture:
-    """The mixture with these values of the standardised model's sites (one point)."""
-    means = prior.column_mean[None] + prior.column_scale[None] * sites["means_base"]
-    sites = {**sites, "means": means}
-    if "covariances_base" in sites:
-        sites["covariances"] = CovarianceUnits(prior.column_scale)(sites["covariances_base"])
-    return mixture_of_sites(sites, family)
+@jax.jit
+def vector_of(target: Target, mixture: Mixture) -> Float[Array, " p"]:
+    """Coordinates of a mixture."""
+    return target.vector_of(mixture)
 
 
-def constrained_log_density(
-    unconstrained: Sites, x: Float[Array, "n d"], num_components: int, family: Family, prior: AnyPrior
-) -> Float[Array, ""]:
-    """Log posterior density, up to the evidence, *of the constrained sites*: no Jacobian of the transforms.
+@jax.jit
+def mixtures_at(target: Target, vectors: Float[Array, "*batch p"]) -> Mixture:
+    """Mixtures at coordinates with any leading axes."""
+    flat = jax.vmap(target.mixture_at)(vectors.reshape(-1, vectors.shape[-1]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*vectors.shape[:-1], *leaf.shape[1:]), flat)
 
-    Its maximum is the mode in the space in which the prior is stated, which is what `AutoDelta` finds; the mode in the
-    unconstrained space is another point.
+
+@jax.jit
+def _values_and_gradients(target: Target, vectors: Array, count: Array, jacobian: Array) -> tuple[Array, Array]:
+    """Energies and gradients of the first `count` vectors, one after the other."""
+
+    def one(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        value, gradient = jax.value_and_grad(target.energy)(vectors[index], jacobian)
+        return found[0].at[index].set(value), found[1].at[index].set(gradient)
+
+    return jax.lax.fori_loop(0, count, one, (jnp.zeros(len(vectors), vectors.dtype), jnp.zeros_like(vectors)))
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy of a target for programs of NumPy and SciPy: float64 in and out, one compiled program for all of it.
+
+    Attributes:
+        target: the target.
+        jacobian: 1 for the density of the coordinates, 0 for that of the sites.
     """
-    sites = to_sites(unconstrained, family, num_components, x.shape[1])
-    density, _ = log_density(standardised_model, (x, num_components, family, prior), {}, sites)
-    # The density of the means and covariances, not of the standardised ones.
-    density = jnp.asarray(density) - num_components * jnp.log(prior.column_scale).sum()
-    if "covariances_base" in sites:
-        standardised = sites["covariances_base"]
-        density = density - CovarianceUnits(prior.column_scale).log_abs_det_jacobian(standardised, standardised)
-    return density
+
+    target: Target
+    jacobian: float = 1.0
+
+    def __call__(self, vectors: Float[np.ndarray, "m p"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Energies (m) and gradients (m, p)."""
+        dtype = self.target.x.dtype
+        jacobian = np.asarray(self.jacobian, dtype)
+
+        def evaluate(batch: np.ndarray) -> tuple[Array, Array]:
+            return _values_and_gradients(self.target, batch.astype(dtype), np.int32(min(len(vectors), _ROOM)), jacobian)
+
+        values, gradients = in_batches(evaluate, _ROOM, vectors)
+        return values.astype(np.float64), gradients.astype(np.float64)
+
+    def curvature(
+        self, vector: Float[np.ndarray, " p"], directions: Float[np.ndarray, "m p"]
+    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        """Energy, gradient (p), and products (m, p) of the matrix of second derivatives with directions of length 1.
+
+        By central differences of the exact gradient. They are best at about the cube root of the rounding.
+        """
+        width = float(np.finfo(self.target.x.dtype).eps) ** (1 / 3)
+        count, moves = len(directions), width * directions
+        values, gradients = self(np.concatenate([vector + moves, vector - moves, vector[None]]))
+        return float(values[-1]), gradients[-1], (gradients[:count] - gradients[count:-1]) / (2 * width)

@@ -74,23 +74,19 @@ def potential_and_start(x: jax.Array, start: Parameters, *, apart: float) -> tup
 
     So that no coordinate is zero, where a wrong prior would not show.
     """
-    from bayesgmm.likelihood.log_likelihood import prepare_rows
-    from bayesgmm.target import unconstrained as space
-    from bayesgmm.target.potential import potential_energy
 
     dtype, num_components, rng = str(x.dtype), len(start.weights), np.random.default_rng(0)
     family, prior = bayesgmm.FAMILIES["full"], bayesgmm.default_prior(np.asarray(x), num_components)
     with precision(dtype):
         mixture = mixture_of(start, "full", dtype)
-        point = space.to_unconstrained(mixture, family, prior)
+        target = make_target(x, num_components, family, prior, mixture)
+        point = target.split(vector_of(target, jax.tree.map(jax.numpy.asarray, mixture)))
         point = {name: leaf + apart * rng.normal(size=leaf.shape).astype(dtype) for name, leaf in point.items()}
-        data = x, jax.jit(prepare_rows)(jax.tree.map(jax.numpy.asarray, mixture), x), prior
 
-    def potential(point: Any, data: Any) -> Any:
-        x, prepared, prior = data
-        return potential_energy(point, x, prepared, num_components, family, prior)
+    def potential(point: Any, target: Target) -> Any:
+        return target.energy(ravel_pytree(point)[0])
 
-    return potential, data, point
+    return potential, target, point
 
 
 def conjugate_prior_of(x: np.ndarray, num_components: int) -> bayesgmm.ConjugatePrior:

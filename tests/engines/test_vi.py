@@ -1,5 +1,6 @@
 """Variational inference: close to the posterior where the guide can be, honest about its stopping and its misfit."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 from helpers import DATA
 from numpyro.distributions import constraints
+from numpyro.handlers import reparam
 from numpyro.infer import Trace_ELBO
 from numpyro.infer.autoguide import AutoBNAFNormal, AutoDelta, AutoIAFNormal, AutoLaplaceApproximation, AutoNormal
 from numpyro.infer.importance import psis_diagnostic
@@ -19,10 +21,12 @@ from numpyro.infer.util import potential_energy
 import bayesgmm
 from bayesgmm.engines import guides, vi
 from bayesgmm.engines.draws import pareto_khat
-from bayesgmm.engines.minibatches import ALL_ROWS_UP_TO, tangent_at
-from bayesgmm.engines.settling import can_tell, has_settled
-from bayesgmm.target import unconstrained as space
+from bayesgmm.engines.elbo import ALL_ROWS_UP_TO, can_resolve, has_settled, tangent_at
+from bayesgmm.target.laplace import approximate
 from bayesgmm.target.numpyro_model import sites_of_mixture
+from bayesgmm.target.unconstrained import in_column_units, make_target
+
+standardised_model = reparam(bayesgmm.model, config=in_column_units)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +112,10 @@ def test_minibatches_of_many_rows_have_the_posterior_of_all(key, x64):
     np.testing.assert_allclose(_deviations(fit.draws), _laplace_deviations(em.mixture, x), rtol=0.1)
     # The log-densities are those of all rows, in the coordinates that the guide moves in.
     family, prior = bayesgmm.FAMILIES["full"], jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, 2))
-    units = guides.neighbourhood(em.mixture, x, family, prior).units
-    point = space.to_unconstrained(jax.tree.map(lambda leaf: leaf[0, 0], fit.draws), family, prior)
-    density = -potential_energy(space.standardised_model, (x, 2, family, prior), {}, point)
-    density += sum(jnp.log(unit).sum() for _, unit in units.values())
+    target = make_target(x, 2, family, prior, em.mixture)
+    units = guides.units_of(approximate(target, em.mixture), x.dtype)
+    point = target.split(target.vector_of(jax.tree.map(lambda leaf: leaf[0, 0], fit.draws)))
+    density = -potential_energy(standardised_model, (x, 2, family, prior), {}, point) + jnp.log(units.scale).sum()
     assert float(fit.sample_stats["log_p"][0, 0]) == pytest.approx(float(density), abs=1e-5)
     # The ELBO of the batches is the mean of the log-ratios on all rows.
     ratios = np.asarray(fit.sample_stats["log_p"] - fit.sample_stats["log_q"])
@@ -126,24 +130,30 @@ def test_minibatches_agree_with_all_rows_at_every_step(key):
     assert fits[0].summary["elbo"] == pytest.approx(fits[1].summary["elbo"], abs=0.1)
 
 
-def _setting(x, num_components, guide="normal", by_particle=False):
+def _setting(x, num_components, guide="normal", one_by_one=False):
     """A fit's parts, at its beginning."""
     family = bayesgmm.FAMILIES["full"]
-    x, prior = jnp.asarray(x), jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, num_components))
     start = jax.tree.map(jnp.asarray, bayesgmm.fit_em(x, num_components, key=jax.random.key(0)).mixture)
-    around = guides.neighbourhood(start, x, family, prior)
-    machine = vi._Machine(guide, None, 8, by_particle, None)
-    state = machine.begin(jax.random.key(0), x, num_components, family, prior, around)
-    return machine, state, start, x, (num_components, family, prior, around.units)
+    target = make_target(x, num_components, family, bayesgmm.default_prior(x, num_components), start)
+    plan = vi._Plan(guide, None, 8, one_by_one)
+    around = approximate(target, start)
+    units = guides.units_of(around, target.x.dtype)
+    given = guides.parameters_at_start(guide, None, around, units)
+    return plan, vi._begin(jax.random.key(0), target, units, given, plan), start, target, units
 
 
 @pytest.mark.parametrize("away", [0.0, 3.0])
 def test_elbo_of_minibatches_is_unbiased(away, key, x64):
     """Over a partition of the rows the mean of the batches' ELBOs is that of all rows, however far the reference is."""
-    machine, state, start, x, arguments = _setting(DATA["faithful"], 2, "full_rank")
-    parameters = machine._constrain(machine._svi(0.1).optim.get_params(state.optim_state))
-    model, guide = machine._approximation
-    loss = jax.jit(lambda x, tangent: vi.Elbo(4).loss(key, parameters, model, guide, x, *arguments, tangent))
+    plan, state, start, target, units = _setting(DATA["faithful"], 2, "full_rank")
+    model, guide, _ = approximation = plan.approximation
+    svi = plan.svi(approximation, 0.1, target, units)
+    parameters, x = svi.get_params(state), target.x
+
+    @jax.jit
+    def loss(x, tangent):
+        return vi.Elbo(4).loss(key, parameters, model, guide, dataclasses.replace(target, x=x), units, tangent)
+
     reference = bayesgmm.Mixture(
         start.log_weights + jnp.log(jnp.array([1.5, 0.5])) * away,
         start.means + away,
@@ -153,8 +163,8 @@ def test_elbo_of_minibatches_is_unbiased(away, key, x64):
     batches = np.random.default_rng(0).permutation(len(x)).reshape(17, 16)
     of_batches = np.array([-loss(x[rows], tangent) for rows in batches])
     assert of_batches.mean() + float(tangent.log_likelihood) == pytest.approx(-float(loss(x, None)), rel=1e-10)
-    by_numpyro = jax.jit(lambda x: Trace_ELBO(4).loss(key, parameters, model, guide, x, *arguments))
-    assert float(loss(x, None)) == pytest.approx(float(by_numpyro(x)), rel=1e-12)
+    by_numpyro = jax.jit(lambda: Trace_ELBO(4).loss(key, parameters, model, guide, target, units))
+    assert float(loss(x, None)) == pytest.approx(float(by_numpyro()), rel=1e-12)
     # And at the start the noise is a small part of a nat, where plain rescaled batches have dozens.
     plain = np.array([start.log_prob(x[rows]).sum() * 17 for rows in batches])
     assert of_batches.std() > 0
@@ -168,19 +178,20 @@ def test_memory_holds_no_responsibilities_of_all_rows_and_particles(key):
     x[: num_rows // 2] += 4
     all_of_them = num_rows * num_particles * 2 * x.dtype.itemsize
     for size in (4096, num_rows):
-        machine, state, start, x, arguments = _setting(x, 2, by_particle=size == num_rows)
-        tangent = tangent_at(start, x) if size < num_rows else None
-        advance = machine.advance.lower(state, jnp.float32(0.1), x, *arguments, tangent, 100, size)
+        plan, state, start, target, units = _setting(x, 2, one_by_one=size == num_rows)
+        tangent = tangent_at(start, target.x) if size < num_rows else None
+        advance = vi._advance.lower(state, jnp.float32(0.1), target, units, tangent, plan, 100, size)
         assert advance.compile().memory_analysis().temp_size_in_bytes < all_of_them / 2
 
 
 def test_khat_is_that_of_numpyro(key, x64):
     """NumPyro's own diagnostic, given the same guide and the same random numbers; it fits the tail on its own."""
-    machine, state, _, x, arguments = _setting(DATA["faithful"], 2)
-    state, mean, _ = machine.advance(state, jnp.asarray(0.04), x, *arguments, None, 500, len(x))
-    _, log_p, log_q = machine.draw(mean, key, x, *arguments, 1000)
-    model, guide = machine._approximation
-    theirs = psis_diagnostic(key, mean, model, guide, x, *arguments, num_particles=1000)
+    plan, state, _, target, units = _setting(DATA["faithful"], 2)
+    state, mean, _ = vi._advance(state, jnp.asarray(0.04), target, units, None, plan, 500, len(target.x))
+    _, log_p, log_q = vi._draw(mean, key, target, units, plan, 1000)
+    model, guide, _ = approximation = plan.approximation
+    plan.svi(approximation, 0.04, target, units)
+    theirs = psis_diagnostic(key, mean, model, guide, target, units, num_particles=1000)
     assert pareto_khat(np.asarray(log_p), np.asarray(log_q)) == pytest.approx(theirs, abs=0.02)
 
 
@@ -288,9 +299,10 @@ def test_log_q_is_the_density_of_the_draws(key):
 def test_a_second_fit_compiles_nothing(key):
     x = DATA["faithful"]
     bayesgmm.fit_vi(x, 2, key=key)
-    traced = vi._machine.cache_info()
+    programs = (vi._begin, vi._advance, vi._draw)
+    compiled = [program._cache_size() for program in programs]
     bayesgmm.fit_vi(x + 1.0, 2, key=key)
-    assert vi._machine.cache_info().misses == traced.misses
+    assert [program._cache_size() for program in programs] == compiled
 
 
 def test_step_limit_is_reported_and_progress_told(key):
@@ -349,9 +361,9 @@ def test_stopping_rule():
     assert has_settled(np.zeros(500) + flat[0, 0] + 5, flat[0, 1])  # falling is not climbing
     # Ten times the noise hides a rise of a nat; nothing is concluded, until windows are long enough to see it.
     assert not any(has_settled(10 * before, 10 * after + 1) for before, after in flat)
-    assert not can_tell(*(10 * flat[0]))
+    assert not can_resolve(*(10 * flat[0]))
     long = 10 * rng.normal(size=(20, 2, 5000))
-    assert all(can_tell(*pair) for pair in long)
+    assert all(can_resolve(*pair) for pair in long)
     assert np.mean([has_settled(before, after + 1) for before, after in long]) < 0.05
 
 
@@ -399,7 +411,7 @@ def _broken(x, num_components, family, prior):
 )
 def test_bad_arguments(settings, message, key, monkeypatch):
     """Refused before anything is fitted."""
-    monkeypatch.setattr(space, "fit_em", lambda *_, **__: pytest.fail("fitted"))
+    monkeypatch.setattr(vi, "em_optima", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(bayesgmm.InputError, match=message):
         bayesgmm.fit_vi(DATA["faithful"], 2, family="diag", key=key, **settings)
 

@@ -20,8 +20,8 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.target import unconstrained as space
 from bayesgmm.target.numpyro_model import MixtureDistribution, log_prior_of_sites, mixture_of_sites, sites_of_mixture
+from bayesgmm.target.unconstrained import Target, make_target
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -41,16 +41,16 @@ def test_sites_and_mixture_are_inverse(family, num_features, rng):
 def test_unconstrained_coordinates_and_mixture_are_inverse(family, num_features, rng):
     case = random_case(family, 2, num_features, rng)
     prior = bayesgmm.default_prior(case.rows(50, rng), 2)
-    point = space.to_unconstrained(case.mixture, family, prior)
-    back = space.mixture_of(space.to_sites(point, family, 2, num_features), family, prior)
-    assert_close(back, case.mixture, 1e-12)
+    target = make_target(case.rows(50, rng), 2, family, prior, case.mixture)
+    assert_close(target.mixture_at(target.vector_of(case.mixture)), case.mixture, 1e-12)
 
 
 @each_family
 def test_unconstrained_dimension_is_the_number_of_parameters(family, rng):
     case = random_case(family, 3, 4, rng)
-    point = space.to_unconstrained(case.mixture, family, bayesgmm.default_prior(case.rows(50, rng), 3))
-    assert sum(leaf.size for leaf in point.values()) == family.num_parameters(3, 4)
+    x = case.rows(50, rng)
+    target = make_target(x, 3, family, bayesgmm.default_prior(x, 3), case.mixture)
+    assert target.vector_of(case.mixture).shape == (target.size,) == (family.num_parameters(3, 4),)
 
 
 @each_family
@@ -120,14 +120,15 @@ def test_other_priors_of_scales_are_scipys(scale_prior, num_features, family, rn
     total = sum(float(value) for value in found.values()) + float(bayesgmm.log_likelihood(case.mixture, x))
     density, _ = log_density(bayesgmm.model, (x, 2, family, prior), {}, sites)
     np.testing.assert_allclose(density, total, rtol=1e-11)
-    point = space.to_unconstrained(case.mixture, family, prior)
-    back = space.to_sites(point, family, 2, num_features)
-    assert_close(space.mixture_of(back, family, prior), case.mixture, 1e-12)
+    target = make_target(x, 2, family, prior, case.mixture)
+    point = target.vector_of(case.mixture)
+    back = target.sites_at(point)[0]
+    assert_close(target.mixture_of(back), case.mixture, 1e-12)
     if scale_prior == "hierarchical":
         np.testing.assert_allclose(back["scale_rate"], posterior_mean, rtol=1e-12)
-        point["scale_rate"] = jnp.log(sites["scale_rate"])
-    objective = space.constrained_log_density(point, jnp.asarray(x), 2, family, prior)
-    np.testing.assert_allclose(objective, total, rtol=1e-11)
+        parts = target.split(point) | {"scale_rate": jnp.log(sites["scale_rate"])}
+        point = jnp.concatenate([jnp.ravel(parts[name]) for name in sorted(parts)])
+    np.testing.assert_allclose(target.log_unit() - target.energy(point, jacobian=0.0), total, rtol=1e-11)
 
 
 def rise_of_density(x, prior, first_covariances):
@@ -183,10 +184,9 @@ def test_conjugate_sites_and_unconstrained_coordinates_are_inverse(family, num_f
     sites = sites_of_mixture(case.mixture, family, prior)
     assert set(sites) == {"weights", "means", "variances" if family.diagonal else "covariances"}
     assert_close(mixture_of_sites(sites, family), case.mixture, 1e-12)
-    point = space.to_unconstrained(case.mixture, family, prior)
-    assert sum(leaf.size for leaf in point.values()) == family.num_parameters(2, num_features)
-    back = space.mixture_of(space.to_sites(point, family, 2, num_features), family, prior)
-    assert_close(back, case.mixture, 1e-12)
+    target = make_target(case.rows(50, rng), 2, family, prior, case.mixture)
+    assert target.size == family.num_parameters(2, num_features)
+    assert_close(target.mixture_at(target.vector_of(case.mixture)), case.mixture, 1e-12)
 
 
 @each_conjugate_family
@@ -201,13 +201,15 @@ def test_conjugate_log_density_is_the_shared_likelihood_plus_the_prior(family, n
     @jax.jit
     def densities(mixture, x, prior):
         sites = sites_of_mixture(mixture, family, prior)
-        point = space.to_unconstrained(mixture, family, prior)
+        target = Target(x, prior, None, 3, family)
         return (
             log_density(bayesgmm.model, (x, 3, family, prior), {}, sites)[0],
-            space.constrained_log_density(point, x, 3, family, prior),
+            -target.energy(target.vector_of(mixture), jacobian=0.0),
         )
 
-    np.testing.assert_allclose(densities(case.mixture, x, prior), [expected, expected], rtol=1e-11)
+    of_model, of_target = densities(case.mixture, x, prior)
+    shift = make_target(x, 3, family, prior, case.mixture).log_unit()
+    np.testing.assert_allclose([of_model, of_target + shift], [expected, expected], rtol=1e-11)
 
 
 @each_conjugate_family

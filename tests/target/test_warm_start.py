@@ -1,20 +1,19 @@
-"""Where chains start: the mode and the curvature of the model's own potential, and points that have a density."""
+"""The target density, and where chains start: its mode and curvature, and points that have a density."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import DATA, each_family_and
-from jax.flatten_util import ravel_pytree
-from numpyro.infer.util import potential_energy as numpyro_potential_energy
+from numpyro.handlers import reparam
+from numpyro.infer.util import potential_energy
 
 import bayesgmm
-from bayesgmm.likelihood.log_likelihood import prepare_rows
-from bayesgmm.target import laplace as warm_start
-from bayesgmm.target import unconstrained as space
+from bayesgmm.target import laplace
 from bayesgmm.target.laplace import NormalApproximation
-from bayesgmm.target.potential import potential_energy
+from bayesgmm.target.unconstrained import Energy, in_column_units, make_target
 
+standardised_model = reparam(bayesgmm.model, config=in_column_units)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -26,59 +25,50 @@ def problem(family, key, x, num_components=2, conjugate=False):
 
 @each_family_and("name", "faithful", ["simulated"])
 @pytest.mark.parametrize("conjugate", [False, True])
-def test_potential_is_that_of_the_numpyro_model(family, conjugate, name, key, rng):
+def test_energy_is_that_of_the_numpyro_model(family, conjugate, name, key, rng):
     """Of few rows, and of rows that are prepared for many passes (the natural form)."""
     em, x, prior = problem(family, key, DATA[name], conjugate=conjugate)
-    point = space.to_unconstrained(em, family, prior)
-    point = jax.tree.map(lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape), point)
-    prepared = prepare_rows(em, x)
-    assert (prepared is None) == (name == "faithful")
-
-    def ours(point):
-        return potential_energy(point, x, prepared, 2, family, prior)
+    target = make_target(x, 2, family, prior, em)
+    point = target.vector_of(em)
+    point = np.asarray(point) + 0.05 * rng.normal(size=point.shape)
+    assert (target.prepared is None) == (name == "faithful")
 
     def theirs(point):
-        return numpyro_potential_energy(space.standardised_model, (x, 2, family, prior), {}, point)
+        return potential_energy(standardised_model, (x, 2, family, prior), {}, target.split(point))
 
-    value, gradient = jax.jit(jax.value_and_grad(ours))(point)
+    value, gradient = Energy(target)(point[None])
     expected, expected_gradient = jax.jit(jax.value_and_grad(theirs))(point)
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
-    scale = max(float(jnp.abs(leaf).max()) for leaf in expected_gradient.values())
-    for site, leaf in expected_gradient.items():
-        np.testing.assert_allclose(gradient[site], leaf, atol=1e-8 * scale)
+    np.testing.assert_allclose(value[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient[0], expected_gradient, atol=1e-8 * np.abs(expected_gradient).max())
 
 
 def test_approximation_is_the_mode_and_the_inverse_curvature(key):
-    family = bayesgmm.FAMILIES["full"]
-    em, x, prior = problem(family, key, DATA["faithful"])
-    found = warm_start.approximate(em, x, None, family, prior)
-    _, unravel = ravel_pytree(space.to_unconstrained(em, family, prior))
-
-    def energy(point):
-        return potential_energy(unravel(point), x, None, 2, family, prior)
-
-    curvature = np.asarray(jax.jit(jax.hessian(energy))(jnp.asarray(found.mode)))
+    em, x, prior = problem(bayesgmm.FAMILIES["full"], key, DATA["faithful"])
+    target = make_target(x, 2, bayesgmm.FAMILIES["full"], prior, em)
+    found = laplace.approximate(target, em)
+    curvature = np.asarray(jax.jit(jax.hessian(target.energy))(jnp.asarray(found.mode)))
     np.testing.assert_allclose(found.covariance @ curvature, np.eye(len(curvature)), atol=1e-5)
     # The Newton step that is left is a small part of the posterior's width.
-    step = np.linalg.solve(curvature, np.asarray(jax.grad(energy)(jnp.asarray(found.mode))))
+    step = np.linalg.solve(curvature, np.asarray(jax.grad(target.energy)(jnp.asarray(found.mode))))
     assert np.sqrt(step @ curvature @ step) < 0.05
-    assert found.energy == pytest.approx(float(energy(jnp.asarray(found.mode))), abs=1e-6)
+    assert found.energy == pytest.approx(float(target.energy(jnp.asarray(found.mode))), abs=1e-6)
 
 
 def test_many_coordinates_have_a_diagonal(key, monkeypatch):
-    monkeypatch.setattr(warm_start, "MAX_DENSE", 5)
+    monkeypatch.setattr(laplace, "MAX_DENSE", 5)
     family = bayesgmm.FAMILIES["diag"]
     em, x, prior = problem(family, key, DATA["faithful"])
-    found = warm_start.approximate(em, x, None, family, prior)
+    target = make_target(x, 2, family, prior, em)
+    found = laplace.approximate(target, em)
     monkeypatch.undo()
-    exact = warm_start.approximate(em, x, None, family, prior)
+    exact = laplace.approximate(target, em)
     assert found.covariance.ndim == 1
     np.testing.assert_allclose(found.covariance, 1 / np.diag(np.linalg.inv(exact.covariance)), rtol=0.5)
 
 
 def test_only_distinct_modes_near_the_best_are_kept():
     made = [NormalApproximation(np.zeros(2), np.eye(2), energy) for energy in (3.0, 1.0, 1.001, 20.0, np.nan)]
-    assert [one.energy for one in warm_start.distinct(made, 7.0)] == [1.0, 3.0]
+    assert [one.energy for one in laplace.distinct(made, 7.0)] == [1.0, 3.0]
 
 
 def test_starts_without_density_come_nearer_to_their_mode():
@@ -89,7 +79,7 @@ def test_starts_without_density_come_nearer_to_their_mode():
         inside = np.abs(points[:, 0]) < 1
         return np.where(inside, 0.5 * points[:, 0] ** 2, np.inf), np.where(inside[:, None], points, np.nan)
 
-    points, energies, gradients = warm_start.draw_starts([mode, mode], np.array([[0.5], [6.0]]), evaluate)
+    points, energies, gradients = laplace.draw_starts([mode, mode], np.array([[0.5], [6.0]]), evaluate)
     np.testing.assert_allclose(points, [[0.5], [0.75]])
     assert np.isfinite(energies).all()
     assert np.isfinite(gradients).all()
