@@ -211,6 +211,27 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 maximise=_isotropic(_own),
                 conjugate="inverse-gamma",
             ),
+            Family(
+                name="tied_diag",
+                mclust="EEI",
+                description="one variance along every feature, shared by all components, no correlations",
+                representation=Diagonal,
+                shared=True,
+                num_covariance_parameters=lambda k, d: d,
+                maximise=_pooled,
+                conjugate="inverse-gamma",
+            ),
+            Family(
+                name="tied_spherical",
+                mclust="EII",
+                description="one variance, the same for all components and along every feature",
+                representation=Diagonal,
+                shared=True,
+                isotropic=True,
+                num_covariance_parameters=lambda k, d: 1,
+                maximise=_isotropic(_pooled),
+                conjugate="inverse-gamma",
+            ),
         )
     }
 )

@@ -17,6 +17,8 @@ PARAMETERS = {  # from the formulas of the families, (k, d) = (3, 4)
     "tied": 2 + 12 + 10,
     "diag": 2 + 12 + 12,
     "spherical": 2 + 12 + 3,
+    "tied_diag": 2 + 12 + 4,
+    "tied_spherical": 2 + 12 + 1,
 }
 
 

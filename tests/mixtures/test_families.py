@@ -25,6 +25,12 @@ MCLUST_NUM_PARAMETERS = {
     ("VVI", 1, 2): 4,
     ("VVI", 3, 2): 14,
     ("VVI", 3, 4): 26,
+    ("EEI", 1, 2): 4,
+    ("EEI", 3, 2): 10,
+    ("EEI", 3, 4): 18,
+    ("EII", 1, 2): 3,
+    ("EII", 3, 2): 9,
+    ("EII", 3, 4): 15,
     ("VII", 1, 2): 3,
     ("VII", 3, 2): 11,
     ("VII", 3, 4): 17,
@@ -142,6 +148,15 @@ def test_families_agree_where_they_must(rng):
     one = diag.maximise(count, variances[:, :1])
     assert_close(spherical.maximise(count, variances[:, :1]), one, 0.0)
     assert_close(full.maximise(count, scatter[:, :1, :1])[:, :, 0], one, 0.0)
+    # Shared by all components: the variances of a shared matrix, and their mean.
+    shared = FAMILIES["tied_diag"].maximise(count, variances)
+    assert_close(shared, jnp.diagonal(tied.maximise(count, scatter), axis1=1, axis2=2), 1e-15)
+    one_variance = FAMILIES["tied_spherical"].maximise(count, variances)
+    assert_close(one_variance, np.full((1, D), np.mean(np.asarray(shared))), 1e-15)
+    # Components whose variances are the same: shared or not is the same.
+    alike = count[:, None] * jnp.broadcast_to(variances[:1] / count[0], variances.shape)
+    for own, pooled in ((diag, "tied_diag"), (spherical, "tied_spherical")):
+        assert_close(FAMILIES[pooled].maximise(count, alike), own.maximise(count, alike)[:1], 1e-14)
 
 
 def _statistics(family, rng):
