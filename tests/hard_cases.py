@@ -139,7 +139,7 @@ def hard_case(name, family_name, dtype) -> Problem:
 
 def make(recipe: Recipe, family: Family, dtype, rng) -> Problem:
     d, k = recipe.num_features, len(recipe.weights)
-    units = np.resize(recipe.units[:1] if family.name == "spherical" else recipe.units, d)
+    units = np.resize(recipe.units[:1] if family.isotropic else recipe.units, d)
     means = recipe.separation * rng.normal(size=(k, d)) + recipe.offset * rng.choice([-1.0, 1.0], size=d)
     roots = [_root(width, recipe.condition, d, family, rng) for width in recipe.widths]
     roots = roots[:1] * k if family.shared else roots
@@ -160,7 +160,7 @@ def make(recipe: Recipe, family: Family, dtype, rng) -> Problem:
 
 def _root(width, condition, num_features, family, rng):
     """A with covariance A A^T, its axes in random order, and in random directions unless the family is diagonal."""
-    if family.name == "spherical":
+    if family.isotropic:
         return width * np.eye(num_features)
     axes = width * rng.permutation(np.geomspace(1.0, condition**-0.5, num_features))
     rotation = np.eye(num_features) if family.diagonal else np.linalg.qr(rng.normal(size=(num_features,) * 2))[0]
@@ -202,7 +202,7 @@ def reference_em_step(mixture: Mixture, x, row_weights, family: Family) -> Refer
         covariances = np.broadcast_to(scatter.sum(0) / count.sum(), scatter.shape)
     else:
         covariances = scatter / count[:, None, None]
-    if family.name == "spherical":
+    if family.isotropic:
         d = x.shape[1]
         covariances = (np.trace(covariances, axis1=1, axis2=2) / d)[:, None, None] * exact(np.eye(d))
     return Reference(log_prob, count / count.sum(), means, covariances)

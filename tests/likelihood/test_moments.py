@@ -343,6 +343,12 @@ def closed_form(family, x, shares, ridge):
             covariances = covariances * np.eye(len(ridge))
         case "spherical":
             covariances = np.trace(covariances, axis1=1, axis2=2)[:, None, None] / len(ridge) * np.eye(len(ridge))
+        case "tied_diag":
+            covariances = np.broadcast_to(np.einsum("j,jab->ab", weights, covariances), covariances.shape)
+            covariances = covariances * np.eye(len(ridge))
+        case "tied_spherical":
+            variance = np.einsum("j,jaa->", weights, covariances) / len(ridge)
+            covariances = np.broadcast_to(variance * np.eye(len(ridge)), covariances.shape)
         case _:
             pytest.skip(f"no closed form written down for {family.name}")
     return weights, means, covariances
