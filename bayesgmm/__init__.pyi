@@ -41,9 +41,9 @@ from .engines.vi import fit_vi as fit_vi
 from .errors import InputError as InputError
 from .estimators import BayesianGaussianMixture as BayesianGaussianMixture
 from .estimators import GaussianMixture as GaussianMixture
-from .likelihood.expectation import Moments as Moments
 from .likelihood.expectation import expected_moments as expected_moments
 from .likelihood.log_likelihood import log_likelihood as log_likelihood
+from .likelihood.moments import Moments as Moments
 from .mixtures.families import FAMILIES as FAMILIES
 from .mixtures.families import Family as Family
 from .mixtures.functionals import Estimate as Estimate

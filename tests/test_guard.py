@@ -17,6 +17,7 @@ from bayesgmm.engines.coordinate_ascent import run_coordinate_ascent
 from bayesgmm.engines.em import run_em
 from bayesgmm.engines.gibbs import fit_gibbs
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures import mixture as mixture_module
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior
@@ -32,7 +33,9 @@ def _scores(family, x, start):
     prior = bayesgmm.default_prior(x, 2)
     sites = sites_of_mixture(start, family)
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], start)
-    walk = run_em(start, x, jnp.ones(num_rows), jnp.zeros(x.shape[1]), jnp.asarray(0.0), family=family, max_steps=2)
+    walk = run_em(
+        start, Rows(x, jnp.ones(num_rows)), jnp.zeros(x.shape[1]), jnp.asarray(0.0), family=family, max_steps=2
+    )
     fit = bayesgmm.Fit("em", family.name, start, jnp.nan, np.int32(0), np.int32(0), jnp.zeros(1))
     criteria = bayesgmm.information_criteria(fit, x)
     target = make_target(x, 2, family, prior, start)
@@ -98,8 +101,8 @@ def _scores_of_conjugate_engines(family, x, start):
     conjugate = conjugate_prior(x, 2, family)
     draw = {"num_chains": 1, "num_warmup": 1, "num_draws": 8, "key": jax.random.key(0), "checkpoint": False}
     gibbs = fit_gibbs(x, 2, family=family, prior=conjugate, start=start, on_failure="ignore", **draw)
-    ones, tol = jnp.ones(len(x)), jnp.asarray(0.0)
-    cavi = run_coordinate_ascent(start, x, ones, tol, conjugate, family=family, max_steps=2)
+    rows, tol = Rows(x, jnp.ones(len(x))), jnp.asarray(0.0)
+    cavi = run_coordinate_ascent(start, rows, tol, conjugate, family=family, max_steps=2)
     return {"Gibbs": gibbs.sample_stats["lp"][0, 0], "CAVI": cavi.trace[:3]}
 
 

@@ -78,7 +78,7 @@ def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> 
     """Everything that can be refused is looked at before anything is computed."""
     from bayesgmm.cli.config import load_config
     from bayesgmm.cli.outputs import check_folder
-    from bayesgmm.likelihood.rows import enough_rows
+    from bayesgmm.likelihood.rows import as_rows, enough_rows
     from bayesgmm.mixtures.families import get_family
 
     settings = load_config(config)
@@ -86,7 +86,7 @@ def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> 
     check_folder(folder, overwrite)
     data = settings.data.load()
     for count in settings.mixture.num_components:
-        enough_rows(data.x, count, get_family(settings.mixture.family))
+        enough_rows(as_rows(data.x), count, get_family(settings.mixture.family))
     return settings, data, folder, settings.seed if seed is None else seed
 
 

@@ -26,9 +26,9 @@ from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import enough_rows
+from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.validation import as_key, as_rows, name_features, whole_number
+from bayesgmm.numerics.validation import as_key, name_features, whole_number
 from bayesgmm.posterior.thresholds import MAX_PARETO_K
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.standard_errors.intervals import Uncertainty
@@ -174,7 +174,8 @@ def compare(
         KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
     family = get_family(family)
-    table, x, key = x, np.asarray(as_rows(x)), as_key(key)
+    table, rows, key = x, as_rows(x), as_key(key)
+    x = np.asarray(rows.values)
     names = name_features(feature_names, x.shape[1], table)
     given: Any = num_components
     several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
@@ -187,7 +188,7 @@ def compare(
     if select_by not in CRITERIA:
         raise InputError(f"select_by={select_by!r} is not known; choose one of {', '.join(CRITERIA)}")
     for count in counts:
-        enough_rows(x, count, family)
+        enough_rows(rows, count, family)
     labels = check_labels(labels, len(x))
     priors = make_priors(x, counts, family, prior, prior_settings, engines)
     em_key, *engine_keys, tree_key = jax.random.split(key, 6)

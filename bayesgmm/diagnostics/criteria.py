@@ -19,11 +19,11 @@ from jaxtyping import Float
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
-from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
-from bayesgmm.numerics.validation import as_rows, real_array
+from bayesgmm.numerics.validation import real_array
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,9 @@ def information_criteria(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None =
     Raises:
         InputError: for rows or weights that cannot be used, or rows of another number of features than the mixture's.
     """
-    rows = as_rows(x)
-    weights = np.asarray(as_row_weights(row_weights, rows), np.float64)
-    summaries = row_summaries(fit.mixture, rows_that_count(rows, weights))
-    log_prob, log_certainty = (np.asarray(part, np.float64) for part in summaries)
+    rows = as_rows(x, row_weights).of_positive_weight()
+    weights = np.asarray(rows.weights, np.float64)
+    log_prob, log_certainty = (np.asarray(part, np.float64) for part in row_summaries(fit.mixture, rows))
     total = float(weights @ log_prob)
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
     bic = -2 * total + num_parameters * float(np.log(weights.sum()))

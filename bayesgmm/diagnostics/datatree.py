@@ -14,10 +14,11 @@ from bayesgmm.diagnostics.criteria import pointwise_log_likelihood
 from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
-from bayesgmm.numerics.validation import as_key, as_rows, name_features
+from bayesgmm.numerics.validation import as_key, name_features
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -56,7 +57,7 @@ def to_datatree(
         raise InputError(
             f"fit is by {ENGINES[fit.engine].label}, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts"
         )
-    x, key = np.asarray(as_rows(x)), as_key(key)
+    x, key = np.asarray(as_rows(x).values), as_key(key)
     names = list(name_features(feature_names, x.shape[1]))
     family = get_family(fit.family)
     draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], fit.mixture) if fit.draws is None else fit.draws

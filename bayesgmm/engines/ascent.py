@@ -8,7 +8,6 @@ Source: Dempster, Laird & Rubin (1977); McLachlan & Peel (2000), section 3.2.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.likelihood.expectation import (
-    LARGE_FIT,
-    Moments,
-    Prepared,
-    expected_moments,
-    maximise,
-    over_devices,
-    prepare,
-)
+from bayesgmm.likelihood.expectation import LARGE_FIT, Prepared, moments_of_rows, prepare, psum
+from bayesgmm.likelihood.moments import Moments, maximise, moment_kind
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
@@ -43,8 +36,7 @@ class Problem(NamedTuple):
     """One fit: its start, its rows and what they are fitted with."""
 
     start: Mixture
-    x: Array
-    row_weights: Array
+    rows: Rows
     ridge: Array
     tol: Array
     prior: ConjugatePrior | None
@@ -52,7 +44,9 @@ class Problem(NamedTuple):
     total_weight: Array
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where the ascent stands."""
+
     mixture: Mixture
     moments: Moments
     objective: Array
@@ -79,11 +73,11 @@ class Ascent(NamedTuple):
 
     def cost(self, problem: Problem) -> int:
         """Rows x features x components."""
-        return problem.start.means.shape[0] * math.prod(problem.x.shape)
+        return problem.start.means.shape[0] * problem.rows.values.size
 
     def run(self, problem: Problem) -> Fit:
         """The whole fit; its passes share what they can."""
-        prepared = prepare(problem.start, problem.x, problem.row_weights, family=self.family, axis_name=self.axis_name)
+        prepared = prepare(problem.start, problem.rows, self.family, axis_name=self.axis_name)
         state = jax.lax.while_loop(
             functools.partial(self.unfinished, problem),
             lambda state: self.step(problem, state, jnp.asarray(True), prepared),
@@ -96,13 +90,13 @@ class Ascent(NamedTuple):
             return maximise(moments, self.family, problem.ridge, previous)
         return maximise_posterior(moments, self.family, problem.prior, problem.ridge, previous)
 
-    def begin(self, problem: Problem) -> _State:
+    def begin(self, problem: Problem) -> State:
         """The state before the first pass, so that one compiled step evaluates the start and all that follows."""
-        dtype, start = problem.x.dtype, problem.start
+        dtype, start = problem.rows.dtype, problem.start
         count = jnp.zeros(start.num_components, dtype)
         second = jnp.zeros_like(start.precision_factor)
         moments = Moments(start.means, count, jnp.zeros_like(start.means), second, jnp.zeros((), dtype))
-        return _State(
+        return State(
             mixture=start,
             moments=moments,
             objective=jnp.zeros((), dtype),
@@ -114,24 +108,18 @@ class Ascent(NamedTuple):
             trace=jnp.full(self.max_steps + 1, jnp.nan, dtype),
         )
 
-    def unfinished(self, problem: Problem, state: _State) -> Array:
+    def unfinished(self, problem: Problem, state: State) -> Array:
         """Whether another step is due."""
         return (state.result == _RUNNING) & (state.num_steps < problem.step_limit)
 
-    def step(self, problem: Problem, state: _State, running: Array, prepared: Prepared | None = None) -> _State:
+    def step(self, problem: Problem, state: State, running: Array, prepared: Prepared | None = None) -> State:
         """An M-step and the pass that follows; of a state that is not running, the state itself."""
         mixture, stride = self.propose(problem, state)
-        moments = expected_moments(
-            mixture,
-            problem.x,
-            problem.row_weights,
-            family=self.family,
-            prepared=prepared,
-            axis_name=self.axis_name,
-        )
+        kind = moment_kind(mixture, self.family)
+        moments = moments_of_rows(mixture, problem.rows, prepared, kind=kind, axis_name=self.axis_name)
         return self.judge(problem, state, mixture, stride, moments, running)
 
-    def propose(self, problem: Problem, state: _State) -> tuple[Mixture, Array]:
+    def propose(self, problem: Problem, state: State) -> tuple[Mixture, Array]:
         """The mixture to evaluate next, and how far it goes beyond a plain step."""
         mixture, stride = self._plain_step(problem, state.moments, state.mixture.factor), state.longest_stride
         if self.accelerate:
@@ -140,8 +128,8 @@ class Ascent(NamedTuple):
         return jax.tree.map(lambda new, old: jnp.where(fresh, old, new), mixture, state.mixture), stride
 
     def judge(
-        self, problem: Problem, state: _State, mixture: Mixture, stride: Array, moments: Moments, running: Array
-    ) -> _State:
+        self, problem: Problem, state: State, mixture: Mixture, stride: Array, moments: Moments, running: Array
+    ) -> State:
         """The next state, from what was proposed and the moments of the rows under it."""
         ridge, fresh, far = problem.ridge, state.num_steps < 0, state.extrapolate
         total_weight = problem.total_weight
@@ -152,7 +140,7 @@ class Ascent(NamedTuple):
         change = (objective - state.objective) / total_weight
         usable = _finite(mixture) & jnp.isfinite(objective)
         # Rounding of a sum of n log-densities, with room: a fall beyond it is a fall.
-        resolution = float(jnp.finfo(problem.x.dtype).eps)
+        resolution = float(jnp.finfo(problem.rows.dtype).eps)
         rounding = 1e3 * resolution
         slack = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight) + _ridge_penalty(mixture, ridge)
         fallen = ~fresh & (change < jnp.where(far, 0.0, -slack))
@@ -179,7 +167,7 @@ class Ascent(NamedTuple):
         num_steps = state.num_steps + (running & (kept | far)).astype(jnp.int32)
         # Written nowhere where the state stays: traces are too long to be copied in every step.
         place = jnp.where(running, num_steps, len(state.trace))
-        return _State(
+        return State(
             mixture=mixture,
             moments=moments,
             objective=objective,
@@ -191,10 +179,10 @@ class Ascent(NamedTuple):
             trace=state.trace.at[place].set(objective, mode="drop"),
         )
 
-    def end(self, problem: Problem, state: _State) -> Fit:
+    def end(self, problem: Problem, state: State) -> Fit:
         """The fit, and how it ended."""
         result = jnp.where(state.result == _RUNNING, ResultCode.max_steps_reached, state.result)
-        lightest = _lightest_row(problem.row_weights, self.axis_name)
+        lightest = _lightest_row(problem.rows.weights, self.axis_name)
         shrunk = _collapsed(state.mixture, state.moments.count, problem.ridge, lightest, problem.prior)
         result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
         return Fit(
@@ -211,15 +199,13 @@ class Ascent(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "accelerate", "axis_name"))
 def run_em(
     start: Mixture,
-    x: Float[Array, "n d"],
-    row_weights: Float[Array, " n"],
+    rows: Rows,
     ridge: Float[Array, " d"],
     tol: Float[Array, ""],
+    prior: ConjugatePrior | None = None,
     *,
     family: Family,
     max_steps: int,
-    prior: ConjugatePrior | None = None,
-    step_limit: Any = None,
     accelerate: bool = False,
     axis_name: str | None = None,
 ) -> Fit:
@@ -231,19 +217,16 @@ def run_em(
     log-Cholesky factors. It is taken only where the objective does not fall below that of $\theta_1$; only plain
     steps can end the run. (SQUAREM: Varadhan & Roland 2008, scheme S3 of section 6.)
 
-    `step_limit` is a limit known only at run time, below `max_steps`, for which the trace has room.
-
     Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
     `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
     """
-    step_limit = jnp.asarray(max_steps if step_limit is None else step_limit, jnp.int32)
-    total_weight = over_devices(row_weights.sum(), axis_name)
-    problem = Problem(start, x, row_weights, ridge, tol, prior, step_limit, total_weight)
+    total_weight = psum(rows.total_weight, axis_name)
+    problem = Problem(start, rows, ridge, tol, prior, jnp.asarray(max_steps, jnp.int32), total_weight)
     ascent = Ascent(family, max_steps, accelerate, axis_name)
     return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)
 
 
-def _further(state: _State, plain: Mixture, family: Family) -> tuple[Mixture, Array]:
+def _further(state: State, plain: Mixture, family: Family) -> tuple[Mixture, Array]:
     """The extrapolated mixture where it is its turn, else the plain step; and the length of the stride."""
     unit = 1.0 / mean_precision_scale(plain)
     old, now, new = (to_coordinates(mixture, unit) for mixture in (state.previous, state.mixture, plain))

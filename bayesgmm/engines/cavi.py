@@ -20,11 +20,11 @@ from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rul
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import moments_of_partition
 from bayesgmm.likelihood.log_likelihood import log_likelihood
-from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows, finite_number, whole_number
+from bayesgmm.numerics.precision import RandomKey, matching_precision
+from bayesgmm.numerics.validation import as_key, finite_number, whole_number
 from bayesgmm.posterior.matching import match_labels
 from bayesgmm.priors.conjugate import (
     ConjugatePrior,
@@ -108,51 +108,48 @@ def fit_cavi(
             update among them.
     """
     family = get_family(family)
-    x = as_rows(x)
-    tol = finite_number("tol", tol, (), x.dtype)
-    weights = as_row_weights(row_weights, x)
-    enough_rows(x, num_components, family, weights, bounded=True)
-    x = rows_that_count(x, weights)
+    rows = as_rows(x, row_weights).of_positive_weight()
+    tol = finite_number("tol", tol, (), rows.dtype)
+    enough_rows(rows, num_components, family, bounded=True)
     key = as_key(key)
     if prior is None:
-        prior = conjugate_prior(x, num_components, family, row_weights=weights)
-    prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
+        prior = conjugate_prior(rows, num_components, family)
+    prior = check_conjugate_prior(prior, num_components, rows.num_features, family)
     if isinstance(start, str):
         start = get_start(start)
     settings = (num_restarts, max_steps, num_draws)
-    return announce(_fit(x, weights, num_components, family, prior, key, start, tol, settings), on_failure)
+    return announce(_fit(rows, num_components, family, prior, key, start, tol, settings), on_failure)
 
 
 @matching_precision
 def _fit(
-    x: Any,
-    weights: Any,
+    rows: Rows,
     num_components: int,
     family: Family,
     prior: ConjugatePrior,
-    key: Array,
+    key: RandomKey,
     start: Any,
     tol: Any,
     settings: tuple[int, int, int],
 ) -> Fit:
     num_restarts, max_steps, num_draws = settings
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.dtype), prior)
     start_key, draw_key = jax.random.split(key)
-    whole = x, weights
-    x, weights, mesh = devices.place_rows(x, weights, num_components)
-    x, weights = (x, weights) if mesh is not None else (jnp.asarray(x), jnp.asarray(weights))
+    mesh = devices.row_mesh(rows.values.size * num_components)
+    whole = jax.tree.map(jnp.asarray, rows)
+    placed = whole if mesh is None else rows.split(mesh)
     options = {"family": family, "max_steps": max_steps, "mesh": mesh}
     random = isinstance(start, Start) and start.random
     if random:
-        starts = _starts(start_key, x, weights, num_components, family, start.name, num_restarts)
-        state = _best_ascent(starts, x, weights, jnp.asarray(tol), prior, **options)
+        starts = _starts(start_key, placed, num_components, family, start.name, num_restarts)
+        state = _best_ascent(starts, placed, jnp.asarray(tol), prior, **options)
     else:
-        given = _given_start(start, *whole, num_components, family, prior, start_key)
-        state = _ascent(given, x, weights, jnp.asarray(tol), prior, **options)
+        given = _given_start(start, rows, num_components, family, prior, start_key)
+        state = _ascent(given, placed, jnp.asarray(tol), prior, **options)
     state = devices.off_mesh(state)
-    approximation, (x, weights) = state.approximation, jax.tree.map(jnp.asarray, whole)
+    approximation = state.approximation
     if not prior.stick_breaking:  # whose components are no longer the same in another order
-        order = None  # of a start of one's own the labels are kept: steps renumber nothing
+        order = None  # labels of a user-supplied start are kept: steps renumber nothing
         if isinstance(start, Start):
             order = jnp.lexsort(approximation.mean.T[::-1])
         elif isinstance(start, Mixture):
@@ -164,14 +161,14 @@ def _fit(
         engine="cavi",
         family=family.name,
         mixture=point,
-        log_likelihood=log_likelihood(point, x, weights),
+        log_likelihood=log_likelihood(point, whole),
         result=jnp.where(state.result < 0, ResultCode.max_steps_reached, state.result).astype(jnp.int32),
         num_steps=state.num_steps,
         trace=state.trace,
         summary={"elbo": float(state.elbo)},
         approximation=approximation,
     )
-    return fit if num_draws == 0 else _with_draws(fit, x, weights, prior, num_draws, draw_key)
+    return fit if num_draws == 0 else _with_draws(fit, whole, prior, num_draws, draw_key)
 
 
 def draw_from_approximation(
@@ -192,14 +189,13 @@ def draw_from_approximation(
     """
     if fit.approximation is None:
         raise InputError(f"fit is by {fit.engine}, which has no approximation to draw from; give one by fit_cavi")
-    x = as_rows(x)
-    weights = as_row_weights(row_weights, x)
-    x, k, family = rows_that_count(x, weights), fit.mixture.num_components, get_family(fit.family)
+    rows = as_rows(x, row_weights).of_positive_weight()
+    k, family = fit.mixture.num_components, get_family(fit.family)
     if prior is None:
-        prior = conjugate_prior(x, k, family, row_weights=weights)
-    prior = check_conjugate_prior(prior, k, x.shape[1], family)
+        prior = conjugate_prior(rows, k, family)
+    prior = check_conjugate_prior(prior, k, rows.num_features, family)
     _check_num_draws(num_draws)
-    return _with_draws(fit, x, weights, prior, num_draws, as_key(key))
+    return _with_draws(fit, rows, prior, num_draws, as_key(key))
 
 
 def _check_num_draws(num_draws: Any) -> None:
@@ -208,15 +204,15 @@ def _check_num_draws(num_draws: Any) -> None:
 
 
 @matching_precision
-def _with_draws(fit: Fit, x: Any, weights: Any, prior: ConjugatePrior, num_draws: int, key: Array) -> Fit:
-    x, weights, approximation = jax.tree.map(jnp.asarray, (x, weights, fit.approximation))
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), prior)
+def _with_draws(fit: Fit, rows: Rows, prior: ConjugatePrior, num_draws: int, key: RandomKey) -> Fit:
+    rows, approximation = jax.tree.map(jnp.asarray, (rows, fit.approximation))
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.dtype), prior)
     family = get_family(fit.family)
-    draws, log_p, log_q = _draw(approximation, x, weights, prior, key, family=family, num_draws=num_draws)
+    draws, log_p, log_q = _draw(approximation, rows, prior, key, family=family, num_draws=num_draws)
     drawn = fit_of_draws(
         "cavi",
         jax.tree.map(lambda leaf: leaf[None], draws),
-        x,
+        rows.values,
         family,
         result=fit.code,
         num_steps=int(fit.num_steps),
@@ -225,48 +221,46 @@ def _with_draws(fit: Fit, x: Any, weights: Any, prior: ConjugatePrior, num_draws
         summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": fit.summary["elbo"]},
         approximation=fit.approximation,
     )
-    return dataclasses.replace(drawn, log_likelihood=log_likelihood(drawn.mixture, x, weights))
+    return dataclasses.replace(drawn, log_likelihood=log_likelihood(drawn.mixture, rows))
 
 
 def _given_start(
-    start: Any, x: Any, weights: Any, num_components: int, family: Family, prior: ConjugatePrior, key: Array
+    start: Any, rows: Rows, num_components: int, family: Family, prior: ConjugatePrior, key: RandomKey
 ) -> Mixture:
     """The mixture whose pass over the rows comes first."""
-    ridge = _start_ridge(jnp.asarray(x), jnp.asarray(weights))
+    ridge = _start_ridge(jax.tree.map(jnp.asarray, rows))
     if isinstance(start, Start):
-        given = start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
+        given = start_from(rows, num_components, family, ridge, start=start.name, key=key)
     elif isinstance(start, ConjugateDistribution):
-        return _expected(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), start))
+        return _expected(jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), start))
     elif isinstance(start, Mixture | dict):
-        given = mixture_from_start(start, x, num_components, weights, family, ridge)
+        given = mixture_from_start(start, rows, num_components, family, ridge)
     else:
         # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
-        shares = jnp.asarray(responsibilities_from_start(start, x, num_components, weights), x.dtype)
-        return _expected_from_shares(jnp.asarray(x), shares, jnp.asarray(weights), prior, family=family)
-    return jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
+        shares = jnp.asarray(responsibilities_from_start(start, rows, num_components), rows.dtype)
+        return _expected_from_shares(jax.tree.map(jnp.asarray, rows), shares, prior, family=family)
+    return jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), given)
 
 
 _expected = jax.jit(expected_mixture)
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def _expected_from_shares(x: Array, shares: Array, weights: Array, prior: ConjugatePrior, *, family: Family) -> Mixture:
-    moments = moments_of_partition(x, shares, weights, diagonal=family.diagonal)
+def _expected_from_shares(rows: Rows, shares: Array, prior: ConjugatePrior, *, family: Family) -> Mixture:
+    moments = moments_of_partition(rows, shares, diagonal=family.diagonal)
     return expected_mixture(update(distribution_of_prior(prior, family, shares.shape[1]), moments, family))
 
 
-def _start_ridge(x: Array, weights: Array) -> Array:
-    return _START_RIDGE * column_moments(x, weights)[1]
+def _start_ridge(rows: Rows) -> Array:
+    return _START_RIDGE * column_moments(rows)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("num_components", "family", "start", "num_restarts"))
-def _starts(
-    key: Array, x: Array, weights: Array, num_components: int, family: Family, start: str, num_restarts: int
-) -> Mixture:
-    ridge = _start_ridge(x, weights)
+def _starts(key: RandomKey, rows: Rows, num_components: int, family: Family, start: str, num_restarts: int) -> Mixture:
+    ridge = _start_ridge(rows)
 
-    def from_key(key: Array) -> Mixture:
-        return start_from(x, num_components, weights, family, ridge, start=start, key=key)
+    def from_key(key: RandomKey) -> Mixture:
+        return start_from(rows, num_components, family, ridge, start=start, key=key)
 
     return jax.lax.map(from_key, jax.random.split(key, num_restarts))
 
@@ -274,8 +268,7 @@ def _starts(
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "mesh"))
 def _ascent(
     start: Mixture,
-    x: Array,
-    weights: Array,
+    rows: Rows,
     tol: Array,
     prior: ConjugatePrior,
     *,
@@ -284,15 +277,13 @@ def _ascent(
     mesh: Mesh | None,
 ) -> State:
     run = functools.partial(run_coordinate_ascent, family=family, max_steps=max_steps)
-    if mesh is None:
-        return run(start, x, weights, tol, prior)
-    return devices.over_mesh(functools.partial(run, axis_name="rows"), mesh, start, x, weights, tol, prior)
+    return devices.shard(run, mesh, start, rows, tol, prior)
 
 
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "mesh"))
-def _best_ascent(starts: Mixture, x: Array, weights: Array, tol: Array, prior: ConjugatePrior, **options: Any) -> State:
+def _best_ascent(starts: Mixture, rows: Rows, tol: Array, prior: ConjugatePrior, **options: Any) -> State:
     def run(start: Mixture) -> State:
-        return _ascent(start, x, weights, tol, prior, **options)
+        return _ascent(start, rows, tol, prior, **options)
 
     states = jax.vmap(run)(starts) if options["mesh"] is None else jax.lax.map(run, starts)
     best = jnp.argmax(jnp.where(jnp.isfinite(states.elbo), states.elbo, -jnp.inf))
@@ -315,10 +306,9 @@ def _permute(approximation: ConjugateDistribution, order: Array) -> ConjugateDis
 @functools.partial(jax.jit, static_argnames=("family", "num_draws"))
 def _draw(
     approximation: ConjugateDistribution,
-    x: Array,
-    weights: Array,
+    rows: Rows,
     prior: ConjugatePrior,
-    key: Array,
+    key: RandomKey,
     *,
     family: Family,
     num_draws: int,
@@ -327,8 +317,8 @@ def _draw(
     prior_distribution = distribution_of_prior(prior, family, approximation.mean.shape[0])
     draws = jax.vmap(lambda key: sample_mixture(approximation, key=key))(jax.random.split(key, num_draws))
 
-    def look(mixture: Mixture) -> tuple[Array, Array]:
-        log_p = log_likelihood(mixture, x, weights) + log_prob_of_mixture(prior_distribution, mixture)
+    def log_densities(mixture: Mixture) -> tuple[Array, Array]:
+        log_p = log_likelihood(mixture, rows) + log_prob_of_mixture(prior_distribution, mixture)
         return log_p, log_prob_of_mixture(approximation, mixture)
 
-    return draws, *jax.lax.map(look, draws)
+    return draws, *jax.lax.map(log_densities, draws)

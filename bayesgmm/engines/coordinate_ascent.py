@@ -8,16 +8,16 @@ Source: Bishop (2006), section 10.2; Attias (2000).
 """
 
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from bayesgmm.engines.fit import ResultCode
-from bayesgmm.likelihood.expectation import LARGE_FIT, Moments, Prepared, expected_moments, over_devices, prepare
-from bayesgmm.likelihood.moments import expected_complete_log_prob
+from bayesgmm.likelihood.expectation import LARGE_FIT, Prepared, moments_of_rows, prepare, psum
+from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, moment_kind
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import ConjugatePrior, distribution_of_prior
@@ -31,8 +31,7 @@ class Problem(NamedTuple):
     """One approximation: the mixture whose responsibilities it starts from, its rows and what it is stopped by."""
 
     start: Mixture
-    x: Array
-    row_weights: Array
+    rows: Rows
     tol: Array
     prior: ConjugatePrior
     total_weight: Array
@@ -63,11 +62,11 @@ class CoordinateAscent(NamedTuple):
 
     def cost(self, problem: Problem) -> int:
         """Rows x features x components."""
-        return problem.start.means.shape[0] * math.prod(problem.x.shape)
+        return problem.start.means.shape[0] * problem.rows.values.size
 
     def run(self, problem: Problem) -> State:
         """The whole ascent; its passes share what they can."""
-        prepared = prepare(problem.start, problem.x, problem.row_weights, family=self.family, axis_name=self.axis_name)
+        prepared = prepare(problem.start, problem.rows, self.family, axis_name=self.axis_name)
         return jax.lax.while_loop(
             functools.partial(self.unfinished, problem),
             lambda state: self.step(problem, state, jnp.asarray(True), prepared),
@@ -76,7 +75,7 @@ class CoordinateAscent(NamedTuple):
 
     def begin(self, problem: Problem) -> State:
         """The state before the first pass."""
-        dtype = problem.x.dtype
+        dtype = problem.rows.dtype
         num_components = problem.start.num_components
         return State(
             approximation=distribution_of_prior(problem.prior, self.family, num_components),
@@ -93,14 +92,8 @@ class CoordinateAscent(NamedTuple):
 
     def step(self, problem: Problem, state: State, running: Array, prepared: Prepared | None = None) -> State:
         """A pass and the update that follows; of a state that is not running, the state itself."""
-        moments = expected_moments(
-            state.expected,
-            problem.x,
-            problem.row_weights,
-            family=self.family,
-            prepared=prepared,
-            axis_name=self.axis_name,
-        )
+        kind = moment_kind(state.expected, self.family)
+        moments = moments_of_rows(state.expected, problem.rows, prepared, kind=kind, axis_name=self.axis_name)
         prior = distribution_of_prior(problem.prior, self.family, len(moments.count))
         approximation = update(prior, moments, self.family)
         elbo = lower_bound(state.expected, moments, approximation, prior, problem.total_weight)
@@ -156,21 +149,19 @@ def lower_bound(
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "axis_name"))
 def run_coordinate_ascent(
     start: Mixture,
-    x: Array,
-    row_weights: Array,
+    rows: Rows,
     tol: Array,
     prior: ConjugatePrior,
     *,
     family: Family,
     max_steps: int,
     axis_name: str | None = None,
-) -> Any:
+) -> State:
     """Coordinate ascent from one start, for use inside other JAX programs; never raises.
 
     Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
     `axis_name`, rows are those of one device inside `jax.shard_map`.
     """
-    total_weight = over_devices(row_weights.sum(), axis_name)
-    problem = Problem(start, x, row_weights, tol, prior, total_weight)
+    problem = Problem(start, rows, tol, prior, psum(rows.total_weight, axis_name))
     ascent = CoordinateAscent(family, max_steps, axis_name)
     return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)

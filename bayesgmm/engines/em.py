@@ -13,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bayesgmm.engines.ascent import Ascent, Problem, run_em
 from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, engine
-from bayesgmm.engines.streaming import column_variances, rows_at, run_em_streamed
-from bayesgmm.engines.subsampling import sample_on_host, sample_rows, sample_size
-from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
+from bayesgmm.engines.streaming import column_variances, run_em_streamed
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host, sample_rows, sample_size
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import is_traced, matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows, finite_number
+from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.validation import as_key, finite_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
@@ -34,7 +34,6 @@ from bayesgmm.starts.named import Start, check_named_start, column_moments, get_
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
-_STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
 
@@ -98,27 +97,27 @@ def fit_em(
         InputError: for arguments that cannot be fitted, before anything is compiled.
     """
     family = get_family(family)
-    x = as_rows(x)
+    rows = as_rows(x, row_weights)
+    num_features, dtype = rows.num_features, rows.dtype
     settings = _Settings(num_components, family, num_restarts, max_steps, accelerate)
-    weights = as_row_weights(row_weights, x)
-    tol = finite_number("tol", tol, (), x.dtype)
-    reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, x.shape[1:], x.dtype)
+    tol = finite_number("tol", tol, (), dtype)
+    reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, (num_features,), dtype)
     ridged = reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all()))
-    enough_rows(x, num_components, family, weights, bounded=prior is not None, ridged=ridged)
-    streamed = _is_streamed(x) and not is_traced((weights, start, key, prior, tol, reg_covar))
-    x = x if streamed else rows_that_count(x, weights)
+    enough_rows(rows, settings.num_components, family, bounded=prior is not None, ridged=ridged)
+    streamed = rows.is_streamed and not is_traced((rows, start, key, prior, tol, reg_covar))
+    rows = rows if streamed else rows.of_positive_weight()
     if prior is not None:
-        prior = check_conjugate_prior(prior, settings.num_components, x.shape[1], family)
+        prior = check_conjugate_prior(prior, settings.num_components, num_features, family)
         check_has_mode(prior)
-        prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, x.dtype), prior)
+        prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, dtype), prior)
     # NaN stands for the default, so that no program is compiled for it alone.
-    ridge = np.asarray(np.nan, x.dtype) if reg_covar is None else reg_covar
-    ridge = (jnp if is_traced(ridge) else np).broadcast_to(ridge, x.shape[1:])
+    ridge = np.asarray(np.nan, dtype) if reg_covar is None else reg_covar
+    ridge = (jnp if is_traced(ridge) else np).broadcast_to(ridge, num_features)
     if isinstance(start, str):
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     fit = _fit_streamed if streamed else _fit
-    return announce(fit(x, weights, settings, start, key, prior, tol, ridge), on_failure)
+    return announce(fit(rows, settings, start, key, prior, tol, ridge), on_failure)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,92 +137,96 @@ class _Settings:
 
 
 @matching_precision
-def _fit(x: Any, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any) -> Fit:
-    traced = is_traced((x, weights, start, key, prior, tol, reg_covar))
-    given_rows = x, weights
-    x, weights, mesh = (x, weights, None) if traced else devices.place_rows(x, weights, settings.num_components)
+def _fit(
+    rows: Rows,
+    settings: _Settings,
+    start: Any,
+    key: RandomKey | None,
+    prior: ConjugatePrior | None,
+    tol: AnyArray,
+    reg_covar: AnyArray,
+) -> Fit:
+    traced = is_traced((rows, start, key, prior, tol, reg_covar))
+    mesh = None if traced else devices.row_mesh(rows.values.size * settings.num_components)
+    placed = jax.tree.map(jnp.asarray, rows) if mesh is None else rows.split(mesh)
     if isinstance(start, Start) and start.random:
         options = {"settings": settings, "start": start.name, "mesh": mesh}
-        fit = _best_of_restarts(key, x, weights, reg_covar, tol, prior, **options)
+        fit = _best_of_restarts(key, placed, reg_covar, tol, prior, **options)
     else:
-        x, weights = jnp.asarray(x), jnp.asarray(weights)
-        start_ridge, ridge = _ridges(x, weights, reg_covar, prior)
-        host = (x, weights) if mesh is None else tuple(np.asarray(array) for array in given_rows)
-        k, family = settings.num_components, settings.family
-        given = _given_start(start, host[0], k, host[1], family, start_ridge, key)
-        given = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given)
-        fit = _run(given, x, weights, ridge, tol, prior, settings=settings, mesh=mesh)
-    if mesh is None:
-        return fit
-    return devices.off_mesh(fit)
-
-
-def _is_streamed(x: Any) -> bool:
-    """Whether rows are so many that they stay where they are, in NumPy, and are passed over in chunks."""
-    return isinstance(x, np.ndarray) and x.nbytes >= _STREAMED_BYTES and jax.default_backend() == "cpu"
+        start_ridge, ridge = _ridges(placed, reg_covar, prior)
+        given = _given_start(start, placed if mesh is None else rows, settings, start_ridge, key)
+        fit = _run(given, placed, ridge, tol, prior, settings=settings, mesh=mesh)
+    return fit if mesh is None else devices.off_mesh(fit)
 
 
 @matching_precision
 def _fit_streamed(
-    x: np.ndarray, weights: Any, settings: _Settings, start: Any, key: Any, prior: Any, tol: Any, reg_covar: Any
+    rows: Rows,
+    settings: _Settings,
+    start: Any,
+    key: RandomKey | None,
+    prior: ConjugatePrior | None,
+    tol: AnyArray,
+    reg_covar: AnyArray,
 ) -> Fit:
-    weights, k, family = np.asarray(weights), settings.num_components, settings.family
-    default = column_variances(x, weights) * ridge_fraction(x.dtype) if np.isnan(reg_covar).any() else 0.0
+    k, family = settings.num_components, settings.family
     by_default = np.isnan(reg_covar)
-    start_ridge = jnp.asarray(np.where(by_default, default, reg_covar), x.dtype)
+    default = column_variances(rows) * ridge_fraction(rows.dtype) if by_default.any() else 0.0
+    start_ridge = jnp.asarray(np.where(by_default, default, reg_covar), rows.dtype)
     ridge = start_ridge if prior is None else jnp.where(by_default, 0.0, start_ridge)
-    tol = jnp.asarray(tol, x.dtype)
+    tol = jnp.asarray(tol, rows.dtype)
     ascent = Ascent(family, settings.max_steps, settings.accelerate)
     local = jax.local_devices()[: devices.num_cores()]
 
     def run(start: Mixture) -> Fit:
-        return run_em_streamed(start, x, weights, ridge, tol, prior, ascent, local)
+        return run_em_streamed(start, rows, ridge, tol, prior, ascent, local)
 
     if not (isinstance(start, Start) and start.random):
-        rows = x if isinstance(start, Mixture) else rows_that_count(x, weights)
-        given = _given_start(start, rows, k, weights, family, start_ridge, key)
-        return run(jax.tree.map(lambda field: jnp.asarray(field, x.dtype), given))
+        used = rows if isinstance(start, Mixture) else rows.of_positive_weight()
+        return run(_given_start(start, used, settings, start_ridge, key))
+    assert key is not None
     keys = jax.random.split(key, settings.num_restarts)
-    index, sample_weights = sample_on_host(jax.random.fold_in(keys[0], 1), weights, sample_size(x, k, family))
-    sample = rows_at(x, weights, index)
+    sample = sample_on_host(rows, sample_size(rows, k, family), key=jax.random.fold_in(keys[0], 1))
     options = {"settings": settings, "start": start.name}
-    starts = _promising_starts(keys, sample, sample_weights, start_ridge, ridge, tol, prior, **options)
+    starts = _promising_starts(keys, sample, start_ridge, ridge, tol, prior, **options)
     fits = [run(jax.tree.map(lambda leaf, i=i: leaf[i], starts)) for i in range(len(starts.means))]
     fit = _best(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
     return sorted_components(fit)
 
 
-def _given_start(start: Any, x: Any, num_components: int, weights: Any, family: Family, ridge: Any, key: Any) -> Any:
-    """The mixture of a named start that is not random, or of one of the caller's own."""
+def _given_start(start: Any, rows: Rows, settings: _Settings, ridge: Array, key: RandomKey | None) -> Mixture:
+    """The mixture of a named start that is not random, or of a user-supplied one."""
+    k, family = settings.num_components, settings.family
     if isinstance(start, Start):
-        return start_from(x, num_components, weights, family, ridge, start=start.name, key=key)
-    return mixture_from_start(start, x, num_components, weights, family, ridge)
+        given = start_from(rows, k, family, ridge, start=start.name, key=key)
+    else:
+        given = mixture_from_start(start, rows, k, family, ridge)
+    return jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), given)
 
 
 @jax.jit
-def default_ridge(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, " d"]:
+def default_ridge(rows: Rows) -> Float[Array, " d"]:
     """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
-    return column_moments(x, row_weights)[1] * ridge_fraction(x.dtype)
+    return column_moments(rows)[1] * ridge_fraction(rows.dtype)
 
 
-def ridge_fraction(dtype: Any) -> float:
+def ridge_fraction(dtype: DTypeLike) -> float:
     """The default ridge over the variance of a column."""
     return 1e-10 if dtype == jnp.float64 else 1e-7
 
 
-def _ridges(x: Array, row_weights: Array, reg_covar: Any, prior: ConjugatePrior | None) -> tuple[Array, Array]:
+def _ridges(rows: Rows, reg_covar: AnyArray, prior: ConjugatePrior | None) -> tuple[Array, Array]:
     """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one."""
-    reg_covar = jnp.asarray(reg_covar, x.dtype)
+    reg_covar = jnp.asarray(reg_covar, rows.dtype)
     by_default = jnp.isnan(reg_covar)
-    ridge = jnp.where(by_default, default_ridge(x, row_weights), reg_covar)
+    ridge = jnp.where(by_default, default_ridge(rows), reg_covar)
     return ridge, ridge if prior is None else jnp.where(by_default, 0.0, ridge)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "mesh"))
 def _run(
     start: Mixture,
-    x: Array,
-    row_weights: Array,
+    rows: Rows,
     ridge: Array,
     tol: Array,
     prior: ConjugatePrior | None,
@@ -234,23 +237,14 @@ def _run(
     run = functools.partial(
         run_em, family=settings.family, max_steps=settings.max_steps, accelerate=settings.accelerate
     )
-    if mesh is None:
-        return run(start, x, row_weights, ridge, tol, prior=prior)
-    return devices.over_mesh(
-        lambda start, x, row_weights, ridge, tol, prior: run(
-            start, x, row_weights, ridge, tol, prior=prior, axis_name="rows"
-        ),
-        mesh,
-        *(start, x, row_weights, ridge, tol, prior),
-    )
+    return devices.shard(run, mesh, start, rows, ridge, tol, prior)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "start", "mesh"))
 def _best_of_restarts(
-    key: Array,
-    x: Array,
-    row_weights: Array,
-    reg_covar: Any,
+    key: RandomKey,
+    rows: Rows,
+    reg_covar: AnyArray,
     tol: Array,
     prior: ConjugatePrior | None,
     *,
@@ -260,39 +254,34 @@ def _best_of_restarts(
 ) -> Fit:
     num_components, family = settings.num_components, settings.family
     keys = jax.random.split(key, settings.num_restarts)
-    start_ridge, ridge = _ridges(x, row_weights, reg_covar, prior)
-    large = x.size * num_components >= devices.LARGE
-    sample, sample_weights = x, row_weights
+    start_ridge, ridge = _ridges(rows, reg_covar, prior)
+    large = rows.values.size * num_components >= devices.LARGE
+    sample = rows
     if large:
         # Named apart from the keys of the starts.
-        sample, sample_weights = sample_rows(
-            jax.random.fold_in(keys[0], 1), x, row_weights, sample_size(x, num_components, family)
-        )
+        sample = sample_rows(rows, sample_size(rows, num_components, family), key=jax.random.fold_in(keys[0], 1))
 
     def from_key(key: Array) -> Mixture:
-        return start_from(sample, num_components, sample_weights, family, start_ridge, start=start, key=key)
+        return start_from(sample, num_components, family, start_ridge, start=start, key=key)
 
     def long(start: Mixture) -> Fit:
-        return _run(start, x, row_weights, ridge, tol, prior, settings=settings, mesh=mesh)
+        return _run(start, rows, ridge, tol, prior, settings=settings, mesh=mesh)
 
     if settings.num_restarts == 1:
         fit = long(from_key(keys[0]))
     elif large:
-        starts = _promising_starts(
-            keys, sample, sample_weights, start_ridge, ridge, tol, prior, settings=settings, start=start
-        )
+        starts = _promising_starts(keys, sample, start_ridge, ridge, tol, prior, settings=settings, start=start)
         fit = _best(jax.lax.map(long, starts))
     else:
         # In lanes, side by side; short and long runs share one compiled loop.
         starts = map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys)
         ascent = Ascent(family, settings.max_steps, settings.accelerate)
-        total_weight = row_weights.sum()
         varies = Problem._make(name == "start" for name in Problem._fields)
 
         def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
             limit = jnp.where(last, settings.max_steps, min(_SHORT_STEPS, settings.max_steps))
             tol_now = jnp.where(last, tol, _short_tol(tol))
-            problems = Problem(starts, x, row_weights, ridge, tol_now, prior, limit, total_weight)
+            problems = Problem(starts, rows, ridge, tol_now, prior, limit, rows.total_weight)
             num_tasks = jnp.where(last, settings.num_carried, settings.num_restarts)
             fits = run_all(ascent, problems, varies, settings.num_restarts, num_tasks)
             return _best(fits, settings.num_restarts).mixture, fits
@@ -305,8 +294,7 @@ def _best_of_restarts(
 @functools.partial(jax.jit, static_argnames=("settings", "start"))
 def _promising_starts(
     keys: Array,
-    sample: Array,
-    sample_weights: Array,
+    sample: Rows,
     start_ridge: Array,
     ridge: Array,
     tol: Array,
@@ -315,15 +303,13 @@ def _promising_starts(
     settings: _Settings,
     start: str,
 ) -> Mixture:
-    """The ends of the best short runs on a sample of the rows, made one after the other."""
+    """The best short runs on a sample of the rows, made one after the other."""
     k, family = settings.num_components, settings.family
     steps = min(_SHORT_STEPS, settings.max_steps)
 
     def short(key: Array) -> Fit:
-        given = start_from(sample, k, sample_weights, family, start_ridge, start=start, key=key)
-        return run_em(
-            given, sample, sample_weights, ridge, _short_tol(tol), family=family, max_steps=steps, prior=prior
-        )
+        given = start_from(sample, k, family, start_ridge, start=start, key=key)
+        return run_em(given, sample, ridge, _short_tol(tol), prior, family=family, max_steps=steps)
 
     return _best(jax.lax.map(short, keys), settings.num_carried).mixture
 

@@ -13,20 +13,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from bayesgmm.engines.draws import fit_of_draws, with_convergence
 from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import ChainMethod, CheckpointOption, Count, OnFailure, ProgressOption, engine
-from bayesgmm.likelihood.expectation import centred_block, expected_moments, weighted_sums
-from bayesgmm.likelihood.moments import Moments
-from bayesgmm.likelihood.rows import enough_rows
+from bayesgmm.likelihood.expectation import Centred, expected_moments, pass_over
+from bayesgmm.likelihood.moments import Moments, moment_kind
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.mixtures.mixture import Mixture, joint_of_rows
-from bayesgmm.numerics.blocks import sum_over_blocks
-from bayesgmm.numerics.precision import matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import RandomKey, matching_precision
+from bayesgmm.numerics.validation import as_key
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
 from bayesgmm.runtime.chains import (
@@ -102,12 +101,13 @@ def fit_gibbs(
         KeyboardInterrupt: as in `fit_nuts`.
     """
     family = get_family(family)
-    x = as_rows(x)
+    rows = as_rows(x)
+    x = rows.values
     method = check_chain_method(chain_method, num_chains)
-    enough_rows(x, num_components, family, bounded=True)
+    enough_rows(rows, num_components, family, bounded=True)
     key = as_key(key)
     if prior is None:
-        prior = conjugate_prior(x, num_components, family)
+        prior = conjugate_prior(rows, num_components, family)
     prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
     if start is None:
         starts = em_optima(x, num_components, family, num_starts, key=key, prior=prior)
@@ -204,7 +204,7 @@ def _advance(
 
         def step(mixture: Mixture, index: Array) -> tuple[Mixture, tuple[Mixture, Array, Array]]:
             row_key, parameter_key = jax.random.split(jax.random.fold_in(chain_key, index))
-            moments = allocated_moments(mixture, x, key=row_key, pooled=family.shared)
+            moments = allocated_moments(mixture, x, family, key=row_key)
             lp = moments.log_likelihood + log_prob_of_mixture(of_prior, mixture)
             following = sample_mixture(update(of_prior, moments, family), key=parameter_key)
             return following, (mixture, lp, moments.log_likelihood)
@@ -215,29 +215,13 @@ def _advance(
     return map_chains(one, num_chains, chain_method)(state, x, prior, first, count)
 
 
-def allocated_moments(mixture: Mixture, x: Float[Array, "n d"], *, key: Array, pooled: bool = False) -> Moments:
+def allocated_moments(
+    mixture: Mixture, x: Float[Array, "n d"], family: Family | None = None, *, key: RandomKey
+) -> Moments:
     """Moments of components to which each row is allocated at random, by its responsibilities.
 
     About the means of the mixture; with the log-likelihood of the rows, which the same densities give.
     """
-
-    def block(v: Array, x: Array, uniform: Array) -> tuple[Array, Array, Array, Array]:
-        shares, marginal = allocate(joint_of_rows(mixture, x), uniform)
-        shares = shares.astype(x.dtype) * v[None]
-        first, second = weighted_sums(shares, x.T[None] - mixture.means[:, :, None], mixture.is_diagonal)
-        second = second.sum(0, keepdims=True) if pooled else second
-        return shares.sum(1), first, second, jnp.dot(v, marginal, precision="highest")
-
     uniform = jax.random.uniform(key, (len(x),), x.dtype)
-    size = centred_block(x, mixture.num_components)
-    sums = sum_over_blocks(block, size, jnp.ones(len(x), x.dtype), x, uniform)
-    return Moments(mixture.means, *sums)
-
-
-def allocate(joint: Float[Array, "k n"], uniform: Float[Array, " n"]) -> tuple[Bool[Array, "k n"], Float[Array, " n"]]:
-    """Components drawn by inversion, as indicators, and the marginal log-density of every row."""
-    largest = joint.max(0)
-    cumulative = jnp.cumsum(jnp.exp(joint - largest[None]), 0)
-    reached = cumulative > (uniform * cumulative[-1])[None]  # also at 0, where none of no probability is reached
-    earlier = jnp.concatenate([jnp.zeros_like(reached[:1]), reached[:-1]])
-    return reached & ~earlier, largest + jnp.log(cumulative[-1])
+    form = Centred(mixture, mixture.means, moment_kind(mixture, family))
+    return form.moments(pass_over(form, Rows(x, jnp.ones(len(x), x.dtype)), uniform=uniform)[0])[0]

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import Count, Flag, Number, engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_row_weights, enough_rows
+from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import get_family
-from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.numerics.validation import as_key
 from bayesgmm.posterior.matching import best_orders
 
 
@@ -60,7 +60,7 @@ class KMeansFit:
         Raises:
             InputError: for rows of another number of features, and for NaN or infinite values.
         """
-        x = np.asarray(as_rows(x))
+        x = np.asarray(as_rows(x).values)
         if x.shape[1] != self.centres.shape[1]:
             raise InputError(f"x must have shape (rows, {self.centres.shape[1]}) like the centres; got {x.shape}")
         return _squared_distances(x, self.centres, self.column_scale).argmin(1)
@@ -103,9 +103,9 @@ def fit_kmeans(
     Raises:
         InputError: for arguments that cannot be fitted.
     """
-    x, key = np.asarray(as_rows(x)), as_key(key)
-    enough_rows(x, num_components, get_family("spherical"), row_weights)
-    weights = None if row_weights is None else np.asarray(as_row_weights(row_weights, x))
+    rows, key = as_rows(x, row_weights), as_key(key)
+    enough_rows(rows, num_components, get_family("spherical"))
+    x, weights = np.asarray(rows.values), np.asarray(rows.weights)
     scale = x.std(0) if standardise else np.ones(x.shape[1], x.dtype)
 
     from sklearn.cluster import KMeans  # on first use: it takes a second to import

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from bayesgmm.engines.em import fit_em
-from bayesgmm.likelihood.rows import has_enough_rows
+from bayesgmm.likelihood.rows import as_rows, has_enough_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, RandomKey
@@ -32,7 +32,7 @@ def em_optima(
     One program fits them all; optima may be the same. Of rows so few that their likelihood has no maximum it is the
     posterior under a conjugate `prior` that is climbed. `options` are further arguments of `fit_em`.
     """
-    if isinstance(prior, ConjugatePrior) and not has_enough_rows(x, num_components, family):
+    if isinstance(prior, ConjugatePrior) and not has_enough_rows(as_rows(x), num_components, family):
         # Its mode needs concentrations of at least 1; for a start these will do.
         options["prior"] = dataclasses.replace(prior, concentration=np.maximum(prior.concentration, 1.0))
     keys = [key, *jax.random.split(jax.random.fold_in(key, 1), num_starts)[1:]]

@@ -22,6 +22,7 @@ from bayesgmm.estimators.rows import over_rows
 from bayesgmm.estimators.runs import tell_run
 from bayesgmm.estimators.starts import start_of_init
 from bayesgmm.estimators.words import ParameterError
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.validation import shown
@@ -125,7 +126,7 @@ def _first_shares(
     """Responsibilities that the first numbers of the approximation are to have, as scikit-learn begins."""
     start, key = start_of_init(init_params, {}, x, num_components, weights, family, reg_covar, rng)
     if isinstance(start, str):
-        start = start_from(x, num_components, weights, family, reg_covar, start=start, key=key)
+        start = start_from(as_rows(x, weights), num_components, family, reg_covar, start=start, key=key)
     return over_rows(start.responsibilities, x, start.means.size) if isinstance(start, Mixture) else start
 
 

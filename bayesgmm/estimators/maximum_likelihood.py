@@ -18,7 +18,7 @@ from bayesgmm.estimators.runs import EMRun, best_fit
 from bayesgmm.estimators.starts import start_of_init
 from bayesgmm.estimators.words import ILL_DEFINED, NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
 from bayesgmm.likelihood.log_likelihood import row_log_prob
-from bayesgmm.likelihood.rows import enough_rows
+from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
@@ -223,7 +223,7 @@ class GaussianMixture(MixtureEstimator):
         if self.reg_covar > 0 or self.prior is not None:
             return
         try:
-            enough_rows(x, self.n_components, self._family, weights)
+            enough_rows(as_rows(x, weights), self.n_components, self._family)
         except InputError as error:
             raise InputError(f"{ILL_DEFINED} ({error})") from None
 

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from bayesgmm.estimators.arguments import key_of
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.starts.named import get_start, mixture_from_start, start_from
@@ -29,21 +30,23 @@ def start_of_init(
     order. Parts that are `given` take the place of those of the start.
     """
     if {"weights", "means", "precisions"} <= set(given):
-        return mixture_from_start(given, x, num_components, row_weights, family, reg_covar), None
+        return mixture_from_start(given, as_rows(x, row_weights), num_components, family, reg_covar), None
     by_name = init_params != "kmeans"
     shares = None if by_name else _kmeans_shares(x, num_components, row_weights, rng)
     key = key_of(rng) if by_name else None
     if not given and (not by_name or get_start(init_params).random):
         return (init_params if by_name else shares), key
     if by_name:
-        made = start_from(x, num_components, row_weights, family, reg_covar, start=init_params, key=key)
+        made = start_from(as_rows(x, row_weights), num_components, family, reg_covar, start=init_params, key=key)
         made = made.permute(np.lexsort(np.asarray(made.means).T[::-1]))  # whatever the order of the rows
     else:
-        made = mixture_from_start(shares, x, num_components, row_weights, family, reg_covar)
+        made = mixture_from_start(shares, as_rows(x, row_weights), num_components, family, reg_covar)
     numbers = {"weights": made.weights, "means": made.means, **given}
     factor = made.precision_factor
     if "precisions" in given:
-        factor = mixture_from_start(numbers, x, num_components, row_weights, family, reg_covar).precision_factor
+        factor = mixture_from_start(
+            numbers, as_rows(x, row_weights), num_components, family, reg_covar
+        ).precision_factor
     mixture = Mixture(np.log(numbers["weights"]), numbers["means"], factor)
     return jax.tree.map(lambda leaf: np.asarray(leaf, x.dtype), mixture), None
 

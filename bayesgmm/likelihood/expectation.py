@@ -9,60 +9,57 @@ $$ N_j = \sum_i v_i r_{ij}, \quad a_j = \sum_i v_i r_{ij} (x_i - o_j), \quad
 with row weights $v_i$, responsibilities $r_{ij}$ and an origin $o_j$, the component's current mean (sums about the mean
 keep the digits that sums about zero cancel). Sums add, so blocks, and later devices, only have to be added.
 
+`pass_over` is that pass, whatever is asked of it: moments, scores of rows, with allocations that are expected, drawn or
+given, of rows in memory, in chunks or on devices.
+
 Two formulations give the same sums. The centred one whitens the difference of each row from each mean. The natural one
 (`natural.py`) is two matrix products, several times faster, and loses digits where a component is narrow beside its
 distance from the middle of the data. Fits, and large single passes, take the natural one where the rule of
-`moments_of_arrays` finds that it keeps a log-density to 1e-9 (float64) or 1e-4 (float32) of its size and covariances to
+`moments_by_rule` finds that it keeps a log-density to 1e-9 (float64) or 1e-4 (float32) of its size and covariances to
 1e-7 or 1e-3; else the centred one.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood import natural
-from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, maximise, positive_count
+from bayesgmm.likelihood.moments import MomentKind, Moments, Sums, keeps_variances, moment_kind, positive_count
+from bayesgmm.likelihood.rows import Rows, over_blocks, stack_of_blocks
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import (
+    Assigned,
     Mixture,
+    drawn_shares,
+    expected_shares,
+    given_shares,
     joint_of_rows,
     rows_of_mixture,
-    shares_and_marginal_parts,
-    weighted_marginal,
 )
-from bayesgmm.numerics.blocks import block_size, stack_of_blocks, sum_over_blocks, sum_over_stack
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.blocks import block_size, sum_of_blocks
+from bayesgmm.numerics.precision import ArrayLike, matching_precision
 from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import real_array
-
-__all__ = [
-    "Moments",
-    "expected_complete_log_prob",
-    "expected_moments",
-    "maximise",
-    "moments_of_partition",
-    "prepare",
-]
 
 LARGE_PASS = 2**19  # rows x features x components from which the natural form is worth its compilation
 LARGE_FIT = 2**11  # for a fit of many passes, which share what they prepare
 _PREPARED_BYTES = 2**27  # standardised rows are kept from pass to pass where they take no more, over all devices
-# Sizes of a natural block, each measured to slow it down where it is more: what its features and its responsibilities
-# take falls out of the caches, or is cut up for other threads.
-_MOST_FEATURES, _MOST_JOINT_BYTES, _MOST_ROWS, _LEAST_ROWS = 50_000, 120_000, 2048, 256
 
 
 @matching_precision
 def expected_moments(
     mixture: Mixture,
-    x: Any,
-    row_weights: Any = None,
+    x: ArrayLike | Rows,
+    row_weights: ArrayLike | None = None,
     *,
     family: Family | None = None,
     prepared: "Prepared | None" = None,
@@ -78,71 +75,119 @@ def expected_moments(
     Raises:
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
-    mixture, x, row_weights = as_arguments(mixture, x, row_weights)
-    pooled, isotropic = wanted(family)
-    return moments_of_arrays(
-        mixture, x, row_weights, pooled=pooled, isotropic=isotropic, prepared=prepared, axis_name=axis_name
-    )
+    mixture, rows = in_one_precision(mixture, x, row_weights)
+    return moments_of_rows(mixture, rows, prepared, kind=moment_kind(mixture, family), axis_name=axis_name)
 
 
-def moments_of_partition(
-    x: Float[Array, "n d"], responsibilities: Float[Array, "n k"], row_weights: Float[Array, " n"], *, diagonal: bool
-) -> Moments:
-    """Moments of given responsibilities, about the weighted means they imply; used to start an engine.
-
-    Two passes, means first, so that a component much narrower than the data loses no digits. There is no mixture yet,
-    hence no log-likelihood: that field is NaN.
-    """
-
-    size = centred_block(x, responsibilities.shape[1])
-
-    def means_of_block(v: Array, x: Array, r: Array) -> tuple[Array, Array]:
-        shares = r * v[:, None]
-        return shares.sum(0), jnp.matmul(shares.T, x, precision="highest")
-
-    count, total = sum_over_blocks(means_of_block, size, row_weights, x, responsibilities)
-    origin = total / jnp.maximum(count, jnp.finfo(x.dtype).tiny)[:, None]
-
-    def sums_of_block(v: Array, x: Array, r: Array) -> tuple[Array, Array]:
-        return weighted_sums((r * v[:, None]).T, x.T[None] - origin[:, :, None], diagonal)
-
-    first, second = sum_over_blocks(sums_of_block, size, row_weights, x, responsibilities)
-    return Moments(origin, count, first, second, jnp.asarray(jnp.nan, x.dtype))
-
-
-def as_arguments(mixture: Mixture, x: Any, row_weights: Any) -> tuple[Mixture, Array, Array]:
-    """All three in one precision: that of the mixture, or float64 where the rows have it."""
+def in_one_precision(
+    mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike | None = None
+) -> tuple[Mixture, Rows]:
+    """The mixture and the rows in one precision: that of the mixture, or float64 where the rows have it."""
     if mixture.draw_shape:
         raise InputError(f"mixture has leading axes {mixture.draw_shape}; index it down to a single one, or use vmap")
-    x = rows_of_mixture(mixture, x)
-    dtype = jax.dtypes.canonicalize_dtype(np.float64 if x.dtype == np.float64 else mixture.means.dtype)
+    if isinstance(x, Rows) and row_weights is None:
+        x, row_weights = x.values, x.weights
+    values = rows_of_mixture(mixture, x.values if isinstance(x, Rows) else x)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if values.dtype == np.float64 else mixture.means.dtype)
+    weights = jnp.ones(values.shape[:1], dtype) if row_weights is None else real_array(row_weights, "row_weights")
+    if weights.shape != values.shape[:1]:
+        raise InputError(f"row_weights must have shape {values.shape[:1]}, one for each row; got {weights.shape}")
     mixture = jax.tree.map(lambda field: jnp.asarray(field, dtype), mixture)
-    x = jnp.asarray(x, dtype)
-    if row_weights is None:
-        return mixture, x, jnp.ones(x.shape[:1], dtype)
-    row_weights = real_array(row_weights, "row_weights")
-    if row_weights.shape != x.shape[:1]:
-        raise InputError(f"row_weights must have shape {x.shape[:1]}, one for each row; got {row_weights.shape}")
-    return mixture, x, jnp.asarray(row_weights, dtype)
+    return mixture, Rows(jnp.asarray(values, dtype), jnp.asarray(weights, dtype))
 
 
-def wanted(family: Family | None) -> tuple[bool, bool]:
-    """Whether second moments are wanted pooled over components, and averaged over features."""
-    return (False, False) if family is None else (family.shared, family.isotropic)
+def moments_of_partition(rows: Rows, responsibilities: Float[Array, "n k"], *, diagonal: bool) -> Moments:
+    """Moments of given responsibilities, about the weighted means they imply; used to start an engine.
+
+    Means come first, so that a component much narrower than the data loses no digits; what they are rounded by is left
+    to the first moments. There is no mixture yet, hence no log-likelihood: that field is NaN.
+    """
+    count = jnp.matmul(rows.weights, responsibilities, precision="highest")
+    total = jnp.matmul(responsibilities.T, rows.values * rows.weights[:, None], precision="highest")
+    kind = MomentKind(diagonal=diagonal, pooled=False, averaged=False, shared=False)
+    form = Centred(None, total / positive_count(count)[:, None], kind)
+    moments, _ = form.moments(pass_over(form, rows, responsibilities=responsibilities)[0])
+    return dataclasses.replace(moments, log_likelihood=jnp.asarray(jnp.nan, rows.dtype))
 
 
-def _natural_block(mixture: Mixture, x: Array, kind: natural.Kind) -> int:
-    """Rows in a block: a few thousand of few features, fewer of many."""
-    rows = min(
-        _MOST_FEATURES // natural.num_products(x.shape[1], kind),
-        _MOST_JOINT_BYTES // (mixture.num_components * x.dtype.itemsize),
-        _MOST_ROWS,
+def pass_over[R](
+    form: "Centred | natural.Natural",
+    rows: Rows | tuple[Array, Array],
+    *,
+    uniform: Float[Array, " n"] | None = None,
+    responsibilities: Float[Array, "n k"] | None = None,
+    score: Callable[[Assigned], R] = lambda _: None,
+    with_sums: bool = True,
+) -> tuple[Sums, R]:
+    """The one pass over the rows: the sums that moments are made of, and scores of the rows, arrays (n, ...).
+
+    Responsibilities are those of the formulation's mixture; with `uniform` numbers each row is allocated to a component
+    drawn by them; or they are given. Rows may be given as the blocks of `Prepared`.
+    """
+
+    def block(view: Array, weights: Array, *given: Array) -> tuple[Sums, R]:
+        if responsibilities is not None:
+            assigned = given_shares(weights, *given)
+        elif uniform is not None:
+            assigned = drawn_shares(form.joint(view), weights, *given)
+        else:
+            assigned = expected_shares(form.joint(view), weights)
+        scores = score(assigned)
+        if not with_sums:
+            return Sums((), jnp.zeros((), weights.dtype)), scores
+        terms, assigned = form.in_order(form.terms(view, weights, assigned.shares), assigned)
+        return Sums(terms, assigned.log_likelihood(weights)), scores
+
+    if not isinstance(rows, Rows):
+        weights, views = rows
+
+        def block_of_stack(index: Array) -> tuple[Sums, R]:
+            at_index = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
+            return block(at_index(views), at_index(weights))
+
+        return sum_of_blocks(block_of_stack, len(weights), weights.dtype)
+    given = [array for array in (uniform, responsibilities) if array is not None]
+    return over_blocks(
+        lambda rows, *given: block(form.view(rows.values), rows.weights, *given), form.block_size(rows), rows, *given
     )
-    return min(len(x), max(_LEAST_ROWS, rows // 64 * 64))
 
 
-def centred_block(x: Array, num_components: int) -> int:
-    return block_size(len(x), x.dtype.itemsize * num_components * x.shape[1])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["mixture", "origin"], meta_fields=["kind"])
+@dataclass(frozen=True)
+class Centred:
+    """The formulation that whitens differences from the means, and takes moments about an origin (k, d)."""
+
+    mixture: Mixture | None
+    origin: Array
+    kind: MomentKind
+
+    def block_size(self, rows: Rows) -> int:
+        """Rows in a block."""
+        return block_size(len(rows), rows.dtype.itemsize * self.origin.size)
+
+    def view(self, values: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """What joint log-densities and moments are taken of: the values."""
+        return values
+
+    def joint(self, values: Float[Array, "n d"]) -> Float[Array, "k n"]:
+        """Joint log-densities."""
+        assert self.mixture is not None
+        return joint_of_rows(self.mixture, values)
+
+    def terms(self, values: Float[Array, "n d"], weights: Array, shares: Float[Array, "k n"]) -> tuple[Array, ...]:
+        """Counts, first and second moments."""
+        first, second = weighted_sums(shares, values.T[None] - self.origin[:, :, None], self.kind.diagonal)
+        return shares.sum(1), first, second.sum(0, keepdims=True) if self.kind.pooled else second
+
+    def in_order[T](self, terms: T, assigned: Assigned) -> tuple[T, Assigned]:
+        """Both, in whatever order they are computed."""
+        return terms, assigned
+
+    def moments(self, sums: Sums) -> tuple[Moments, Array]:
+        """Moments, and whether they are accurate."""
+        count, first, second = sums.terms
+        accurate = keeps_variances(count, first, second, self.kind)
+        return Moments(self.origin, count, first, second, sums.log_likelihood), accurate
 
 
 def weighted_sums(shares: Float[Array, "k n"], centred: Float[Array, "k d n"], diagonal: bool) -> tuple[Array, Array]:
@@ -156,23 +201,6 @@ def weighted_sums(shares: Float[Array, "k n"], centred: Float[Array, "k d n"], d
         second = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
         return shared_out.sum(2), jnp.stack([jnp.stack(row, 1) for row in second], 1)
     return shared_out.sum(2), jnp.matmul(shared_out, jnp.swapaxes(centred, 1, 2), precision="highest")
-
-
-# Errors allowed in float64 and float32, as a fraction of the log-density of a row and of a variance.
-_LOG_PROB_TOLERANCE = (1e-9, 1e-4)
-_VARIANCE_TOLERANCE = (1e-7, 1e-3)
-# Rounding errors were measured below these multiples of the machine's epsilon; sums over a block's rows have more.
-_LOG_PROB_ROUNDING, _VARIANCE_ROUNDING = 2.0, 16.0
-_POOLED_VARIANCE_ROUNDING = 64.0  # one sum less a sum over components, where the others have one sum each
-
-
-def amplitude_limit(dtype: Any) -> float:
-    """How large an amplitude the tolerance allows."""
-    return _tolerance(dtype, _LOG_PROB_TOLERANCE) / (_LOG_PROB_ROUNDING * float(jnp.finfo(dtype).eps))
-
-
-def _tolerance(dtype: Any, tolerances: tuple[float, float]) -> float:
-    return tolerances[0 if dtype == jnp.float64 else 1]
 
 
 class Prepared(NamedTuple):
@@ -191,52 +219,38 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    mixture: Mixture,
-    x: Float[Array, "n d"],
-    row_weights: Float[Array, " n"],
-    *,
-    family: Family | None,
-    axis_name: str | None = None,
+    mixture: Mixture, rows: Rows, family: Family | None = None, *, axis_name: str | None = None
 ) -> Prepared | None:
     """What the passes of a fit can share, for mixtures of the same representation; nothing for small problems."""
-    pooled, isotropic = wanted(family)
-    return prepare_kind(mixture, x, row_weights, pooled=pooled, isotropic=isotropic, axis_name=axis_name)
+    return prepare_kind(mixture, rows, moment_kind(mixture, family), axis_name=axis_name)
 
 
-def prepare_kind(
-    mixture: Mixture,
-    x: Array,
-    row_weights: Array,
-    *,
-    pooled: bool,
-    isotropic: bool = False,
-    axis_name: str | None = None,
-) -> Prepared | None:
-    """`prepare` for moments that are pooled over components, or averaged over features, or neither."""
-    if mixture.num_components * x.size < LARGE_FIT:
+def prepare_kind(mixture: Mixture, rows: Rows, kind: MomentKind, *, axis_name: str | None = None) -> Prepared | None:
+    """`prepare` for moments of this kind."""
+    if mixture.num_components * rows.values.size < LARGE_FIT:
         return None
-    kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
-    frame = natural.frame_of(x, kind, axis_name)
-    size = _natural_block(mixture, x, kind)
+    frame = natural.frame_of(rows.values, kind, axis_name)
+    size = natural.block_size(rows, mixture.num_components, kind)
     num_shares = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    blocks = second = None
-    if x.nbytes // x.shape[1] * (x.shape[1] + 3) <= _PREPARED_BYTES // num_shares:
-        blocks = stack_of_blocks(lambda v, x: (v, frame.coordinates(x, kind)), size, row_weights, x)
-    if kind == "pooled":
-        second = over_devices(pooled_second(mixture, x, row_weights, frame), axis_name)
+    blocks = None
+    if rows.dtype.itemsize * len(rows) * (rows.num_features + 3) <= _PREPARED_BYTES // num_shares:
+        blocks = stack_of_blocks(lambda rows: (rows.weights, frame.coordinates(rows.values, kind)), size, rows)
+    second = None
+    if kind.features == "linear":
+        second = psum(second_moment_of_rows(rows, frame, size, kind), axis_name)
     return Prepared(frame, blocks, second)
 
 
-def pooled_second(mixture: Mixture, x: Array, row_weights: Array, frame: natural.Frame) -> Array:
-    """Second moment of the rows about the origin of a frame, (1, d, d), or of their squares, (1, d)."""
+def second_moment_of_rows(rows: Rows, frame: natural.Frame, size: int, kind: MomentKind) -> Array:
+    """Sum over rows of products about the origin of a frame, (1, d, d), or of squares, (1, d), in blocks of `size`."""
 
-    def block(v: Array, x: Array) -> Array:
-        return natural.second_moment(frame.standardise(x), v, diagonal=mixture.is_diagonal)
+    def block(rows: Rows) -> tuple[Array, None]:
+        return natural.second_moment(frame.standardise(rows.values), rows.weights, kind), None
 
-    return sum_over_blocks(block, _natural_block(mixture, x, "pooled"), row_weights, x)
+    return over_blocks(block, size, rows)[0]
 
 
-def over_devices(terms: Any, axis_name: str | None) -> Any:
+def psum[T](terms: T, axis_name: str | None) -> T:
     """Sums over the devices of a mesh axis, all in one message; on one device the terms themselves."""
     if axis_name is None:
         return terms
@@ -244,133 +258,49 @@ def over_devices(terms: Any, axis_name: str | None) -> Any:
     return unflatten(jax.lax.psum(flat, axis_name))
 
 
-@functools.partial(jax.jit, static_argnames=("pooled", "isotropic", "axis_name"))
-def moments_of_arrays(
-    mixture: Mixture,
-    x: Array,
-    row_weights: Array,
-    *,
-    pooled: bool,
-    isotropic: bool = False,
-    prepared: Prepared | None = None,
-    axis_name: str | None = None,
+@functools.partial(jax.jit, static_argnames=("kind", "axis_name"))
+def moments_of_rows(
+    mixture: Mixture, rows: Rows, prepared: Prepared | None = None, *, kind: MomentKind, axis_name: str | None = None
 ) -> Moments:
-    """By the natural form where the problem is large, or prepared, and its amplitude allows that; else centred.
+    """Moments in memory: by the rule where the problem is large, or prepared; else centred.
 
-    Afterwards the moments may turn out to come from rows further out, or to imply variances much narrower, than those
-    of the mixture. Then they are taken again by the centred form, about the means just found; in small problems, which
-    may be lanes of a vmap, they are not.
+    In small problems, which may be lanes of a vmap, moments are taken once.
     """
 
-    def centred(origin: Array) -> Moments:
-        sums = centred_sums(mixture, x, row_weights, origin, pooled=pooled)
-        return Moments(origin, *over_devices(sums, axis_name))
+    def run(form: Centred | natural.Natural) -> Sums:
+        blocks = prepared.blocks if prepared is not None and isinstance(form, natural.Natural) else None
+        return psum(pass_over(form, rows if blocks is None else blocks)[0], axis_name)
 
-    if prepared is None and mixture.num_components * x.size < LARGE_PASS:
-        return centred(mixture.means)
+    if prepared is None and mixture.num_components * rows.values.size < LARGE_PASS:
+        centred = Centred(mixture, mixture.means, kind)
+        return centred.moments(run(centred))[0]
+    frame = natural.frame_of(rows.values, kind, axis_name) if prepared is None else prepared.frame
+    return moments_by_rule(mixture, frame, None if prepared is None else prepared.second, kind, run, jax.lax.cond)
 
-    def first_centred() -> tuple[Moments, Array]:
-        moments = centred(mixture.means)
-        return moments, keeps_variances(moments.count, moments.first, moments.second)
 
-    kind = natural.kind_of(mixture, pooled=pooled, isotropic=isotropic)
-    if prepared is None:
-        prepared = Prepared(natural.frame_of(x, kind, axis_name), None, None)
-    form, amplitude = natural.natural_form(mixture, prepared.frame, kind)
+def moments_by_rule(
+    mixture: Mixture,
+    frame: natural.Frame,
+    second: Array | None,
+    kind: MomentKind,
+    run: Callable[[Centred | natural.Natural], Sums],
+    choose: Callable[[Array, Callable[[], Any], Callable[[], Any]], Any],
+) -> Moments:
+    """The rule: moments by the natural form where its amplitude allows that, else by the centred one.
 
-    def first_natural() -> tuple[Moments, Array]:
-        sums = natural_sums(mixture, form.theta, x, row_weights, prepared, kind)
-        return moments_of_sums(mixture, form.precision, over_devices(sums, axis_name), prepared, kind, pooled=pooled)
+    Afterwards the moments may turn out to come from rows further out, or to imply variances much narrower, than those
+    of the mixture. Then they are taken again by the centred form, about the means just found. All devices take the
+    same way: they have the same mixture, the same frame and the same sums.
+    """
 
-    # All devices take the same way: they have the same mixture, the same frame and the same sums.
-    moments, accurate = jax.lax.cond(amplitude <= amplitude_limit(x.dtype), first_natural, first_centred)
+    def by(form: Centred | natural.Natural) -> tuple[Moments, Array]:
+        return form.moments(run(form))
+
+    form, amplitude = natural.natural_form(mixture, frame, second, kind=kind)
+    moments, accurate = choose(
+        amplitude <= natural.amplitude_limit(mixture.means.dtype),
+        lambda: by(form),
+        lambda: by(Centred(mixture, mixture.means, kind)),
+    )
     found = moments.origin + moments.first / positive_count(moments.count)[:, None]
-    return jax.lax.cond(accurate, lambda: moments, lambda: centred(found))
-
-
-def keeps_variances(count: Array, first: Array, second: Array) -> Bool[Array, ""]:
-    """Whether the variances that moments imply are large enough beside the second moments they are taken from."""
-    squares = second if second.ndim == 2 else jnp.diagonal(second, axis1=1, axis2=2)
-    about_origin = jnp.square(first) / positive_count(count)[:, None]
-    rounding = _VARIANCE_ROUNDING
-    if squares.shape[1] < first.shape[1]:
-        about_origin = about_origin.mean(1, keepdims=True)
-    if len(squares) < len(count):
-        about_origin, rounding = about_origin.sum(0, keepdims=True), _POOLED_VARIANCE_ROUNDING
-    lost = rounding * float(jnp.finfo(count.dtype).eps) / _tolerance(count.dtype, _VARIANCE_TOLERANCE)
-    return (squares - about_origin >= lost * squares).all()
-
-
-def centred_sums(
-    mixture: Mixture, x: Array, row_weights: Array, origin: Float[Array, "k d"], *, pooled: bool
-) -> tuple[Array, ...]:
-    """Counts, first and second moments about the origin, and the log-likelihood."""
-
-    def block(v: Array, x: Array) -> tuple[Array, ...]:
-        shares, parts = shares_and_marginal_parts(joint_of_rows(mixture, x), v)
-        first, second = weighted_sums(shares, x.T[None] - origin[:, :, None], mixture.is_diagonal)
-        if pooled:
-            second = second.sum(0, keepdims=True)
-        return shares.sum(1), first, second, weighted_marginal(v, *parts)
-
-    return sum_over_blocks(block, centred_block(x, mixture.num_components), row_weights, x)
-
-
-class NaturalSums(NamedTuple):
-    """Sums over rows: features times shares (P, k), marginal log-densities, and what pooled second moments need."""
-
-    products: Array
-    marginal: Array
-    second: Array | None
-
-
-def natural_sums(
-    mixture: Mixture, theta: Array, x: Array, row_weights: Array, prepared: Prepared, kind: natural.Kind
-) -> NaturalSums:
-    needs_second = kind == "pooled" and prepared.second is None
-    # Products are fastest with components in eights; a few more cost less than a rest.
-    num_components = mixture.num_components
-    num_more = -num_components % 8 if -num_components % 8 < num_components else 0
-
-    def of_block(v: Array, coordinates: Array) -> NaturalSums:
-        features = natural.features(coordinates, kind)
-        shares, parts = shares_and_marginal_parts(jnp.matmul(theta, features, precision="highest"), v)
-        shares = jnp.pad(shares, ((0, num_more), (0, 0)))
-        products = jax.lax.dot_general(features, shares, (((1,), (1,)), ((), ())), precision="highest")
-        second = natural.second_moment(coordinates[:-1], v, diagonal=mixture.is_diagonal) if needs_second else None
-        # One after the other: XLA would hand what is independent to other threads, which have blocks of their own.
-        products, parts = jax.lax.optimization_barrier((products, parts))
-        return NaturalSums(products, weighted_marginal(v, *parts), second)
-
-    if prepared.blocks is not None:
-        sums = sum_over_stack(of_block, prepared.blocks)
-    else:
-        size = _natural_block(mixture, x, kind)
-        sums = sum_over_blocks(lambda v, x: of_block(v, prepared.frame.coordinates(x, kind)), size, row_weights, x)
-    return sums._replace(products=sums.products[:, :num_components])
-
-
-def moments_of_sums(
-    mixture: Mixture, precision: Array, sums: NaturalSums, prepared: Prepared, kind: natural.Kind, *, pooled: bool
-) -> tuple[Moments, Array]:
-    """Moments about the means in the units of the data, and whether they are accurate."""
-    diagonal, d = mixture.is_diagonal, mixture.num_features
-    count, first, second = natural.unpack(sums.products, d, kind)
-    log_likelihood = sums.marginal
-    if second is None:
-        second = sums.second if prepared.second is None else prepared.second
-        assert second is not None  # one of the two has what the features of a pooled form leave out
-        log_likelihood = log_likelihood - 0.5 * (precision * second).sum()
-    # The amplitude once more, for the rows that each component turned out to have.
-    squares = second if diagonal else jnp.diagonal(second, axis1=1, axis2=2)
-    spread = squares / (count.sum() if kind == "pooled" else positive_count(count)[:, None])
-    amplitude = natural.amplitude(precision, jnp.broadcast_to(spread, first.shape), kind)
-    if pooled and len(second) > 1:
-        second = second.sum(0, keepdims=True)
-    accurate = (amplitude <= amplitude_limit(count.dtype)) & keeps_variances(count, first, second)
-    first, second = natural.about_means(mixture, prepared.frame, count, first, second)
-    # Once more about the means of the mixture: rows far from them leave the M-step little of a variance.
-    accurate = accurate & keeps_variances(count, first, second)
-    if diagonal:
-        second = jnp.broadcast_to(second, (len(second), d))
-    return Moments(mixture.means, count, first, second, log_likelihood), accurate
+    return choose(accurate, lambda: moments, lambda: by(Centred(mixture, found, kind))[0])

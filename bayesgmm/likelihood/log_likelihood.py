@@ -7,6 +7,7 @@ differentiable again.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,21 +16,21 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from bayesgmm.likelihood.expectation import (
+    Centred,
     Prepared,
-    as_arguments,
-    centred_block,
-    moments_of_arrays,
+    in_one_precision,
+    moments_of_rows,
+    pass_over,
     prepare_kind,
-    weighted_sums,
 )
-from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
-from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
-from bayesgmm.numerics.blocks import map_over_blocks, sum_over_blocks
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.likelihood.moments import expected_complete_log_prob, score_kind
+from bayesgmm.likelihood.rows import Rows
+from bayesgmm.mixtures.mixture import Assigned, Mixture, joint_and_marginal
+from bayesgmm.numerics.precision import ArrayLike, matching_precision
 
 
 @matching_precision
-def log_likelihood(mixture: Mixture, x: Any, row_weights: Any = None) -> Float[Array, ""]:
+def log_likelihood(mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike | None = None) -> Float[Array, ""]:
     r"""Total log-likelihood $\sum_i v_i \log p(x_i)$ of rows x (n, d), with row weights v, by default one each.
 
     Differentiable to any order in the mixture, the rows and their weights; its first derivatives cost one pass of
@@ -38,98 +39,95 @@ def log_likelihood(mixture: Mixture, x: Any, row_weights: Any = None) -> Float[A
     Raises:
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
-    mixture, x, row_weights = as_arguments(mixture, x, row_weights)
-    return _log_likelihood(mixture, x, row_weights, None)
+    return _log_likelihood(*in_one_precision(mixture, x, row_weights), None)
 
 
 def prepare_rows(mixture: Mixture, x: Float[Array, "n d"]) -> Prepared | None:
     """What many evaluations of `log_likelihood_of_rows` on the same rows can share."""
-    return prepare_kind(mixture, x, jnp.ones(len(x), x.dtype), pooled=len(mixture.precision_factor) == 1)
+    return prepare_kind(mixture, Rows(x, jnp.ones(len(x), x.dtype)), score_kind(mixture))
 
 
 def log_likelihood_of_rows(mixture: Mixture, x: Float[Array, "n d"], prepared: Prepared | None) -> Float[Array, ""]:
     """`log_likelihood` of rows that are evaluated many times, inside JAX programs."""
-    return _log_likelihood(mixture, x, jnp.ones(len(x), x.dtype), prepared)
+    return _log_likelihood(mixture, Rows(x, jnp.ones(len(x), x.dtype)), prepared)
 
 
 @matching_precision
-def row_log_prob(mixture: Mixture, x: Any) -> Float[Array, " n"]:
+def row_log_prob(mixture: Mixture, x: ArrayLike | Rows) -> Float[Array, " n"]:
     r"""$\log p(x_i)$ of every row, in blocks: `Mixture.log_prob` for many rows, with the cheap reverse derivative.
 
     Its backward pass is a pass of moments with the cotangent as row weights. Forward-mode derivatives are not
     defined here; take them of `Mixture.log_prob`.
     """
-    mixture, x, _ = as_arguments(mixture, x, None)
-    return _row_log_prob(mixture, x)
+    mixture, rows = in_one_precision(mixture, x)
+    return _row_log_prob(mixture, rows.values)
 
 
 @matching_precision
-def row_summaries(mixture: Mixture, x: Any) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+def row_summaries(mixture: Mixture, x: ArrayLike | Rows) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Log-density of every row and its largest log-responsibility (0 for a row that is certainly assigned)."""
-    mixture, x, _ = as_arguments(mixture, x, None)
-    return _row_summaries(mixture, x)
+    mixture, rows = in_one_precision(mixture, x)
+    return _row_summaries(mixture, rows.values)
 
 
 @jax.custom_jvp
 @jax.jit
-def _log_likelihood(mixture: Mixture, x: Array, row_weights: Array, prepared: Prepared | None) -> Array:
-    pooled = len(mixture.precision_factor) == 1
-    return moments_of_arrays(mixture, x, row_weights, pooled=pooled, prepared=prepared).log_likelihood
+def _log_likelihood(mixture: Mixture, rows: Rows, prepared: Prepared | None) -> Array:
+    return moments_of_rows(mixture, rows, prepared, kind=score_kind(mixture)).log_likelihood
 
 
 @functools.partial(_log_likelihood.defjvp, symbolic_zeros=True)
-def _log_likelihood_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    mixture, x, row_weights, prepared = primals
-    pooled = len(mixture.precision_factor) == 1
-    moments = moments_of_arrays(mixture, x, row_weights, pooled=pooled, prepared=prepared)
+def _log_likelihood_jvp(
+    primals: tuple[Mixture, Rows, Prepared | None], tangents: tuple[Mixture, Rows, Prepared | None]
+) -> tuple[Array, Array]:
+    mixture, rows, prepared = primals
+    moments = moments_of_rows(mixture, rows, prepared, kind=score_kind(mixture))
     _, tangent = jax.jvp(
         lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangents[0]),)
     )
-    if not all(isinstance(part, SymbolicZero) for part in tangents[1:3]):
+    if not all(isinstance(part, SymbolicZero) for part in (tangents[1].values, tangents[1].weights)):
 
-        def in_rows(x: Array, row_weights: Array) -> Array:
-            return jnp.dot(row_weights, joint_and_marginal(mixture, x)[2], precision="highest")
+        def in_rows(rows: Rows) -> Array:
+            return jnp.dot(rows.weights, joint_and_marginal(mixture, rows.values)[2], precision="highest")
 
-        tangent = tangent + jax.jvp(in_rows, (x, row_weights), _instantiate(tangents[1:3]))[1]
+        tangent = tangent + jax.jvp(in_rows, (rows,), (_instantiate(tangents[1]),))[1]
     return moments.log_likelihood, tangent
 
 
-def _instantiate(tangents: Any) -> Any:
+def _instantiate[T](tangents: T) -> T:
     def zeros(leaf: Any) -> Any:
         return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf  # pyright: ignore
 
     return jax.tree.map(zeros, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
 
 
+def _scores[R](mixture: Mixture, x: Array, score: Callable[[Assigned], R]) -> R:
+    """Scores of the rows, of weight 1 each."""
+    form = Centred(mixture, mixture.means, score_kind(mixture))
+    return pass_over(form, Rows(x, jnp.ones(len(x), x.dtype)), score=score, with_sums=False)[1]
+
+
 @jax.custom_vjp
 @jax.jit
 def _row_log_prob(mixture: Mixture, x: Array) -> Array:
-    size = centred_block(x, mixture.num_components)
-    return map_over_blocks(lambda x: joint_and_marginal(mixture, x)[2], size, x)
+    return _scores(mixture, x, lambda assigned: assigned.log_prob)
+
+
+_Residuals = tuple[Mixture, Array, Array]
 
 
 @jax.jit
-def _row_log_prob_forward(mixture: Mixture, x: Array) -> tuple[Array, Any]:
-    def block(x: Array) -> tuple[Array, Array]:
-        _, joint, marginal = joint_and_marginal(mixture, x)
-        return marginal, jnp.exp(joint - marginal[None]).T
-
-    marginal, responsibilities = map_over_blocks(block, centred_block(x, mixture.num_components), x)
+def _row_log_prob_forward(mixture: Mixture, x: Array) -> tuple[Array, _Residuals]:
+    marginal, responsibilities = _scores(mixture, x, lambda assigned: (assigned.log_prob, assigned.shares.T))
     return marginal, (mixture, x, responsibilities)
 
 
 @jax.jit
-def _row_log_prob_backward(residuals: Any, cotangent: Array) -> tuple[Mixture, Array]:
+def _row_log_prob_backward(residuals: _Residuals, cotangent: Array) -> tuple[Mixture, Array]:
     mixture, x, responsibilities = residuals
-
-    def block(v: Array, x: Array, r: Array) -> tuple[Array, Array, Array]:
-        shares = (r * v[:, None]).T
-        first, second = weighted_sums(shares, x.T[None] - mixture.means[:, :, None], mixture.is_diagonal)
-        return shares.sum(1), first, second
-
-    size = centred_block(x, mixture.num_components)
-    count, first, second = sum_over_blocks(block, size, cotangent, x, responsibilities)
-    moments = Moments(mixture.means, count, first, second, jnp.zeros((), x.dtype))
+    form = Centred(mixture, mixture.means, score_kind(mixture))
+    sums, _ = pass_over(form, Rows(x, cotangent), responsibilities=responsibilities)
+    moments, _ = form.moments(sums)
     in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
     _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
     return in_mixture, in_rows(cotangent)[0]
@@ -140,8 +138,4 @@ _row_log_prob.defvjp(_row_log_prob_forward, _row_log_prob_backward)
 
 @jax.jit
 def _row_summaries(mixture: Mixture, x: Array) -> tuple[Array, Array]:
-    def block(x: Array) -> tuple[Array, Array]:
-        _, joint, marginal = joint_and_marginal(mixture, x)
-        return marginal, joint.max(0) - marginal
-
-    return map_over_blocks(block, centred_block(x, mixture.num_components), x)
+    return _scores(mixture, x, lambda assigned: (assigned.log_prob, assigned.log_certainty))

@@ -4,15 +4,60 @@ import dataclasses
 import functools
 import operator
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, log_normaliser
 from bayesgmm.numerics.precision import AnyArray
+
+_VARIANCE_TOLERANCE = (1e-7, 1e-3)  # errors allowed in float64 and float32, as a fraction of a variance
+_VARIANCE_ROUNDING = 16.0  # multiples of the machine's epsilon below which rounding errors were measured
+_POOLED_VARIANCE_ROUNDING = 64.0  # one sum less a sum over components, where the others have one sum each
+
+
+class MomentKind(NamedTuple):
+    """What second moments are made, and from mixtures of which representation: static in every program.
+
+    Attributes:
+        diagonal: whether they are of squares alone, for diagonal precision factors.
+        pooled: whether they are summed over the components, each about its own origin.
+        averaged: whether they need only be right on average over the features.
+        shared: whether all components of the mixture have one precision factor.
+    """
+
+    diagonal: bool
+    pooled: bool
+    averaged: bool
+    shared: bool
+
+    @property
+    def features(self) -> Literal["products", "squares", "sum of squares", "linear"]:
+        """Which features of rows the natural form needs (`natural.py`)."""
+        if self.pooled and self.shared:
+            return "linear"
+        if not self.diagonal:
+            return "products"
+        return "sum of squares" if self.averaged else "squares"
+
+
+def moment_kind(mixture: Mixture, family: Family | None) -> MomentKind:
+    """The moments that the M-step of a family needs; without one those of every component."""
+    shared = len(mixture.precision_factor) == 1
+    if family is None:
+        return MomentKind(mixture.is_diagonal, pooled=False, averaged=False, shared=shared)
+    return MomentKind(mixture.is_diagonal, pooled=family.shared, averaged=family.isotropic, shared=shared)
+
+
+def score_kind(mixture: Mixture) -> MomentKind:
+    """The moments that the gradient of the log-likelihood needs."""
+    shared = len(mixture.precision_factor) == 1
+    return MomentKind(mixture.is_diagonal, pooled=shared, averaged=False, shared=shared)
 
 
 @functools.partial(
@@ -43,6 +88,13 @@ class Moments:
         """Moments of both sets of rows; they must be about the same origin."""
         both = jax.tree.map(operator.add, self, other)
         return dataclasses.replace(both, origin=self.origin)
+
+
+class Sums(NamedTuple):
+    """Sums over rows, of whatever a formulation makes moments of, and of the marginal log-densities."""
+
+    terms: Any
+    log_likelihood: Array
 
 
 def maximise(
@@ -100,3 +152,23 @@ def expected_complete_log_prob(mixture: Mixture, moments: Moments) -> Float[Arra
 def positive_count(count: AnyArray) -> Array:
     """Counts that can be divided by."""
     return jnp.maximum(count, jnp.finfo(count.dtype).tiny)
+
+
+def keeps_variances(
+    count: Float[Array, " k"], first: Float[Array, "k d"], second: Array, kind: MomentKind
+) -> Bool[Array, ""]:
+    """Whether the variances that moments imply are large enough beside the second moments they are taken from."""
+    squares = second if kind.diagonal else jnp.diagonal(second, axis1=1, axis2=2)
+    about_origin = jnp.square(first) / positive_count(count)[:, None]
+    rounding = _POOLED_VARIANCE_ROUNDING if kind.pooled and len(count) > 1 else _VARIANCE_ROUNDING
+    if kind.averaged:
+        squares, about_origin = squares.mean(1, keepdims=True), about_origin.mean(1, keepdims=True)
+    if kind.pooled:
+        about_origin = about_origin.sum(0, keepdims=True)
+    lost = rounding * float(jnp.finfo(count.dtype).eps) / of_precision(count.dtype, _VARIANCE_TOLERANCE)
+    return (squares - about_origin >= lost * squares).all()
+
+
+def of_precision(dtype: DTypeLike, tolerances: tuple[float, float]) -> float:
+    """That of float64 or that of float32."""
+    return tolerances[0 if dtype == jnp.float64 else 1]

@@ -16,18 +16,33 @@ Which monomials of z are features depends on the representation of the covarianc
 * one factor for all components: z itself, $P = d + 1$; the quadratic part, common to all, is left to the totals.
 """
 
-from typing import Literal, NamedTuple
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
-from bayesgmm.mixtures.mixture import Mixture, joint_of_rows
+from bayesgmm.likelihood.moments import (
+    MomentKind,
+    Moments,
+    Sums,
+    keeps_variances,
+    of_precision,
+    positive_count,
+)
+from bayesgmm.likelihood.rows import Rows
+from bayesgmm.mixtures.mixture import Assigned, Mixture, joint_of_rows
 
-_FRAME_ROWS = 1024
-
-Kind = Literal["dense", "diagonal", "isotropic", "pooled"]
+FRAME_ROWS = 1024  # that a frame is made from
+# Sizes of a block, each measured to slow it down where it is more: what its features and its responsibilities take
+# falls out of the caches, or is cut up for other threads.
+_MOST_FEATURES, _MOST_JOINT_BYTES, _MOST_ROWS, _LEAST_ROWS = 50_000, 120_000, 2048, 256
+_LOG_PROB_TOLERANCE = (1e-9, 1e-4)  # errors allowed in float64 and float32, as a fraction of the log-density of a row
+_LOG_PROB_ROUNDING = 2.0  # multiple of the machine's epsilon below which rounding errors were measured
 
 
 class Frame(NamedTuple):
@@ -40,42 +55,117 @@ class Frame(NamedTuple):
         """$(x - o) / s$ with rows as the fastest axis; only the subtraction rounds, for s are powers of two."""
         return (x.T - self.origin[:, None]) * self.inverse_scale[:, None]
 
-    def coordinates(self, x: Float[Array, "n d"], kind: Kind) -> Float[Array, "c n"]:
+    def coordinates(self, x: Float[Array, "n d"], kind: MomentKind) -> Float[Array, "c n"]:
         """(z, 1), with sums of squares if need be: what `features` of a block are made of, and much smaller."""
         z = self.standardise(x)
         ones = jnp.ones((1, z.shape[1]), z.dtype)
-        if kind == "isotropic":
+        if kind.features == "sum of squares":
             return jnp.concatenate([z, ones, jnp.square(z).sum(0, keepdims=True)])
         return jnp.concatenate([z, ones])
 
 
-class NaturalForm(NamedTuple):
-    """A mixture in a frame: `theta` (k, P), and precisions (e, d, d) or (e, d).
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mixture", "frame", "theta", "precision", "second"],
+    meta_fields=["kind"],
+)
+@dataclass(frozen=True)
+class Natural:
+    """The formulation by natural parameters: a mixture in a frame.
 
-    In a pooled form theta leaves out the quadratic part, which is common to all components.
+    Attributes:
+        mixture: the mixture.
+        frame: where rows are standardised to.
+        theta: parameters (k, P); with linear features without the quadratic part, which all components share.
+        precision: precisions in the frame, (e, d, d) or (e, d).
+        second: second moment of all rows in the frame, where features are linear and it is known.
+        kind: the moments that are made.
     """
 
+    mixture: Mixture
+    frame: Frame
     theta: Array
     precision: Array
+    second: Array | None
+    kind: MomentKind
+
+    def block_size(self, rows: Rows) -> int:
+        """Rows in a block."""
+        return block_size(rows, self.mixture.num_components, self.kind)
+
+    def view(self, values: Float[Array, "n d"]) -> Float[Array, "c n"]:
+        """What joint log-densities and moments are taken of: coordinates of the rows."""
+        return self.frame.coordinates(values, self.kind)
+
+    def joint(self, coordinates: Float[Array, "c n"]) -> Float[Array, "k n"]:
+        """Joint log-densities; with linear features without the part that all components share."""
+        return jnp.matmul(self.theta, features(coordinates, self.kind), precision="highest")
+
+    def terms(
+        self, coordinates: Float[Array, "c n"], weights: Float[Array, " n"], shares: Float[Array, "k n"]
+    ) -> tuple[Float[Array, "p m"], Array | None]:
+        """Sums of features times shares, and what pooled second moments need."""
+        # Products are fastest with components in eights; a few more cost less than a remainder.
+        num_more = -len(shares) % 8 if -len(shares) % 8 < len(shares) else 0
+        shares = jnp.pad(shares, ((0, num_more), (0, 0)))
+        products = jax.lax.dot_general(
+            features(coordinates, self.kind), shares, (((1,), (1,)), ((), ())), precision="highest"
+        )
+        if self.kind.features == "linear" and self.second is None:
+            return products, second_moment(coordinates[:-1], weights, self.kind)
+        return products, None
+
+    def in_order[T](self, terms: T, assigned: Assigned) -> tuple[T, Assigned]:
+        """One after the other: XLA would hand what is independent to other threads, which have blocks of their own."""
+        return jax.lax.optimization_barrier((terms, assigned))
+
+    def moments(self, sums: Sums) -> tuple[Moments, Array]:
+        """Moments about the means in the units of the data, and whether they are accurate."""
+        products, second_of_rows = sums.terms
+        kind, d, log_likelihood = self.kind, self.mixture.num_features, sums.log_likelihood
+        count, first, second = unpack(products[:, : self.mixture.num_components], d, kind)
+        if second is None:
+            second = second_of_rows if self.second is None else self.second
+            log_likelihood = log_likelihood - 0.5 * (self.precision * second).sum()
+        # The amplitude once more, for the rows that each component turned out to have.
+        squares = second if kind.diagonal else jnp.diagonal(second, axis1=1, axis2=2)
+        spread = squares / (count.sum() if kind.features == "linear" else positive_count(count)[:, None])
+        accurate = amplitude(self.precision, jnp.broadcast_to(spread, first.shape), kind) <= amplitude_limit(
+            count.dtype
+        )
+        if kind.pooled and kind.features != "linear":
+            second = second.sum(0, keepdims=True)
+        accurate = accurate & keeps_variances(count, first, second, kind)
+        first, second = about_means(self.mixture, self.frame, count, first, second, kind)
+        # Once more about the means of the mixture: rows far from them leave the M-step little of a variance.
+        accurate = accurate & keeps_variances(count, first, second, kind)
+        return Moments(self.mixture.means, count, first, second, log_likelihood), accurate
 
 
-def kind_of(mixture: Mixture, *, pooled: bool, isotropic: bool) -> Kind:
-    """Which features a mixture needs, where second moments are wanted pooled, or averaged over the features."""
-    if pooled and len(mixture.precision_factor) == 1:
-        return "pooled"
-    if mixture.is_diagonal:
-        return "isotropic" if isotropic else "diagonal"
-    return "dense"
+def amplitude_limit(dtype: DTypeLike) -> float:
+    """How large an amplitude the tolerance of log-densities allows."""
+    return of_precision(dtype, _LOG_PROB_TOLERANCE) / (_LOG_PROB_ROUNDING * float(jnp.finfo(dtype).eps))
 
 
-def num_products(num_features: int, kind: Kind) -> int:
+def block_size(rows: Rows, num_components: int, kind: MomentKind) -> int:
+    """Rows in a block: a few thousand of few features, fewer of many."""
+    size = min(
+        _MOST_FEATURES // num_products(rows.num_features, kind),
+        _MOST_JOINT_BYTES // (num_components * rows.dtype.itemsize),
+        _MOST_ROWS,
+    )
+    return min(len(rows), max(_LEAST_ROWS, size // 64 * 64))
+
+
+def num_products(num_features: int, kind: MomentKind) -> int:
     """P, the features of a row, as they are laid out here."""
     d = num_features
-    return {"dense": len(_pairs(d)[0]), "diagonal": 2 * d + 1, "isotropic": d + 2, "pooled": d + 1}[kind]
+    sizes = {"products": len(_pairs(d)[0]), "squares": 2 * d + 1, "sum of squares": d + 2, "linear": d + 1}
+    return sizes[kind.features]
 
 
-def frame_of(x: Float[Array, "n d"], kind: Kind, axis_name: str | None = None) -> Frame:
-    """A frame near the centre of the rows, in about their spread; a thousand rows say enough for that.
+def frame_of(x: Float[Array, "n d"], kind: MomentKind, axis_name: str | None = None) -> Frame:
+    """A frame near the centre of the rows, in about their spread; a thousand rows determine it well enough.
 
     Isotropic components stay isotropic: they have one scale for all features. All devices have the same frame.
     """
@@ -83,18 +173,19 @@ def frame_of(x: Float[Array, "n d"], kind: Kind, axis_name: str | None = None) -
     def mean(rows: Array) -> Array:
         return rows.mean(0) if axis_name is None else jax.lax.pmean(rows.mean(0), axis_name)
 
-    sample = x[:: max(1, len(x) // _FRAME_ROWS)]
+    sample = x[:: max(1, len(x) // FRAME_ROWS)]
     origin = mean(sample)
     spread = jnp.sqrt(mean(jnp.square(sample - origin[None])))
     usable = (spread > 0) & jnp.isfinite(spread)
-    if kind == "isotropic":
+    if kind.features == "sum of squares":
         largest = jnp.where(usable, spread, 0.0).max()
         spread, usable = jnp.broadcast_to(largest, spread.shape), largest > 0
     _, exponent = jnp.frexp(jnp.where(usable, spread, 1.0))
     return Frame(origin, jnp.ldexp(jnp.ones_like(spread), -exponent))
 
 
-def natural_form(mixture: Mixture, frame: Frame, kind: Kind) -> tuple[NaturalForm, Array]:
+@functools.partial(jax.jit, static_argnames="kind")
+def natural_form(mixture: Mixture, frame: Frame, second: Array | None, *, kind: MomentKind) -> tuple[Natural, Array]:
     r"""The mixture in a frame, and its amplitude: how far this form amplifies the rounding of its terms.
 
     The amplitude is the largest $(\sum_{ab} (\Lambda_{ab} \rho_a \rho_b)^2)^{1/2}$ over the components, with the
@@ -104,101 +195,105 @@ def natural_form(mixture: Mixture, frame: Frame, kind: Kind) -> tuple[NaturalFor
     """
     means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
     precision = _precision(mixture, frame)
-    diagonal = precision if mixture.is_diagonal else jnp.diagonal(precision, axis1=1, axis2=2)
+    if kind.features != "linear":
+        precision = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
+    diagonal = precision if kind.diagonal else jnp.diagonal(precision, axis1=1, axis2=2)
     size = jnp.square(means) + jnp.maximum(1.0, 1.0 / diagonal)
-    if mixture.is_diagonal:
+    if kind.diagonal:
         linear = precision * means
     else:
         dense = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
         linear = (dense * means[:, None, :]).sum(2)
     constant = joint_of_rows(mixture, frame.origin[None])
-    if kind == "pooled":
-        return NaturalForm(jnp.concatenate([linear, constant], 1), precision), amplitude(precision, size, kind)
-    if kind == "isotropic":
+    if kind.features == "linear":
+        theta = jnp.concatenate([linear, constant], 1)
+    elif kind.features == "sum of squares":
         theta = jnp.concatenate([linear, constant, -0.5 * precision[:, :1]], 1)
-        return NaturalForm(theta, precision), amplitude(precision, size, kind)
-    precision = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
-    if mixture.is_diagonal:
+    elif kind.features == "squares":
         theta = jnp.concatenate([-0.5 * precision, linear, constant], 1)
-        return NaturalForm(theta, precision), amplitude(precision, size, kind)
-    half = 0.5 * linear[:, :, None]
-    upper = jnp.concatenate([-0.5 * precision, half], 2)
-    form = jnp.concatenate([upper, jnp.concatenate([jnp.swapaxes(half, 1, 2), constant[:, :, None]], 2)], 1)
-    rows, columns, coefficients = _pairs(mixture.num_features)
-    theta = form[:, rows, columns] * coefficients.astype(form.dtype)[None]
-    return NaturalForm(theta, precision), amplitude(precision, size, kind)
+    else:
+        half = 0.5 * linear[:, :, None]
+        upper = jnp.concatenate([-0.5 * precision, half], 2)
+        form = jnp.concatenate([upper, jnp.concatenate([jnp.swapaxes(half, 1, 2), constant[:, :, None]], 2)], 1)
+        rows, columns, coefficients = _pairs(mixture.num_features)
+        theta = form[:, rows, columns] * coefficients.astype(form.dtype)[None]
+    return Natural(mixture, frame, theta, precision, second, kind), amplitude(precision, size, kind)
 
 
-def amplitude(precision: Array, size: Float[Array, "k d"], kind: Kind) -> Float[Array, ""]:
+def amplitude(precision: Array, size: Float[Array, "k d"], kind: MomentKind) -> Float[Array, ""]:
     """The amplitude of precisions (e, d, d) or (e, d) for rows of this mean square size in the frame."""
-    if kind == "isotropic":
+    if kind.features == "sum of squares":
         same = (precision == precision[:, :1]).all()
         return jnp.where(same, (precision * size).sum(1).max(), jnp.inf)
     squares = jnp.square(precision)
-    if precision.ndim == 2:
+    if kind.diagonal:
         energy = (squares * jnp.square(size)).sum(1)
     else:
         energy = ((squares * size[:, None, :]).sum(2) * size).sum(1)
     return jnp.sqrt(energy.max())
 
 
-def features(coordinates: Float[Array, "c n"], kind: Kind) -> Float[Array, "p n"]:
+def features(coordinates: Float[Array, "c n"], kind: MomentKind) -> Float[Array, "p n"]:
     """The monomials of standardised rows that `theta` multiplies, (P, n), from `Frame.coordinates`."""
-    if kind == "dense":
+    if kind.features == "products":
         rows, columns, _ = _pairs(len(coordinates) - 1)
         return coordinates[rows] * coordinates[columns]
-    if kind == "diagonal":
+    if kind.features == "squares":
         return jnp.concatenate([jnp.square(coordinates[:-1]), coordinates])
     return coordinates
 
 
-def unpack(sums: Float[Array, "p k"], num_features: int, kind: Kind) -> tuple[Array, Array, Array | None]:
+def unpack(sums: Float[Array, "p k"], num_features: int, kind: MomentKind) -> tuple[Array, Array, Array | None]:
     """Counts (k), first (k, d) and second moments in the frame, from products of features.
 
-    Second moments are (k, d, d), (k, d) or, averaged over the features, (k, 1); none where they are pooled.
+    Second moments are (k, d, d) or (k, d), where they are averaged d times the same; none where features are linear.
     """
     sums, d = sums.T, num_features
-    if kind == "pooled":
+    if kind.features == "linear":
         return sums[:, d], sums[:, :d], None
-    if kind == "isotropic":
-        return sums[:, d], sums[:, :d], sums[:, d + 1 :] / d
-    if kind == "diagonal":
+    if kind.features == "sum of squares":
+        return sums[:, d], sums[:, :d], jnp.broadcast_to(sums[:, d + 1 :] / d, (len(sums), d))
+    if kind.features == "squares":
         return sums[:, -1], sums[:, d : 2 * d], sums[:, :d]
     dense = sums[:, _positions(d)]
     return sums[:, _positions(d)[d, d]], dense[:, d, :d], dense[:, :d, :d]
 
 
-def second_moment(z: Float[Array, "d n"], row_weights: Float[Array, " n"], *, diagonal: bool) -> Array:
+def second_moment(z: Float[Array, "d n"], row_weights: Float[Array, " n"], kind: MomentKind) -> Array:
     """Weighted sum of products of standardised rows, whatever their component: (1, d, d), or of squares (1, d)."""
     weighted = z * row_weights[None]
-    if diagonal:
+    if kind.diagonal:
         return (weighted * z).sum(1)[None]
     return jnp.matmul(weighted, z.T, precision="highest")[None]
 
 
 def about_means(
-    mixture: Mixture, frame: Frame, count: Float[Array, " k"], first: Float[Array, "k d"], second: Array
+    mixture: Mixture,
+    frame: Frame,
+    count: Float[Array, " k"],
+    first: Float[Array, "k d"],
+    second: Array,
+    kind: MomentKind,
 ) -> tuple[Array, Array]:
-    """First and second moments in the frame, moved to the means of the mixture and to the units of the data.
-
-    Second moments may be pooled (1, ...), or averaged over the features (k, 1).
-    """
+    """First and second moments in the frame, moved to the means of the mixture and to the units of the data."""
     means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
     centred = first - count[:, None] * means
     unit = 1.0 / frame.inverse_scale
-    if second.ndim == 2:
+    if kind.diagonal:
         taken, units = means * (first + centred), jnp.square(unit)[None]
-        if second.shape[1] < first.shape[1]:
-            taken, units = taken.mean(1, keepdims=True), units[:, :1]  # such a frame has one scale
+        if kind.features == "sum of squares":  # such a frame has one scale
+            taken = jnp.broadcast_to(taken.mean(1, keepdims=True), taken.shape)
     else:
         taken = means[:, :, None] * first[:, None, :] + centred[:, :, None] * means[:, None, :]
         units = (unit[:, None] * unit[None, :])[None]
-    if len(second) < len(count):
+    if kind.pooled:
         taken = taken.sum(0, keepdims=True)
     return centred * unit[None], (second - taken) * units
 
 
-def _pairs(num_features: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pairs(
+    num_features: int,
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
     """Every unordered pair of the d + 1 coordinates, and how often the quadratic form counts it.
 
     Pairs go along cyclic diagonals: one index counts up and the other runs a fixed shift ahead, so both gathers copy
@@ -212,7 +307,7 @@ def _pairs(num_features: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows, (rows + shift) % size, coefficients
 
 
-def _positions(num_features: int) -> np.ndarray:
+def _positions(num_features: int) -> Int[np.ndarray, "c c"]:
     """Where each pair of coordinates, (d + 1, d + 1), stands among the features."""
     rows, columns, _ = _pairs(num_features)
     positions = np.zeros((num_features + 1, num_features + 1), np.int32)

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -295,27 +295,61 @@ def sum_over_components(joint: Float[Array, "k n"]) -> Float[Array, " n"]:
     return jax.nn.logsumexp(joint, axis=0)
 
 
-def shares_and_marginal_parts(
-    joint: Float[Array, "k n"], row_weights: Float[Array, " n"]
-) -> tuple[Float[Array, "k n"], tuple[Float[Array, " n"], Float[Array, " n"]]]:
-    """Responsibilities times row weights, and what `weighted_marginal` takes: with one exp for each entry."""
+class Assigned(NamedTuple):
+    """Rows assigned to components, in parts or wholly, and their marginal log-densities.
+
+    Attributes:
+        shares: share of each component in each row, times the weight of the row, shape (k, n).
+        largest: the largest joint log-density of each row, shape (n).
+        total: sum over components of the joint densities relative to the largest one, shape (n).
+    """
+
+    shares: Float[Array, "k n"]
+    largest: Float[Array, " n"]
+    total: Float[Array, " n"]
+
+    @property
+    def log_prob(self) -> Float[Array, " n"]:
+        """Marginal log-density of every row."""
+        return self.largest + jnp.log(self.total)
+
+    @property
+    def log_certainty(self) -> Float[Array, " n"]:
+        """Logarithm of the largest responsibility of every row; NaN where its density underflows."""
+        return jnp.where(self.total > 0, -jnp.log(self.total), jnp.nan)
+
+    def log_likelihood(self, row_weights: Float[Array, " n"]) -> Float[Array, ""]:
+        """Weighted sum of marginal log-densities. A row of weight 0 adds nothing, even where its own is -inf."""
+        return jnp.dot(row_weights, jnp.where(row_weights == 0, 0.0, self.log_prob), precision="highest")
+
+
+def expected_shares(joint: Float[Array, "k n"], row_weights: Float[Array, " n"]) -> Assigned:
+    """Responsibilities as shares, with one exp for each entry."""
+    largest, relative = _relative_to_largest(joint)
+    total = relative.sum(0)
+    # A row whose density underflows under every component has no shares, whatever its weight.
+    return Assigned(relative * (row_weights / jnp.where(total == 0, 1.0, total))[None], largest, total)
+
+
+def drawn_shares(joint: Float[Array, "k n"], row_weights: Float[Array, " n"], uniform: Float[Array, " n"]) -> Assigned:
+    """Each row allocated to one component, drawn by inversion with the responsibilities as probabilities."""
+    largest, relative = _relative_to_largest(joint)
+    cumulative = jnp.cumsum(relative, 0)
+    reached = cumulative > (uniform * cumulative[-1])[None]  # also at 0, where none of no probability is reached
+    earlier = jnp.concatenate([jnp.zeros_like(reached[:1]), reached[:-1]])
+    return Assigned((reached & ~earlier).astype(joint.dtype) * row_weights[None], largest, cumulative[-1])
+
+
+def given_shares(row_weights: Float[Array, " n"], responsibilities: Float[Array, "n k"]) -> Assigned:
+    """Given responsibilities as shares; there are no densities, and marginal log-densities are 0."""
+    shares = (responsibilities * row_weights[:, None]).T
+    return Assigned(shares, jnp.zeros_like(row_weights), jnp.ones_like(row_weights))
+
+
+def _relative_to_largest(joint: Float[Array, "k n"]) -> tuple[Float[Array, " n"], Float[Array, "k n"]]:
     largest = jax.lax.stop_gradient(joint.max(0))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    relative = jnp.exp(joint - largest[None])
-    total = relative.sum(0)
-    # A row beyond the reach of every component has no shares, whatever its weight.
-    return relative * (row_weights / jnp.where(total == 0, 1.0, total))[None], (largest, total)
-
-
-def weighted_marginal(
-    row_weights: Float[Array, " n"], largest: Float[Array, " n"], total: Float[Array, " n"]
-) -> Float[Array, ""]:
-    """Weighted sum of marginal log-densities, from the largest joint one of each row and the sum relative to it.
-
-    A row of weight 0 counts nothing, even where its log-density is minus infinity.
-    """
-    marginal = jnp.where(row_weights == 0, 0.0, largest + jnp.log(total))
-    return jnp.dot(row_weights, marginal, precision="highest")
+    return largest, jnp.exp(joint - largest[None])
 
 
 def rows_of_mixture(mixture: Mixture, x: Any) -> AnyArray:

@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
 
 
-def as_rows(x: Any, name: str = "x") -> AnyArray:
+def as_matrix(x: Any, name: str = "x") -> AnyArray:
     """Rows as a floating-point array (n, d): integers become float64, one-dimensional data one column.
 
     Integers that are being traced become the default precision of JAX.

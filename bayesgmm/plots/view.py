@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import as_rows, name_features
+from bayesgmm.numerics.validation import name_features
 
 MAX_COLUMNS = 4
 
@@ -81,7 +82,7 @@ def view_rows(
         InputError: for rows of another width than the mixture's, for a mixture that is not finite, for columns that
             do not exist, come twice, or are too many, and for principal components of fewer than two columns.
     """
-    rows = np.asarray(as_rows(x))
+    rows = np.asarray(as_rows(x).values)
     if rows.shape[1] != mixture.num_features:
         raise InputError(f"x has {rows.shape[1]} features, but the mixture has {mixture.num_features}")
     if not all(np.isfinite(np.asarray(field)).all() for field in (mixture.means, mixture.precision_factor)):

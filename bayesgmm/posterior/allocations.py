@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
-from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.numerics.validation import as_key
 
 _BLOCK_BYTES = 2**25  # of the largest array of a block of draws: rows, components and features
 _KEPT_BYTES = 2**29  # of responsibilities that are kept for passes to come
@@ -47,7 +48,7 @@ def flat_draws(draws: Mixture) -> Mixture:
 
 def rows_of_draws(draws: Mixture, x: ArrayLike) -> Float[np.ndarray, "n d"]:
     """Check rows (n, d): finite, with as many features as the draws."""
-    return np.asarray(rows_of_mixture(draws, as_rows(x)))
+    return np.asarray(rows_of_mixture(draws, as_rows(x).values))
 
 
 def responsibility_blocks(draws: Mixture, x: AnyArray) -> Iterator[Float[np.ndarray, "block n k"]]:

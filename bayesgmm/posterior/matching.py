@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from bayesgmm.likelihood.expectation import Moments, expected_complete_log_prob
+from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
 from bayesgmm.mixtures.mixture import Mixture, vmap_draws
 from bayesgmm.numerics.precision import AnyArray, matching_precision
 

@@ -25,13 +25,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.expectation import Moments
-from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.likelihood.moments import Moments
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.factors import Factor, pool
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import as_rows, name_features, no_constant_column, shown, truth_value, whole_number
+from bayesgmm.numerics.validation import name_features, no_constant_column, shown, truth_value, whole_number
 from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
@@ -156,10 +156,10 @@ def conjugate_prior(
         InputError: for a number out of range or of the wrong shape, and for a column that does not vary.
     """
     family = _conjugate_family(family)
-    x = as_rows(x)
-    num_features = x.shape[1]
+    rows = as_rows(x, row_weights)
+    x, weights = rows.values, rows.weights
+    num_features = rows.num_features
     num_components = whole_number("num_components", num_components)
-    weights = as_row_weights(row_weights, x)
     if not is_traced((x, weights)):
         no_constant_column(np.asarray(x)[np.asarray(weights) > 0])
     center, covariance = sample_covariance(x, weights)

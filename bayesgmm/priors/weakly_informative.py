@@ -28,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced
-from bayesgmm.numerics.validation import as_rows, name_features, no_constant_column, whole_number
+from bayesgmm.numerics.validation import name_features, no_constant_column, whole_number
 from bayesgmm.priors.description import as_interval, as_table, rows_of_weights
 from bayesgmm.priors.scales import SCALE_PRIORS, HalfNormalScales, Scales, prior_number, scales_from_arguments
 from bayesgmm.runtime.files import storable, stored_as
@@ -98,7 +99,7 @@ def _upgrade(*, scale_prior: str, **fields: AnyArray | None) -> WeaklyInformativ
 
 
 def default_prior(
-    x: ArrayLike,
+    x: ArrayLike | Rows,
     num_components: int,
     *,
     concentration: ArrayLike = 2.0,
@@ -138,7 +139,7 @@ def default_prior(
         InputError: for a number out of range, of a shape that fits neither k nor d, or of another prior of the scales,
             and for a column that does not vary.
     """
-    rows = as_rows(x)
+    rows = as_rows(x).values
     num_features = rows.shape[1]
     num_components = whole_number("num_components", num_components)
     if not is_traced(rows):

@@ -22,12 +22,13 @@ from jaxtyping import Array, Float
 
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
+from bayesgmm.likelihood.rows import Rows, over_blocks
 from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, to_vector
 from bayesgmm.mixtures.factors import pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
 from bayesgmm.mixtures.quantities import Functions, quantities_of
-from bayesgmm.numerics.blocks import block_size, sum_over_blocks
+from bayesgmm.numerics.blocks import block_size
 
 _DIRECTIONS_AT_ONCE = 32
 
@@ -137,15 +138,12 @@ def _sums_of_scores(
     def score(row: Array) -> Float[Array, " p"]:
         return jax.grad(lambda vector: joint_and_marginal(mixture_at(vector), row[None])[2][0])(at)
 
-    def block(v: Array, x: Array) -> tuple[Array, Array, Array]:
-        scores = jax.vmap(score)(x)
+    def block(rows: Rows) -> tuple[tuple[Array, Array, Array], None]:
+        v, scores = rows.weights, jax.vmap(score)(rows.values)
         influence = jnp.matmul(scores, towards.T, precision="highest")
         meat = jnp.matmul((scores * v[:, None]).T, scores, precision="highest")
         squares = jnp.square(influence)
-        return (
-            meat,
-            jnp.matmul(v, squares, precision="highest"),
-            jnp.matmul(v, squares * influence, precision="highest"),
-        )
+        cubes = jnp.matmul(v, squares * influence, precision="highest")
+        return (meat, jnp.matmul(v, squares, precision="highest"), cubes), None
 
-    return sum_over_blocks(block, block_size(len(x), max(towards.shape) * x.dtype.itemsize), row_weights, x)
+    return over_blocks(block, block_size(len(x), max(towards.shape) * x.dtype.itemsize), Rows(x, row_weights))[0]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bayesgmm.engines.ascent import run_em
 from bayesgmm.engines.fit import ResultCode
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, in_batches
@@ -125,7 +126,7 @@ def _refit_weights(
     start: Mixture, x: Array, weights: Array, ridge: Array, tol: Array, *, family: Family
 ) -> tuple[Mixture, Array]:
     def fit(v: Array) -> tuple[Mixture, Array]:
-        found = run_em(start, x, v, ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
+        found = run_em(start, Rows(x, v), ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
         return found.mixture, found.result
 
     return jax.vmap(fit)(weights)
@@ -136,7 +137,7 @@ def _refit_rows(start: Mixture, rows: Array, ridge: Array, tol: Array, *, family
     ones = jnp.ones(rows.shape[1], rows.dtype)
 
     def fit(x: Array) -> tuple[Mixture, Array]:
-        found = run_em(start, x, ones, ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
+        found = run_em(start, Rows(x, ones), ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
         return found.mixture, found.result
 
     return jax.vmap(fit)(rows)

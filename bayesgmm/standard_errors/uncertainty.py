@@ -18,13 +18,13 @@ from jaxtyping import Array
 from bayesgmm.engines.em import default_ridge
 from bayesgmm.engines.fit import Fit, FitWarning, ResultCode
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_row_weights, rows_that_count
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.coordinates import names_of_coordinates
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced
-from bayesgmm.numerics.validation import as_key, as_rows, one_of, shown, whole_number
+from bayesgmm.numerics.validation import as_key, one_of, shown, whole_number
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.posterior.thresholds import MAX_DISTANCE, MIN_INFORMATION
 from bayesgmm.standard_errors.information import Information, information
@@ -109,10 +109,9 @@ def uncertainty(
         given = "num_replicates" if num_replicates is not None else "key"
         raise InputError(f"{given} is of no use to method={method!r}; leave it out, or choose {', '.join(BY_DRAWING)}")
     family = get_family(fit.family)
-    rows = as_rows(x)
-    dtype = rows.dtype
-    weights = np.asarray(as_row_weights(row_weights, rows), np.float64)
-    rows = np.asarray(rows_of_mixture(fit.mixture, rows_that_count(rows, weights)), np.float64)
+    known_rows = as_rows(x, row_weights).of_positive_weight()
+    dtype, weights = known_rows.dtype, np.asarray(known_rows.weights, np.float64)
+    rows = np.asarray(rows_of_mixture(fit.mixture, known_rows.values), np.float64)
     _check_size(method, fit.mixture, family, weights)
     mixture = jax.tree.map(lambda field: np.asarray(field, np.float64), fit.mixture)
     with jax.enable_x64(True):
@@ -181,7 +180,7 @@ def _refit(
 ) -> Refits:
     """EM fits of the replicates, with the labels of the mixture."""
     options = {"family": family, "tol": _TOL}
-    ridge = default_ridge(x, row_weights)
+    ridge = default_ridge(Rows(x, row_weights))
     num_rows = round(float(row_weights.sum()))
     if method == "jackknife":
         rows = jnp.flatnonzero(row_weights > 0)

@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import is_traced, matching_precision
-from bayesgmm.numerics.validation import as_rows, shown
-from bayesgmm.starts.kmeans import centre_and_scale, maximise_partition
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
+from bayesgmm.numerics.validation import shown
+from bayesgmm.starts.kmeans import centre_and_scale, mixture_of_partition
 
 
 def mixture_from_start(
-    start: Any, x: Any, num_components: int, row_weights: Any, family: Family, reg_covar: Any
+    start: Any, x: ArrayLike | Rows, num_components: int, family: Family, reg_covar: ArrayLike
 ) -> Mixture:
     """The mixture that a user's own start means, in the precision of the rows and the representation of the family.
 
@@ -30,29 +30,26 @@ def mixture_from_start(
               in scikit-learn's shapes: (k, d, d), (d, d) where shared, (k, d) diagonal, (k) spherical. Without weights
               they are equal; without covariances they come from the M-step of the rows nearest to each mean;
             * responsibilities (n, k), or integer labels (n) from 0 to k - 1, followed by the M-step.
-        x: rows (n, d).
+        x: rows (n, d), or `Rows` where they have weights.
         num_components: k.
-        row_weights: weight of every row (n), or None for ones.
         family: covariance family.
         reg_covar: ridge of the M-step, one number or one for each feature (d).
 
     Raises:
         InputError: for shapes and values that cannot be a start, before anything is compiled.
     """
-    x = as_rows(x)
-    row_weights = as_row_weights(row_weights, x)
+    rows = as_rows(x)
     if isinstance(start, Mixture):
-        return _as_given(start, x, num_components, family)
+        return _as_given(start, rows.values, num_components, family)
     if isinstance(start, Mapping):
-        weights, means, kind, matrices = _parameters(start, num_components, x.shape[1], family)
+        weights, means, kind, matrices = _parameters(start, num_components, rows.num_features, family)
         if kind is None:
-            nearest = _nearest_means(x, means, row_weights)
-            responsibilities = responsibilities_from_start(nearest, x, num_components, row_weights)
-            fitted = maximise_partition(x, responsibilities, row_weights, family, reg_covar)
-            return _from_factor(x, weights, means, fitted.precision_factor)
-        return _from_matrices(x, weights, means, kind, matrices, family)
-    responsibilities = responsibilities_from_start(start, x, num_components, row_weights)
-    return maximise_partition(x, responsibilities, row_weights, family, reg_covar)
+            responsibilities = responsibilities_from_start(_nearest_means(rows, means), rows, num_components)
+            fitted = mixture_of_partition(rows, responsibilities, family, reg_covar)
+            return _from_factor(rows.values, weights, means, fitted.precision_factor)
+        return _from_matrices(rows.values, weights, means, kind, matrices, family)
+    responsibilities = responsibilities_from_start(start, rows, num_components)
+    return mixture_of_partition(rows, responsibilities, family, reg_covar)
 
 
 @matching_precision
@@ -70,12 +67,12 @@ def _from_matrices(x: Any, weights: Any, means: Any, kind: str, matrices: Any, f
 
 
 @matching_precision
-def _nearest_means(x: Any, means: Any, row_weights: Any) -> Array:
+def _nearest_means(rows: Rows, means: AnyArray) -> Array:
     """Label of the mean nearest to each row in standardised columns, shape (n)."""
-    x = jnp.asarray(x)
-    centre, scale = (part[None] for part in centre_and_scale(x, jnp.asarray(row_weights)))
-    rows, means = (x - centre) / scale, (jnp.asarray(means, x.dtype) - centre) / scale
-    scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, rows.T, precision="highest")
+    rows = jax.tree.map(jnp.asarray, rows)
+    centre, scale = (part[None] for part in centre_and_scale(rows))
+    standard, means = (rows.values - centre) / scale, (jnp.asarray(means, rows.dtype) - centre) / scale
+    scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, standard.T, precision="highest")
     return scores.argmin(0)
 
 
@@ -174,9 +171,9 @@ def _as_array(name: str, value: Any, shape: tuple[int, ...] | None = None) -> An
     return value
 
 
-def responsibilities_from_start(start: Any, x: Any, num_components: int, row_weights: Any) -> Any:
+def responsibilities_from_start(start: Any, rows: Rows, num_components: int) -> AnyArray:
     """Responsibilities (n, k) from responsibilities or labels, in which every component has rows."""
-    num_rows, given = len(x), type(start).__name__
+    num_rows, given = len(rows), type(start).__name__
     if not isinstance(start, jax.Array):
         try:
             start = np.asarray(start)
@@ -191,7 +188,7 @@ def responsibilities_from_start(start: Any, x: Any, num_components: int, row_wei
         if start.shape != (num_rows,):
             raise InputError(f"start: labels must have shape ({num_rows},), one for each row; got {start.shape}")
         if is_traced(start):
-            return jax.nn.one_hot(start, num_components, dtype=x.dtype)
+            return jax.nn.one_hot(start, num_components, dtype=rows.dtype)
         labels = np.asarray(start)
         outside = np.flatnonzero((labels < 0) | (labels >= num_components))
         if outside.size:
@@ -202,20 +199,20 @@ def responsibilities_from_start(start: Any, x: Any, num_components: int, row_wei
         shares = _as_array("responsibilities", start, (num_rows, num_components))
         if is_traced(shares):
             return shares / shares.sum(1, keepdims=True)
-        rows, columns = np.nonzero(shares < 0)
-        if rows.size:
-            row, column = rows[0], columns[0]
+        negative = np.argwhere(shares < 0)
+        if negative.size:
+            row, column = negative[0]
             raise InputError(f"start[{row}, {column}]={shares[row, column]:g}: responsibilities cannot be negative")
         totals = shares.sum(1)
         wrong = np.flatnonzero(np.abs(totals - 1) > 1e-4)
         if wrong.size:
             raise InputError(f"start[{wrong[0]}] sums to {totals[wrong[0]]:g}; the responsibilities of a row sum to 1")
         shares = shares / totals[:, None]
-    if not is_traced(row_weights):
-        empty = np.flatnonzero(np.asarray(row_weights, np.float64) @ shares == 0)
+    if not is_traced(rows.weights):
+        empty = np.flatnonzero(np.asarray(rows.weights, np.float64) @ shares == 0)
         if empty.size:
             raise InputError(f"start leaves component {empty[0]} without rows; every component needs some")
-    return shares.astype(x.dtype)
+    return shares.astype(rows.dtype)
 
 
 def check_starts(start: Any, num_components: int, num_features: int, family: Family) -> list[Mixture]:

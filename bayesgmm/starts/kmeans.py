@@ -3,54 +3,55 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayesgmm.likelihood.expectation import maximise, moments_of_partition
+from bayesgmm.likelihood.expectation import moments_of_partition
+from bayesgmm.likelihood.moments import maximise
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, matching_precision
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
 
 MAX_LLOYD_STEPS = 100
 
 
-def standardise(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, "n d"]:
+def standardise(rows: Rows) -> Float[Array, "n d"]:
     """Columns with weighted mean 0 and variance 1; a constant column stays at 0, but for rounding."""
-    centre, scale = centre_and_scale(x, row_weights)
-    return (x - centre[None]) / scale[None]
+    centre, scale = centre_and_scale(rows)
+    return (rows.values - centre[None]) / scale[None]
 
 
-def centre_and_scale(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
+def centre_and_scale(rows: Rows) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Weighted mean and standard deviation of every column, 1 where it is no more than rounding of the mean."""
-    mean, variance = column_moments(x, row_weights)
+    mean, variance = column_moments(rows)
     scale = jnp.sqrt(variance)
-    return mean, jnp.where(scale > 10 * jnp.finfo(x.dtype).eps * jnp.abs(mean), scale, 1.0)
+    return mean, jnp.where(scale > 10 * jnp.finfo(rows.dtype).eps * jnp.abs(mean), scale, 1.0)
 
 
-def column_moments(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> tuple[Array, Array]:
+def column_moments(rows: Rows) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Weighted mean and variance of every column, by reductions that XLA fuses, so that no copy of the rows is made."""
-    shares = (row_weights / row_weights.sum())[:, None]
+    x, shares = rows.values, (rows.weights / rows.total_weight)[:, None]
     near = x[0]  # differences from a row keep the digits that a mean far from zero would cost
     mean = near + (shares * (x - near[None])).sum(0)
     return mean, (shares * jnp.square(x - mean[None])).sum(0)
 
 
-def whitened_rows(x: Float[Array, "n d"], row_weights: Float[Array, " n"]) -> Float[Array, "d n"]:
+def whitened_rows(rows: Rows) -> Float[Array, "d n"]:
     r"""$L^{-1} z_i$ for standardised rows $z_i$ with correlation $L L^\top$: uncorrelated features of variance 1.
 
     Features, not rows, come first, so that arithmetic over rows vectorises. The correlation gets a ridge of the size of
     its rounding, so that a direction in which the rows do not vary stays near 0.
     """
-    standard = standardise(x, row_weights).T
+    standard = standardise(rows).T
     num_features = len(standard)
-    shared_out = standard * (row_weights / row_weights.sum())[None]
+    shared_out = standard * (rows.weights / rows.total_weight)[None]
     correlation = jnp.matmul(shared_out, standard.T, precision="highest")
-    ridge = 100 * num_features * float(jnp.finfo(x.dtype).eps)
-    lower = cholesky(correlation + ridge * jnp.eye(num_features, dtype=x.dtype))
+    ridge = 100 * num_features * float(jnp.finfo(rows.dtype).eps)
+    lower = cholesky(correlation + ridge * jnp.eye(num_features, dtype=rows.dtype))
     # The inverse once, then a product: cheaper than a triangular solve with every row.
     return jnp.matmul(inverse_of_lower(lower), standard, precision="highest")
 
@@ -148,24 +149,13 @@ def lloyd(
     return jax.lax.while_loop(unfinished, step, state)[0]
 
 
+@matching_precision
 @functools.partial(jax.jit, static_argnames="family")
 def mixture_of_partition(
-    x: Float[Array, "n d"],
-    responsibilities: Float[Array, "n k"],
-    row_weights: Float[Array, " n"],
-    family: Family,
-    reg_covar: Float[Array, " d"],
+    rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: ArrayLike
 ) -> Mixture:
-    """The M-step from given responsibilities."""
-    moments = moments_of_partition(x, responsibilities, row_weights, diagonal=family.diagonal)
-    return maximise(moments, family, reg_covar)
-
-
-@matching_precision
-def maximise_partition(x: Any, responsibilities: Any, row_weights: Any, family: Family, reg_covar: Any) -> Mixture:
-    """`mixture_of_partition` of plain arrays, with one ridge for all features or one for each (d)."""
-    x = jnp.asarray(x)
-    responsibilities, row_weights, ridge = (
-        jnp.asarray(value, x.dtype) for value in (responsibilities, row_weights, reg_covar)
-    )
-    return mixture_of_partition(x, responsibilities, row_weights, family, jnp.broadcast_to(ridge, x.shape[1:]))
+    """The M-step from given responsibilities, with one ridge for all features or one for each (d)."""
+    rows = jax.tree.map(jnp.asarray, rows)
+    responsibilities, ridge = (jnp.asarray(value, rows.dtype) for value in (responsibilities, reg_covar))
+    moments = moments_of_partition(rows, responsibilities, diagonal=family.diagonal)
+    return maximise(moments, family, jnp.broadcast_to(ridge, rows.num_features))

@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, matching_precision
-from bayesgmm.numerics.validation import as_key, as_rows, one_of
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.validation import as_key, one_of
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.hierarchical import share_out
 from bayesgmm.starts.kmeans import (
@@ -30,7 +30,6 @@ from bayesgmm.starts.kmeans import (
     draw_row,
     kmeans_plus_plus,
     lloyd,
-    maximise_partition,
     mixture_of_partition,
     partition_around_seeds,
     standardise,
@@ -53,51 +52,52 @@ MAX_HIERARCHICAL_ROWS = 2000
 _ASSIGNED_AT_ONCE = 65536  # rows
 
 
-def _from_kmeans_plus_plus(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
-    labels = kmeans_plus_plus(standardise(x, row_weights), num_components, row_weights, key=key)
-    return jax.nn.one_hot(labels, num_components, dtype=x.dtype)
+def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+    labels = kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key)
+    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
-def _from_kmeans(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
-    white = whitened_rows(x, row_weights)
-    labels = kmeans_plus_plus(white.T, num_components, row_weights, key=key)
-    return jax.nn.one_hot(lloyd(white, labels, num_components, row_weights), num_components, dtype=x.dtype)
+def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+    white = whitened_rows(rows)
+    labels = kmeans_plus_plus(white.T, num_components, rows.weights, key=key)
+    return jax.nn.one_hot(lloyd(white, labels, num_components, rows.weights), num_components, dtype=rows.dtype)
 
 
-def _from_random_responsibilities(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+def _from_random_responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
     # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
-    # stands still. Of a few rows they do not, and twice as many as span the space have a covariance.
-    num_draws = 2 * (x.shape[1] + 1) * num_components
-    drawn = jax.vmap(lambda key: draw_row(row_weights, key=key))(jax.random.split(key, num_draws))
+    # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
+    num_draws = 2 * (rows.num_features + 1) * num_components
+    drawn = jax.vmap(lambda key: draw_row(rows.weights, key=key))(jax.random.split(key, num_draws))
     # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
-    counts = jnp.zeros((len(x), num_components), x.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
-    return counts / jnp.where(row_weights > 0, row_weights, 1.0)[:, None]
+    counts = (
+        jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
+    )
+    return counts / jnp.where(rows.weights > 0, rows.weights, 1.0)[:, None]
 
 
-def _from_random_rows(x: Array, num_components: int, row_weights: Array, *, key: RandomKey) -> Array:
+def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
     def if_new(nearest: Array) -> Array:
-        return (nearest > 0).astype(x.dtype)
+        return (nearest > 0).astype(rows.dtype)
 
-    standard = standardise(x, row_weights).T
-    labels = partition_around_seeds(standard, num_components, row_weights, if_new, key)
-    return jax.nn.one_hot(labels, num_components, dtype=x.dtype)
+    labels = partition_around_seeds(standardise(rows).T, num_components, rows.weights, if_new, key)
+    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
 @matching_precision
-def _from_hierarchy(x: Any, num_components: int, row_weights: Any, *, key: RandomKey | None = None) -> AnyArray:
-    if is_traced((x, row_weights)):
+def _from_hierarchy(rows: Rows, num_components: int, *, key: RandomKey | None = None) -> AnyArray:
+    if is_traced(rows):
         raise InputError(
             "start='hierarchical' cannot be made inside jit, vmap or grad; make it outside, with fit_em(..., "
             "start='hierarchical', max_steps=1), and pass the .mixture of that fit as start"
         )
-    rows, weights = np.asarray(x), np.asarray(row_weights)
-    used, shares = share_out(rows, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
+    x, weights = np.asarray(rows.values), np.asarray(rows.weights)
+    used, shares = share_out(x, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
     if (weights > 0).sum() == len(used):
         return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
-    part, part_weights = jnp.asarray(rows[used]), jnp.asarray(weights[used])
-    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part, part_weights)[1])
-    mixture = mixture_of_partition(part, jnp.asarray(shares[used]), part_weights, FAMILIES["full"], ridge)
-    blocks = (rows[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(rows), _ASSIGNED_AT_ONCE))
+    part = jax.tree.map(jnp.asarray, rows.at(used))
+    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part)[1])
+    mixture = mixture_of_partition(part, shares[used], FAMILIES["full"], ridge)
+    blocks = (x[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(x), _ASSIGNED_AT_ONCE))
     return np.concatenate([mixture.responsibilities(block) for block in blocks])
 
 
@@ -108,9 +108,8 @@ class Start:
     Attributes:
         name: the name users give.
         description: the start in words.
-        responsibilities: the responsibilities (n, k) from rows (n, d), the number of components, row weights (n) and a
-            keyword-only key. A row that a start leaves out has zeros; one that it draws counts by its draws, whatever
-            its weight.
+        responsibilities: the responsibilities (n, k) from rows, the number of components and a keyword-only key. A row
+            that a start leaves out has zeros; one that it draws counts by its draws, whatever its weight.
         random: whether another key gives another start.
     """
 
@@ -186,11 +185,10 @@ def check_named_start(name: str, value: Any) -> Any:
 
 
 def start_from(
-    x: Any,
+    x: ArrayLike | Rows,
     num_components: int,
-    row_weights: Any,
     family: Family,
-    reg_covar: Any,
+    reg_covar: ArrayLike,
     *,
     start: str = "k-means++",
     key: RandomKey | None = None,
@@ -198,9 +196,8 @@ def start_from(
     """The mixture that a named start of `STARTS` gives: its responsibilities, then the M-step in the original units.
 
     Args:
-        x: rows (n, d).
+        x: rows (n, d), or `Rows` where they have weights.
         num_components: k.
-        row_weights: weight of every row (n), or None for ones.
         family: covariance family.
         reg_covar: ridge added to the variances, one number or one for each feature (d).
         start: a name in `STARTS`, or scikit-learn's.
@@ -211,8 +208,6 @@ def start_from(
             inside the caller's `jit` or `vmap`.
     """
     record = get_start(start)
-    x = as_rows(x)
-    row_weights = as_row_weights(row_weights, x)
-    key = as_key(key) if record.random else key
-    responsibilities = record.responsibilities(x, num_components, row_weights, key=key)
-    return maximise_partition(x, responsibilities, row_weights, family, reg_covar)
+    rows, key = as_rows(x), as_key(key) if record.random else key
+    responsibilities = record.responsibilities(rows, num_components, key=key)
+    return mixture_of_partition(rows, responsibilities, family, reg_covar)

@@ -28,12 +28,12 @@ from numpyro.infer.util import log_density
 
 from bayesgmm.likelihood.expectation import Prepared
 from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_rows
-from bayesgmm.likelihood.rows import enough_rows
+from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
-from bayesgmm.numerics.validation import as_key, as_rows
+from bayesgmm.numerics.validation import as_key
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import default_prior
@@ -72,7 +72,7 @@ def prepare_problem(
     enough_rows(rows, num_components, family, bounded=isinstance(prior, ConjugatePrior))
     as_key(key)
     prior = default_prior(rows, num_components) if prior is None else prior
-    return rows, family, check_prior(prior, num_components, rows.shape[1], family)
+    return rows.values, family, check_prior(prior, num_components, rows.num_features, family)
 
 
 class _Site(NamedTuple):

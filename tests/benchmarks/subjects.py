@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from bayesgmm import FAMILIES, Fit, Mixture, ResultCode, expected_moments, fit_em, load_dataset, log_likelihood
-from bayesgmm.likelihood.expectation import maximise
+from bayesgmm.likelihood.moments import maximise
 from tests.benchmarks.data import Parameters
 
 

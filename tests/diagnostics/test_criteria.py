@@ -10,6 +10,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import bayesgmm
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.starts.named import mixture_of_partition
 
 PARAMETERS = {  # from the formulas of the families, (k, d) = (3, 4)
@@ -82,9 +83,7 @@ def test_bic_and_icl_are_those_of_mclust_with_the_other_sign(family, x64):
     labels, num_steps, bic, icl = MCLUST_FAITHFUL[family]
     x = DATA["faithful"]
     partition = jnp.eye(int(max(labels)) + 1)[np.array(list(labels), int)]
-    start = mixture_of_partition(
-        jnp.asarray(x), partition, jnp.ones(len(x)), bayesgmm.FAMILIES[family], reg_covar=jnp.zeros(2)
-    )
+    start = mixture_of_partition(as_rows(x), partition, bayesgmm.FAMILIES[family], reg_covar=np.zeros(2))
     walk = {"tol": 0.0, "max_steps": num_steps, "reg_covar": 0.0, "on_failure": "ignore"}
     fit = bayesgmm.fit_em(x, partition.shape[1], family=family, start=start, **walk)
     found = bayesgmm.information_criteria(fit, x)

@@ -28,6 +28,7 @@ from bayesgmm.engines.em import default_ridge, fit_em, run_em
 from bayesgmm.engines.fit import FitWarning, ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.weakly_informative import default_prior
@@ -295,7 +296,7 @@ def test_a_row_that_is_no_number_is_never_successful(family, bad, rng):
     x = DATA["faithful"].copy()
     start, _ = rough_start(family, x, 2, rng)
     x[17, 1] = bad
-    arguments = to_jax((start, x, np.ones(len(x)), np.zeros(2), np.asarray(1e-6)))
+    arguments = to_jax((start, Rows(x, np.ones(len(x))), np.zeros(2), np.asarray(1e-6)))
     fit = run_em(*arguments, family=family, max_steps=1000)
     assert fit.code in FAILED
     assert fit.num_steps == 0
@@ -411,8 +412,9 @@ def test_a_failed_restart_never_wins(monkeypatch):
     x = np.concatenate([DATA["faithful"], np.repeat(DATA["faithful"][:1], 30, axis=0)])
     bad = jax.random.key_data(jax.random.split(jax.random.key(0), 6))[:4]
 
-    def spoiled(x, num_components, row_weights, family, reg_covar, *, start, key):
-        start = start_from(x, num_components, row_weights, family, reg_covar, start=start, key=key)
+    def spoiled(rows, num_components, family, reg_covar, *, start, key):
+        x, _ = jax.tree.leaves(rows)
+        start = start_from(rows, num_components, family, reg_covar, start=start, key=key)
         which = (jax.random.key_data(key)[None] == bad).all(1)
         narrow = Mixture.from_covariances(
             jnp.asarray([0.1, 0.9], x.dtype),
@@ -565,11 +567,12 @@ def test_a_failure_inside_the_callers_jit_is_only_a_code():
 
 
 def test_default_ridge_is_a_tiny_fraction_of_the_variance():
-    x, ones = DATA["faithful"], np.ones(272)
-    narrow = default_ridge(*to_jax(to_float32((x, ones))))
+    x = DATA["faithful"]
+    rows = Rows(x, np.ones(272))
+    narrow = default_ridge(to_jax(to_float32(rows)))
     np.testing.assert_allclose(narrow, 1e-7 * x.var(0), rtol=1e-4)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(default_ridge(*to_jax((x, ones))), 1e-10 * x.var(0), rtol=1e-12)
+        np.testing.assert_allclose(default_ridge(to_jax(rows)), 1e-10 * x.var(0), rtol=1e-12)
 
 
 def test_every_result_code_is_a_sentence():

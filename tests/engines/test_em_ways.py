@@ -7,10 +7,10 @@ import pytest
 from helpers import DATA, each_conjugate_family, each_representation, some_families
 
 from bayesgmm import conjugate_prior, expected_moments, fit_em, fit_map, log_likelihood
-from bayesgmm.engines import subsampling as samples
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import prepare
+from bayesgmm.likelihood.rows import Rows, sample_rows, sample_size
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import log_prior
@@ -113,9 +113,9 @@ def many_rows(rng, num_rows=50_001):
 def test_many_rows_on_several_devices_are_fitted_as_on_one(family, rng, monkeypatch):
     x, row_weights = many_rows(rng), rng.integers(0, 3, size=50_001)
     options = {"family": family, "key": jax.random.key(3), "row_weights": row_weights, "num_restarts": 2}
-    assert devices.place_rows(x, np.ones(len(x)), 6)[2] is not None
+    assert devices.row_mesh(x.size * 6) is not None
     several = fit_em(x, 6, **options)
-    monkeypatch.setattr(devices, "place_rows", lambda x, weights, k: (jnp.asarray(x), jnp.asarray(weights), None))
+    monkeypatch.setattr(devices, "row_mesh", lambda size: None)
     one = fit_em(x, 6, **options)
     assert several.successful
     np.testing.assert_allclose(several.log_likelihood, one.log_likelihood, rtol=1e-9)
@@ -128,7 +128,7 @@ def test_starts_of_ones_own_and_traced_arguments_with_rows_on_several_devices(rn
     x = many_rows(rng, 3001).astype(np.float32)
     labels = np.arange(len(x)) % 4
     if len(jax.devices()) > 1 and devices.num_cores() > 1:
-        assert devices.place_rows(x, np.ones(len(x)), 4)[2] is not None
+        assert devices.row_mesh(x.size * 4) is not None
     options = {"family": "diag", "max_steps": 2, "on_failure": "ignore"}
     expected = fit_em(x, 4, start=labels, **options)
     of_shares = fit_em(x, 4, start=np.eye(4)[labels], **options)
@@ -150,7 +150,7 @@ def test_both_formulations_give_the_same_moments(family, rng, monkeypatch):
         covariances = np.broadcast_to(covariances[:, :1], covariances.shape)
     mixture = Mixture.from_covariances(np.full(6, 1 / 6), x[:6], covariances)
     with jax.enable_x64(True):
-        kept = prepare(mixture, jnp.asarray(x), jnp.asarray(row_weights), family=family)
+        kept = prepare(mixture, Rows(jnp.asarray(x), jnp.asarray(row_weights)), family)
     assert kept.blocks is not None
     ways = {
         "natural": expected_moments(mixture, x, row_weights, family=family),
@@ -185,10 +185,10 @@ def test_a_start_that_is_not_of_its_family_is_still_taken_at_its_word(rng):
 def test_the_sample_follows_the_weights(rng):
     x = np.arange(200_000.0)[:, None] * np.ones((1, 4))
     row_weights = np.where(x[:, 0] < 100_000, 0.0, 1.0)
-    size = samples.sample_size(x, 2, FAMILIES["full"])
+    size = sample_size(Rows(x, row_weights), 2, FAMILIES["full"])
     with jax.enable_x64(True):
-        sample, weights = samples.sample_rows(jax.random.key(0), jnp.asarray(x), jnp.asarray(row_weights), size)
-    sample, weights = np.asarray(sample), np.asarray(weights)
+        found = sample_rows(Rows(jnp.asarray(x), jnp.asarray(row_weights)), size, key=jax.random.key(0))
+    sample, weights = np.asarray(found.values), np.asarray(found.weights)
     assert len(sample) == len(weights) < 20_000
     assert weights.sum() == pytest.approx(row_weights.sum())
     assert sample.min() >= 100_000

@@ -10,7 +10,8 @@ from scipy import stats
 
 import bayesgmm
 from bayesgmm import InputError, conjugate_prior, fit_gibbs, fit_nuts
-from bayesgmm.engines.gibbs import allocate, allocated_moments
+from bayesgmm.engines.gibbs import allocated_moments
+from bayesgmm.mixtures.mixture import drawn_shares
 from bayesgmm.posterior.convergence import invariants
 
 OPTIONS = {"on_failure": "ignore", "checkpoint": False}
@@ -73,7 +74,7 @@ def test_allocations_have_the_probabilities_of_the_responsibilities(rng, key):
     shares /= shares.sum(0)
     uniform = jax.random.uniform(key, (20_000, 3))
     densities = jax.numpy.asarray(joint, np.float32)
-    drawn = jax.vmap(lambda row: allocate(densities, row)[0])(uniform)
+    drawn = jax.vmap(lambda row: drawn_shares(densities, jax.numpy.ones(3), row).shares)(uniform)
     assert (np.asarray(drawn).sum(1) == 1).all()
     error = np.sqrt(shares * (1 - shares) / 20_000)
     assert (np.abs(np.asarray(drawn).mean(0) - shares) < 5 * error + 1e-3).all()
@@ -84,7 +85,7 @@ def test_moments_are_those_of_some_allocation(family, rng, key):
     """Counts are whole numbers that add up to the rows, and moments add up to those of all rows."""
     case = random_case(family, 3, 2, rng)
     x = case.rows(5000, rng)
-    found = bayesgmm_moments(case.mixture, x, key, family.shared)
+    found = bayesgmm_moments(case.mixture, x, key, family)
     assert np.allclose(found.count, np.round(found.count))
     assert np.sum(found.count) == 5000
     total = (np.asarray(found.first) + np.asarray(found.count)[:, None] * np.asarray(found.origin)).sum(0)
@@ -92,9 +93,9 @@ def test_moments_are_those_of_some_allocation(family, rng, key):
     np.testing.assert_allclose(found.log_likelihood, case.mixture.log_prob(x).sum(), rtol=1e-11)
 
 
-def bayesgmm_moments(mixture, x, key, pooled):
+def bayesgmm_moments(mixture, x, key, family):
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, allocated_moments(mixture, jax.numpy.asarray(x), key=key, pooled=pooled))
+        return jax.tree.map(np.asarray, allocated_moments(mixture, jax.numpy.asarray(x), family, key=key))
 
 
 def test_draws_are_the_same_by_every_chain_method(key):
@@ -131,8 +132,8 @@ def test_bad_arguments(settings, message, key):
 
 def test_a_uniform_number_of_zero_allocates_to_no_impossible_component():
     joint = jnp.array([[-200.0], [0.0]], jnp.float32)
-    chosen, _ = allocate(joint, jnp.zeros(1, jnp.float32))
-    assert chosen[:, 0].tolist() == [False, True]
+    chosen = drawn_shares(joint, jnp.ones(1, jnp.float32), jnp.zeros(1, jnp.float32)).shares
+    assert chosen[:, 0].tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("fit", [fit_gibbs, fit_nuts, bayesgmm.fit_map])

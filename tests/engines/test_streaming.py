@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from bayesgmm import Mixture, conjugate_prior, fit_em, log_likelihood
-from bayesgmm.engines import em, streaming
-from bayesgmm.engines import subsampling as samples
+from bayesgmm.engines import streaming
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood import rows as rows_module
+from bayesgmm.likelihood.rows import Rows, as_rows, sample_on_host
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -19,7 +20,7 @@ NUM_ROWS = 2503
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Some dozens of chunks, the last of them short."""
-    monkeypatch.setattr(streaming, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(rows_module, "_CHUNK_BYTES", 4096)
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def rows(rng):
 def both_ways(monkeypatch, x, num_components, **options):
     fits = []
     for limit in (COPIED, STREAMED):
-        monkeypatch.setattr(em, "_STREAMED_BYTES", limit)
-        assert em._is_streamed(x) == (limit == STREAMED)
+        monkeypatch.setattr(rows_module, "STREAMED_BYTES", limit)
+        assert as_rows(x).is_streamed == (limit == STREAMED)
         fits.append(fit_em(x, num_components, **options))
     return fits
 
@@ -83,7 +84,7 @@ def test_from_random_starts(rows, monkeypatch):
 
 def test_a_memory_map_is_not_copied(rows, tmp_path, monkeypatch):
     np.save(tmp_path / "rows.npy", rows)
-    monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
+    monkeypatch.setattr(rows_module, "STREAMED_BYTES", STREAMED)
     start = np.arange(NUM_ROWS) % 3
     mapped = fit_em(np.load(tmp_path / "rows.npy", mmap_mode="r"), 3, start=start, on_failure="ignore")
     assert_same(mapped, fit_em(rows, 3, start=start, on_failure="ignore"), 1e-12)
@@ -99,7 +100,7 @@ def test_narrow_clusters_far_from_the_middle_keep_their_digits(family, rng, monk
 
 
 def test_rows_of_no_weight_may_hold_anything(rows, monkeypatch):
-    monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
+    monkeypatch.setattr(rows_module, "STREAMED_BYTES", STREAMED)
     spoiled = np.concatenate([[[1e200] * 3], rows, [[-1e200] * 3]])
     weights = np.r_[0.0, np.ones(NUM_ROWS), 0.0]
     labels = np.arange(NUM_ROWS) % 3
@@ -113,14 +114,14 @@ def test_rows_of_no_weight_may_hold_anything(rows, monkeypatch):
 
 
 def test_inside_the_callers_jit_rows_are_copied(rows, monkeypatch):
-    monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
+    monkeypatch.setattr(rows_module, "STREAMED_BYTES", STREAMED)
     x, options = rows.astype(np.float32), {"start": np.arange(NUM_ROWS) % 3, "max_steps": 5, "on_failure": "ignore"}
     inside = jax.jit(lambda tol: fit_em(x, 3, tol=tol, **options))(1e-6)
     np.testing.assert_allclose(inside.log_likelihood, fit_em(x, 3, **options).log_likelihood, rtol=1e-5)
 
 
 def test_failures_are_told(rng, monkeypatch):
-    monkeypatch.setattr(em, "_STREAMED_BYTES", STREAMED)
+    monkeypatch.setattr(rows_module, "STREAMED_BYTES", STREAMED)
     x = np.concatenate([rng.normal(size=(500, 2)), np.full((20, 2), 7.0)])
     collapsed = fit_em(x, 2, start=np.repeat([0, 1], [500, 20]), on_failure="ignore")
     assert collapsed.code is ResultCode.collapsed
@@ -131,16 +132,19 @@ def test_failures_are_told(rng, monkeypatch):
 
 def test_the_sample_on_the_host_follows_the_weights(key):
     row_weights = np.where(np.arange(1000) < 400, 0.0, 1.0 + (np.arange(1000) >= 700))
-    index, weights = samples.sample_on_host(key, row_weights, 90)
+    rows = Rows(np.arange(1000.0)[:, None], row_weights)
+    sample = sample_on_host(rows, 90, key=key)
+    index, weights = sample.values[:, 0].astype(int), sample.weights
     assert (row_weights[index] > 0).all()
     assert weights.sum() == pytest.approx(row_weights.sum())
     assert np.mean(index >= 700) == pytest.approx(2 / 3, abs=0.02)
-    index, weights = samples.sample_on_host(key, row_weights, 600)
-    np.testing.assert_array_equal(index, np.arange(1000))
-    np.testing.assert_array_equal(weights, row_weights)
+    everything = sample_on_host(rows, 600, key=key)
+    np.testing.assert_array_equal(everything.values[400:], rows.values[400:])
+    assert (everything.values[:400] == 400).all()  # in place of rows that do not count
+    np.testing.assert_array_equal(everything.weights, row_weights)
 
 
 def test_the_variance_of_columns(rows, rng):
     weights = rng.uniform(size=NUM_ROWS)
     expected = np.cov(rows.T, aweights=weights, bias=True).diagonal()
-    np.testing.assert_allclose(streaming.column_variances(rows, weights), expected, rtol=1e-12)
+    np.testing.assert_allclose(streaming.column_variances(Rows(rows, weights)), expected, rtol=1e-12)

@@ -27,6 +27,8 @@ from sklearn.mixture import GaussianMixture
 from bayesgmm.engines.em import fit_em
 from bayesgmm.likelihood import expectation as moments
 from bayesgmm.likelihood import log_likelihood as likelihood
+from bayesgmm.likelihood.moments import maximise
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 
@@ -91,10 +93,10 @@ def em_step(mixture, x, family, row_weights=None):
     """One EM iteration without a ridge."""
     with jax.enable_x64(True) if x.dtype == np.float64 else contextlib.nullcontext():
         weights = np.ones(len(x), x.dtype) if row_weights is None else np.asarray(row_weights, x.dtype)
-        prepared = moments.prepare(mixture, jnp.asarray(x), jnp.asarray(weights), family=family)
+        prepared = moments.prepare(mixture, Rows(jnp.asarray(x), jnp.asarray(weights)), family)
     sums = moments.expected_moments(mixture, x, row_weights, family=family, prepared=prepared)
     with jax.enable_x64(True) if x.dtype == np.float64 else contextlib.nullcontext():
-        mixture = moments.maximise(sums, family, jnp.zeros(x.shape[1], x.dtype))
+        mixture = maximise(sums, family, jnp.zeros(x.shape[1], x.dtype))
         return jax.tree.map(np.asarray, mixture)
 
 

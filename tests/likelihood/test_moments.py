@@ -24,18 +24,14 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from scipy import special
 
-from bayesgmm.likelihood.expectation import (
-    Moments,
-    expected_complete_log_prob,
-    expected_moments,
-    maximise,
-    moments_of_partition,
-)
+from bayesgmm.likelihood.expectation import expected_moments, moments_of_partition
 from bayesgmm.likelihood.log_likelihood import log_likelihood, row_log_prob, row_summaries
+from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, maximise
+from bayesgmm.likelihood.rows import Rows, over_blocks
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
 from bayesgmm.numerics import blocks as blocks_module
-from bayesgmm.numerics.blocks import block_size, sum_over_blocks
+from bayesgmm.numerics.blocks import block_size
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -124,7 +120,8 @@ def test_blocks_fit_in_the_cache_and_never_exceed_the_rows():
 def test_sums_over_blocks_lose_no_digits():
     """A float32 total of ten million terms, of which a plain running sum loses half the digits."""
     terms = np.full(10**7, 0.1, np.float32)
-    total = jax.jit(lambda v: sum_over_blocks(lambda v: v.sum(), 256, v))(jnp.asarray(terms))
+    rows = Rows(jnp.zeros((10**7, 1)), jnp.asarray(terms))
+    total = jax.jit(lambda rows: over_blocks(lambda rows: (rows.weights.sum(), None), 256, rows)[0])(rows)
     np.testing.assert_allclose(float(total), terms.astype(np.float64).sum(), rtol=1e-6)
 
 
@@ -293,7 +290,9 @@ def test_moments_of_a_partition(problem, blocking, rng):
     _, x, row_weights = problem
     x = x + 1e6
     responsibilities = rng.dirichlet(np.ones(K), size=N)
-    result = moments_of_partition(*to_jax((x, responsibilities, row_weights)), diagonal=problem[0].mixture.is_diagonal)
+    result = moments_of_partition(
+        *to_jax((Rows(x, row_weights), responsibilities)), diagonal=problem[0].mixture.is_diagonal
+    )
     shares = responsibilities * row_weights[:, None]
     means = shares.T @ (x - 1e6) / shares.sum(0)[:, None]
     assert_close(result.count, shares.sum(0), 1e-14)
@@ -310,7 +309,7 @@ def test_moments_of_a_partition(problem, blocking, rng):
 def test_a_partition_with_an_empty_component_has_finite_moments(rng):
     responsibilities = jnp.asarray(np.eye(3)[np.arange(N) % 2])
     x = jnp.asarray(rng.normal(size=(N, D)))
-    result = moments_of_partition(x, responsibilities, jnp.ones(N), diagonal=False)
+    result = moments_of_partition(Rows(x, jnp.ones(N)), responsibilities, diagonal=False)
     assert result.count[2] == 0
     assert all(np.isfinite(getattr(result, name)).all() for name in ("origin", "count", "first", "second"))
 

@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as arrays
 import bayesgmm
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
-from bayesgmm.likelihood.rows import as_row_weights, enough_rows, rows_that_count
+from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, get_family
-from bayesgmm.numerics.validation import as_key, as_rows, finite_number, truth_value, whole_number
+from bayesgmm.numerics.validation import as_key, as_matrix, finite_number, truth_value, whole_number
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -34,32 +34,38 @@ def with_entry(array, index, value):
 # `inspect.unwrap` gets past the checked annotations, which users do not have.
 # What is called, then what the message must hold: the argument, the value, the cure.
 REFUSALS = {
-    "text": (lambda: as_rows(np.array([["a", "b"]])), ("x", "<U1", "drop")),
-    "complex": (lambda: as_rows(np.ones((3, 2), complex)), ("x", "complex128", "drop")),
-    "three axes": (lambda: as_rows(np.ones((2, 3, 4))), ("x", "(2, 3, 4)", "(rows, features)")),
-    "a scalar": (lambda: as_rows(3.0), ("x", "()", "(rows, features)")),
-    "no rows": (lambda: as_rows(np.ones((0, 2))), ("x", "(0, 2)", "at least one row")),
-    "no columns": (lambda: as_rows(np.ones((4, 0))), ("x", "(4, 0)", "one column")),
-    "NaN": (lambda: as_rows(with_entry(X, (3, 1), np.nan)), ("x", "1 of 10 rows", "row 3, column 1", "drop or impute")),
-    "infinity": (lambda: as_rows(with_entry(X, (4, 0), -np.inf), "y"), ("y", "row 4, column 0", "drop or impute")),
-    "no components": (lambda: enough_rows(X, 0, FULL), ("num_components=0", "at least 1")),
-    "half a component": (lambda: inspect.unwrap(enough_rows)(X, 2.5, FULL), ("num_components=2.5", "whole number")),
-    "a truth value": (lambda: enough_rows(X, True, FULL), ("num_components=True", "whole number")),
+    "text": (lambda: as_matrix(np.array([["a", "b"]])), ("x", "<U1", "drop")),
+    "complex": (lambda: as_matrix(np.ones((3, 2), complex)), ("x", "complex128", "drop")),
+    "three axes": (lambda: as_matrix(np.ones((2, 3, 4))), ("x", "(2, 3, 4)", "(rows, features)")),
+    "a scalar": (lambda: as_matrix(3.0), ("x", "()", "(rows, features)")),
+    "no rows": (lambda: as_matrix(np.ones((0, 2))), ("x", "(0, 2)", "at least one row")),
+    "no columns": (lambda: as_matrix(np.ones((4, 0))), ("x", "(4, 0)", "one column")),
+    "NaN": (
+        lambda: as_matrix(with_entry(X, (3, 1), np.nan)),
+        ("x", "1 of 10 rows", "row 3, column 1", "drop or impute"),
+    ),
+    "infinity": (lambda: as_matrix(with_entry(X, (4, 0), -np.inf), "y"), ("y", "row 4, column 0", "drop or impute")),
+    "no components": (lambda: enough_rows(as_rows(X), 0, FULL), ("num_components=0", "at least 1")),
+    "half a component": (
+        lambda: inspect.unwrap(enough_rows)(as_rows(X), 2.5, FULL),
+        ("num_components=2.5", "whole number"),
+    ),
+    "a truth value": (lambda: enough_rows(as_rows(X), True, FULL), ("num_components=True", "whole number")),
     "too few rows": (
-        lambda: enough_rows(X[:2], 1, FULL),
+        lambda: enough_rows(as_rows(X[:2]), 1, FULL),
         ("num_components=1", "'full'", "at least 3 rows", "got 2", "diagonal family"),
     ),
-    "a single row": (lambda: enough_rows(X[:1], 1, DIAG), ("'diag'", "at least 2 rows", "got 1", "more rows")),
+    "a single row": (lambda: enough_rows(as_rows(X[:1]), 1, DIAG), ("'diag'", "at least 2 rows", "got 1", "more rows")),
     "more components than rows": (
-        lambda: enough_rows(X, 11, DIAG),
+        lambda: enough_rows(as_rows(X), 11, DIAG),
         ("num_components=11", "at least 11 rows", "got 10", "fewer components"),
     ),
     "a constant column": (
-        lambda: enough_rows(with_entry(X, (slice(None), 1), 7.5), 2, FULL),
+        lambda: enough_rows(as_rows(with_entry(X, (slice(None), 1), 7.5)), 2, FULL),
         ("column 1 of x", "7.5", "drop that column"),
     ),
     "repeated rows": (
-        lambda: enough_rows(np.repeat(X[:3], 4, axis=0), 5, DIAG),
+        lambda: enough_rows(as_rows(np.repeat(X[:3], 4, axis=0)), 5, DIAG),
         ("num_components=5 needs at least 5 distinct rows; got 3",),
     ),
     "weights of another length": (lambda: as_row_weights(np.ones(9), X), ("row_weights", "(10,)", "(9,)")),
@@ -76,16 +82,16 @@ REFUSALS = {
     "no key": (lambda: as_key(None), ("key=None", "jax.random.key(0)")),
     "several keys": (lambda: as_key(jax.random.split(jax.random.key(0), 3)), ("key has shape (3,)", "key[0]")),
     "several old keys": (lambda: as_key(jax.random.split(jax.random.PRNGKey(0), 3)), ("key has shape (3,)", "key[0]")),
-    "rows of different lengths": (lambda: as_rows([[1, 2], [3]]), ("x (list)", "same length")),
-    "masked rows": (lambda: as_rows(np.ma.masked_greater(X, 50)), ("x is a masked array with 6", "drop", ".filled(")),
+    "rows of different lengths": (lambda: as_matrix([[1, 2], [3]]), ("x (list)", "same length")),
+    "masked rows": (lambda: as_matrix(np.ma.masked_greater(X, 50)), ("x is a masked array with 6", "drop", ".filled(")),
     "masked weights": (lambda: as_row_weights(np.ma.masked_less(np.ones(10), 2), X), ("row_weights", "10 masked")),
-    "nothing": (lambda: as_rows(None), ("x must hold real numbers", "None")),
+    "nothing": (lambda: as_matrix(None), ("x must hold real numbers", "None")),
     "a table with text": (
-        lambda: as_rows(pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})),
+        lambda: as_matrix(pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})),
         ("x must hold real numbers", "column 'b'", "drop it"),
     ),
     "a table with a missing value": (
-        lambda: as_rows(pd.DataFrame({"a": [1, 2], "b": pd.array([3, None], "Int64")})),
+        lambda: as_matrix(pd.DataFrame({"a": [1, 2], "b": pd.array([3, None], "Int64")})),
         ("row 1, column 1 'b'", "drop or impute"),
     ),
     "weights of text": (lambda: as_row_weights(["a"] * 10, X), ("row_weights must hold real numbers", "<U1")),
@@ -97,19 +103,19 @@ REFUSALS = {
     "weights below float32": (lambda: as_row_weights(np.full(10, 1e-40), X.astype(np.float32)), ("1e-39", "float32")),
     "weights without a sum": (lambda: as_row_weights(np.full(10, 1e308), X), ("row_weights add up to inf", "float64")),
     "few rows that count": (
-        lambda: enough_rows(X, 5, FULL, np.arange(10) < 3),
+        lambda: enough_rows(as_rows(X, np.arange(10) < 3), 5, FULL),
         ("num_components=5", "at least 5 rows of positive weight", "got 3"),
     ),
     "few distinct rows that count": (
-        lambda: enough_rows(np.repeat(X[:5], 2, axis=0), 5, DIAG, np.arange(10) < 8),
+        lambda: enough_rows(as_rows(np.repeat(X[:5], 2, axis=0), np.arange(10) < 8), 5, DIAG),
         ("num_components=5 needs at least 5 distinct rows of positive weight; got 4",),
     ),
     "a column constant where it counts": (
-        lambda: enough_rows(with_entry(X, (slice(4), 1), 7.5), 2, FULL, np.arange(10) < 4),
+        lambda: enough_rows(as_rows(with_entry(X, (slice(4), 1), 7.5), np.arange(10) < 4), 2, FULL),
         ("column 1 of x", "7.5"),
     ),
     "fewer rows than components, with a prior": (
-        lambda: enough_rows(X[:2], 3, FULL, bounded=True),
+        lambda: enough_rows(as_rows(X[:2]), 3, FULL, bounded=True),
         ("num_components=3", "at least 3 rows"),
     ),
     "an unknown family": (lambda: get_family("fll"), ("family='fll'", "full, tied, diag, spherical")),
@@ -143,7 +149,7 @@ def test_a_refusal_is_one_line_with_argument_value_and_cure(call, parts):
     [("float32", "float32"), ("float64", "float64"), ("float16", "float32"), ("int32", "float64"), ("bool", "float64")],
 )
 def test_rows_keep_their_precision_and_whole_numbers_become_float64(given_dtype, kept_dtype):
-    rows = as_rows(np.array([[0, 1], [1, 0]], given_dtype))
+    rows = as_matrix(np.array([[0, 1], [1, 0]], given_dtype))
     assert rows.dtype == kept_dtype
     np.testing.assert_array_equal(rows, [[0, 1], [1, 0]])
 
@@ -154,23 +160,23 @@ def test_rows_keep_their_precision_and_whole_numbers_become_float64(given_dtype,
     ids=["numpy", "list", "pandas", "jax"],
 )
 def test_rows_of_any_kind(x):
-    assert as_rows(x).shape == X.shape
-    np.testing.assert_allclose(as_rows(x), X, rtol=1e-6)
+    assert as_matrix(x).shape == X.shape
+    np.testing.assert_allclose(as_matrix(x), X, rtol=1e-6)
 
 
 def test_one_dimension_is_one_column():
-    assert as_rows(np.arange(4.0)).shape == (4, 1)
-    assert as_rows(pd.Series(np.arange(4.0))).shape == (4, 1)
+    assert as_matrix(np.arange(4.0)).shape == (4, 1)
+    assert as_matrix(pd.Series(np.arange(4.0))).shape == (4, 1)
 
 
 @given(arrays.arrays(np.float64, (3, 2)))
 def test_what_passes_is_finite(x):
     """Any floating-point numbers: they come back as they are, or they are refused."""
     if np.isfinite(x).all():
-        np.testing.assert_array_equal(as_rows(x), x)
+        np.testing.assert_array_equal(as_matrix(x), x)
     else:
         with pytest.raises(InputError, match="NaN or infinite"):
-            as_rows(x)
+            as_matrix(x)
 
 
 @given(weights=arrays.arrays(np.float64, 10, elements=st.floats(0.0, 1e30)))
@@ -189,8 +195,8 @@ def test_weights_have_the_precision_of_the_rows():
 
 
 def test_as_many_components_as_distinct_rows_pass():
-    enough_rows(X, 10, DIAG)
-    inspect.unwrap(enough_rows)(X, np.int64(3), FULL)
+    enough_rows(as_rows(X), 10, DIAG)
+    inspect.unwrap(enough_rows)(as_rows(X), np.int64(3), FULL)
 
 
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
@@ -202,8 +208,8 @@ def test_keys_of_both_kinds_pass(make):
 def test_values_being_traced_pass():
     @jax.jit
     def checked(x, row_weights):
-        enough_rows(x, 2, FULL)
-        return as_rows(x), as_row_weights(row_weights, x), as_rows(x[:, 0])
+        enough_rows(as_rows(x), 2, FULL)
+        return as_matrix(x), as_row_weights(row_weights, x), as_matrix(x[:, 0])
 
     rows, weights, column = checked(jnp.full((3, 2), jnp.nan), -jnp.ones(3))
     assert (rows.shape, weights.shape, column.shape) == ((3, 2), (3,), (3, 1))
@@ -213,17 +219,17 @@ def test_shapes_and_types_being_traced_are_checked():
     """A shape is known under the caller's own `jit`; only values are not."""
     rows, ones = jax.ShapeDtypeStruct((8, 2), np.float32), jax.ShapeDtypeStruct((3,), np.float32)
     refused = {
-        r"\(8, 2, 2\)": (as_rows, jax.ShapeDtypeStruct((8, 2, 2), np.float32)),
-        "complex64": (as_rows, jax.ShapeDtypeStruct((8, 2), np.complex64)),
-        r"\(0, 2\)": (as_rows, jax.ShapeDtypeStruct((0, 2), np.float32)),
-        "at least 9 rows": (lambda x: enough_rows(x, 9, DIAG), rows),
+        r"\(8, 2, 2\)": (as_matrix, jax.ShapeDtypeStruct((8, 2, 2), np.float32)),
+        "complex64": (as_matrix, jax.ShapeDtypeStruct((8, 2), np.complex64)),
+        r"\(0, 2\)": (as_matrix, jax.ShapeDtypeStruct((0, 2), np.float32)),
+        "at least 9 rows": (lambda x: enough_rows(as_rows(x), 9, DIAG), rows),
         r"\(8,\).*\(3,\)": (as_row_weights, ones, rows),
         r"reg_covar has shape \(3,\)": (lambda value: finite_number("reg_covar", value, (2,)), ones),
     }
     for message, (check, *arguments) in refused.items():
         with pytest.raises(InputError, match=message):
             jax.eval_shape(check, *arguments)
-    assert jax.eval_shape(as_rows, jax.ShapeDtypeStruct((8,), np.int32)).dtype == np.float32
+    assert jax.eval_shape(as_matrix, jax.ShapeDtypeStruct((8,), np.int32)).dtype == np.float32
 
 
 def test_numbers_that_pass_have_the_precision_asked_for():
@@ -236,19 +242,20 @@ def test_numbers_that_pass_have_the_precision_asked_for():
 
 def test_tables_with_nullable_columns_are_rows():
     table = pd.DataFrame({"a": pd.array([1, 2], "Int64"), "b": [True, False], "c": pd.array([0.5, 1.5], "Float64")})
-    np.testing.assert_array_equal(as_rows(table), [[1.0, 1.0, 0.5], [2.0, 0.0, 1.5]])
+    np.testing.assert_array_equal(as_matrix(table), [[1.0, 1.0, 0.5], [2.0, 0.0, 1.5]])
     np.testing.assert_array_equal(as_row_weights(table["a"], X[:2]), [1.0, 2.0])
 
 
 def test_rows_of_no_weight_are_replaced_by_one_that_counts():
     used = np.array([False] * 3 + [True] * 7)
-    rows = rows_that_count(with_entry(X, 1, 1e200), used.astype(float))
-    np.testing.assert_array_equal(rows, np.concatenate([X[[3, 3, 3]], X[3:]]))
-    assert rows_that_count(X, np.ones(10)) is X
+    rows = Rows(with_entry(X, 1, 1e200), used.astype(float)).of_positive_weight()
+    np.testing.assert_array_equal(jax.tree.leaves(rows)[0], np.concatenate([X[[3, 3, 3]], X[3:]]))
+    whole = Rows(X, np.ones(10))
+    assert whole.of_positive_weight() is whole
 
 
 def test_few_rows_pass_where_a_prior_bounds_the_likelihood():
-    enough_rows(np.random.default_rng(0).normal(size=(8, 10)), 1, FULL, bounded=True)
+    enough_rows(as_rows(np.random.default_rng(0).normal(size=(8, 10))), 1, FULL, bounded=True)
 
 
 # What is called with rows of too few features.

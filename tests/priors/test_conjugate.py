@@ -11,7 +11,8 @@ from helpers import CONJUGATE, DATA, assert_close, each_conjugate_family, random
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.likelihood.expectation import Moments, expected_moments
+from bayesgmm.likelihood.expectation import expected_moments
+from bayesgmm.likelihood.moments import Moments
 
 pytestmark = pytest.mark.usefixtures("x64", "strict")
 

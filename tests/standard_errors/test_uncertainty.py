@@ -14,8 +14,10 @@ from scipy import stats
 
 import bayesgmm
 from bayesgmm.engines.ascent import run_em
-from bayesgmm.likelihood.expectation import expected_moments, maximise
+from bayesgmm.likelihood.expectation import expected_moments
 from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.moments import maximise
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, names_of_coordinates, to_vector
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.quantities import quantities_of
@@ -449,7 +451,9 @@ def test_errors_of_a_slow_fit_are_mclusts_once_stopped_as_early(key):
         tol = jnp.asarray(1e-5 * (1 + abs(float(fit.log_likelihood))) / len(x))
 
         def refit(key):
-            return run_em(start, rows, draw(key), jnp.zeros(2), tol, family=FAMILIES["tied"], max_steps=500).mixture
+            return run_em(
+                start, Rows(rows, draw(key)), jnp.zeros(2), tol, family=FAMILIES["tied"], max_steps=500
+            ).mixture
 
         mixtures = bayesgmm.relabel(jax.jit(jax.vmap(refit))(jax.random.split(key, 3000)), fit.mixture)
     names = {"weights": mixtures.weights, "means": mixtures.means, "covariances": mixtures.covariances}
@@ -487,7 +491,7 @@ def simulated_fits(truth, num_sets, num_rows, seed, draw=None, num_replicates=0)
         ones, ridge, tol = jnp.ones(num_rows), jnp.zeros(2), jnp.asarray(1e-9)
 
         def fit(start, x, row_weights):
-            return run_em(start, x, row_weights, ridge, tol, family=family, max_steps=2000, accelerate=True)
+            return run_em(start, Rows(x, row_weights), ridge, tol, family=family, max_steps=2000, accelerate=True)
 
         def one(key):
             key, again = jax.random.split(key)

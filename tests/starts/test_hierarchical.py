@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from bayesgmm.engines.em import fit_em
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.starts import hierarchical
 from bayesgmm.starts import named as starts
@@ -51,7 +52,7 @@ each_partition = pytest.mark.parametrize(("name", "num_components"), MCLUST_LABE
 
 def responsibilities(x, num_components, row_weights=None, key=None):
     row_weights = np.ones(len(x), x.dtype) if row_weights is None else row_weights
-    return STARTS["hierarchical"].responsibilities(x, num_components, row_weights, key=key)
+    return STARTS["hierarchical"].responsibilities(as_rows(x, row_weights), num_components, key=key)
 
 
 @each_partition
@@ -64,7 +65,7 @@ def test_partitions_are_those_of_mclust(name, num_components):
 @each_partition
 def test_em_from_the_start_ends_where_that_of_mclust_ends(name, num_components):
     x = DATA[name]
-    start = start_from(x, num_components, None, FAMILIES["full"], 0.0, start="hierarchical")
+    start = start_from(x, num_components, FAMILIES["full"], 0.0, start="hierarchical")
     fit = fit_em(x, num_components, start=start, reg_covar=0.0, tol=1e-12, max_steps=5000, on_failure="ignore")
     assert fit.log_likelihood == pytest.approx(MCLUST_LOG_LIKELIHOODS[name, num_components], abs=1e-4)
 
@@ -111,8 +112,8 @@ def test_scores_are_those_of_the_definition(rng):
 @pytest.mark.parametrize("family", [FAMILIES["full"], FAMILIES["tied"]], ids=["full", "tied"])
 def test_a_row_of_whole_weight_is_repeated_rows(family, rng):
     x, row_weights = DATA["iris"], rng.integers(0, 4, size=150)
-    weighted = start_from(x, 3, row_weights.astype(float), family, 1e-8, start="hierarchical")
-    repeated = start_from(np.repeat(x, row_weights, axis=0), 3, None, family, 1e-8, start="hierarchical")
+    weighted = start_from(as_rows(x, row_weights.astype(float)), 3, family, 1e-8, start="hierarchical")
+    repeated = start_from(np.repeat(x, row_weights, axis=0), 3, family, 1e-8, start="hierarchical")
     np.testing.assert_allclose(weighted.means, repeated.means, rtol=1e-12)
     np.testing.assert_allclose(weighted.covariances, repeated.covariances, rtol=1e-9, atol=1e-12)
 

@@ -22,6 +22,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.starts import kmeans as partitions
@@ -64,11 +65,12 @@ def partitions_of(x, num_components, row_weights, keys):
 @pytest.mark.usefixtures("x64")
 def test_column_moments_are_weighted(rng):
     x, row_weights = rng.normal(size=(30, 3)) * [1.0, 10.0, 0.1] + [0.0, 1e4, -5.0], rng.uniform(size=30)
-    mean, variance = column_moments(*to_jax((x, row_weights)))
+    rows = to_jax(Rows(x, row_weights))
+    mean, variance = column_moments(rows)
     expected = np.average(x, axis=0, weights=row_weights)
     assert_close(mean, expected, 1e-14)
     assert_close(variance, np.average((x - expected) ** 2, axis=0, weights=row_weights), 1e-12)
-    mean, variance = column_moments(standardise(*to_jax((x, row_weights))), jnp.asarray(row_weights))
+    mean, variance = column_moments(Rows(standardise(rows), rows.weights))
     np.testing.assert_allclose(mean, 0.0, atol=1e-11)
     np.testing.assert_allclose(variance, 1.0, rtol=1e-11)
 
@@ -76,7 +78,7 @@ def test_column_moments_are_weighted(rng):
 @pytest.mark.usefixtures("x64")
 def test_a_constant_column_is_standardised_to_zero(rng):
     x = np.stack([rng.normal(size=9), np.full(9, 3.0)], axis=1)
-    standard = standardise(jnp.asarray(x), jnp.ones(9))
+    standard = standardise(Rows(jnp.asarray(x), jnp.ones(9)))
     np.testing.assert_array_equal(standard[:, 1], np.zeros(9))
 
 
@@ -147,7 +149,7 @@ def test_a_row_of_weight_zero_is_never_a_seed(key):
 def test_a_start_is_the_maximum_for_its_partition(family, rng):
     x, labels = DATA["iris"], rng.integers(3, size=150)
     responsibilities = np.eye(3)[labels]
-    mixture = mixture_of_partition(*to_jax((x, responsibilities, np.ones(150))), family, jnp.zeros(4))
+    mixture = mixture_of_partition(Rows(x, np.ones(150)), responsibilities, family, np.zeros(4))
     parts = [x[labels == label] for label in range(3)]
     scatter = np.stack([len(part) * np.cov(part.T, bias=True) for part in parts])
     scatter = np.diagonal(scatter, axis1=1, axis2=2) if family.diagonal else scatter
@@ -165,8 +167,8 @@ def test_a_start_does_not_depend_on_units_or_origin(family, key):
     x = jnp.asarray(DATA["faithful"])
     scale, shift = jnp.asarray(np.array([1024.0, 0.25])), jnp.asarray(np.array([50.0, -3.0]))
     ones, none = jnp.ones(len(x)), jnp.zeros(2)
-    start = start_from(x, 3, ones, family, none, key=key)
-    moved = start_from(scale[None] * x + shift[None], 3, ones, family, none, key=key)
+    start = start_from(as_rows(x, ones), 3, family, none, key=key)
+    moved = start_from(as_rows(scale[None] * x + shift[None], ones), 3, family, none, key=key)
     assert_close(moved.weights, start.weights, 1e-12)
     assert_close(moved.means, scale[None] * start.means + shift[None], 1e-12)
 
@@ -174,7 +176,7 @@ def test_a_start_does_not_depend_on_units_or_origin(family, key):
 @each_representation
 def test_float32_stays_float32(family, key):
     x = jnp.asarray(DATA["faithful"], jnp.float32)
-    start = start_from(x, 3, jnp.ones(len(x)), family, jnp.zeros(2), key=key)
+    start = start_from(as_rows(x, jnp.ones(len(x))), 3, family, jnp.zeros(2), key=key)
     assert {leaf.dtype for leaf in jax.tree.leaves(start)} == {np.dtype(np.float32)}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(start))
 
@@ -225,11 +227,11 @@ def test_whitened_rows_are_uncorrelated_and_singular_ones_finite(dtype, rng):
         mixing = np.array([[1.0, 0.8, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
         x = (rng.normal(size=(200, 3)) @ mixing * [1e3, 1.0, 0.1] + 5.0).astype(dtype)
         row_weights = jnp.asarray(rng.uniform(size=200), dtype)
-        white = whitened_rows(jnp.asarray(x), row_weights)
+        white = whitened_rows(Rows(jnp.asarray(x), row_weights))
         tolerance = 1e-2 if dtype == np.float32 else 1e-9
         np.testing.assert_allclose(np.cov(white, aweights=row_weights, bias=True), np.eye(3), atol=tolerance)
         singular = np.column_stack([x, x[:, 0], np.full(200, 7.0)]).astype(dtype)
-        white = np.asarray(whitened_rows(jnp.asarray(singular), row_weights))
+        white = np.asarray(whitened_rows(Rows(jnp.asarray(singular), row_weights)))
         assert np.isfinite(white).all()
         assert np.abs(white[3:]).max() < 0.1
 
@@ -238,7 +240,9 @@ def test_kmeans_finds_clusters_stretched_across_their_difference(rng, key):
     labels = np.repeat([0, 1], 150)
     x = rng.normal(size=(300, 2)) * [20.0, 1.0] + np.outer(labels, [0.0, 8.0])
     x = x @ np.array([[1.0, 1.0], [-1.0, 1.0]])
-    shares = [STARTS["kmeans"].responsibilities(x, 2, np.ones(300), key=one) for one in jax.random.split(key, 9)]
+    shares = [
+        STARTS["kmeans"].responsibilities(as_rows(x, np.ones(300)), 2, key=one) for one in jax.random.split(key, 9)
+    ]
     assert np.median([adjusted_rand_score(labels, each.argmax(1)) for each in shares]) > 0.95
     assert adjusted_rand_score(labels, KMeans(2, n_init=5, random_state=0).fit_predict(x)) < 0.5
 
@@ -247,11 +251,11 @@ def test_kmeans_finds_clusters_stretched_across_their_difference(rng, key):
 @each_representation
 def test_each_start_is_usable_for_each_family(start, family, key):
     x = DATA["iris"]
-    mixture = start_from(x, 3, None, family, 1e-6, start=start, key=key)
+    mixture = start_from(x, 3, family, 1e-6, start=start, key=key)
     assert {leaf.dtype for leaf in jax.tree.leaves(mixture)} == {np.dtype(np.float64)}
     assert mixture.means.shape == (3, 4)
     assert np.isfinite(mixture.log_prob(x)).all()
-    again = start_from(x, 3, np.ones(150), family, np.full(4, 1e-6), start=start, key=key)
+    again = start_from(as_rows(x, np.ones(150)), 3, family, np.full(4, 1e-6), start=start, key=key)
     assert_close(again, mixture, 1e-14)
 
 
@@ -259,7 +263,7 @@ def test_each_start_is_usable_for_each_family(start, family, key):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_responsibilities_have_the_precision_of_the_rows(start, dtype, key):
     x = DATA["faithful"].astype(dtype)
-    shares = STARTS[start].responsibilities(x, 3, np.ones(len(x), dtype), key=key)
+    shares = STARTS[start].responsibilities(as_rows(x, np.ones(len(x), dtype)), 3, key=key)
     assert shares.dtype == dtype
     assert shares.shape == (len(x), 3)
     if start != "random_responsibilities":
@@ -270,7 +274,7 @@ def test_responsibilities_have_the_precision_of_the_rows(start, dtype, key):
 def test_starts_do_not_depend_on_units_or_origin(start, key):
     x = DATA["iris"]
     moved = x * 2.0 ** np.array([10, -3, 0, 5]) + [64.0, -1.0, 0.0, 32.0]
-    one, other = (STARTS[start].responsibilities(rows, 3, np.ones(150), key=key) for rows in (x, moved))
+    one, other = (STARTS[start].responsibilities(as_rows(rows, np.ones(150)), 3, key=key) for rows in (x, moved))
     np.testing.assert_array_equal(one, other)
 
 
@@ -278,17 +282,17 @@ def test_starts_do_not_depend_on_units_or_origin(start, key):
 def test_starts_run_under_jit_and_vmap(start, key):
     x, keys = jnp.asarray(DATA["faithful"], jnp.float32), jax.random.split(key, 4)
     family, ones = FAMILIES["full"], jnp.ones(272)
-    many = jax.jit(jax.vmap(lambda key: start_from(x, 2, ones, family, 1e-4, start=start, key=key)))(keys)
+    many = jax.jit(jax.vmap(lambda key: start_from(as_rows(x, ones), 2, family, 1e-4, start=start, key=key)))(keys)
     for index, key in enumerate(keys):
-        assert_close(many[index], start_from(x, 2, ones, family, 1e-4, start=start, key=key), 1e-4)
+        assert_close(many[index], start_from(as_rows(x, ones), 2, family, 1e-4, start=start, key=key), 1e-4)
 
 
 def test_random_responsibilities_draw_rows_by_weight_and_count_each_draw_once(key):
     """As repeated rows would be: a row of weight 3 is drawn as often as three rows together."""
     row_weights = np.array([1.0, 3.0, 0.0, 2.0, 0.5], np.float32)
-    x, draw = jnp.asarray(np.eye(5, 2), jnp.float32), STARTS["random_responsibilities"].responsibilities
+    rows, draw = Rows(jnp.eye(5, 2), jnp.asarray(row_weights)), STARTS["random_responsibilities"].responsibilities
     keys = jax.random.split(key, 2000)
-    shares = jax.jit(jax.vmap(lambda key: draw(x, 3, jnp.asarray(row_weights), key=key)))(keys)
+    shares = jax.jit(jax.vmap(lambda key: draw(rows, 3, key=key)))(keys)
     draws = np.asarray(shares) * row_weights[:, None]
     np.testing.assert_allclose(draws.sum(1), 6.0, rtol=1e-5)
     counts = draws.sum((0, 2))
@@ -300,7 +304,7 @@ def test_random_responsibilities_draw_rows_by_weight_and_count_each_draw_once(ke
 def test_random_rows_are_never_equal(key):
     x = np.repeat(np.array([[0.0], [1.0], [5.0]]), [50, 2, 1], axis=0)
     for one in jax.random.split(key, 20):
-        shares = STARTS["random_rows"].responsibilities(x, 3, np.ones(53), key=one)
+        shares = STARTS["random_rows"].responsibilities(as_rows(x, np.ones(53)), 3, key=one)
         assert (shares.sum(0) > 0).all()
 
 
@@ -308,7 +312,7 @@ def test_random_rows_are_never_equal(key):
 @pytest.mark.parametrize("num_components", [1, 6])
 def test_one_component_and_as_many_as_rows(start, num_components, rng, key):
     x = rng.normal(size=(6, 2))
-    shares = STARTS[start].responsibilities(x, num_components, np.ones(6), key=key)
+    shares = STARTS[start].responsibilities(as_rows(x, np.ones(6)), num_components, key=key)
     if start != "random_responsibilities":
         assert sorted(shares.sum(0)) == [6 / num_components] * num_components
 
@@ -318,7 +322,7 @@ def test_degenerate_rows_give_finite_responsibilities(start, rng, key):
     x = np.column_stack([rng.normal(size=40), np.full(40, 2.0), np.zeros(40)])
     x[:, 2] = -3.0 * x[:, 0]
     x[20:] = x[:20]
-    shares = STARTS[start].responsibilities(x, 3, np.ones(40), key=key)
+    shares = STARTS[start].responsibilities(as_rows(x, np.ones(40)), 3, key=key)
     assert np.isfinite(shares).all()
     assert (shares.sum(0) > 0).all()
 
@@ -332,12 +336,13 @@ def test_scikit_learn_names_are_understood():
 
 def test_unusable_names_and_keys_are_refused(key):
     x, family = DATA["faithful"], FAMILIES["full"]
-    with pytest.raises(InputError, match=r"start='k_means' is not known; choose one of k-means\+\+, kmeans, "):
-        start_from(x, 2, None, family, 0.0, start="k_means", key=key)
+    message = r"start='k_means' is not known; did you mean 'kmeans'\? choose one of k-means\+\+, kmeans, "
+    with pytest.raises(InputError, match=message):
+        start_from(x, 2, family, 0.0, start="k_means", key=key)
     with pytest.raises(InputError, match="key=None"):
-        start_from(x, 2, None, family, 0.0, start="kmeans")
+        start_from(x, 2, family, 0.0, start="kmeans")
     with pytest.raises(InputError, match="'hierarchical' cannot be made inside jit"):
-        jax.jit(lambda x: start_from(x, 2, None, family, 0.0, start="hierarchical"))(jnp.asarray(x, jnp.float32))
+        jax.jit(lambda x: start_from(x, 2, family, 0.0, start="hierarchical"))(jnp.asarray(x, jnp.float32))
 
 
 GIVEN_FAMILY_SHAPES = {"full": (2, 3, 3), "tied": (3, 3), "diag": (2, 3), "spherical": (2,)}
@@ -354,7 +359,7 @@ def test_given_parameters_are_the_start(name, kind, dtype, rng):
     matrices = matrices[:, 0] if name == "spherical" else matrices
     x = case.rows(50, rng).astype(dtype)
     given = {"weights": case.weights, "means": case.means, kind: matrices.reshape(GIVEN_FAMILY_SHAPES[name])}
-    mixture = mixture_from_start(given, x, 2, None, family, 0.0)
+    mixture = mixture_from_start(given, x, 2, family, 0.0)
     assert {leaf.dtype for leaf in jax.tree.leaves(mixture)} == {np.dtype(dtype)}
     assert mixture.precision_factor.shape == case.mixture.precision_factor.shape
     tolerance = 1e-12 if dtype == np.float64 else 1e-4
@@ -368,8 +373,8 @@ def test_means_alone_take_the_covariances_of_the_rows_nearest_to_them(family):
     x = DATA["faithful"]
     means = np.array([[2.0, 54.0], [4.3, 80.0]])
     nearest = np.square((x[:, None] - means) / x.std(0)).sum(2).argmin(1)
-    mixture = mixture_from_start({"means": means}, x, 2, None, family, 0.0)
-    of_labels = mixture_from_start(nearest, x, 2, None, family, 0.0)
+    mixture = mixture_from_start({"means": means}, x, 2, family, 0.0)
+    of_labels = mixture_from_start(nearest, x, 2, family, 0.0)
     np.testing.assert_array_equal(mixture.means, means)
     assert_close(mixture.weights, np.full(2, 0.5), 1e-15)
     assert_close(mixture.covariances, of_labels.covariances, 1e-13)
@@ -380,8 +385,8 @@ def test_labels_and_responsibilities_are_followed_by_the_m_step(family, rng):
     x, labels = DATA["iris"].astype(np.float32), rng.integers(3, size=150)
     weights = rng.uniform(0.5, 2.0, size=150).astype(np.float32)
     one_hot = np.eye(3)[labels]
-    of_labels = mixture_from_start(labels.tolist(), x, 3, weights, family, 0.0)
-    assert_close(mixture_from_start(one_hot, x, 3, weights, family, 0.0), of_labels, 0.0)
+    of_labels = mixture_from_start(labels.tolist(), as_rows(x, weights), 3, family, 0.0)
+    assert_close(mixture_from_start(one_hot, as_rows(x, weights), 3, family, 0.0), of_labels, 0.0)
     assert {leaf.dtype for leaf in jax.tree.leaves(of_labels)} == {np.dtype(np.float32)}
     assert_close(of_labels.means, one_hot.T @ (weights[:, None] * x) / (one_hot.T @ weights)[:, None], 1e-5)
 
@@ -392,9 +397,9 @@ def test_a_given_mixture_takes_the_precision_and_representation_of_the_fit(famil
     x = case.rows(20, rng).astype(np.float32)
     if family.shared:
         with pytest.raises(InputError, match="start has 2 covariances, but the components of"):
-            mixture_from_start(case.mixture, x, 2, None, family, 0.0)
+            mixture_from_start(case.mixture, x, 2, family, 0.0)
         return
-    mixture = mixture_from_start(case.mixture, x, 2, None, family, 0.0)
+    mixture = mixture_from_start(case.mixture, x, 2, family, 0.0)
     assert mixture.is_diagonal == family.diagonal
     assert {leaf.dtype for leaf in jax.tree.leaves(mixture)} == {np.dtype(np.float32)}
     assert_close(mixture.covariances, case.covariances.astype(np.float32), 1e-5)
@@ -408,10 +413,10 @@ def test_given_starts_run_under_jit(rng):
         given,
         labels,
         np.eye(2, dtype=np.float32)[labels],
-        start_from(x, 2, None, family, 0.1, start="hierarchical"),
+        start_from(x, 2, family, 0.1, start="hierarchical"),
     ):
-        expected = mixture_from_start(start, x, 2, None, family, 0.1)
-        traced = jax.jit(lambda start, x: mixture_from_start(start, x, 2, None, family, 0.1))(start, x)
+        expected = mixture_from_start(start, x, 2, family, 0.1)
+        traced = jax.jit(lambda start, x: mixture_from_start(start, x, 2, family, 0.1))(start, x)
         assert_close(traced, expected, 1e-4)
 
 
@@ -429,9 +434,9 @@ def changed(array, index, value):
 
 def test_responsibilities_and_labels_may_be_tables():
     labels = np.arange(6) % 2
-    expected = mixture_from_start(labels, X, 2, None, FAMILIES["diag"], 1e-3)
+    expected = mixture_from_start(labels, X, 2, FAMILIES["diag"], 1e-3)
     for table in (pd.Series(labels), pd.DataFrame(np.eye(2)[labels])):
-        assert_close(mixture_from_start(table, X, 2, None, FAMILIES["diag"], 1e-3), expected, 1e-12)
+        assert_close(mixture_from_start(table, X, 2, FAMILIES["diag"], 1e-3), expected, 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -486,5 +491,5 @@ def test_responsibilities_and_labels_may_be_tables():
 )
 def test_unusable_given_starts_are_refused(start, family, message):
     with pytest.raises(InputError, match=message) as caught:
-        mixture_from_start(start, X, 2, None, FAMILIES[family], 1e-3)
+        mixture_from_start(start, X, 2, FAMILIES[family], 1e-3)
     assert "\n" not in str(caught.value)
