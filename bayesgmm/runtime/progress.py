@@ -19,7 +19,8 @@ def check_progress(progress: Any) -> Any:
     Raises:
         InputError: for anything but True, False, None and functions.
     """
-    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+    known: bool = progress is None or isinstance(progress, bool) or callable(progress)
+    if not known:
         raise InputError(f"progress={shown(progress)} must be True for a bar, or a function of a sentence")
     return progress
 
