@@ -7,31 +7,36 @@ line for each problem, before any data are read.
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
-from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES
+from bayesgmm.engines.registry import BASE_ENGINE, DEFAULT_ENGINES, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import NAMES, get_family
-from bayesgmm.starts.named import STARTS
+from bayesgmm.numerics.validation import one_of
+from bayesgmm.numerics.validation import shown as short_repr
 
 
 class ConfigError(InputError):
     """Settings that cannot be used; one line for each problem, with the key, the value and the cure."""
 
 
-def _one_of(known: Sequence[str]) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f"is not known; {_closest(value, known)}choose one of {', '.join(known)}")
-        return value
-
-    return AfterValidator(check)
+def _one_of(known: Iterable[str]) -> AfterValidator:
+    return AfterValidator(lambda value, info: one_of(str(info.field_name), value, known))
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -44,9 +49,9 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _engines_in_order(values: tuple[str, ...]) -> tuple[str, ...]:
-    if "em" not in values:
-        raise ValueError('lacks "em", from whose fit the other engines start; add "em"')
-    return tuple(engine for engine in COMPARED if engine in values)
+    if BASE_ENGINE not in values:
+        raise ValueError(f'lacks "{BASE_ENGINE}", from whose fit the other engines start; add "{BASE_ENGINE}"')
+    return tuple(engine for engine in ENGINES if engine in values)
 
 
 # TOML has no tuples and no paths, so these are exempt from strictness; the members of lists are not.
@@ -58,11 +63,7 @@ _Counts = Annotated[
     *_List,
     AfterValidator(lambda values: tuple(sorted(values))),
 ]
-_Engines = Annotated[
-    tuple[Literal["em", "map", "vi", "cavi", "gibbs", "nuts", "kmeans"], ...], *_List, AfterValidator(_engines_in_order)
-]
-_Guides = Annotated[tuple[Literal["normal", "full_rank", "low_rank"], ...], *_List]
-_Count = Annotated[int, Field(ge=1)]
+_Engines = Annotated[tuple[Annotated[str, _one_of(ENGINES)], ...], *_List, AfterValidator(_engines_in_order)]
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -169,86 +170,6 @@ class PriorConfig(_Table):
 _KEYS_OF_SCALES = {"scale_median": "lognormal", "scale_sigma": "lognormal", "scale_sd": "half_normal"}
 
 
-class EmConfig(_Table):
-    """`[em]`: maximum likelihood."""
-
-    start: Annotated[str, _one_of(tuple(STARTS))] = Field(
-        default="k-means++", description=f"where runs start: {', '.join(STARTS)}"
-    )
-    num_restarts: _Count = Field(default=10, description="number of random starts, of which the best is kept")
-    accelerate: bool = Field(
-        default=False, description="extrapolate every second step (SQUAREM): fewer steps where components overlap"
-    )
-    tol: _Positive = Field(default=1e-6, description="stop when the mean log-likelihood per row changes by less")
-    max_steps: _Count = Field(default=1000, description="step limit")
-    reg_covar: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="ridge on the variances, in squared units of the data; by default tiny"
-    )
-
-
-class MapConfig(_Table):
-    """`[map]`: the mode of the posterior."""
-
-    gtol: _Positive | None = Field(
-        default=None, description="stop when no entry of the gradient per row exceeds this; by default as dtype allows"
-    )
-    max_steps: _Count = Field(default=1000, description="step limit")
-
-
-class ViConfig(_Table):
-    """`[vi]`: variational inference."""
-
-    guides: _Guides = Field(
-        default=("normal", "full_rank"), description="list of approximations: normal (mean-field), full_rank"
-    )
-    num_draws: _Count = Field(default=2000, description="draws from each fitted approximation")
-    max_steps: _Count = Field(default=20_000, description="step limit")
-    num_particles: _Count = Field(default=8, description="draws in the estimate of the ELBO at every step")
-
-
-class CaviConfig(_Table):
-    """`[cavi]`: variational inference by coordinate ascent; needs the conjugate prior."""
-
-    tol: _Positive = Field(default=1e-6, description="stop when the ELBO per row changes by less")
-    max_steps: _Count = Field(default=1000, description="step limit")
-    num_draws: Annotated[int, Field(ge=25)] = Field(
-        default=1000, description="draws from the approximation, at least 25"
-    )
-
-
-class GibbsConfig(_Table):
-    """`[gibbs]`: draws from the posterior by Gibbs sampling; needs the conjugate prior."""
-
-    num_chains: _Count = Field(default=4, description="number of chains")
-    num_warmup: _Count = Field(default=500, description="first sweeps of every chain, which are not kept")
-    num_draws: Annotated[int, Field(ge=4)] = Field(default=2000, description="sweeps kept of every chain, at least 4")
-
-
-class NutsConfig(_Table):
-    """`[nuts]`: draws from the posterior."""
-
-    num_chains: _Count = Field(default=4, description="number of chains")
-    num_warmup: _Count = Field(default=300, description="draws of every chain spent on adaptation")
-    # R-hat compares the variances of the two halves of every chain.
-    num_draws: Annotated[int, Field(ge=4)] = Field(default=1000, description="draws kept of every chain, at least 4")
-    target_accept: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.8, description="acceptance rate that the step size is adapted to, between 0 and 1"
-    )
-
-
-class KmeansConfig(_Table):
-    """`[kmeans]`: scikit-learn's k-means, whose hard assignments are put beside those of the mixtures."""
-
-    num_restarts: _Count = Field(default=10, description="number of random starts, of which the best is kept")
-    max_steps: _Count = Field(default=300, description="step limit of each")
-    tol: Annotated[float, Field(ge=0)] = Field(
-        default=1e-4, description="stop when centres move by less, squared and relative to the columns' mean variance"
-    )
-    standardise: bool = Field(
-        default=False, description="divide columns by their sds first; if not, columns in smaller units count for more"
-    )
-
-
 class OutputConfig(_Table):
     """`[output]`: where results go."""
 
@@ -257,41 +178,40 @@ class OutputConfig(_Table):
     )
 
 
-class Config(_Table):
-    """Settings of one comparison of engines on one data set. Frozen; `load_config` makes it from a file."""
+class CommonConfig(_Table):
+    """Settings of one comparison of engines on one data set, frozen; `Config` adds a table for each engine."""
 
     title: str = Field(default="", description="heading of the report; by default the settings file's name")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="seed of all randomness")
     dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of the computation")
     engines: _Engines = Field(
-        default=DEFAULT_ENGINES, description="list of engines to run, em among them; kept in this order"
+        default=DEFAULT_ENGINES,
+        description=f"list of engines to run, em among them; kept in this order: {', '.join(ENGINES)}",
     )
     data: DataConfig
     mixture: MixtureConfig
     prior: PriorConfig = PriorConfig()
-    em: EmConfig = EmConfig()
-    map: MapConfig = MapConfig()
-    vi: ViConfig = ViConfig()
-    cavi: CaviConfig = CaviConfig()
-    gibbs: GibbsConfig = GibbsConfig()
-    nuts: NutsConfig = NutsConfig()
-    kmeans: KmeansConfig = KmeansConfig()
     output: OutputConfig = OutputConfig()
 
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of the engines that are run, by engine, as `compare` takes them."""
+        return {name: getattr(self, name).model_dump() for name in self.engines}
+
     def _tables_unread(self) -> set[str]:
-        bayesian = {*self.engines} - {"em", "kmeans"}
-        return {*COMPARED, *([] if bayesian else ["prior"])} - {*self.engines}
+        bayesian = any(ENGINES[name].prior != "none" for name in self.engines)
+        return {*ENGINES, *([] if bayesian else ["prior"])} - {*self.engines}
 
     @model_validator(mode="after")
-    def _tables_of_engines(self) -> "Config":
+    def _tables_of_engines(self) -> "CommonConfig":
         unread = sorted(self.model_fields_set & self._tables_unread())
-        cures = {name: f'"{name}"' for name in COMPARED} | {"prior": "a Bayesian engine"}
+        cures = {name: f'"{name}"' for name in ENGINES} | {"prior": "a Bayesian engine"}
         if unread:
             ran = list(self.engines)
             lines = (f"[{name}] is not read by engines = {ran}; add {cures[name]}, or drop [{name}]" for name in unread)
             raise ValueError("\n".join(lines))
-        needing = [name for name in ("cavi", "gibbs") if name in self.engines and self.prior.kind != "conjugate"]
-        if needing:
+        needing = [name for name in self.engines if ENGINES[name].prior == "conjugate"]
+        if needing and self.prior.kind != "conjugate":
             raise ValueError(
                 f'engines has "{needing[0]}", which needs a conjugate prior; set kind = "conjugate" in [prior]'
             )
@@ -302,7 +222,15 @@ class Config(_Table):
         return self.model_dump(mode="json", exclude=self._tables_unread())
 
 
-def load_config(path: str | PathLike[str]) -> Config:
+_ENGINE_TABLES: dict[str, Any] = {name: (engine.settings, engine.settings()) for name, engine in ENGINES.items()}
+
+Config: type[CommonConfig] = create_model(
+    "Config", __base__=CommonConfig, __doc__="Settings of a comparison, with a table for each engine.", **_ENGINE_TABLES
+)
+"""All settings of one comparison, with a table for each engine; `load_config` makes it from a file."""
+
+
+def load_config(path: str | PathLike[str]) -> CommonConfig:
     """Read and check the settings in a TOML file.
 
     A relative `data.path` is resolved against the file's folder; `title` and `output.directory` default to the file's
@@ -364,7 +292,15 @@ def _explain(problem: Mapping[str, Any]) -> list[str]:
     table = _TABLES[names[0]] if len(names) > 1 else Config
     if kind == "value_error":
         fault = str(problem["ctx"]["error"])
-        return fault.splitlines() if isinstance(value, Mapping) else [f"{shown} {fault}"]
+        if isinstance(value, Mapping):
+            return [f"[{key}] {line}" if key in ENGINES else line for line in fault.splitlines()]
+        if not isinstance(problem["ctx"]["error"], InputError):
+            return [f"{shown} {fault}"]
+        # Of a rule that functions have too: its words begin with the name and the value.
+        begun = f"{names[-1]}={short_repr(value)} "
+        fault = f"{shown} {fault.removeprefix(begun)}" if fault.startswith(begun) else f"[{names[0]}] {fault}"
+        description = str(table.model_fields[names[-1]].description).partition(". ")[0]
+        return [fault if "choose one of" in fault else f"{fault}; {names[-1]} is: {description}"]
     if kind == "extra_forbidden":
         return [f"{shown} is not a known key; {_home(names[-1], table)}"]
     if kind == "model_type":

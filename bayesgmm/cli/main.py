@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from bayesgmm.cli.config import Config
+    from bayesgmm.cli.config import CommonConfig
     from bayesgmm.datasets import Dataset
 
 app = typer.Typer(
@@ -74,7 +74,9 @@ def _one_line_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> tuple["Config", "Dataset", Path, int]:
+def _read(
+    config: Path, out: Path | None, seed: int | None, overwrite: bool
+) -> tuple["CommonConfig", "Dataset", Path, int]:
     """Everything that can be refused is looked at before anything is computed."""
     from bayesgmm.cli.config import load_config
     from bayesgmm.cli.outputs import check_folder
@@ -90,11 +92,10 @@ def _read(config: Path, out: Path | None, seed: int | None, overwrite: bool) -> 
     return settings, data, folder, settings.seed if seed is None else seed
 
 
-def _num_devices(settings: "Config") -> int:
+def _num_devices(settings: "CommonConfig") -> int:
     """One host device for each core, which is fastest; one for each chain where cores cannot share chains evenly."""
     num_cores = _num_cores()
-    samplers = {"gibbs": settings.gibbs.num_chains, "nuts": settings.nuts.num_chains}
-    chains = [number for name, number in samplers.items() if name in settings.engines]
+    chains = [options["num_chains"] for options in settings.settings.values() if "num_chains" in options]
     uneven = [number for number in chains if all(number % share for share in range(2, num_cores + 1))]
     return max(num_cores, *uneven) if uneven and num_cores > 1 else num_cores
 
@@ -126,7 +127,7 @@ def _remember_programs() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overwrite: bool, began: float) -> None:
+def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, seed: int, overwrite: bool, began: float) -> None:
     import jax
     import numpy as np
     from rich.console import Console
@@ -178,21 +179,14 @@ def _compare(settings: "Config", data: "Dataset", folder: Path, seed: int, overw
         console.print(f"  {file.name}", highlight=False)
 
 
-def _keywords(settings: "Config", x: Any) -> dict[str, Any]:
+def _keywords(settings: "CommonConfig", x: Any) -> dict[str, Any]:
     """Settings as keyword arguments of `bayesgmm.compare`."""
-    vi = settings.vi.model_dump()
     return {
         "family": settings.mixture.family,
         "engines": settings.engines,
         "select_by": settings.mixture.select_by,
-        "guides": vi.pop("guides"),
         "prior": settings.prior.kind,
         "prior_settings": settings.prior.keywords(x.std(0)),
-        "em": settings.em.model_dump(),
-        "map": settings.map.model_dump(),
-        "vi": vi,
-        "cavi": settings.cavi.model_dump(),
-        "gibbs": settings.gibbs.model_dump(),
-        "nuts": settings.nuts.model_dump(),
-        "kmeans": settings.kmeans.model_dump(),
+        "settings": settings.settings,
+        "checkpoint": True,
     }

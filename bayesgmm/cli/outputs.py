@@ -1,21 +1,30 @@
 """The output folder: written beside its place and moved there whole, so that a reader never finds half of it."""
 
+import dataclasses
+import datetime
+import importlib.metadata
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
 from bayesgmm.cli.report import render_report
-from bayesgmm.comparison.compare import Comparison, parameters, provenance
+from bayesgmm.comparison.compare import Comparison
 from bayesgmm.diagnostics.datatree import save_datatree
+from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.errors import InputError
+
+_PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -132,14 +141,38 @@ def _record(
             "data": {**data_source, "num_rows": comparison.x.shape[0], "feature_names": comparison.feature_names},
             "selected_by": comparison.selected_by,
             "candidates": comparison.candidates.to_dict("records"),
-            "prior": {
-                name: value if isinstance(value, str) or value is None else np.asarray(value).tolist()
-                for name, value in vars(comparison.prior).items()
-            },
+            "prior": dataclasses.asdict(comparison.prior),
             "fits": fits,
             "parameter_remarks": comparison.parameters.remarks,
         }
     )
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, device and time: what a reader needs to run the same comparison again."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "machine": platform.machine(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def parameters(fit: Fit | KMeansFit) -> dict[str, Any]:
+    """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws.
+
+    Of k-means, the shares of the rows and the centres.
+    """
+    if isinstance(fit, KMeansFit):
+        return {"shares": fit.shares.tolist(), "centres": fit.centres.tolist()}
+    names = ("weights", "means", "covariances")
+    found = {name: np.asarray(getattr(fit.mixture, name)).tolist() for name in names}
+    if fit.draws is not None:
+        for name in names[:2]:
+            found[f"{name}_sd"] = np.asarray(getattr(fit.draws, name)).std((0, 1), ddof=1).tolist()
+    return found
 
 
 def _json_ready(value: Any) -> Any:
@@ -148,6 +181,8 @@ def _json_ready(value: Any) -> Any:
         return {str(key): _json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json_ready(item) for item in value]
+    if isinstance(value, np.ndarray | jax.Array):
+        return _json_ready(value.tolist())
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

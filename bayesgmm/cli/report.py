@@ -9,6 +9,7 @@ from typing import Any
 from bayesgmm import plots
 from bayesgmm.cli.terminal import agreement_rows, candidate_rows, component_rows, engine_rows, flag_legend
 from bayesgmm.comparison.compare import Comparison
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.plots.panels import root_figure
 
 _STYLE = """
@@ -40,12 +41,12 @@ def render_report(
     provenance: Mapping[str, Any],
 ) -> str:
     """The report as the text of one HTML file, figures embedded."""
-    em = comparison.fits["em"]
     num_rows, num_features = comparison.x.shape
     units = f" (units: {data_source['units']})" if data_source.get("units") else ""
+    several, family = "s" if comparison.num_components > 1 else "", comparison.base.family
     lead = (
         f"{num_rows} rows of {', '.join(comparison.feature_names)}{units}; a mixture of {comparison.num_components} "
-        f"Gaussian component{'s' if comparison.num_components > 1 else ''} of family {em.family} in {num_features} "
+        f"Gaussian component{several} of family {family} in {num_features} "
         f"dimension{'s' if num_features > 1 else ''}, fitted by {_listed(list(comparison.fits))} on one likelihood."
     )
     parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="lead">{html.escape(lead)}</p>']
@@ -81,7 +82,8 @@ def _agreement(comparison: Comparison) -> list[str]:
     """How far hard assignments agree, where there is k-means or known classes to compare them with."""
     if not comparison.has_agreement:
         return []
-    of_kmeans = "" if comparison.kmeans is None else ", which k-means makes as small as it can,"
+    labels = [ENGINES[name].label for name in comparison.partitions]
+    of_kmeans = f", which {_listed(labels)} minimises," if labels else ""
     return [
         "<h2>Hard assignments</h2>",
         _html_table(*agreement_rows(comparison), left={"engine"}),
@@ -111,21 +113,22 @@ def _figures(comparison: Comparison) -> list[str]:
     x, names, fits = comparison.x, comparison.feature_names, comparison.fits
     posteriors = {name: fit for name, fit in fits.items() if fit.draws is not None}
     # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
-    shown = "nuts" if "nuts" in posteriors else next(reversed(posteriors), None)
+    shown = comparison.parameters.reference or next(reversed(posteriors), None)
     parts = ["<h2>The fit by maximum likelihood</h2>"]
     one = x.shape[1] == 1
-    figure = plots.plot_assignments(fits["em"].mixture, x, feature_names=names)
+    figure = plots.plot_assignments(comparison.base.mixture, x, feature_names=names)
     drawn = "density of the EM fit" if one else "components of the EM fit: ellipses hold 50% and 90% of each one's mass"
     parts.append(_figure(figure, f"Rows coloured by hard assignment, with the {drawn}."))
-    if comparison.kmeans is not None:
-        parts.append("<h2>Beside k-means</h2>")
-        figure = plots.plot_partitions(fits["em"], x, comparison.kmeans, feature_names=names)
+    for name, partition in comparison.partitions.items():
+        label = ENGINES[name].label
+        parts.append(f"<h2>Beside {html.escape(label)}</h2>")
+        figure = plots.plot_partitions(comparison.base, x, partition, feature_names=names)
         ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
-        parts.append(_figure(figure, f"Hard assignments by the EM fit and by k-means{ringed}."))
+        parts.append(_figure(figure, f"Hard assignments by the EM fit and by {label}{ringed}."))
     if shown is not None:
         fit = posteriors[shown]
         parts.append("<h2>The same with its uncertainty</h2>")
-        figure = plots.plot_posterior_ellipses(fit, x, point=fits["em"], feature_names=names)
+        figure = plots.plot_posterior_ellipses(fit, x, point=comparison.base, feature_names=names)
         drawn = "Densities" if one else "Components"
         parts.append(_figure(figure, f"{drawn} of posterior draws ({shown}), thin, and of the EM fit, bold."))
         figure = plots.plot_responsibility_uncertainty(fit, x, feature_names=names)
@@ -135,7 +138,7 @@ def _figures(comparison: Comparison) -> list[str]:
         figure = plots.plot_posterior_parameters(fits, feature_names=names)
         parts.append(_figure(figure, "Marginal posterior densities; vertical lines mark the EM and MAP values."))
     else:
-        figure = plots.plot_responsibility_uncertainty(fits["em"], x, feature_names=names)
+        figure = plots.plot_responsibility_uncertainty(comparison.base, x, feature_names=names)
         parts.append(_figure(figure, "How unsure each row's assignment is: one minus its largest responsibility."))
     parts.append("<h2>What the engines watched</h2>")
     parts.append(_figure(plots.plot_traces(fits), "Log-likelihood of EM, log posterior density of MAP and of every "

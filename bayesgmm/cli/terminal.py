@@ -1,14 +1,16 @@
 """Tables that a person can read in a terminal, from a `Comparison`."""
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 from rich.table import Table
 
 from bayesgmm.comparison.compare import Comparison
 from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
-from bayesgmm.engines.fit import SAMPLERS, Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
 
@@ -33,9 +35,9 @@ def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def agreement_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of hard assignments: what k-means makes small, and adjusted Rand indices."""
-    shown = ["inertia", "ari_kmeans", "ari_labels"]
-    present = [name for name in shown if comparison.table[name].notna().to_numpy().any()]
-    names = {"inertia": "inertia", "ari_kmeans": "ARI with k-means", "ari_labels": "ARI with labels"}
+    partitions = {f"ari_{name}": f"ARI with {ENGINES[name].label}" for name in comparison.partitions}
+    names = {"inertia": "inertia", **partitions, "ari_labels": "ARI with labels"}
+    present = [name for name in names if comparison.table[name].notna().to_numpy().any()]
     rows = [
         [row["engine"], *(f"{row[name]:.4g}" if name == "inertia" else f"{row[name]:.3f}" for name in present)]
         for row in comparison.table.to_dict("records")
@@ -47,7 +49,7 @@ def verdict(fit: Fit | KMeansFit) -> str:
     """Yes or no, and the number that says so."""
     summary = fit.summary if isinstance(fit, Fit) else {}
     steps = f"{int(fit.num_steps)} steps"
-    if isinstance(fit, Fit) and fit.engine in SAMPLERS:
+    if isinstance(fit, Fit) and ENGINES[fit.engine].gives == "draws":
         evidence = f"R-hat {summary.get('r_hat', math.nan):.3f}"
         if "divergences" in summary:
             evidence += f", {summary['divergences']} divergences"
@@ -63,25 +65,29 @@ def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     Uncertainties that are far from the sampler's carry a mark (`flag_legend`). Of k-means, shares of the rows and
     centres.
     """
-    table, partition = comparison.parameters, comparison.kmeans
-    header = ["cluster", "quantity", *table.names, *([] if partition is None else ["kmeans"])]
+    table, partitions = comparison.parameters, comparison.partitions
+    header = ["cluster", "quantity", *table.names, *partitions]
     rows = []
     for line in table.frame.to_dict("records"):
-        cells = [with_uncertainty(line[name], line.get(f"{name} sd")) + _doubt(line, name) for name in table.names]
-        if partition is not None:
-            cells.append(_of_partition(partition, line["cluster"], line["quantity"], comparison.feature_names))
+        cells = [
+            with_uncertainty(line[name], line.get(f"{name} sd")) + _flag(line, name, table) for name in table.names
+        ]
+        cells += [
+            _of_partition(partition, line["cluster"], line["quantity"], comparison.feature_names)
+            for partition in partitions.values()
+        ]
         rows.append([line["cluster"], line["quantity"], *cells])
     return header, rows
 
 
-def _doubt(line: dict[Any, Any], name: str) -> str:
-    """What speaks against the uncertainty of a cell: its ratio to the reference's, and what EM's interval holds."""
+def _flag(line: dict[Hashable, Any], name: str, table: ParameterTable) -> str:
+    """The mark of an uncertainty far from the reference's: their ratio, and the coverage of EM's interval."""
     if name not in line["flagged"]:
         return ""
     ratio = line[f"{name} ratio"]
     marks = [] if OVERCONFIDENT <= ratio <= UNDERCONFIDENT else [f"×{ratio:.2f}"]
-    if name == "em" and line["em coverage"] < MIN_COVERAGE:
-        marks.append(f"{100 * line['em coverage']:.0f}%")
+    if name == table.likelihood and line[f"{name} coverage"] < MIN_COVERAGE:
+        marks.append(f"{100 * line[f'{name} coverage']:.0f}%")
     return f" [{', '.join(marks)}]"
 
 
@@ -90,7 +96,7 @@ def flag_legend(table: ParameterTable) -> str:
     if not any(table.frame["flagged"]):
         return ""
     meaning = f"[×ratio]: of this sd to that of {table.reference}, where it is far from 1"
-    if (table.frame["em coverage"] < MIN_COVERAGE).to_numpy().any():
+    if table.likelihood and (table.frame[f"{table.likelihood} coverage"] < MIN_COVERAGE).to_numpy().any():
         meaning += f"; [%]: of {table.reference} in EM's 95% interval, where it is little"
     return meaning
 
@@ -127,7 +133,7 @@ def rich_tables(comparison: Comparison) -> list[Table]:
     if comparison.selected_by is not None:
         title = f"Number of components by EM; {comparison.selected_by.upper()} selects k = {comparison.num_components}"
         tables.append(_table(title, *candidate_rows(comparison), num_left=0))
-    family = comparison.fits["em"].family
+    family = comparison.base.family
     title = f"k = {comparison.num_components}, family {family}: {len(comparison.x)} rows on one likelihood"
     tables.append(_table(title, *engine_rows(comparison), num_left=1))
     if comparison.has_agreement:

@@ -1,16 +1,16 @@
 """How far partitions of the same rows agree: with each other, and with classes that are known."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import ArrayLike
 
 from bayesgmm.engines.kmeans import KMeansFit, inertia_of
 from bayesgmm.errors import InputError
 
 
-def check_labels(labels: Any, num_rows: int) -> Shaped[np.ndarray, " n"] | None:
+def check_labels(labels: ArrayLike | None, num_rows: int) -> Shaped[np.ndarray, " n"] | None:
     """Known classes of the rows, numbers or text, or None; None, NaN and empty text stand for a class not known.
 
     Raises:
@@ -33,7 +33,7 @@ def known(labels: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     return ~(np.asarray(pd.isna(labels)) | (labels.astype(str) == ""))
 
 
-def adjusted_rand_index(labels: Any, other: Any) -> float:
+def adjusted_rand_index(labels: ArrayLike, other: ArrayLike) -> float:
     """Agreement of two partitions beyond chance: 1 for the same, about 0 for unrelated ones. No labels are matched.
 
     Rows whose class is missing (None, NaN, empty text) in either are left out.
@@ -55,35 +55,23 @@ def adjusted_rand_index(labels: Any, other: Any) -> float:
 
 
 def agreement_columns(
-    x: np.ndarray, assignments: Mapping[str, np.ndarray], partition: KMeansFit | None, labels: np.ndarray | None
+    x: Float[np.ndarray, "n d"],
+    assignments: Mapping[str, Int[np.ndarray, " n"]],
+    partitions: Mapping[str, KMeansFit],
+    labels: Shaped[np.ndarray, " n"] | None,
 ) -> dict[str, list[float]]:
     """Columns of a comparison's table, one number for each of its rows' hard assignments.
 
-    `inertia`, the sum of squares within clusters in the units of k-means; `ari_kmeans` and `ari_labels`, adjusted Rand
-    indices with the partition of k-means and with known classes, NaN where there are none.
+    `inertia`, the sum of squares within clusters in the units of k-means; for each of the partitions `ari_NAME`, and
+    `ari_labels`: adjusted Rand indices with it and with known classes, NaN where there are none.
     """
-    scale = 1.0 if partition is None else partition.column_scale
-    nothing = float("nan")
+    scale = next((partition.column_scale for partition in partitions.values()), 1.0)
+    references = {name: partition.labels for name, partition in partitions.items()} | {"labels": labels}
     return {
         "inertia": [inertia_of(x, one, scale) for one in assignments.values()],
-        "ari_kmeans": [
-            nothing if partition is None else adjusted_rand_index(one, partition.labels) for one in assignments.values()
-        ],
-        "ari_labels": [nothing if labels is None else adjusted_rand_index(one, labels) for one in assignments.values()],
-    }
-
-
-def row_of_kmeans(partition: KMeansFit, like: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """The row of k-means in a comparison's table, with the columns of another: it has no likelihood to show."""
-    num_clusters, num_features = partition.centres.shape
-    empty = {name: "" if isinstance(value, str) else float("nan") for name, value in like.items()}
-    return {
-        **empty,
-        "engine": "kmeans",
-        "num_components": num_clusters,
-        "num_parameters": num_clusters * num_features,
-        "num_steps": partition.num_steps,
-        "seconds": seconds,
-        "result": partition.code.name,
-        "message": partition.code.explanation,
+    } | {
+        f"ari_{name}": [
+            float("nan") if other is None else adjusted_rand_index(one, other) for one in assignments.values()
+        ]
+        for name, other in references.items()
     }

@@ -1,46 +1,38 @@
 """The main job: one data set, one mixture, several engines, one table on one likelihood."""
 
 import dataclasses
-import datetime
-import importlib.metadata
-import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int, Shaped
+from numpy.typing import ArrayLike
 
-from bayesgmm.comparison.agreement import agreement_columns, check_labels, row_of_kmeans
+from bayesgmm.comparison.agreement import agreement_columns
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
-from bayesgmm.comparison.plan import check_names, check_values, make_priors, planned_runs
+from bayesgmm.comparison.plan import Plan, make_plan
 from bayesgmm.diagnostics.criteria import information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnose import diagnose
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.diagnostics.loo import Loo, loo
-from bayesgmm.engines.em import fit_em
-from bayesgmm.engines.fit import COMPARED, DEFAULT_ENGINES, Fit, ResultCode
-from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima
-from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_rows, enough_rows
-from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.validation import as_key, name_features, whole_number
+from bayesgmm.engines.registry import DEFAULT_ENGINES
+from bayesgmm.mixtures.families import Family
+from bayesgmm.numerics.precision import RandomKey
 from bayesgmm.posterior.thresholds import MAX_PARETO_K
 from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.runtime.progress import Listener
 from bayesgmm.standard_errors.intervals import Uncertainty
 
 if TYPE_CHECKING:
     from xarray import DataTree
-
-CRITERIA = ("bic", "aic", "icl")
-_PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
-
-
-OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,20 +42,22 @@ class Comparison:
     Attributes:
         x: the rows, shape (n, d).
         feature_names: names of the columns.
-        fits: the fits by name: "em", "map", "vi (normal)", "vi (full rank)", "cavi", "gibbs", "nuts".
+        fits: the fits by name, EM's first: "em", "map", "vi (normal)", "vi (full rank)", "cavi", "gibbs", "nuts".
         trees: ArviZ DataTrees of the Bayesian fits, by the same names.
         table: one row for each fit: log-likelihood at its point, criteria, ELPD-LOO, inertia of its partition, adjusted
-            Rand indices of that with k-means' and with the labels, seconds, and how it ended; and one for k-means.
+            Rand indices of that with k-means' and with the labels, seconds, and how it ended; then one for each of the
+            `partitions`.
         candidates: EM fits over the numbers of components that were asked for, with their criteria.
         selected_by: criterion that picked the number of components, None where only one was given.
         prior: prior of the Bayesian fits.
         diagnoses: what `diagnose` finds wrong with each fit.
-        kmeans: partition by k-means, its clusters in the order of the EM fit's components; None unless asked for.
+        partitions: partitions by engines that fit no mixture, by name ("kmeans"), their clusters in the order of the EM
+            fit's components.
         labels: known classes of the rows (n), which no engine sees; None where there are none.
         errors: standard errors of the EM fit, by its observed information; None where there are too many parameters.
     """
 
-    x: np.ndarray
+    x: Float[np.ndarray, "n d"]
     feature_names: tuple[str, ...]
     fits: dict[str, Fit]
     trees: dict[str, "DataTree"]
@@ -72,34 +66,39 @@ class Comparison:
     selected_by: str | None
     prior: AnyPrior
     diagnoses: dict[str, Diagnosis]
-    kmeans: KMeansFit | None = None
-    labels: np.ndarray | None = None
+    partitions: dict[str, KMeansFit] = dataclasses.field(default_factory=dict)
+    labels: Shaped[np.ndarray, " n"] | None = None
     errors: Uncertainty | None = None
 
     @property
+    def base(self) -> Fit:
+        """The fit by EM, at whose optima the others start."""
+        return next(iter(self.fits.values()))
+
+    @property
     def parameters(self) -> ParameterTable:
-        """Every parameter by engine, beside what each is sure of, and where that cannot be believed."""
+        """Every parameter by engine with its uncertainty, and where that is far from the reference's."""
         return parameter_table(self.fits, self.errors, feature_names=self.feature_names)
 
     @property
-    def assignments(self) -> dict[str, np.ndarray]:
-        """Hard assignments of the rows (n) by the point of every fit, and by k-means."""
+    def assignments(self) -> dict[str, Int[np.ndarray, " n"]]:
+        """Hard assignments of the rows (n) by the point of every fit, and by every partition."""
         found = {name: np.asarray(fit.mixture.predict(self.x)) for name, fit in self.fits.items()}
-        return found if self.kmeans is None else {**found, "kmeans": self.kmeans.labels}
+        return found | {name: partition.labels for name, partition in self.partitions.items()}
 
     def of_row(self, name: str) -> Fit | KMeansFit:
-        """What a row of the table is of."""
-        return self.kmeans if name == "kmeans" and self.kmeans is not None else self.fits[name]
+        """The fit or the partition that a row of the table describes."""
+        return self.partitions[name] if name in self.partitions else self.fits[name]
 
     @property
     def has_agreement(self) -> bool:
-        """Whether there is something to compare partitions with: k-means, or known classes."""
-        return self.kmeans is not None or self.labels is not None
+        """Whether there is something to compare partitions with: another partition, or known classes."""
+        return bool(self.partitions) or self.labels is not None
 
     @property
     def num_components(self) -> int:
         """Number of components of the compared mixture."""
-        return self.fits["em"].mixture.num_components
+        return self.base.mixture.num_components
 
     @property
     def cautions(self) -> list[tuple[str, str]]:
@@ -124,27 +123,21 @@ class Comparison:
 
 
 def compare(
-    x: Any,
-    num_components: Any,
+    x: ArrayLike | pd.DataFrame,
+    num_components: int | Iterable[int],
     *,
     family: str | Family = "full",
     engines: Sequence[str] = DEFAULT_ENGINES,
-    key: Any,
+    key: RandomKey,
     feature_names: Sequence[str] | None = None,
     select_by: str = "bic",
-    guides: Sequence[str] = ("full_rank",),
     prior: str = "weakly_informative",
     prior_settings: Mapping[str, Any] | None = None,
-    em: Mapping[str, Any] | None = None,
-    map: Mapping[str, Any] | None = None,
-    vi: Mapping[str, Any] | None = None,
-    cavi: Mapping[str, Any] | None = None,
-    gibbs: Mapping[str, Any] | None = None,
-    nuts: Mapping[str, Any] | None = None,
-    kmeans: Mapping[str, Any] | None = None,
-    labels: Any = None,
-    on_progress: OnProgress | None = None,
-    on_step: OnProgress | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    labels: ArrayLike | None = None,
+    checkpoint: bool = False,
+    on_progress: Listener | None = None,
+    on_step: Listener | None = None,
 ) -> Comparison:
     """Fit one mixture by several engines and put the fits side by side.
 
@@ -158,12 +151,13 @@ def compare(
         key: `jax.random.key(seed)`.
         feature_names: names of the columns.
         select_by: "bic", "aic" or "icl".
-        guides: guides of the variational engine: "normal", "full_rank", "low_rank".
         prior: "weakly_informative" (`default_prior`) or "conjugate" (`conjugate_prior`): one for all Bayesian engines,
             so that they are ways to the same posterior.
         prior_settings: keyword arguments of that function.
-        em: further keyword arguments of `fit_em`; likewise `map`, `vi`, `cavi`, `gibbs`, `nuts` and `kmeans` of theirs.
+        settings: further keyword arguments of the engines' functions by engine, such as
+            `{"em": {"tol": 1e-8}, "vi": {"guide": ["normal", "full_rank"]}}`; of several guides each gives a fit.
         labels: known classes of the rows (n), numbers or text, to judge partitions by; missing ones are left out.
+        checkpoint: whether long runs are saved in the user's cache folder once a minute, for the same call to resume.
         on_progress: called with a sentence whenever something starts.
         on_step: called with a sentence about once a second while a sampler runs.
 
@@ -173,119 +167,135 @@ def compare(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
-    family = get_family(family)
-    table, rows, key = x, as_rows(x), as_key(key)
-    x = np.asarray(rows.values)
-    names = name_features(feature_names, x.shape[1], table)
-    given: Any = num_components
-    several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-    counts = sorted({whole_number("num_components", count) for count in several})
-    if not counts:
-        raise InputError("num_components is empty; give one number or several")
-    unknown = [engine for engine in engines if engine not in COMPARED]
-    if unknown:
-        raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(COMPARED)}")
-    if select_by not in CRITERIA:
-        raise InputError(f"select_by={select_by!r} is not known; choose one of {', '.join(CRITERIA)}")
-    for count in counts:
-        enough_rows(rows, count, family)
-    labels = check_labels(labels, len(x))
-    priors = make_priors(x, counts, family, prior, prior_settings, engines)
-    em_key, *engine_keys, tree_key = jax.random.split(key, 6)
-    engine_keys += list(jax.random.split(jax.random.fold_in(key, 1), 4))
-    settings = {"map": map, "vi": vi, "cavi": cavi, "gibbs": gibbs, "nuts": nuts}
-    runs = planned_runs(engines, guides, engine_keys, settings, on_step)
-    check_names("em", fit_em, em, ("x", "num_components", "family", "key", "on_failure"))
-    if "kmeans" in engines:
-        check_names("kmeans", fit_kmeans, kmeans, ("x", "num_components", "key"))
-        check_values("kmeans", fit_kmeans, kmeans or {})
+    plan = make_plan(
+        x,
+        num_components,
+        family=family,
+        engines=engines,
+        key=key,
+        feature_names=feature_names,
+        select_by=select_by,
+        prior=prior,
+        prior_settings=prior_settings,
+        settings=settings,
+        labels=labels,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     tell = on_progress or (lambda _: None)
+    return _tabulate(plan, _assess(plan, _fit(plan, tell), tell))
 
-    seconds: dict[str, float] = {}
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Results by name, seconds that each took, and the candidates among which EM's was selected."""
+
+    fits: dict[str, Fit]
+    partitions: dict[str, KMeansFit]
+    seconds: dict[str, float]
+    candidates: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Assessed:
+    fitted: _Fitted
+    prior: AnyPrior
+    errors: Uncertainty | None
+    trees: dict[str, "DataTree"]
+    loos: dict[str, Loo | None]
+    diagnoses: dict[str, Diagnosis]
+
+
+def _fit(plan: Plan, tell: Listener) -> _Fitted:
+    """EM for each number of components, then the other engines for the one that the criterion selects."""
     candidates: list[dict[str, Any]] = []
-    em_fits: dict[int, Fit] = {}
-    for count in counts:
+    optima: list[Fit] = []
+    for count in plan.counts:
         tell(f"EM, k = {count}")
         began = time.perf_counter()
-        fit = fit_em(x, count, family=family, key=em_key, on_failure="ignore", **(em or {}))
-        em_fits[count] = fit
-        candidates.append(_candidate(fit, x, time.perf_counter() - began))
+        optima.append(plan.base(plan.x, count, family=plan.family, on_failure="ignore"))
+        candidates.append(_candidate(optima[-1], plan.x, time.perf_counter() - began))
     frame = pd.DataFrame(candidates)
-    selected = _select(frame, select_by)
-    fits = {"em": em_fits[selected]}
-    seconds["em"] = float(frame.loc[frame["num_components"] == selected, "seconds"].iloc[0])
-    numbers = priors[selected]
-
-    partition = None
-    if "kmeans" in engines:
-        tell(f"k-means, k = {selected}")
-        began = time.perf_counter()
-        partition = fit_kmeans(x, selected, **{"key": jax.random.fold_in(key, 2), **(kmeans or {})})
-        seconds["kmeans"] = time.perf_counter() - began
-        partition = partition.matched_to(np.asarray(fits["em"].mixture.predict(x)))
-
-    options = {"family": family, "prior": numbers, "on_failure": "ignore"}
+    index = _select(frame, plan.select_by)
+    best, count = optima[index], plan.counts[index]
+    fits, partitions = {plan.base.name: best}, {}
+    seconds = {plan.base.name: candidates[index]["seconds"]}
+    shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
-    starts = [fits["em"].mixture]
-    for run in runs:
-        needed, name = run.num_starts, run.name
+    starts = [best.mixture]
+    for run in plan.runs:
         began = time.perf_counter()
         try:
-            if len(starts) < needed:
-                tell(f"further ends of EM, k = {selected}")
-                more_key = jax.random.fold_in(em_key, len(starts))
-                starts += em_optima(x, selected, family, needed - len(starts), key=more_key, **(em or {}))
+            if len(starts) < run.num_starts:
+                tell(f"further EM optima, k = {count}")
+                own = dict(plan.base.arguments)
+                key = jax.random.fold_in(own.pop("key"), len(starts))
+                starts += em_optima(plan.x, count, plan.family, run.num_starts - len(starts), key=key, **own)
                 began = time.perf_counter()
-            tell(f"{name}, k = {selected}")
-            start = starts[:needed] if needed > 1 else starts[0]
-            fits[name] = run.function(x, selected, start=start, **run.options, **options)
+            tell(f"{run.name}, k = {count}")
+            start = starts[: run.num_starts] if run.num_starts > 1 else starts[0]
+            found = run(plan.x, count, start=start, **shared)
         except KeyboardInterrupt:  # whoever stopped it wants to see what there is
             if len(fits) == 1:
                 raise
-            tell(f"interrupted: {name} has no result, and no further engine is run")
+            tell(f"interrupted: {run.name} has no result, and no further engine is run")
             break
-        seconds[name] = time.perf_counter() - began
-        if fits[name].code is ResultCode.interrupted:
+        seconds[run.name] = time.perf_counter() - began
+        if run.engine.gives == "partition":
+            partitions[run.name] = found.matched_to(np.asarray(best.mixture.predict(plan.x)))
+        else:
+            fits[run.name] = found
+        if found.code is ResultCode.interrupted:
             tell("interrupted: no further engine is run")
             break
+    return _Fitted(fits, partitions, seconds, frame)
 
+
+def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> _Assessed:
+    """Standard errors, leave-one-out and diagnoses of the fits."""
+    fits, prior = fitted.fits, plan.priors[next(iter(fitted.fits.values())).mixture.num_components]
     tell("standard errors")
-    errors = errors_of_em(fits["em"], x, (em or {}).get("row_weights"))
-    trees: dict[str, DataTree] = {}
-    leave_one_out: dict[str, Loo | None] = {}
-    for name, fit in fits.items():
-        if fit.engine != "em":
-            tell(f"diagnostics of {name}")
-            trees[name] = to_datatree(fit, x, prior=numbers, key=tree_key, feature_names=names)
-            leave_one_out[name] = loo(trees[name])
-    tell("judgement")
-    diagnoses = {name: diagnose(fit, x, None if fit.engine == "em" else numbers) for name, fit in fits.items()}
-    rows = [_row(name, fit, x, leave_one_out.get(name), seconds[name]) for name, fit in fits.items()]
+    errors = errors_of_em(fits[plan.base.name], plan.x, plan.base.arguments.get("row_weights"))
+    bayesian = {run.name for run in plan.runs if run.engine.prior != "none"} & set(fits)
+    trees, loos = {}, {}
+    for name in filter(bayesian.__contains__, fits):
+        tell(f"diagnostics of {name}")
+        trees[name] = to_datatree(fits[name], plan.x, prior=prior, key=plan.tree_key, feature_names=plan.feature_names)
+        loos[name] = loo(trees[name])
+    tell("diagnoses")
+    diagnoses = {name: diagnose(fit, plan.x, prior if name in bayesian else None) for name, fit in fits.items()}
+    return _Assessed(fitted, prior, errors, trees, loos, diagnoses)
+
+
+def _tabulate(plan: Plan, assessed: _Assessed) -> Comparison:
+    """Put it all side by side."""
+    fits, partitions, seconds = assessed.fitted.fits, assessed.fitted.partitions, assessed.fitted.seconds
     comparison = Comparison(
-        x=x,
-        feature_names=names,
+        x=plan.x,
+        feature_names=plan.feature_names,
         fits=fits,
-        trees=trees,
+        trees=assessed.trees,
         table=pd.DataFrame(),
-        candidates=frame,
-        selected_by=select_by if len(counts) > 1 else None,
-        prior=numbers,
-        diagnoses=diagnoses,
-        kmeans=partition,
-        labels=labels,
-        errors=errors,
+        candidates=assessed.fitted.candidates,
+        selected_by=plan.select_by if len(plan.counts) > 1 else None,
+        prior=assessed.prior,
+        diagnoses=assessed.diagnoses,
+        partitions=partitions,
+        labels=plan.labels,
+        errors=assessed.errors,
     )
-    if partition is not None:
-        rows.append(row_of_kmeans(partition, rows[0], seconds["kmeans"]))
-    agreement = agreement_columns(x, comparison.assignments, partition, labels)
-    return dataclasses.replace(comparison, table=pd.DataFrame(rows).assign(**agreement))
+    rows = [_row(name, fit, plan.x, assessed.loos.get(name), seconds[name]) for name, fit in fits.items()]
+    table = pd.DataFrame(rows + [_partition_row(name, one, seconds[name]) for name, one in partitions.items()])
+    text = table.select_dtypes(exclude="number").columns
+    table[text] = table[text].fillna("")
+    agreement = agreement_columns(plan.x, comparison.assignments, partitions, plan.labels)
+    return dataclasses.replace(comparison, table=table.assign(**agreement))
 
 
-def _candidate(fit: Fit, x: np.ndarray, seconds: float) -> dict[str, Any]:
-    found = information_criteria(fit, x)
+def _candidate(fit: Fit, x: Float[np.ndarray, "n d"], seconds: float) -> dict[str, Any]:
     return {
         "num_components": fit.mixture.num_components,
-        **vars(found),
+        **vars(information_criteria(fit, x)),
         "num_steps": int(fit.num_steps),
         "result": fit.code.name,
         "seconds": seconds,
@@ -293,27 +303,23 @@ def _candidate(fit: Fit, x: np.ndarray, seconds: float) -> dict[str, Any]:
 
 
 def _select(candidates: pd.DataFrame, select_by: str) -> int:
-    """The number of components of smallest criterion, among the fits that converged (all fits, if none did)."""
-    converged = candidates[candidates["result"] == ResultCode.successful.name]
-    pool = converged if len(converged) else candidates
-    return int(np.asarray(pool["num_components"])[np.argmin(pool[select_by])])
+    """Index of the smallest criterion, among the fits that converged (all fits, if none did)."""
+    converged = (candidates["result"] == ResultCode.successful.name).to_numpy()
+    values = candidates[select_by].to_numpy()
+    return int(np.argmin(np.where(converged, values, np.inf) if converged.any() else values))
 
 
-def _row(name: str, fit: Fit, x: np.ndarray, leave_one_out: Loo | None, seconds: float) -> dict[str, Any]:
-    found = information_criteria(fit, x)
+def _row(name: str, fit: Fit, x: Float[np.ndarray, "n d"], leave_one_out: Loo | None, seconds: float) -> dict[str, Any]:
     nothing = float("nan")
     return {
         "engine": name,
         "family": fit.family,
         "num_components": fit.mixture.num_components,
-        **vars(found),
+        **vars(information_criteria(fit, x)),
         "elpd_loo": leave_one_out.elpd if leave_one_out else nothing,
         "elpd_loo_se": leave_one_out.se if leave_one_out else nothing,
         "max_pareto_k": leave_one_out.max_pareto_k if leave_one_out else nothing,
-        "r_hat": fit.summary.get("r_hat", nothing),
-        "ess_bulk": fit.summary.get("ess_bulk", nothing),
-        "divergences": fit.summary.get("divergences", nothing),
-        "khat": fit.summary.get("khat", nothing),
+        **{name: fit.summary.get(name, nothing) for name in ("r_hat", "ess_bulk", "divergences", "khat")},
         "num_steps": int(fit.num_steps),
         "seconds": seconds,
         "result": fit.code.name,
@@ -321,32 +327,15 @@ def _row(name: str, fit: Fit, x: np.ndarray, leave_one_out: Loo | None, seconds:
     }
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, device and time: what a reader needs to run the same comparison again."""
-    device = jax.devices()[0]
+def _partition_row(name: str, partition: KMeansFit, seconds: float) -> dict[str, Any]:
+    """A partition has no likelihood: the other columns stay empty."""
+    num_clusters, num_features = partition.centres.shape
     return {
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "machine": platform.machine(),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "engine": name,
+        "num_components": num_clusters,
+        "num_parameters": num_clusters * num_features,
+        "num_steps": partition.num_steps,
+        "seconds": seconds,
+        "result": partition.code.name,
+        "message": partition.code.explanation,
     }
-
-
-def parameters(fit: Fit | KMeansFit) -> dict[str, Any]:
-    """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws.
-
-    Of k-means, the shares of the rows and the centres.
-    """
-    if isinstance(fit, KMeansFit):
-        return {"shares": fit.shares.tolist(), "centres": fit.centres.tolist()}
-    mixture = fit.mixture
-    found: dict[str, Any] = {
-        "weights": np.asarray(mixture.weights).tolist(),
-        "means": np.asarray(mixture.means).tolist(),
-        "covariances": np.asarray(mixture.covariances).tolist(),
-    }
-    if fit.draws is not None:
-        found["weights_sd"] = np.asarray(fit.draws.weights).std((0, 1), ddof=1).tolist()
-        found["means_sd"] = np.asarray(fit.draws.means).std((0, 1), ddof=1).tolist()
-    return found

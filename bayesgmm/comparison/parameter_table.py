@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from bayesgmm.engines.fit import SAMPLERS, Fit
+from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
@@ -35,18 +36,20 @@ class ParameterTable:
     Attributes:
         frame: a line for each parameter: "cluster", "quantity"; for every fit by name its value (of posteriors the
             mean), and where it has them "NAME sd" (of maximum likelihood the standard error), "NAME low" and "NAME
-            high", 95 % limits, and "NAME ratio", its sd over the reference's; "em coverage", the share of the
-            reference's draws in the limits of maximum likelihood; "flagged", the fits that are far from the reference;
-            "note", how: by their ratios, or by their coverage.
+            high", 95 % limits, and "NAME ratio", its sd over the reference's; "NAME coverage", the share of
+            the reference's draws in the limits of maximum likelihood; "flagged", the fits that are far from the
+            reference; "note", how: by their ratios, or by their coverage.
         names: of the fits, in their order.
         reference: the fit whose standard deviations the others are held to; None where no sampler was run.
         remarks: what holds for whole columns, such as why there are no standard errors.
+        likelihood: the fit by maximum likelihood, which the standard errors are of, if there is one.
     """
 
     frame: pd.DataFrame
     names: tuple[str, ...]
     reference: str | None
     remarks: tuple[str, ...]
+    likelihood: str | None = None
 
     @property
     def measured_by(self) -> str | None:
@@ -68,9 +71,8 @@ def parameter_table(
     """Weights, means, standard deviations and correlations by engine, beside their uncertainties.
 
     Args:
-        fits: fits by name, whose components have the same order, as those of `compare` have; "em" is the one that the
-            errors are of.
-        errors: standard errors of the EM fit.
+        fits: fits by name, whose components have the same order, as those of `compare` have.
+        errors: standard errors of the first of them that is by maximum likelihood.
         feature_names: names of the d features.
 
     Raises:
@@ -87,6 +89,7 @@ def parameter_table(
         if entry.name in SHOWN
     ]
     reference = _reference(fits)
+    likelihood = next((name for name, fit in fits.items() if ENGINES[fit.engine].prior == "none"), None)
     values = {name: _values_of(fit, lines) for name, fit in fits.items()}
     limits = None if errors is None else errors.intervals(LEVEL, "normal")
     rows = []
@@ -100,13 +103,13 @@ def parameter_table(
             row[name] = float(found.mean())
             if fit.draws is not None:
                 sd, (low, high) = _sd(found), np.quantile(found, _TAILS)
-            elif name == "em" and errors is not None and limits is not None:
+            elif name == likelihood and errors is not None and limits is not None:
                 sd = float(errors.standard_errors[entry.name][entry.place])
                 low, high = limits[entry.name][entry.place]
             else:
                 continue
             row |= {f"{name} sd": sd, f"{name} low": float(low), f"{name} high": float(high)}
-            if draws is None or fit.engine in SAMPLERS:
+            if draws is None or ENGINES[fit.engine].gives == "draws":
                 continue
             # What is certain, such as the weight of a single component, is neither overconfident nor underconfident.
             yardstick = _sd(draws)
@@ -115,22 +118,23 @@ def parameter_table(
                 narrow[name] = row[f"{name} ratio"]
             elif row[f"{name} ratio"] > UNDERCONFIDENT:
                 wide[name] = row[f"{name} ratio"]
-            if name == "em":
-                row["em coverage"] = (
+            if name == likelihood:
+                row[f"{name} coverage"] = (
                     float(((low <= draws) & (draws <= high)).mean()) if np.isfinite(low + high) else np.nan
                 )
         notes = [_listed("overconfident", narrow), _listed("underconfident", wide)]
         flagged = [*narrow, *wide]
-        if row.get("em coverage", 1.0) < MIN_COVERAGE:
-            notes.append(f"em's 95 % interval holds {100 * row['em coverage']:.0f} %")
-            flagged += [] if "em" in flagged else ["em"]
+        if likelihood is not None and (coverage := row.get(f"{likelihood} coverage", 1.0)) < MIN_COVERAGE:
+            notes.append(f"{likelihood}'s 95 % interval holds {100 * coverage:.0f} %")
+            flagged += [] if likelihood in flagged else [likelihood]
         rows.append({**row, "flagged": tuple(flagged), "note": "; ".join(filter(None, notes))})
-    remarks = [f"em: {errors.message}"] if errors is not None and errors.message else []
+    of_errors = likelihood or BASE_ENGINE
+    remarks = [f"{of_errors}: {errors.message}"] if errors is not None and errors.message else []
     if errors is None:
-        remarks.append("em: it has no standard errors")
+        remarks.append(f"{of_errors}: it has no standard errors")
     if reference is not None and not fits[reference].successful:
         remarks.append(f"{reference}: {fits[reference].code.explanation}; what is measured by it is in doubt")
-    return ParameterTable(pd.DataFrame(rows), tuple(fits), reference, tuple(remarks))
+    return ParameterTable(pd.DataFrame(rows), tuple(fits), reference, tuple(remarks), likelihood)
 
 
 def with_uncertainty(value: float, sd: float | None) -> str:
@@ -150,9 +154,10 @@ def errors_of_em(fit: Fit, x: Any, row_weights: Any = None) -> Uncertainty | Non
 
 
 def _reference(fits: Mapping[str, Fit]) -> str | None:
-    """The sampler that the others are held to: NUTS before Gibbs."""
-    samplers = {fit.engine: name for name, fit in fits.items() if fit.engine in SAMPLERS and fit.draws is not None}
-    return next((samplers[engine] for engine in reversed(SAMPLERS) if engine in samplers), None)
+    """The sampler that the others are held to, the last in the table of engines: NUTS before Gibbs."""
+    order = list(ENGINES)
+    samplers = [name for name, fit in fits.items() if fit.draws is not None and ENGINES[fit.engine].gives == "draws"]
+    return max(samplers, key=lambda name: order.index(fits[name].engine), default=None)
 
 
 def _sd(draws: Float[np.ndarray, " s"]) -> float:

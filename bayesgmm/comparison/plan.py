@@ -1,155 +1,183 @@
-"""The runs of engines that a comparison makes: what each is given, and refused before any of them begins."""
+"""What a comparison is to compute: everything is checked here, before anything is compiled."""
 
-import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Array
+import jax
+import numpy as np
+from jaxtyping import Float, Shaped
 
-from bayesgmm.engines.fit import Fit
-from bayesgmm.engines.modes import NUM_STARTS
-from bayesgmm.engines.registry import ENGINES
+from bayesgmm.comparison.agreement import check_labels
+from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.families import Family
-from bayesgmm.numerics.validation import shown
+from bayesgmm.likelihood.rows import as_rows, enough_rows
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.validation import as_key, name_features, one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.runtime.progress import Listener
 
-PRIORS = ("weakly_informative", "conjugate")
-CONJUGATE_ENGINES = ("cavi", "gibbs")
-GUIDES = ("normal", "full_rank", "low_rank")
-SEVERAL_STARTS = ("map", "gibbs", "nuts")
-"""Engines that start at several ends of EM, so that a mode that the best fit by EM does not lead to is found."""
-
-_KEYS = {"map": 0, "nuts": 3, "cavi": 4, "gibbs": 5}
-_KEYS_OF_GUIDES = (1, 2, 6)
-_OF_THE_COMPARISON = ("x", "num_components", "family", "prior", "start", "on_failure")
+CRITERIA = ("bic", "aic", "icl")
+PRIORS: Mapping[str, Callable[..., AnyPrior]] = {"weakly_informative": default_prior, "conjugate": conjugate_prior}
+_SHARED = ("x", "num_components", "family", "on_failure")  # arguments of all fits, which are the comparison's own
 
 
 @dataclass(frozen=True)
 class Run:
-    """One engine with its settings.
+    """One fit of a comparison.
 
     Attributes:
-        name: name of its fit in the comparison.
-        engine: name of the engine.
-        options: arguments of its function but those that all engines share.
+        name: name of the fit.
+        engine: its engine.
+        arguments: arguments of its function, but those that all fits share.
     """
 
     name: str
-    engine: str
-    options: dict[str, Any]
-
-    @property
-    def function(self) -> Callable[..., Fit]:
-        """The engine itself. NumPyro is imported only for those that need it."""
-        return getattr(_module(self.engine), f"fit_{self.engine}")
+    engine: Engine
+    arguments: dict[str, Any]
 
     @property
     def num_starts(self) -> int:
-        """How many ends of EM it starts from."""
-        return self.options.get("num_starts", NUM_STARTS) if self.engine in SEVERAL_STARTS else 1
+        """From how many EM optima it starts."""
+        setting = self.engine.parameters.get("num_starts")
+        return 1 if setting is None else self.arguments.get("num_starts", setting.default)
+
+    def __call__(self, x: Float[np.ndarray, "n d"], num_components: int, **shared: Any) -> Any:
+        """Fit, with those of the shared arguments that the engine takes."""
+        taken = {name: value for name, value in shared.items() if name in self.engine.parameters}
+        return self.engine.fit(x, num_components, **{**taken, **self.arguments})
 
 
-def planned_runs(
+@dataclass(frozen=True)
+class Plan:
+    """A comparison whose arguments have been checked.
+
+    Attributes:
+        x: rows (n, d).
+        feature_names: names of the d columns.
+        family: covariance family.
+        counts: numbers of components, ascending.
+        select_by: criterion that picks one of them.
+        labels: known classes of the rows, or None.
+        priors: the prior for each number of components.
+        base: the run of EM, made for each number of components; the other engines start at its optima.
+        runs: the other runs, in their order; partitions first, for they take no time.
+        tree_key: for the draws of predictions.
+    """
+
+    x: Float[np.ndarray, "n d"]
+    feature_names: tuple[str, ...]
+    family: Family
+    counts: list[int]
+    select_by: str
+    labels: Shaped[np.ndarray, " n"] | None
+    priors: dict[int, AnyPrior]
+    base: Run
+    runs: list[Run]
+    tree_key: RandomKey
+
+
+def make_plan(
+    x: Any,
+    num_components: int | Iterable[int],
+    *,
+    family: str | Family,
     engines: Sequence[str],
-    guides: Sequence[str],
-    keys: Sequence[Array],
-    settings: Mapping[str, Mapping[str, Any] | None],
+    key: RandomKey,
+    feature_names: Sequence[str] | None,
+    select_by: str,
+    prior: str,
+    prior_settings: Mapping[str, Any] | None,
+    settings: Mapping[str, Mapping[str, Any]] | None,
+    labels: Any,
+    checkpoint: bool,
     on_step: Listener | None,
-) -> list[Run]:
-    """The Bayesian engines asked for, in one order, with their keys and settings.
+) -> Plan:
+    """Check the arguments of `compare`, and give each engine its key and settings.
 
     Raises:
-        InputError: for settings that an engine does not take or cannot run with, and for guides without a name.
+        InputError: for whatever would be refused later.
     """
-    runs: list[Run] = []
-    shows_progress = {} if on_step is None else {"progress": on_step}
-    if "map" in engines:
-        runs.append(Run("map", "map", {"key": keys[_KEYS["map"]]}))
-    if "vi" in engines:
-        unknown = [guide for guide in guides if guide not in GUIDES]
-        if unknown or not guides or len(set(guides)) < len(guides):
-            raise InputError(f"guides={shown(tuple(guides))} must name some of {', '.join(GUIDES)}, each once")
-        for guide, key in zip(guides, _KEYS_OF_GUIDES, strict=False):
-            options = {"key": keys[key], "guide": guide, **shows_progress}
-            runs.append(Run(f"vi ({guide.replace('_', ' ')})", "vi", options))
-    if "cavi" in engines:
-        runs.append(Run("cavi", "cavi", {"key": keys[_KEYS["cavi"]]}))
-    runs += [
-        Run(engine, engine, {"key": keys[_KEYS[engine]], **shows_progress})
-        for engine in ("gibbs", "nuts")
-        if engine in engines
-    ]
-    for run in runs:
-        given = settings[run.engine] or {}
-        check_names(run.engine, run.function, given, (*_OF_THE_COMPARISON, *({"guide"} & set(run.options))))
-        run.options.update(given)
-        check_values(run.engine, run.function, run.options)
-    return runs
+    family = get_family(family)
+    table, rows, key = x, as_rows(x), as_key(key)
+    x = np.asarray(rows.values)
+    names = name_features(feature_names, x.shape[1], table)
+    several = isinstance(num_components, Iterable) and not isinstance(num_components, str)
+    values: Iterable[Any] = num_components if several else [num_components]  # pyright: ignore[reportAssignmentType]
+    counts = sorted({whole_number("num_components", count) for count in values})
+    if not counts:
+        raise InputError("num_components is empty; give one number or several")
+    if unknown := [name for name in engines if name not in ENGINES]:
+        raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(ENGINES)}")
+    one_of("select_by", select_by, CRITERIA)
+    for count in counts:
+        enough_rows(rows, count, family)
+    settings, chosen = settings or {}, [name for name in ENGINES if name in (BASE_ENGINE, *engines)]
+    if unread := [name for name in settings if name not in chosen]:
+        raise InputError(f"settings has {unread[0]!r}, which is none of the engines {', '.join(chosen)}; drop it")
+    em_key, *keys, tree_key = jax.random.split(key, 6)
+    keys = [*keys, *jax.random.split(jax.random.fold_in(key, 1), 4), em_key]
+    offered = {"checkpoint": checkpoint, **({} if on_step is None else {"progress": on_step})}
+    runs: dict[str, list[Run]] = {}
+    for name in chosen:
+        engine, own = ENGINES[name], settings.get(name, {})
+        reserved = _SHARED if engine.prior == "none" else (*_SHARED, "prior", "start")
+        check_names(name, [each for each in engine.parameters if each not in reserved], own)
+        offered_here = {each: value for each, value in offered.items() if each in engine.parameters}
+        runs[name] = []
+        for index, (fit, arguments) in enumerate(engine.variants_of({**offered_here, **own}).items()):
+            stream = engine.streams[index] if index < len(engine.streams) else zlib.crc32(fit.encode())
+            own_key = keys[stream] if stream < len(keys) else jax.random.fold_in(key, stream - len(keys))
+            keyed = {"key": own_key} if "key" in engine.parameters else {}
+            runs[name].append(Run(fit, engine, {**keyed, **arguments}))
+    (base,) = runs.pop(BASE_ENGINE)
+    return Plan(
+        x=x,
+        feature_names=names,
+        family=family,
+        counts=counts,
+        select_by=select_by,
+        labels=check_labels(labels, len(x)),
+        priors=_priors(x, counts, family, prior, prior_settings or {}, [ENGINES[name] for name in chosen]),
+        base=base,
+        runs=sorted((run for some in runs.values() for run in some), key=lambda run: run.engine.gives != "partition"),
+        tree_key=tree_key,
+    )
 
 
-def check_names(
-    what: str, function: Callable[..., Any], given: Mapping[str, Any] | None, reserved: Sequence[str]
-) -> None:
-    """Refuse options that a function does not take, or that are not the caller's to set.
+def check_names(what: str, known: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Refuse options that are not known.
 
     Raises:
         InputError: naming them, and those that there are.
     """
-    known = [name for name in inspect.signature(function).parameters if name not in reserved]
-    for name in given or {}:
-        if name not in known:
-            raise InputError(f"{what} has {name!r}, which is no option of it here; there are {', '.join(known)}")
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(f"{what} has {unknown[0]!r}, which is no option of it here; there are {', '.join(known)}")
 
 
-def check_values(engine: str, function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuse settings that an engine cannot run with, by its own `check_settings`.
-
-    Raises:
-        InputError: naming the setting, its value and the cure.
-    """
-    ENGINES[engine].check(given)
-
-
-def make_prior(x: Any, num_components: int, family: Family, kind: str, settings: Mapping[str, Any]) -> AnyPrior:
-    """The prior of all engines for k components."""
-    if kind == "conjugate":
-        return conjugate_prior(x, num_components, family, **settings)
-    return default_prior(x, num_components, **settings)
-
-
-def make_priors(
-    x: Any,
+def _priors(
+    x: Float[np.ndarray, "n d"],
     counts: Sequence[int],
     family: Family,
     kind: str,
-    settings: Mapping[str, Any] | None,
-    engines: Sequence[str],
+    settings: Mapping[str, Any],
+    engines: Sequence[Engine],
 ) -> dict[int, AnyPrior]:
-    """The prior of all engines, for every number of components that may be chosen.
-
-    Raises:
-        InputError: for a kind that is not known, engines that need another, and numbers that are no prior or, where
-            the mode is asked for, have none.
-    """
-    if kind not in PRIORS:
-        raise InputError(f"prior={kind!r} is not known; choose one of {', '.join(PRIORS)}")
-    needing = [engine for engine in engines if engine in CONJUGATE_ENGINES]
+    """The prior of all engines, for every number of components that may be chosen."""
+    maker = PRIORS[one_of("prior", kind, PRIORS)]
+    needing = [engine.name for engine in engines if engine.prior == "conjugate"]
     if needing and kind != "conjugate":
         raise InputError(f"engines has {needing[0]!r}, which needs a conjugate prior; set prior='conjugate' for all")
-    maker = conjugate_prior if kind == "conjugate" else default_prior
-    check_names("prior_settings", maker, settings, ("x", "num_components", "family"))
-    priors = {count: make_prior(x, count, family, kind, settings or {}) for count in counts}
-    if "map" in engines:
+    known = inspect.signature(maker).parameters
+    check_names("prior_settings", [name for name in known if name not in _SHARED], settings)
+    arguments = {"family": family} if "family" in known else {}
+    priors = {count: maker(x, count, **arguments, **settings) for count in counts}
+    if any(engine.prior == "mode" for engine in engines):
         for prior in priors.values():
             check_has_mode(prior)
     return priors
-
-
-def _module(engine: str) -> Any:
-    return importlib.import_module(f"bayesgmm.engines.{engine}")

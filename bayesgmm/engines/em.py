@@ -39,10 +39,11 @@ _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
 def _reg_covar(name: str, value: Any) -> Any:
     """A ridge, or one for each of however many features."""
-    return value if is_traced(value) else finite_number(name, value, np.shape(value)[:1])
+    finite_number(name, value, np.shape(value)[:1])
+    return value
 
 
-@engine("em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood")
+@engine("em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood", streams=(8,))
 def fit_em(
     x: Any,
     num_components: Count,

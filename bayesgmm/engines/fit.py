@@ -17,19 +17,6 @@ from bayesgmm.numerics.precision import AnyArray, is_traced
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 
-ENGINES = ("em", "map", "vi", "cavi", "gibbs", "nuts")
-"""The engines by name, in the order in which they are run and shown."""
-
-COMPARED = (*ENGINES, "kmeans")
-"""What a comparison can run: the engines, and k-means beside them, which has no mixture."""
-
-DEFAULT_ENGINES = ("em", "map", "vi", "nuts")
-"""Those that are compared unless others are asked for."""
-
-SAMPLERS = ("gibbs", "nuts")
-"""Those whose trace is that of every draw, by chain."""
-
-
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -108,7 +95,7 @@ class Fit:
     """One mixture fitted by one engine.
 
     Attributes:
-        engine: "em", "map", "vi", "cavi", "gibbs" or "nuts".
+        engine: name of the engine: "em", "map", "vi", "cavi", "gibbs" or "nuts".
         family: name of the covariance family.
         mixture: the point: the maximiser for EM and MAP; for posteriors the mixture of posterior means, taken after
             the components of every draw were matched to the labels of the EM fit.
@@ -150,8 +137,8 @@ class Fit:
     @property
     def steps(self) -> Float[np.ndarray, "..."]:
         """The trace without its unused end."""
-        trace = np.asarray(self.trace)
-        return trace[..., : int(self.num_steps) + 1] if self.engine == "em" else trace
+        trace, used = np.asarray(self.trace), int(self.num_steps) + 1
+        return trace[..., :used] if np.isnan(trace[..., used:]).all() else trace
 
 
 def announce(fit: Fit, on_failure: str) -> Fit:

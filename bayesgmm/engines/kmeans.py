@@ -75,7 +75,7 @@ class KMeansFit:
         return dataclasses.replace(self, labels=np.argsort(order)[self.labels], centres=self.centres[order])
 
 
-@engine("kmeans", label="k-means", method="k-means", gives="partition", prior="none", streams=(10,))
+@engine("kmeans", label="k-means", method="k-means", gives="partition", prior="none", streams=(11,))
 def fit_kmeans(
     x: Any,
     num_components: Count,

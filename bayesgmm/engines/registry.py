@@ -18,13 +18,16 @@ from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, create_model, model_validator
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import finite_number, one_of, shown, truth_value, whole_number
 from bayesgmm.runtime.chains import CHAIN_METHODS, check_checkpoint
 from bayesgmm.runtime.progress import Listener, check_progress
+
+BASE_ENGINE = "em"
+"""The engine whose fits select the number of components, and at whose optima the others start."""
 
 DEFAULT_ENGINES = ("em", "map", "vi", "nuts")
 """Those that are compared unless others are asked for."""
@@ -129,8 +132,11 @@ class Engine:
         for name, rule in self.rules.items():
             if name in _RUN_ARGUMENTS:
                 continue
-            parameter, description = self.parameters[name], " ".join(descriptions.get(name, "").split())
-            check = PlainValidator(_validator(rule, several=name == self.variants))
+            parameter = self.parameters[name]
+            description = " ".join(descriptions.get(name, "").split()).removesuffix(".")
+            if name == self.variants:
+                description += ". Of several, in a list, a comparison makes a fit each"
+            check = PlainValidator(_validator(name, rule, several=name == self.variants))
             fields[name] = (Annotated[parameter.annotation, check], Field(parameter.default, description=description))
 
         def together(settings: Settings) -> Settings:
@@ -189,9 +195,8 @@ def _rule_of(annotation: Any) -> Rule | None:
     return Rule(lambda name, value: None if value is None else rule.check(name, value))
 
 
-def _validator(rule: Rule, several: bool) -> Callable[[Any, ValidationInfo], Any]:
-    def check(value: Any, info: ValidationInfo) -> Any:
-        name = str(info.field_name)
+def _validator(name: str, rule: Rule, several: bool) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
         if several and isinstance(value, list | tuple):
             if not value:
                 raise InputError(f"{name}={shown(value)} is empty; give at least one")

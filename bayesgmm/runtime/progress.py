@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import shown
@@ -21,7 +21,7 @@ def check_progress(progress: Any) -> Any:
     """
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InputError(f"progress={shown(progress)} must be True for a bar, or a function of a sentence")
-    return progress
+    return cast("bool | Listener | None", progress)
 
 
 class Progress:

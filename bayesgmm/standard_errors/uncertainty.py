@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from bayesgmm.engines.em import default_ridge
 from bayesgmm.engines.fit import Fit, FitWarning, ResultCode
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.coordinates import names_of_coordinates
@@ -93,7 +94,7 @@ def uncertainty(
     one_of("on_failure", on_failure, ("warn", "raise", "ignore"))
     if method not in METHODS:
         raise InputError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
-    if not isinstance(fit, Fit) or fit.engine != "em":
+    if not isinstance(fit, Fit) or ENGINES[fit.engine].prior != "none":
         found = f"a fit by {fit.engine!r}" if isinstance(fit, Fit) else shown(fit)
         raise InputError(f"fit is {found}; standard errors are those of a fit by fit_em. Posteriors have draws instead")
     if is_traced((fit, x, row_weights, key)) or fit.mixture.draw_shape:

@@ -31,7 +31,7 @@ num_components = [1, 2]
 [em]
 num_restarts = 3
 [vi]
-guides = ["normal"]
+guide = "normal"
 num_draws = 300
 [nuts]
 num_chains = 2

@@ -38,7 +38,7 @@ def test_a_collapsed_fit_is_not_selected(key):
     start = bayesgmm.Mixture.from_covariances(
         np.full(3, 1 / 3), np.array([[0.0, 0.0], [8.0, 8.0], [30.0, 30.0]]), np.stack([np.eye(2)] * 3)
     )
-    found = bayesgmm.compare(x, 3, engines=["em"], key=key, em={"start": start})
+    found = bayesgmm.compare(x, 3, engines=["em"], key=key, settings={"em": {"start": start}})
     assert found.table["result"][0] == "collapsed"
     assert found.cautions[0][0] == "em"
     assert "shrank" in found.cautions[0][1]
@@ -67,27 +67,57 @@ def test_prior_settings_reach_the_engines(key):
         ({"select_by": "dic"}, "select_by='dic' is not known"),
         ({"feature_names": ["a"]}, "feature_names has 1 names for 2 features"),
         ({"num_components": [2, 400]}, "num_components=400 .* needs at least 400 rows"),
-        ({"guides": ("bogus",), "engines": ["em", "vi"]}, "guides=.* must name some of normal, full_rank, low_rank"),
-        ({"guides": ("normal", "normal"), "engines": ["em", "vi"]}, "must name some of .*, each once"),
+        (
+            {"settings": {"vi": {"guide": ["bogus"]}}, "engines": ["em", "vi"]},
+            "guide='bogus' is not known; choose one of",
+        ),
+        (
+            {"settings": {"vi": {"guide": ["normal", "normal"]}}, "engines": ["em", "vi"]},
+            "guide=.*, each once",
+        ),
         ({"prior_settings": {"concentration": -1.0}}, "prior concentration"),
         ({"prior_settings": {"conc": 1.0}}, "prior_settings has 'conc', which is no option of it here; there are conc"),
         ({"prior_settings": {"scale_prior": "half_normal"}, "engines": ["em", "map"]}, "half.normal"),
         ({"prior_settings": {"concentration": 0.5}, "engines": ["em", "map"]}, "concentration"),
         ({"prior_settings": {"dof": 0.5}, "prior": "conjugate", "engines": ["em", "gibbs"]}, "dof"),
-        ({"nuts": {"num_draws": 2}, "engines": ["em", "map", "nuts"]}, "num_draws=2 is too few for R-hat"),
-        ({"nuts": {"num_samples": 9}, "engines": ["em", "nuts"]}, "nuts has 'num_samples', which is no option of it"),
-        ({"nuts": {"start": None}, "engines": ["em", "nuts"]}, "nuts has 'start', which is no option of it here"),
-        ({"nuts": {"target_accept": 2.0}, "engines": ["em", "nuts"]}, "target_accept=2.0 must lie between 0 and 1"),
-        ({"vi": {"num_draws": 3}, "engines": ["em", "vi"]}, "num_draws=3 must be a whole number of at least 25"),
-        ({"vi": {"checkpoint": 3.5}, "engines": ["em", "vi"]}, "checkpoint=3.5 must be the path of a file"),
-        ({"map": {"gtol": -1.0}, "engines": ["em", "map"]}, "gtol"),
-        ({"cavi": {"num_draws": 3}, "prior": "conjugate", "engines": ["em", "cavi"]}, "num_draws=3 is too few"),
         (
-            {"gibbs": {"progress": "yes"}, "prior": "conjugate", "engines": ["em", "gibbs"]},
+            {"settings": {"nuts": {"num_draws": 2}}, "engines": ["em", "map", "nuts"]},
+            "num_draws=2 is too few for R-hat",
+        ),
+        (
+            {"settings": {"nuts": {"num_samples": 9}}, "engines": ["em", "nuts"]},
+            "nuts has 'num_samples', which is no option of it",
+        ),
+        (
+            {"settings": {"nuts": {"start": None}}, "engines": ["em", "nuts"]},
+            "nuts has 'start', which is no option of it here",
+        ),
+        (
+            {"settings": {"nuts": {"target_accept": 2.0}}, "engines": ["em", "nuts"]},
+            "target_accept=2.0 must lie between 0 and 1",
+        ),
+        (
+            {"settings": {"vi": {"num_draws": 3}}, "engines": ["em", "vi"]},
+            "num_draws=3 must be a whole number of at least 25",
+        ),
+        (
+            {"settings": {"vi": {"checkpoint": 3.5}}, "engines": ["em", "vi"]},
+            "checkpoint=3.5 must be the path of a file",
+        ),
+        ({"settings": {"map": {"gtol": -1.0}}, "engines": ["em", "map"]}, "gtol"),
+        (
+            {"settings": {"cavi": {"num_draws": 3}}, "prior": "conjugate", "engines": ["em", "cavi"]},
+            "num_draws=3 is too few",
+        ),
+        (
+            {"settings": {"gibbs": {"progress": "yes"}}, "prior": "conjugate", "engines": ["em", "gibbs"]},
             "progress='yes' must be True",
         ),
-        ({"kmeans": {"num_restarts": 0}, "engines": ["em", "kmeans"]}, "num_restarts=0 must be a whole number"),
-        ({"em": {"restarts": 3}}, "em has 'restarts', which is no option of it here"),
+        (
+            {"settings": {"kmeans": {"num_restarts": 0}}, "engines": ["em", "kmeans"]},
+            "num_restarts=0 must be a whole number",
+        ),
+        ({"settings": {"em": {"restarts": 3}}}, "em has 'restarts', which is no option of it here"),
         ({"num_components": 2.5}, "num_components=2.5 must be a whole number"),
         ({"num_components": None}, "num_components=None must be a whole number"),
         ({"num_components": "23"}, "num_components='23' must be a whole number"),
@@ -141,7 +171,7 @@ def test_all_engines_on_one_conjugate_prior(key):
     """Six ways to one posterior: samplers and approximations agree on means within their Monte Carlo errors."""
     told, steps = [], []
     engines = ("em", "map", "vi", "cavi", "gibbs", "nuts")
-    few = {"num_warmup": 200, "num_draws": 400, "checkpoint": False}
+    few = {"num_warmup": 200, "num_draws": 400}
     found = bayesgmm.compare(
         DATA["faithful"],
         2,
@@ -150,9 +180,7 @@ def test_all_engines_on_one_conjugate_prior(key):
         key=key,
         prior="conjugate",
         prior_settings={"concentration": 2.0},
-        gibbs=few,
-        nuts=few,
-        vi={"num_draws": 500},
+        settings={"gibbs": few, "nuts": few, "vi": {"num_draws": 500}},
         on_progress=told.append,
         on_step=steps.append,
     )
@@ -184,7 +212,7 @@ def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
         engines=("em", "gibbs", "nuts"),
         key=key,
         prior="conjugate",
-        gibbs={"num_warmup": 100, "num_draws": 2000, "checkpoint": False},
+        settings={"gibbs": {"num_warmup": 100, "num_draws": 2000}},
         on_step=stop,
     )
     assert list(found.fits) == ["em", "gibbs"]

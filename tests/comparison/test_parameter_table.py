@@ -144,8 +144,10 @@ def test_fits_that_cannot_be_compared_are_refused(em):
 
 def test_compare_has_it_all_in_one_table(key):
     x = DATA["faithful"]
-    few = {"num_warmup": 200, "num_draws": 300, "checkpoint": False}
-    found = bayesgmm.compare(x, 2, family="tied", engines=("em", "nuts"), key=key, feature_names=NAMES, nuts=few)
+    few = {"num_warmup": 200, "num_draws": 300}
+    found = bayesgmm.compare(
+        x, 2, family="tied", engines=("em", "nuts"), key=key, feature_names=NAMES, settings={"nuts": few}
+    )
     assert found.errors is not None
     assert found.errors.code is bayesgmm.UncertaintyCode.successful
     frame = found.parameters.frame
@@ -167,10 +169,12 @@ def test_compare_has_it_all_in_one_table(key):
     legend = flag_legend(doubtful.parameters)
     assert legend.startswith("[×ratio]: of this sd to that of nuts, where it is far from 1; [%]: of nuts in EM's 95%")
     assert flag_legend(dataclasses.replace(found, fits={"em": found.fits["em"]}).parameters) == ""
-    weighted = bayesgmm.compare(x, 2, engines=("em",), key=key, em={"row_weights": np.repeat([1.0, 2.0], 136)})
+    weighted = bayesgmm.compare(
+        x, 2, engines=("em",), key=key, settings={"em": {"row_weights": np.repeat([1.0, 2.0], 136)}}
+    )
     assert weighted.errors.code is bayesgmm.UncertaintyCode.successful
     prior = bayesgmm.conjugate_prior(x, 2, concentration=20.0)
-    pulled = bayesgmm.compare(x, 2, engines=("em",), key=key, em={"prior": prior})
+    pulled = bayesgmm.compare(x, 2, engines=("em",), key=key, settings={"em": {"prior": prior}})
     assert "em: the fit is" in rich_tables(pulled)[-1].caption
 
 
