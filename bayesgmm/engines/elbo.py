@@ -76,12 +76,12 @@ class Elbo(ELBO):
     """
 
     def loss_with_mutable_state(
-        self, rng_key: RandomKey, param_map: dict[str, Any], model: Program, guide: Program, *args: Any
-    ) -> dict[str, Array | None]:
+        self, rng_key: RandomKey, param_map: dict[str, Any], model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Any:
         """Minus the mean of log p - log q over particles."""
 
         def of_particle(key: RandomKey) -> Array:
-            _, log_p, log_q = log_densities(key, model, guide, args, param_map)
+            _, log_p, log_q = log_densities(key, model, guide, args, param_map, kwargs)
             return log_p - log_q
 
         over = self.vectorize_particles_fn(of_particle, jax.random.split(rng_key, self.num_particles))
@@ -89,11 +89,16 @@ class Elbo(ELBO):
 
 
 def log_densities(
-    key: RandomKey, model: Program, guide: Program, arguments: tuple[Any, ...], parameters: dict[str, Any]
+    key: RandomKey,
+    model: Program,
+    guide: Program,
+    arguments: tuple[Any, ...],
+    parameters: dict[str, Any],
+    named: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""]]:
     """A draw from the guide: values of the model's sites there, and its log-densities under model and guide."""
     model_key, guide_key = jax.random.split(key)
-    traces = get_importance_trace(seed(model, model_key), seed(guide, guide_key), arguments, {}, parameters)
+    traces = get_importance_trace(seed(model, model_key), seed(guide, guide_key), arguments, named or {}, parameters)
     log_p, log_q = (
         jnp.stack([site["log_prob"].sum() for site in trace.values() if site["type"] == "sample"]).sum()
         for trace in traces

@@ -318,6 +318,7 @@ def _advance(
 
     zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.optim_state))
     (state, total), elbo = jax.lax.scan(step, (state, zeros), length=num_steps)
+    assert svi.constrain_fn is not None
     return state, svi.constrain_fn(jax.tree.map(lambda leaf: leaf / num_steps, total)), elbo
 
 

@@ -117,7 +117,7 @@ def _in_parts(refit: Callable[[Array], tuple[Mixture, Array]], inputs: Array, by
     """The refits of all inputs, in parts of one size, for which one program is compiled."""
     size = even_size(len(inputs), _BYTES_AT_ONCE // bytes_each)
     mixtures, results = in_batches(refit, size, inputs)
-    return Refits(mixtures, results)
+    return Refits(mixtures, np.asarray(results))
 
 
 @functools.partial(jax.jit, static_argnames="family")

@@ -13,6 +13,7 @@ The log-likelihood is that of all rows in one: value and gradient for about the 
 
 import functools
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,14 +86,14 @@ class _Site(NamedTuple):
 
 @functools.cache
 def _layout(
-    num_components: int, family: Family, structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
+    num_components: int, family: Family, structure: Hashable, leaves: tuple[jax.ShapeDtypeStruct, ...]
 ) -> list[_Site]:
     """The free sites under a prior of this structure, in the order of the flat vector. Nothing is computed."""
     layout: list[_Site] = []
 
     def look(leaves: tuple[Array, ...]) -> None:
         seeded = seed(_standardised_prior, jax.random.key(0))
-        sites = trace(seeded).get_trace(num_components, family, structure.unflatten(leaves))
+        sites = trace(seeded).get_trace(num_components, family, jax.tree.unflatten(structure, leaves))
         for name, site in sorted(sites.items()):
             if site["type"] == "sample" and not site["is_observed"]:
                 transform = biject_to(site["fn"].support)
@@ -173,14 +174,14 @@ class Target:
         return jnp.concatenate([jnp.ravel(transform.inv(sites[name])) for name, transform, _ in self._layout])
 
     def mixture_and_log_prior(
-        self, vector: Float[Array, " p"], jacobian: ArrayLike = 1.0
+        self, vector: Float[Array, " p"], jacobian: float | Array = 1.0
     ) -> tuple[Mixture, Float[Array, ""]]:
         """The mixture, and the log prior density of the coordinates; with `jacobian` 0, of the sites."""
         sites, log_determinant = self.sites_at(vector)
         log_prior = log_density(_standardised_prior, (self.num_components, self.family, self.prior), {}, sites)[0]
         return self.mixture_of(sites), jnp.asarray(log_prior) + jacobian * log_determinant
 
-    def energy(self, vector: Float[Array, " p"], jacobian: ArrayLike = 1.0) -> Float[Array, ""]:
+    def energy(self, vector: Float[Array, " p"], jacobian: float | Array = 1.0) -> Float[Array, ""]:
         """Minus the log posterior density of the coordinates, up to the evidence; with `jacobian` 0, of the sites."""
         mixture, log_prior = self.mixture_and_log_prior(vector, jacobian)
         return -log_prior - log_likelihood_of_rows(mixture, self.x, self.prepared)
@@ -190,7 +191,7 @@ class Target:
         unit = np.log(np.asarray(self.prior.column_scale, np.float64))
         times, num_features = self.num_components, len(unit)
         if any(site.name == "covariances_base" for site in self._layout):
-            times += self.family.scale_shape(self.num_components, num_features)[0] * (num_features + 1)
+            times += self.family.num_factors(self.num_components) * (num_features + 1)
         return float(-times * unit.sum())
 
 
@@ -248,7 +249,7 @@ class Energy:
             return _values_and_gradients(self.target, batch.astype(dtype), np.int32(min(len(vectors), _ROOM)), jacobian)
 
         values, gradients = in_batches(evaluate, _ROOM, vectors)
-        return values.astype(np.float64), gradients.astype(np.float64)
+        return np.asarray(values, np.float64), np.asarray(gradients, np.float64)
 
     def curvature(
         self, vector: Float[np.ndarray, " p"], directions: Float[np.ndarray, "m p"]
