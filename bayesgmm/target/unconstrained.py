@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 from numpyro.distributions.transforms import Transform, biject_to
-from numpyro.handlers import reparam, seed, trace
+from numpyro.handlers import block, reparam, seed, trace
 from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
@@ -178,7 +178,8 @@ class Target:
     ) -> tuple[Mixture, Float[Array, ""]]:
         """The mixture, and the log prior density of the coordinates; with `jacobian` 0, of the sites."""
         sites, log_determinant = self.sites_at(vector)
-        log_prior = log_density(_standardised_prior, (self.num_components, self.family, self.prior), {}, sites)[0]
+        with block():  # within a model, such as that of SVI, these are no sites of its own
+            log_prior = log_density(_standardised_prior, (self.num_components, self.family, self.prior), {}, sites)[0]
         return self.mixture_of(sites), jnp.asarray(log_prior) + jacobian * log_determinant
 
     def energy(self, vector: Float[Array, " p"], jacobian: float | Array = 1.0) -> Float[Array, ""]:
