@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sums
 
 import bayesgmm
 
@@ -95,13 +96,58 @@ def test_the_house_has_few_floors_and_an_empty_hall():
     assert max(floor.values()) <= MOST_FLOORS, floor
 
 
+# Functions outside mixture.py that form such a sum, and of what, where it is not of densities over components.
+OTHER_SUMS = {
+    ("estimators/posterior.py", "predictive_log_prob"): "over draws",
+    ("mixtures/coordinates.py", "from_coordinates"): "log weights made to add up to one",
+    ("mixtures/coordinates.py", "from_vector"): "log weights made to add up to one",
+    ("plots/num_components.py", "_bic_weights"): "over numbers of components",
+    ("priors/mixing_weights.py", "log_prob_of_weights"): "lengths of the sticks that weights leave",
+    ("priors/mixing_weights.py", "sample_log_weights"): "a Dirichlet draw from gamma draws",
+    ("starts/hierarchical.py", "_terms"): "two terms of the cost of a merge",
+    ("target/numpyro_model.py", "_sample_conjugate_sites"): "the prior of the means",
+    ("target/numpyro_model.py", "floor_weights"): "weights made to add up to one",
+}
+
+
 def test_only_one_module_forms_a_density():
-    """The normaliser of a Gaussian and the sum over components in logarithms occur in mixture.py and nowhere else."""
-    pattern = re.compile(
-        r"logsumexp|log\(2(\.0)? \* (math|np|jnp)\.pi\)|multivariate_normal|MixtureSameFamily|norm\.logpdf"
-    )
-    found = {path.name for path in MODULES if pattern.search(path.read_text(encoding="utf-8"))}
-    assert found == {"mixture.py"}
+    """The normaliser of a Gaussian, and a sum over components, occur in mixture.py and nowhere else."""
+    normaliser = re.compile(r"log\(2(\.0)? \* (math|np|jnp)\.pi\)")
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
+    assert {name for name, text in texts.items() if normaliser.search(text)} == {"mixtures/mixture.py"}
+    found = {(name, function) for name, text in texts.items() for function, _ in sums.find(text)}
+    assert {one for one in found if one[0] != "mixtures/mixture.py"} == set(OTHER_SUMS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return jax.nn.logsumexp(a, 0)",
+        "return functools.reduce(np.logaddexp, a)",
+        "return jnp.log(jnp.exp(a).sum(0))",
+        "return jnp.log(jnp.sum(jnp.exp(a - a.max(0)), axis=0)) + a.max(0)",
+        "e = jnp.exp(a)\n    total = e.sum(0)\n    return m + jnp.log(total)",
+        "e = jnp.exp(a)\n    return jnp.log1p(jnp.dot(w, e))",
+        "e = jnp.exp(a)\n    return jnp.log(w @ e)",
+        "total = 0.0\n    for one in a:\n        total = total + jnp.exp(one).sum()\n    return np.log(total)",
+        "e = jnp.exp(a)\n    return e / e.sum(0)",
+        "return jnp.searchsorted(jnp.cumsum(jnp.exp(a)), u)",
+        "return jax.nn.softmax(a)",
+        "return stats.multivariate_normal(m, c).logpdf(a)",
+        "return stats.norm.logpdf(a)",
+        "return dist.MixtureSameFamily(w, d)",
+    ],
+)
+def test_a_sum_over_components_is_found_however_it_is_written(body):
+    assert sums.find(f"def f(a, m, u, w):\n    {body}\n")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["return jnp.exp(a)", "return jnp.log(a.sum(0))", "e = jnp.exp(a)\n    return (e * m).sum(0)", "return a / w"],
+)
+def test_what_is_no_such_sum_is_not_found(body):
+    assert not sums.find(f"def f(a, m, w):\n    {body}\n")
 
 
 @each_module
