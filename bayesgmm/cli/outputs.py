@@ -175,7 +175,7 @@ def parameters(fit: Fit | KMeansFit) -> dict[str, Any]:
     return found
 
 
-def _json_ready(value: Any) -> Any:
+def _json_ready(value: object) -> Any:
     """JSON has no NaN or infinity: they become null, and tuples and NumPy scalars become what they hold."""
     if isinstance(value, Mapping):
         return {str(key): _json_ready(item) for key, item in value.items()}

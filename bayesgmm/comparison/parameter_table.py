@@ -19,6 +19,7 @@ from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import name_features
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.standard_errors.intervals import Uncertainty
@@ -145,7 +146,7 @@ def with_uncertainty(value: float, sd: float | None) -> str:
     return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
 
 
-def errors_of_em(fit: Fit, x: Any, row_weights: Any = None) -> Uncertainty | None:
+def errors_of_em(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> Uncertainty | None:
     """Standard errors of an EM fit by its observed information, None where it has too many parameters."""
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
     if num_parameters > MOST_PARAMETERS:

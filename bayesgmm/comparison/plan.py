@@ -13,9 +13,9 @@ from jaxtyping import Float, Shaped
 from bayesgmm.comparison.agreement import check_labels
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_rows, enough_rows
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features, one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
@@ -83,7 +83,7 @@ class Plan:
 
 
 def make_plan(
-    x: Any,
+    x: ArrayLike | Rows,
     num_components: int | Iterable[int],
     *,
     family: str | Family,
@@ -94,7 +94,7 @@ def make_plan(
     prior: str,
     prior_settings: Mapping[str, Any] | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
-    labels: Any,
+    labels: ArrayLike | None,
     checkpoint: bool,
     on_step: Listener | None,
 ) -> Plan:

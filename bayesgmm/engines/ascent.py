@@ -8,11 +8,11 @@ Source: Dempster, Laird & Rubin (1977); McLachlan & Peel (2000), section 3.2.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.expectation import LARGE_FIT, Prepared, moments_of_rows, prepare, psum
@@ -239,7 +239,7 @@ def _further(state: State, plain: Mixture, family: Family) -> tuple[Mixture, Arr
     return jax.tree.map(lambda far, plain: jnp.where(turn, far, plain), far, plain), stride
 
 
-def _norm(tree: Any) -> Array:
+def _norm(tree: PyTree) -> Array:
     return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
 
 
@@ -257,7 +257,7 @@ def _ridge_penalty(mixture: Mixture, ridge: Array) -> Array:
     return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * mixture.factor.leverages() * ridge[None]).sum()
 
 
-def _finite(tree: Any) -> Array:
+def _finite(tree: PyTree) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 

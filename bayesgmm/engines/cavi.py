@@ -23,7 +23,7 @@ from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import RandomKey, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import as_key, finite_number, whole_number
 from bayesgmm.posterior.matching import match_labels
 from bayesgmm.priors.conjugate import (
@@ -63,15 +63,15 @@ def _num_draws(name: str, value: Any) -> int:
     streams=(4,),
 )
 def fit_cavi(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
     family: str | Family = "full",
     prior: Any = None,
-    key: Any,
+    key: KeyLike,
     start: Any = "k-means++",
     num_restarts: Count = 10,
-    row_weights: Any = None,
+    row_weights: ArrayLike | None = None,
     tol: Number = 1e-6,
     max_steps: CountOrZero = 1000,
     num_draws: Annotated[int, Rule(_num_draws)] = 1000,
@@ -129,7 +129,7 @@ def _fit(
     prior: ConjugatePrior,
     key: RandomKey,
     start: Any,
-    tol: Any,
+    tol: ArrayLike,
     settings: tuple[int, int, int],
 ) -> Fit:
     num_restarts, max_steps, num_draws = settings
@@ -172,7 +172,13 @@ def _fit(
 
 
 def draw_from_approximation(
-    fit: Fit, x: Any, *, num_draws: int, key: Any, prior: Any = None, row_weights: Any = None
+    fit: Fit,
+    x: ArrayLike,
+    *,
+    num_draws: int,
+    key: KeyLike,
+    prior: Any = None,
+    row_weights: ArrayLike | None = None,
 ) -> Fit:
     """A fit by `fit_cavi` with draws from its approximation, in place of those that it has or has not.
 

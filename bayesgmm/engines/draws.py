@@ -13,8 +13,10 @@ from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.posterior.convergence import convergence
 from bayesgmm.posterior.relabelling import relabel_draws
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 
 _ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
 MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five
@@ -32,7 +34,7 @@ def fit_of_draws(
     sample_stats: dict[str, Any],
     summary: dict[str, Any],
     pivot: Mixture | None = None,
-    approximation: Any = None,
+    approximation: ConjugateDistribution | None = None,
 ) -> Fit:
     """The fit made of draws, a mixture with leading axes (chain, draw), their labels matched to a pivot if given."""
     if pivot is not None:
@@ -93,7 +95,7 @@ def pareto_khat(log_p: np.ndarray, log_q: np.ndarray) -> float:
     return float(array_stats.psislw(-log_weights)[1])
 
 
-def with_convergence(fit: Fit, x: Any, *, log_likelihoods: Any = None) -> Fit:
+def with_convergence(fit: Fit, x: ArrayLike, *, log_likelihoods: ArrayLike | None = None) -> Fit:
     """The fit of a sampler with its result code and what tells how well its chains have mixed.
 
     `log_likelihoods` of the draws (chain, draw) need not be worked out again where the sampler knows them.

@@ -24,7 +24,7 @@ from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host,
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_key, finite_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
@@ -45,14 +45,14 @@ def _reg_covar(name: str, value: Any) -> Any:
 
 @engine("em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood", streams=(8,))
 def fit_em(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
     family: str | Family = "full",
-    key: Any = None,
+    key: KeyLike | None = None,
     num_restarts: Count = 10,
     start: Annotated[Any, Rule(check_named_start)] = "k-means++",
-    row_weights: Any = None,
+    row_weights: ArrayLike | None = None,
     prior: ConjugatePrior | None = None,
     accelerate: Flag = False,
     tol: Number = 1e-6,

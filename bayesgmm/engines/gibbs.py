@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.engines.draws import fit_of_draws, with_convergence
 from bayesgmm.engines.fit import Fit, ResultCode, announce
@@ -24,7 +24,7 @@ from bayesgmm.likelihood.moments import Moments, moment_kind
 from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import RandomKey, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
@@ -55,12 +55,12 @@ _START_SHARE = 0.25  # of what the rows say: chains start twice as far apart as 
     together=check_draws,
 )
 def fit_gibbs(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
     family: str | Family = "full",
     prior: Any = None,
-    key: Any,
+    key: KeyLike,
     start: Any = None,
     num_chains: Count = 4,
     num_warmup: Count = 500,
@@ -102,28 +102,28 @@ def fit_gibbs(
     """
     family = get_family(family)
     rows = as_rows(x)
-    x = rows.values
+    values = rows.values
     method = check_chain_method(chain_method, num_chains)
     enough_rows(rows, num_components, family, bounded=True)
     key = as_key(key)
     if prior is None:
         prior = conjugate_prior(rows, num_components, family)
-    prior = check_conjugate_prior(prior, num_components, x.shape[1], family)
+    prior = check_conjugate_prior(prior, num_components, values.shape[1], family)
     if start is None:
-        starts = em_optima(x, num_components, family, num_starts, key=key, prior=prior)
+        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, num_components, x.shape[1], family)
+        starts = check_starts(start, num_components, values.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
-    identity = ("gibbs", x, prior, starts, jax.random.key_data(key), counts, method, num_components, family.name)
+    identity = ("gibbs", values, prior, starts, jax.random.key_data(key), counts, method, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"gibbs, k = {num_components}", progress) as shown:
-        fit = _fit(x, family, prior, starts, key, counts, method, shown, saved)
+        fit = _fit(values, family, prior, starts, key, counts, method, shown, saved)
     return announce(fit, on_failure)
 
 
 @matching_precision
 def _fit(
-    x: Any,
+    x: ArrayLike,
     family: Family,
     prior: ConjugatePrior,
     starts: list[Mixture],
@@ -149,7 +149,7 @@ def _fit(
     ]
     state = (jax.random.split(run_key, num_chains), jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun))
 
-    def advance(state: Any, first: int, count: int) -> tuple[Any, Any]:
+    def advance(state: PyTree, first: int, count: int) -> tuple[Any, Any]:
         return _advance(state, x, prior, jnp.asarray(first), jnp.asarray(count), **options)
 
     found = run_chains(
@@ -187,7 +187,7 @@ def _begin(start: Mixture, x: Array, prior: ConjugatePrior, key: Array, *, famil
 
 @functools.partial(jax.jit, static_argnames=("family", "num_chains", "chain_method", "room"))
 def _advance(
-    state: Any,
+    state: PyTree,
     x: Array,
     prior: ConjugatePrior,
     first: Array,
@@ -198,7 +198,7 @@ def _advance(
     chain_method: str,
     room: int,
 ) -> tuple[Any, Any]:
-    def one(state: Any, x: Array, prior: ConjugatePrior, first: Array, count: Array) -> Any:
+    def one(state: PyTree, x: Array, prior: ConjugatePrior, first: Array, count: Array) -> PyTree:
         chain_key, mixture = state
         of_prior = distribution_of_prior(prior, family, mixture.num_components)
 

@@ -9,7 +9,6 @@ on the units of the columns, unless these are standardised.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from bayesgmm.engines.registry import Count, Flag, Number, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import get_family
+from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.posterior.matching import best_orders
 
@@ -54,7 +54,7 @@ class KMeansFit:
         """Share of the rows in every cluster, which a mixture's weights are to be compared with, shape (k)."""
         return np.bincount(self.labels, minlength=self.num_clusters) / len(self.labels)
 
-    def predict(self, x: Any) -> Int[np.ndarray, " m"]:
+    def predict(self, x: ArrayLike) -> Int[np.ndarray, " m"]:
         """The nearest centre of new rows (m, d).
 
         Raises:
@@ -77,11 +77,11 @@ class KMeansFit:
 
 @engine("kmeans", label="k-means", method="k-means", gives="partition", prior="none", streams=(11,))
 def fit_kmeans(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
-    key: Any,
-    row_weights: Any = None,
+    key: KeyLike,
+    row_weights: ArrayLike | None = None,
     num_restarts: Count = 10,
     max_steps: Count = 300,
     tol: Number = 1e-4,
@@ -129,7 +129,9 @@ def fit_kmeans(
     )
 
 
-def inertia_of(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], column_scale: Any = 1.0) -> float:
+def inertia_of(
+    x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], column_scale: float | Float[np.ndarray, " d"] = 1.0
+) -> float:
     """Sum of squared distances of rows from the means of their clusters: what k-means makes small, of any partition."""
     total = 0.0
     for label in np.unique(labels):

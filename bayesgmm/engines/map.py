@@ -15,7 +15,6 @@ Lu, Nocedal & Zhu (1995) for L-BFGS, as implemented in SciPy.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from bayesgmm.engines.registry import Count, OnFailure, Positive, engine
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, matching_precision
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior
@@ -44,12 +43,12 @@ _SAME = 0.02  # of a component's own standard deviations: mixtures nearer to eac
 
 @engine("map", label="MAP", method="MAP", gives="point", prior="mode", trace="log posterior density", streams=(0,))
 def fit_map(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
-    key: Any,
+    key: KeyLike,
     start: Mixture | Sequence[Mixture] | None = None,
     num_starts: Count = NUM_STARTS,
     gtol: Positive | None = None,
@@ -86,16 +85,16 @@ def fit_map(
     """
     if isinstance(prior, AnyPrior):
         check_has_mode(prior)
-    x, family, prior = prepare_problem(x, num_components, family, prior, key)
+    values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
         # Single runs end in more places than the best of several do.
-        starts = em_optima(x, num_components, family, 1, key=key, prior=prior)
+        starts = em_optima(values, num_components, family, 1, key=key, prior=prior)
         if num_starts > 1:
             single = jax.random.fold_in(key, 1)
-            starts += em_optima(x, num_components, family, num_starts - 1, key=single, prior=prior, num_restarts=1)
+            starts += em_optima(values, num_components, family, num_starts - 1, key=single, prior=prior, num_restarts=1)
     else:
-        starts = check_starts(start, num_components, x.shape[1], family)
-    return announce(_fit(x, num_components, family, prior, starts, gtol, max_steps), on_failure)
+        starts = check_starts(start, num_components, values.shape[1], family)
+    return announce(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)
 
 
 @dataclass(frozen=True)

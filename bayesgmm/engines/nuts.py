@@ -35,7 +35,7 @@ from bayesgmm.engines.registry import (
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, matching_precision
 from bayesgmm.numerics.validation import finite_number
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import (
@@ -73,12 +73,12 @@ def _target_accept(name: str, value: Any) -> float:
     together=check_draws,
 )
 def fit_nuts(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
-    key: Any,
+    key: KeyLike,
     start: Mixture | Sequence[Mixture] | None = None,
     num_chains: Count = 4,
     num_warmup: Count = 300,
@@ -130,23 +130,23 @@ def fit_nuts(
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
     method = check_chain_method(chain_method, num_chains)
-    x, family, prior = prepare_problem(x, num_components, family, prior, key)
+    values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
-        starts = em_optima(x, num_components, family, num_starts, key=key, prior=prior)
+        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, num_components, x.shape[1], family)
+        starts = check_starts(start, num_components, values.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
     settings = (target_accept, float(jitter), max_tree_depth, method)
-    identity = ("nuts", x, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)
+    identity = ("nuts", values, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"nuts, k = {num_components}", progress) as shown:
-        fit = _fit(x, num_components, family, prior, starts, key, counts, settings, shown, saved)
+        fit = _fit(values, num_components, family, prior, starts, key, counts, settings, shown, saved)
     return announce(fit, on_failure)
 
 
 @matching_precision
 def _fit(
-    x: Any,
+    x: ArrayLike,
     num_components: int,
     family: Family,
     prior: AnyPrior,

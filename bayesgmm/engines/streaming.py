@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.engines.ascent import Ascent, Problem, State
 from bayesgmm.engines.fit import Fit
@@ -84,7 +84,7 @@ def _at_once[R](which: Array, if_true: Callable[[], R], if_false: Callable[[], R
 
 
 def _sum_over_chunks[R](
-    rows: Rows, devices: Sequence[Any], function: Callable[..., R], shared: Any, **options: Any
+    rows: Rows, devices: Sequence[Any], function: Callable[..., R], shared: PyTree, **options: Any
 ) -> R:
     """Sum of `function(rows, shared)` over the chunks; chunks take turns on the devices."""
     shared_of = [jax.device_put(shared, device) for device in devices]

@@ -50,7 +50,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import shown, whole_number
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Checkpoint, checkpoint_of
@@ -66,7 +66,7 @@ _AT_ONCE = 2**22  # responsibilities of all particles together, 32 MB; beyond, o
 _DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are computed together
 
 
-def _together(guide: Any, rank: int | None, window: int, max_steps: int) -> None:
+def _together(guide: object, rank: int | None, window: int, max_steps: int) -> None:
     if rank is not None and guide != "low_rank":
         raise InputError(f"rank={rank} belongs to guide='low_rank', and this is guide={shown(guide)}; drop it")
     if max_steps < 2 * window:
@@ -84,12 +84,12 @@ def _together(guide: Any, rank: int | None, window: int, max_steps: int) -> None
     together=_together,
 )
 def fit_vi(
-    x: Any,
+    x: ArrayLike,
     num_components: Count,
     *,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
-    key: Any,
+    key: KeyLike,
     start: Mixture | None = None,
     guide: Annotated[Any, Rule(check_guide)] = "full_rank",
     rank: Count | None = None,
@@ -137,21 +137,21 @@ def fit_vi(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
-    x, family, prior = prepare_problem(x, num_components, family, prior, key)
+    values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if not isinstance(guide, str):
-        check_sites(guide, x, num_components, family, prior)
-    start = em_optima(x, num_components, family, 1, key=key, prior=prior)[0] if start is None else start
-    start = check_start(start, num_components, x.shape[1], family)
+        check_sites(guide, values, num_components, family, prior)
+    start = em_optima(values, num_components, family, 1, key=key, prior=prior)[0] if start is None else start
+    start = check_start(start, num_components, values.shape[1], family)
     if batch_size is None:
-        batch_size = x.shape[0] if x.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
-    settings = _Settings(guide, rank, min(batch_size, x.shape[0]), num_draws, num_particles, window, max_steps)
+        batch_size = values.shape[0] if values.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
+    settings = _Settings(guide, rank, min(batch_size, values.shape[0]), num_draws, num_particles, window, max_steps)
     named = isinstance(guide, str)
     plain = settings if named else settings._replace(guide=getattr(guide, "__qualname__", type(guide).__qualname__))
-    identity = ("vi", x, prior, start, jax.random.key_data(key), tuple(plain), num_components, family.name)
+    identity = ("vi", values, prior, start, jax.random.key_data(key), tuple(plain), num_components, family.name)
     saved = checkpoint_of(checkpoint if named or checkpoint is not True else False, identity)
     what = f"vi ({guide.replace('_', ' ')})" if named else "vi"
     with Progress(f"{what}, k = {num_components}", progress) as shown:
-        fit = _fit(x, num_components, family, prior, start, key, settings, shown, saved)
+        fit = _fit(values, num_components, family, prior, start, key, settings, shown, saved)
     return announce(fit, on_failure)
 
 

@@ -8,12 +8,11 @@ differentiable again.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.likelihood.expectation import (
     Centred,
@@ -95,7 +94,7 @@ def _log_likelihood_jvp(
 
 
 def _instantiate[T](tangents: T) -> T:
-    def zeros(leaf: Any) -> Any:
+    def zeros(leaf: PyTree) -> PyTree:
         return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf  # pyright: ignore
 
     return jax.tree.map(zeros, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))

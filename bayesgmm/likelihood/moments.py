@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import operator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
@@ -93,7 +93,7 @@ class Moments:
 class Sums(NamedTuple):
     """Sums over rows, of whatever a formulation makes moments of, and of the marginal log-densities."""
 
-    terms: Any
+    terms: PyTree
     log_likelihood: Array
 
 

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import entr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal, log_normaliser
 from bayesgmm.mixtures.univariate import check_probability, exact_log_level
-from bayesgmm.numerics.precision import AnyArray, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, KeyLike, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 
 
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
     standard_error: Float[AnyArray, "..."]
 
 
-def entropy(mixture: Mixture, *, key: Any, num_draws: int = 10_000) -> Estimate:
+def entropy(mixture: Mixture, *, key: KeyLike, num_draws: int = 10_000) -> Estimate:
     r"""Differential entropy $H = -\int p \log p$ of a mixture, in nats and the logarithms of the data's units.
 
     $$ H = H(w) + \sum_j w_j \left(\tfrac d2 - \log \mathcal N(\mu_j \mid \mu_j, \Sigma_j)\right)
@@ -53,7 +53,7 @@ def entropy(mixture: Mixture, *, key: Any, num_draws: int = 10_000) -> Estimate:
     return _entropy(mixture, as_key(key), whole_number("num_draws", num_draws, least=2))
 
 
-def kl_divergence(mixture: Mixture, other: Mixture, *, key: Any, num_draws: int = 10_000) -> Estimate:
+def kl_divergence(mixture: Mixture, other: Mixture, *, key: KeyLike, num_draws: int = 10_000) -> Estimate:
     r"""Kullback-Leibler divergence $\int p \log (p / q)$ from a mixture p to another q, in nats, by draws from p.
 
     Its derivatives are unbiased estimates too.
@@ -81,7 +81,9 @@ def kl_divergence(mixture: Mixture, other: Mixture, *, key: Any, num_draws: int 
     return _kl_divergence(mixture, other, as_key(key), whole_number("num_draws", num_draws, least=2), shape)
 
 
-def hdr_level(mixture: Mixture, probability: Any, *, key: Any = None, num_draws: int = 100_000) -> Estimate:
+def hdr_level(
+    mixture: Mixture, probability: ArrayLike, *, key: KeyLike | None = None, num_draws: int = 100_000
+) -> Estimate:
     r"""Log-density level of highest-density regions: $\{x : \log p(x) \ge \ell\}$ has the probability asked for.
 
     It is the smallest region of that probability (Hyndman 1996). For one feature the level is exact, and no key is
@@ -107,7 +109,7 @@ def hdr_level(mixture: Mixture, probability: Any, *, key: Any = None, num_draws:
     return _level(mixture, probability, as_key(key), num_draws)
 
 
-def _each(function: Callable[..., Any], shape: tuple[int, ...], mixtures: Any, key: Array | None = None) -> Any:
+def _each(function: Callable[..., Any], shape: tuple[int, ...], mixtures: PyTree, key: Array | None = None) -> Any:
     """`function` of the mixtures at every place of their leading axes, one after the other, with a key of its own."""
     keys = None if key is None else jax.random.split(key, shape)
     if not shape:
@@ -172,7 +174,7 @@ def _kl_divergence(mixture: Mixture, other: Mixture, key: Array, num_draws: int,
 
 @matching_precision
 @functools.partial(jax.jit, static_argnums=3)
-def _level(mixture: Mixture, probability: Any, key: Array, num_draws: int) -> Estimate:
+def _level(mixture: Mixture, probability: ArrayLike, key: Array, num_draws: int) -> Estimate:
     mixture = jax.tree.map(_without_derivative, _as_jax(mixture))
     probability = jnp.asarray(probability, mixture.means.dtype)
     below = 1 - probability.ravel()
@@ -191,7 +193,7 @@ def _level(mixture: Mixture, probability: Any, key: Array, num_draws: int) -> Es
 
 @matching_precision
 @jax.jit
-def _exact_level(mixture: Mixture, probability: Any) -> Estimate:
+def _exact_level(mixture: Mixture, probability: ArrayLike) -> Estimate:
     mixture = jax.tree.map(_without_derivative, _as_jax(mixture))
     probability = jnp.asarray(probability, mixture.means.dtype)
 
@@ -202,7 +204,7 @@ def _exact_level(mixture: Mixture, probability: Any) -> Estimate:
     return Estimate(level, jnp.zeros_like(level))
 
 
-def _as_jax(mixture: Mixture, dtype: Any = None) -> Mixture:
+def _as_jax(mixture: Mixture, dtype: DTypeLike | None = None) -> Mixture:
     dtype = jax.dtypes.canonicalize_dtype(mixture.means.dtype if dtype is None else dtype)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), mixture)
 
@@ -213,5 +215,5 @@ def _without_derivative(value: Array) -> Array:
 
 
 @_without_derivative.defjvp
-def _without_derivative_jvp(primals: Any, tangents: Any) -> Any:
+def _without_derivative_jvp(primals: PyTree, tangents: PyTree) -> PyTree:
     raise InputError("hdr_level has no derivatives; take it of parameters held by jax.lax.stop_gradient")

@@ -162,7 +162,7 @@ class Mixture:
 
         return jax.tree.map(reorder, self)
 
-    def marginal(self, columns: Any) -> "Mixture":
+    def marginal(self, columns: object) -> "Mixture":
         """The mixture of some features alone, in the order of `columns`: their numbers, counted from 0.
 
         Raises:
@@ -180,7 +180,7 @@ class Mixture:
 
         return vmap_draws(one, self)(self)
 
-    def condition(self, columns: Any, values: ArrayLike) -> "Mixture":
+    def condition(self, columns: object, values: ArrayLike) -> "Mixture":
         r"""The mixture of the other features, in their order, where `columns` have these values.
 
         $p(x_a \mid x_b) = \sum_j p(j \mid x_b) \, p_j(x_a \mid x_b)$. Its `mean` and `covariance` predict missing

@@ -5,8 +5,6 @@ $$ F(x) = \sum_j w_j \, \Phi\!\left(\frac{x - \mu_j}{\sigma_j}\right). $$
 Tails keep their digits: beyond the median everything is worked out from $1 - F$, which is a sum of the same kind.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +13,14 @@ from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
-from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import real_array, shown
 
 _REACH = 9.0  # standard deviations around every component that are searched for modes
 _POINTS = 109  # six for every standard deviation
 
 
-def cdf(mixture: Mixture, x: Any) -> Float[AnyArray, "..."]:
+def cdf(mixture: Mixture, x: ArrayLike) -> Float[AnyArray, "..."]:
     r"""Distribution function $F(x)$ of a mixture of one feature.
 
     Args:
@@ -39,7 +37,7 @@ def cdf(mixture: Mixture, x: Any) -> Float[AnyArray, "..."]:
     return _cdf(mixture, _numbers(x, "x"))
 
 
-def quantile(mixture: Mixture, probability: Any) -> Float[AnyArray, "..."]:
+def quantile(mixture: Mixture, probability: ArrayLike) -> Float[AnyArray, "..."]:
     r"""The number below which a mixture of one feature has this probability: $F^{-1}$, by bisection.
 
     It has derivatives, by the rule for an inverse: $\dot x = (\dot p - \dot F(x)) / p(x)$.
@@ -70,7 +68,7 @@ def check_univariate(mixture: Mixture) -> None:
         )
 
 
-def check_probability(probability: Any, *, closed: bool) -> AnyArray:
+def check_probability(probability: ArrayLike, *, closed: bool) -> AnyArray:
     """A probability or several, (n): from 0 to 1, or without these two.
 
     Raises:
@@ -85,7 +83,7 @@ def check_probability(probability: Any, *, closed: bool) -> AnyArray:
     return found
 
 
-def _numbers(value: Any, name: str) -> AnyArray:
+def _numbers(value: object, name: str) -> AnyArray:
     array = real_array(value, name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -96,7 +94,7 @@ def _numbers(value: Any, name: str) -> AnyArray:
 
 @matching_precision
 @jax.jit
-def _cdf(mixture: Mixture, x: Any) -> Array:
+def _cdf(mixture: Mixture, x: ArrayLike) -> Array:
     x = jnp.asarray(x, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
     found = vmap_draws(lambda one: _tails(one, x.ravel())[0], mixture)(mixture)
     return found.reshape(*mixture.draw_shape, *x.shape)
@@ -104,7 +102,7 @@ def _cdf(mixture: Mixture, x: Any) -> Array:
 
 @matching_precision
 @jax.jit
-def _quantile(mixture: Mixture, probability: Any) -> Array:
+def _quantile(mixture: Mixture, probability: ArrayLike) -> Array:
     probability = jnp.asarray(probability, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
     found = vmap_draws(lambda one: _inverse(one, probability.ravel()), mixture)(mixture)
     return found.reshape(*mixture.draw_shape, *probability.shape)
@@ -121,7 +119,7 @@ def _log_density(mixture: Mixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
     return sum_over_components(joint_of_rows(mixture, x[:, None]))
 
 
-def _num_halvings(dtype: Any) -> int:
+def _num_halvings(dtype: DTypeLike) -> int:
     """Halvings of a bracket after which what is left is below rounding, with some to spare for roots near zero."""
     return jnp.finfo(dtype).nmant + 24
 
@@ -135,7 +133,7 @@ def _inverse(mixture: Mixture, probability: Float[Array, " n"]) -> Float[Array, 
     low = jnp.where(used, of_components, jnp.inf).min(0)
     high = jnp.where(used, of_components, -jnp.inf).max(0)
 
-    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * low + 0.5 * high
         below, above = _tails(mixture, middle)
@@ -169,7 +167,7 @@ def exact_log_level(mixture: Mixture, probability: Float[Array, " p"]) -> Float[
     def masses(level: Array) -> tuple[Array, Array]:
         """The probability where the density is above the level, and where it is below."""
 
-        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
             middle = 0.5 * low + 0.5 * high
             before = (_log_density(mixture, middle) < level) == rising
@@ -184,7 +182,7 @@ def exact_log_level(mixture: Mixture, probability: Float[Array, " p"]) -> Float[
         return inside, jnp.where(rising, left, right).sum() + below[0] + above[-1]
 
     def of_one(probability: Array) -> Array:
-        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
             middle = 0.5 * low + 0.5 * high
             inside, outside = masses(middle)
@@ -209,7 +207,7 @@ def _extrema(mixture: Mixture) -> Float[Array, " points"]:
     positive = slope(grid) > 0
     (turns,) = jnp.nonzero(positive[1:] != positive[:-1], size=4 * mixture.num_components, fill_value=len(grid) - 1)
 
-    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * low + 0.5 * high
         before = (slope(middle) > 0) == positive[turns]

@@ -13,7 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Key, UInt32
+from jaxtyping import Key, PyTree, UInt32
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -57,18 +57,18 @@ def compiled[**P, R](function: Callable[P, R], *, static_argnums: int | tuple[in
     return matching_precision(jax.jit(function, static_argnums=static_argnums))
 
 
-def _holds_concrete_float64(arguments: Any) -> bool:
+def _holds_concrete_float64(arguments: PyTree) -> bool:
     if is_traced(arguments):
         return False
     return any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(arguments))
 
 
-def is_traced(value: Any) -> bool:
+def is_traced(value: PyTree) -> bool:
     """Whether the value is known only to the caller's own `jit`, `vmap` or `grad`: it has a shape but no contents."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
-def _as_numpy(leaf: Any) -> Any:
+def _as_numpy(leaf: PyTree) -> PyTree:
     if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return np.asarray(leaf)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, RandomKey, is_traced
 
 
 def real_array(value: Any, name: str) -> AnyArray:
@@ -47,7 +47,7 @@ def real_array(value: Any, name: str) -> AnyArray:
     return array
 
 
-def _is_real(dtype: Any) -> bool:
+def _is_real(dtype: np.dtype) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
 
 
@@ -60,13 +60,13 @@ def _real_column(column: Any, name: str) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in a message: on one line, and of a long one its beginning."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
 
 
-def as_matrix(x: Any, name: str = "x") -> AnyArray:
+def as_matrix(x: ArrayLike, name: str = "x") -> AnyArray:
     """Rows as a floating-point array (n, d): integers become float64, one-dimensional data one column.
 
     Integers that are being traced become the default precision of JAX.
@@ -122,7 +122,7 @@ def name_features(
     return names
 
 
-def as_key(key: Any) -> RandomKey:
+def as_key(key: object) -> RandomKey:
     """A random key.
 
     Raises:
@@ -139,7 +139,7 @@ def as_key(key: Any) -> RandomKey:
     raise InputError(f"key={shown(key)} is not a random key; pass key=jax.random.key({seed})")
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
+def whole_number(name: str, value: object, least: int = 1) -> int:
     """A count, as an integer of Python.
 
     Raises:
@@ -150,7 +150,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def finite_number(name: str, value: Any, shape: tuple[int, ...] = (), dtype: Any = np.float64) -> AnyArray:
+def finite_number(name: str, value: object, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float64) -> AnyArray:
     """A number of at least 0, or where a shape is given also an array of them, in the given precision.
 
     Raises:
@@ -167,7 +167,7 @@ def finite_number(name: str, value: Any, shape: tuple[int, ...] = (), dtype: Any
     return np.asarray(array, dtype)
 
 
-def truth_value(name: str, value: Any) -> bool:
+def truth_value(name: str, value: object) -> bool:
     """True or False.
 
     Raises:
@@ -178,7 +178,7 @@ def truth_value(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def one_of(name: str, value: Any, known: Iterable[str], more: str = "") -> str:
+def one_of(name: str, value: object, known: Iterable[str], more: str = "") -> str:
     """One of the known words.
 
     Raises:

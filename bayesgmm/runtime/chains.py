@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import shown
@@ -47,7 +47,7 @@ def check_draws(num_chains: int, num_draws: int) -> None:
 class Drawn(NamedTuple):
     """What was drawn: leaves (chain, draw, ...), whether someone stopped it, and the steps that were taken."""
 
-    draws: Any
+    draws: PyTree
     interrupted: bool
     num_steps: int
 
@@ -88,8 +88,8 @@ def map_chains(function: Callable[..., Any], num_chains: int, chain_method: str)
     mesh = Mesh(np.array(available[:num_devices]), ("chains",))
     chains, whole = PartitionSpec("chains"), PartitionSpec()
 
-    def on_mesh(own: Any, *shared: Any) -> Any:
-        def some(own: Any, *shared: Any) -> Any:
+    def on_mesh(own: PyTree, *shared: PyTree) -> PyTree:
+        def some(own: PyTree, *shared: PyTree) -> PyTree:
             if num_devices == num_chains:
                 one = jax.tree.map(lambda leaf: leaf[0], own)
                 return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))
@@ -101,7 +101,9 @@ def map_chains(function: Callable[..., Any], num_chains: int, chain_method: str)
     return on_mesh
 
 
-def stretch(step: Callable[[Any, Array], tuple[Any, Any]], state: Any, first: Array, count: Array, room: int) -> Any:
+def stretch(
+    step: Callable[[PyTree, Array], tuple[PyTree, PyTree]], state: PyTree, first: Array, count: Array, room: int
+) -> PyTree:
     """`count` steps of a chain from number `first` on: the new state, and what they drew, of which `room` steps fit."""
     shapes = jax.eval_shape(step, state, first)[1]
     drawn = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), shapes)
@@ -116,7 +118,7 @@ def stretch(step: Callable[[Any, Array], tuple[Any, Any]], state: Any, first: Ar
 
 def run_chains(
     advance: Callable[[Any, int, int], tuple[Any, Any]],
-    state: Any,
+    state: PyTree,
     *,
     num_warmup: int,
     num_draws: int,
@@ -187,19 +189,19 @@ class Checkpoint:
     What identifies the run is its engine, arguments and rows; a file of another run is not taken for it.
     """
 
-    def __init__(self, path: Path, identity: Any, seconds: float = _CHECKPOINT_SECONDS) -> None:
+    def __init__(self, path: Path, identity: PyTree, seconds: float = _CHECKPOINT_SECONDS) -> None:
         self.path = path
         self.seconds = seconds
         self.identity = fingerprint(identity)
 
-    def save(self, state: Any, kept: list[list[np.ndarray]], done: int) -> None:
+    def save(self, state: PyTree, kept: list[list[np.ndarray]], done: int) -> None:
         """Write the state of the chains and their draws so far."""
         draws = [np.concatenate(parts, 1) for parts in zip(*kept, strict=True)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         saved = {"identity": self.identity, "done": done, "state": _plain(jax.tree.leaves(state)), "draws": draws}
         save_value(saved, self.path, _KIND)
 
-    def load(self, state: Any) -> tuple[Any, list[np.ndarray], int] | None:
+    def load(self, state: PyTree) -> tuple[Any, list[np.ndarray], int] | None:
         """State, draws and steps of the saved run, or None where there is none.
 
         Raises:
@@ -223,7 +225,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def check_checkpoint(checkpoint: Any) -> str | Path | bool:
+def check_checkpoint(checkpoint: object) -> str | Path | bool:
     """Check the argument of that name.
 
     Raises:
@@ -234,7 +236,7 @@ def check_checkpoint(checkpoint: Any) -> str | Path | bool:
     return checkpoint
 
 
-def checkpoint_of(checkpoint: str | Path | bool, identity: Any) -> Checkpoint | None:
+def checkpoint_of(checkpoint: str | Path | bool, identity: PyTree) -> Checkpoint | None:
     """Where a run is saved: a path that was given, or a file in the user's cache folder named by its identity."""
     if checkpoint is False:
         return None
@@ -247,7 +249,7 @@ def checkpoint_of(checkpoint: str | Path | bool, identity: Any) -> Checkpoint | 
     return Checkpoint(path, identity)
 
 
-def fingerprint(identity: Any) -> str:
+def fingerprint(identity: PyTree) -> str:
     """A hash of everything in a tree of arrays and plain values."""
     digest = hashlib.sha256()
     leaves, structure = jax.tree.flatten(identity)
@@ -263,11 +265,11 @@ def _plain(leaves: list[Any]) -> list[Any]:
     return [np.asarray(jax.random.key_data(leaf)) if _is_key(leaf) else np.asarray(leaf) for leaf in leaves]
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: PyTree) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _like(value: np.ndarray, like: Any) -> Any:
+def _like(value: np.ndarray, like: PyTree) -> PyTree:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
     return jnp.asarray(value, like.dtype)

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import PyTree
 
 LARGE = 2**20  # rows x features x components from which fits run one by one, and over several devices
 
@@ -25,7 +25,7 @@ def row_mesh(size: int) -> Mesh | None:
     return Mesh(np.array(devices), ("rows",))
 
 
-def shard[R](run: Callable[..., R], mesh: Mesh | None, start: Any, rows: Any, *settings: Any) -> R:
+def shard[R](run: Callable[..., R], mesh: Mesh | None, start: PyTree, rows: PyTree, *settings: PyTree) -> R:
     """`run(start, rows, *settings, axis_name="rows")` on each device with its rows; without a mesh on all of them."""
     if mesh is None:
         return run(start, rows, *settings)

@@ -9,13 +9,13 @@ the working set that of the lanes. Large tasks run one after the other, each wit
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, ArrayLike
 
 _MAX_LANES = 32
 
@@ -28,45 +28,47 @@ class Program(Protocol):
         """The cost from which tasks run one after the other."""
         ...
 
-    def cost(self, problem: Any) -> int:
+    def cost(self, problem: PyTree) -> int:
         """The size of a step, in numbers."""
         ...
 
-    def begin(self, problem: Any) -> Any:
+    def begin(self, problem: PyTree) -> PyTree:
         """The first state."""
         ...
 
-    def unfinished(self, problem: Any, state: Any) -> Array:
+    def unfinished(self, problem: PyTree, state: PyTree) -> Array:
         """Whether another step is due."""
         ...
 
-    def step(self, problem: Any, state: Any, running: Array) -> Any:
+    def step(self, problem: PyTree, state: PyTree, running: Array) -> PyTree:
         """The next state."""
         ...
 
-    def end(self, problem: Any, state: Any) -> Any:
+    def end(self, problem: PyTree, state: PyTree) -> PyTree:
         """The result."""
         ...
 
-    def run(self, problem: Any) -> Any:
+    def run(self, problem: PyTree) -> PyTree:
         """The result of the whole loop, of a problem on its own."""
         ...
 
 
 @functools.cache
-def batchable(program: Any) -> Callable[[Any], Any]:
+def batchable(program: Program) -> Callable[[PyTree], PyTree]:
     """`program.run`, with a rule of its own under `vmap`."""
     run = jax.custom_batching.custom_vmap(program.run)
 
     @run.def_vmap
-    def run_batch(size: int, batched: list[Any], problem: Any) -> tuple[Any, Any]:
+    def run_batch(size: int, batched: list[PyTree], problem: PyTree) -> tuple[PyTree, PyTree]:
         results = run_all(program, problem, batched[0], size)
         return results, jax.tree.map(lambda _: True, results)
 
     return run
 
 
-def run_all(program: Any, problems: Any, varies: Any, size: int, num_tasks: Any = None) -> Any:
+def run_all(
+    program: Program, problems: PyTree, varies: PyTree, size: int, num_tasks: ArrayLike | None = None
+) -> PyTree:
     """Results of `size` problems, stacked, of which those leaves are stacked that `varies` marks as true.
 
     Only the first `num_tasks` are run where that is given, the largest of them under `vmap`; results of the others are
@@ -84,18 +86,18 @@ _Place = tuple[int, int] | None
 
 @functools.cache
 def _queue(
-    program: Any, structure: Any, places: tuple[_Place, ...], size: int, group: int
-) -> Callable[[list[Array], Array], Any]:
+    program: Program, structure: PyTree, places: tuple[_Place, ...], size: int, group: int
+) -> Callable[[list[Array], Array], PyTree]:
     """The runs of `size` problems, in groups of which each has so many tasks."""
 
-    def load(leaves: list[Array], index: Array) -> Any:
+    def load(leaves: list[Array], index: Array) -> PyTree:
         return structure.unflatten(
             leaf if place is None else leaf[(index // place[0]) % place[1]]
             for leaf, place in zip(leaves, places, strict=True)
         )
 
     @jax.custom_batching.custom_vmap
-    def run(leaves: list[AnyArray], num_tasks: AnyArray) -> Any:
+    def run(leaves: list[AnyArray], num_tasks: AnyArray) -> PyTree:
         axes = structure.unflatten(None if place is None else 0 for place in places)
         one = jax.eval_shape(lambda leaves: load(leaves, jnp.asarray(0)), leaves)
         if program.cost(one) >= program.large:
@@ -104,7 +106,9 @@ def _queue(
         return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, group, num_lanes, num_tasks)
 
     @run.def_vmap
-    def run_batch(outer: int, batched: list[Any], leaves: list[AnyArray], num_tasks: AnyArray) -> tuple[Any, Any]:
+    def run_batch(
+        outer: int, batched: list[PyTree], leaves: list[AnyArray], num_tasks: AnyArray
+    ) -> tuple[PyTree, PyTree]:
         more, more_places = [], []
         for leaf, place, vary in zip(leaves, places, batched[0], strict=True):
             if vary and place is not None:
@@ -124,10 +128,10 @@ def _queue(
     return run
 
 
-def _run_in_turn(program: Any, load: Callable[[Array], Any], size: int, group: int, num_tasks: Array) -> Any:
+def _run_in_turn(program: Program, load: Callable[[Array], PyTree], size: int, group: int, num_tasks: Array) -> PyTree:
     shapes = jax.eval_shape(lambda: program.run(load(jnp.zeros((), jnp.int32))))
 
-    def run(index: Array) -> Any:
+    def run(index: Array) -> PyTree:
         return jax.lax.cond(
             index % group < num_tasks,
             lambda: program.run(load(index)),
@@ -140,15 +144,21 @@ def _run_in_turn(program: Any, load: Callable[[Array], Any], size: int, group: i
 class _Lanes(NamedTuple):
     tasks: Array
     active: Array
-    problems: Any
-    states: Any
+    problems: PyTree
+    states: PyTree
     following: Array
-    results: Any
+    results: PyTree
 
 
 def _run_in_lanes(
-    program: Any, load: Callable[[Array], Any], axes: Any, size: int, group: int, num_lanes: int, num_tasks: Array
-) -> Any:
+    program: Program,
+    load: Callable[[Array], PyTree],
+    axes: PyTree,
+    size: int,
+    group: int,
+    num_lanes: int,
+    num_tasks: Array,
+) -> PyTree:
     total = num_tasks * (size // group)
     # Lanes are filled several at a time: to load a problem costs something for every lane.
     few = max(1, num_lanes // 4)
@@ -157,10 +167,10 @@ def _run_in_lanes(
     def place_of(task: Array) -> Array:
         return jnp.minimum((task // num_tasks) * group + task % num_tasks, size - 1)
 
-    def load_lanes(tasks: Array) -> Any:
+    def load_lanes(tasks: Array) -> PyTree:
         return jax.vmap(load, out_axes=axes)(place_of(tasks))
 
-    def choose(mask: Array, new: Any, old: Any) -> Any:
+    def choose(mask: Array, new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
 
     def running(lanes: _Lanes) -> Array:
@@ -169,11 +179,11 @@ def _run_in_lanes(
     def work(lanes: _Lanes) -> _Lanes:
         tolerated = jnp.where(lanes.following < total, few, num_lanes)
 
-        def busy(states: Any) -> Array:
+        def busy(states: PyTree) -> Array:
             num_running = running(lanes._replace(states=states)).sum()
             return (num_running > 0) & (num_lanes - num_running < tolerated)
 
-        def step(states: Any) -> Any:
+        def step(states: PyTree) -> PyTree:
             now = running(lanes._replace(states=states))
             return jax.vmap(program.step, in_axes=(axes, 0, 0))(lanes.problems, states, now)
 

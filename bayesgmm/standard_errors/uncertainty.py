@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from bayesgmm.engines.em import default_ridge
 from bayesgmm.engines.fit import Fit, FitWarning, ResultCode
@@ -136,7 +136,7 @@ def uncertainty(
     )
 
 
-def _cast(value: Any, dtype: np.dtype) -> Any:
+def _cast(value: PyTree, dtype: np.dtype) -> PyTree:
     """Arrays of float64 in the precision of the rows, and those of a dictionary in its order; all else as it is."""
     if isinstance(value, dict):
         return {key: _cast(item, dtype) for key, item in value.items()}

@@ -53,13 +53,13 @@ def mixture_from_start(
 
 
 @matching_precision
-def _from_factor(x: Any, weights: Any, means: Any, factor: Any) -> Mixture:
+def _from_factor(x: AnyArray, weights: Any, means: Any, factor: Any) -> Mixture:
     weights, means, factor = (jnp.asarray(value, x.dtype) for value in (weights, means, factor))
     return Mixture(jnp.log(weights / weights.sum()), means, factor)
 
 
 @matching_precision
-def _from_matrices(x: Any, weights: Any, means: Any, kind: str, matrices: Any, family: Family) -> Mixture:
+def _from_matrices(x: AnyArray, weights: Any, means: Any, kind: str, matrices: Any, family: Family) -> Mixture:
     matrices = jnp.asarray(matrices, x.dtype)
     representation = family.representation
     made = representation.from_covariances if kind == "covariances" else representation.from_precisions
@@ -77,7 +77,7 @@ def _nearest_means(rows: Rows, means: AnyArray) -> Array:
 
 
 @matching_precision
-def _as_given(start: Mixture, x: Any, num_components: int, family: Family) -> Mixture:
+def _as_given(start: Mixture, x: AnyArray, num_components: int, family: Family) -> Mixture:
     """The start in the precision of x, its precision factor in the representation of the family."""
     num_features = x.shape[1]
     if start.draw_shape:

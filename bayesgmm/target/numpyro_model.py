@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, PowerTransform, Transform
 from numpyro.handlers import substitute, trace
@@ -24,7 +24,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.mixing_weights import log_prob_of_weights, sample_log_weights
 from bayesgmm.priors.scales import HalfNormalScales, HierarchicalScales, LogNormalScales, Scales
@@ -46,14 +46,14 @@ class MixtureDistribution(dist.Distribution):
         rows = self.mixture.sample(math.prod(sample_shape), key=key)
         return jnp.reshape(jnp.asarray(rows), (*sample_shape, *self.event_shape))
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Any, intermediates: PyTree = None) -> Array:
         """Log-density of rows (..., d), shape (...)."""
         rows = jnp.reshape(value, (-1, *self.event_shape))
         return jnp.reshape(row_log_prob(self.mixture, rows), value.shape[:-1])
 
 
 def model(
-    x: Any,
+    x: ArrayLike,
     num_components: int,
     family: str | Family = "full",
     prior: AnyPrior | None = None,
@@ -194,7 +194,7 @@ class StickBreakingWeights(dist.Distribution):
         drawn = jax.vmap(lambda key: sample_log_weights(ones, self.concentration, key=key))(keys)
         return jnp.exp(drawn).reshape(*sample_shape, *self.event_shape)
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Any, intermediates: PyTree = None) -> Array:
         """Log-density of weights (..., k), shape (...)."""
         ones = jnp.ones_like(self.concentration)
         rows = jnp.log(jnp.reshape(value, (-1, *self.event_shape)))
@@ -229,7 +229,7 @@ class CovarianceUnits(Transform):
     def _inverse(self, y: Array) -> Array:
         return y / self.unit[:, None] / self.unit
 
-    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: PyTree = None) -> Array:
         """Logarithm of the ratio of volumes, in the free entries of all e matrices."""
         num_covariances, num_features, _ = x.shape[-3:]
         return num_covariances * (num_features + 1) * jnp.log(self.unit).sum()

@@ -4,7 +4,6 @@ Source: Gabry et al. (2019), Visualization in Bayesian workflow, section 3, on p
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float
 
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior
@@ -28,7 +27,7 @@ from bayesgmm.target.numpyro_model import (
 _PRIORS_AT_ONCE = 4096  # draws whose log prior densities are worked out together
 
 
-def prior_draws(prior: Any, family: str | Family, num_components: Any, num_draws: Any, *, key: Any) -> Mixture:
+def prior_draws(prior: AnyPrior, family: str | Family, num_components: int, num_draws: int, *, key: KeyLike) -> Mixture:
     """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning.
 
     Args:
@@ -47,7 +46,7 @@ def prior_draws(prior: Any, family: str | Family, num_components: Any, num_draws
 
 
 def prior_predictive(
-    prior: Any, family: str | Family, num_components: Any, num_rows: Any, num_draws: Any, *, key: Any
+    prior: AnyPrior, family: str | Family, num_components: int, num_rows: int, num_draws: int, *, key: KeyLike
 ) -> Float[AnyArray, "1 num_draws num_rows d"]:
     """Data sets of `num_rows` rows each, drawn from the prior: one for each mixture drawn from it.
 
