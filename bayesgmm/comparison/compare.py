@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from bayesgmm.comparison.agreement import agreement_columns
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
-from bayesgmm.comparison.plan import Plan, make_plan
+from bayesgmm.comparison.plan import Counts, Plan, make_plan
 from bayesgmm.diagnostics.criteria import information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnose import diagnose
@@ -25,7 +25,7 @@ from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import DEFAULT_ENGINES
 from bayesgmm.mixtures.families import Family
-from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.posterior.thresholds import MAX_PARETO_K
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.progress import Listener
@@ -124,11 +124,11 @@ class Comparison:
 
 def compare(
     x: ArrayLike | pd.DataFrame,
-    num_components: int | Iterable[int],
+    num_components: Counts,
     *,
     family: str | Family = "full",
     engines: Sequence[str] = DEFAULT_ENGINES,
-    key: RandomKey,
+    key: KeyLike,
     feature_names: Sequence[str] | None = None,
     select_by: str = "bic",
     prior: str = "weakly_informative",

@@ -4,7 +4,7 @@ import inspect
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,12 +15,18 @@ from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.precision import ArrayLike, RandomKey
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features, one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.runtime.progress import Listener
+
+if TYPE_CHECKING:
+    Counts = int | Iterable[int]
+else:
+    Counts = object  # looked at by `make_plan`, which says what is wrong in one line
+"""Numbers of components, one or several."""
 
 CRITERIA = ("bic", "aic", "icl")
 PRIORS: Mapping[str, Callable[..., AnyPrior]] = {"weakly_informative": default_prior, "conjugate": conjugate_prior}
@@ -84,11 +90,11 @@ class Plan:
 
 def make_plan(
     x: ArrayLike | Rows,
-    num_components: int | Iterable[int],
+    num_components: Counts,
     *,
     family: str | Family,
     engines: Sequence[str],
-    key: RandomKey,
+    key: KeyLike,
     feature_names: Sequence[str] | None,
     select_by: str,
     prior: str,

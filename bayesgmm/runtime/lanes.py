@@ -9,7 +9,7 @@ the working set that of the lanes. Large tasks run one after the other, each wit
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from bayesgmm.numerics.precision import AnyArray, ArrayLike
 _MAX_LANES = 32
 
 
+@runtime_checkable
 class Program(Protocol):
     """A loop over one problem, hashable; `step` leaves a state as it is where `running` is false."""
 
