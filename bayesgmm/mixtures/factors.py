@@ -408,6 +408,6 @@ def _signs(upper: Float[Array, "e a a"]) -> Float[Array, "e a"]:
     return jnp.where(diagonal < 0, -jnp.ones_like(diagonal), jnp.ones_like(diagonal))
 
 
-def pool(values: Array, num_factors: int) -> Array:
+def pool(values: AnyArray, num_factors: int) -> AnyArray:
     """Values of k components (k, ...) summed over them where they share one factor, (1, ...); else as they are."""
     return values.sum(0, keepdims=True) if num_factors < len(values) else values
