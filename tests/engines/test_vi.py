@@ -189,8 +189,7 @@ def test_khat_is_that_of_numpyro(key, x64):
     plan, state, _, target, units = _setting(DATA["faithful"], 2)
     state, mean, _ = vi._advance(state, jnp.asarray(0.04), target, units, None, plan, 500, len(target.x))
     _, log_p, log_q = vi._draw(mean, key, target, units, plan, 1000)
-    model, guide, _ = approximation = plan.approximation
-    plan.svi(approximation, 0.04, target, units)
+    model, guide, _ = plan.approximation  # a guide set up anew takes the same numbers as in `_draw`
     theirs = psis_diagnostic(key, mean, model, guide, target, units, num_particles=1000)
     assert pareto_khat(np.asarray(log_p), np.asarray(log_q)) == pytest.approx(theirs, abs=0.02)
 
@@ -199,7 +198,7 @@ def test_khat_tells_a_good_guide_from_a_bad_one(key):
     """Two columns that are nearly one: their means and scales are correlated, which a mean-field guide cannot be."""
     rng = np.random.default_rng(6)
     column = rng.normal(size=(400, 1))
-    x = np.concatenate([column, column + 0.05 * rng.normal(size=(400, 1))], axis=1)
+    x = np.concatenate([column, column + 0.02 * rng.normal(size=(400, 1))], axis=1)
     good, bad = (bayesgmm.fit_vi(x, 1, key=key, guide=name) for name in ("full_rank", "normal"))
     assert good.summary["khat"] < 0.7
     assert bad.summary["khat"] > 0.7
