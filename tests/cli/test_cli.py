@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import functools
 import json
 import re
 import subprocess
@@ -295,16 +294,15 @@ def test_there_is_a_device_for_every_core(num_cores, engines, more, num_devices,
 
 @pytest.mark.parametrize("start", ["hierarchical", "kmeans"])
 def test_the_start_of_em_and_its_acceleration_can_be_set(start, folder, monkeypatch):
-    from bayesgmm.comparison import compare as comparison
+    from bayesgmm.comparison import plan
 
     given = {}
 
-    @functools.wraps(bayesgmm.fit_em)
-    def fit_em(*args, **options):
-        given.update(options)
+    def fit(run, *args, **shared):
+        given.update(run.arguments)
         raise bayesgmm.InputError("enough")
 
-    monkeypatch.setattr(comparison, "fit_em", fit_em)
+    monkeypatch.setattr(plan.Run, "__call__", fit)
     run(settings(folder, EM_ONLY + f"[em]\nstart = '{start}'\naccelerate = true\n"), "--out", folder / "out")
     assert (given["start"], given["accelerate"]) == (start, True)
 
