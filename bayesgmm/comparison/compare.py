@@ -232,7 +232,7 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
                 key = jax.random.fold_in(own.pop("key"), len(starts))
                 starts += em_optima(plan.x, count, plan.family, run.num_starts - len(starts), key=key, **own)
                 began = time.perf_counter()
-            tell(f"{run.name}, k = {count}")
+            tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
             start = starts[: run.num_starts] if run.num_starts > 1 else starts[0]
             found = run(plan.x, count, start=start, **shared)
         except KeyboardInterrupt:  # whoever stopped it wants to see what there is
