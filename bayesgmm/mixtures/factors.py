@@ -69,33 +69,13 @@ class Factor(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def sum_of_outer(left: Float[Array, "e d n"], right: Float[Array, "e d n"]) -> Matrices:
-        r"""$\sum_i a_i b_i^\top$ over rows, which must be symmetric."""
-
-    @staticmethod
-    @abc.abstractmethod
     def of_diagonal(values: AnyArray) -> Matrices:
         """Diagonal matrices with these entries (..., d)."""
 
     @staticmethod
     @abc.abstractmethod
-    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
-        """Diagonals (..., d)."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def of_dense(matrices: AnyArray) -> Matrices:
-        """Matrices (..., d, d) in this shape."""
-
-    @staticmethod
-    @abc.abstractmethod
     def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
         """Matrices in this shape as (..., d, d)."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def apply(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
-        """Products of matrices with one vector (..., d) each."""
 
     def __len__(self) -> int:
         """e."""
@@ -142,10 +122,6 @@ class Factor(abc.ABC):
     @abc.abstractmethod
     def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
         """Logarithms of the diagonals, and the entries below them: all of them free."""
-
-    @abc.abstractmethod
-    def traces(self, second: Matrices) -> Float[Array, " e"]:
-        r"""$\operatorname{tr} F S F^\top$ for matrices in this shape."""
 
     @abc.abstractmethod
     def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
@@ -202,28 +178,12 @@ class Diagonal(Factor):
         return left * right
 
     @staticmethod
-    def sum_of_outer(left: Float[Array, "e d n"], right: Float[Array, "e d n"]) -> Matrices:
-        return (left * right).sum(2)
-
-    @staticmethod
     def of_diagonal(values: AnyArray) -> Matrices:
         return jnp.asarray(values)
 
     @staticmethod
-    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
-        return jnp.asarray(matrices)
-
-    @staticmethod
-    def of_dense(matrices: AnyArray) -> Matrices:
-        return jnp.diagonal(matrices, axis1=-2, axis2=-1)
-
-    @staticmethod
     def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
         return _diagonal_matrices(matrices)
-
-    @staticmethod
-    def apply(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
-        return jnp.asarray(matrices * vectors)
 
     def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
         return centred * self.array[:, :, None]
@@ -249,9 +209,6 @@ class Diagonal(Factor):
 
     def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
         return jnp.log(self.array), jnp.zeros((len(self), 0), self.array.dtype)
-
-    def traces(self, second: Matrices) -> Float[Array, " e"]:
-        return (jnp.square(self.array) * second).sum(1)
 
     def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
         return jnp.square(self.array) * variances
@@ -301,31 +258,12 @@ class Triangular(Factor):
         return left[..., :, None] * right[..., None, :]
 
     @staticmethod
-    def sum_of_outer(left: Float[Array, "e d n"], right: Float[Array, "e d n"]) -> Matrices:
-        num_features = left.shape[1]
-        if num_features > UNROLLED:
-            return jnp.matmul(left, jnp.swapaxes(right, 1, 2), precision="highest")
-        parts = [[(left[:, a] * right[:, b]).sum(1) for b in range(a + 1)] for a in range(num_features)]
-        whole = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
-        return jnp.stack([jnp.stack(row, 1) for row in whole], 1)
-
-    @staticmethod
     def of_diagonal(values: AnyArray) -> Matrices:
         return _diagonal_matrices(values)
 
     @staticmethod
-    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
-        return jnp.diagonal(matrices, axis1=-2, axis2=-1)
-
-    @staticmethod
-    def of_dense(matrices: AnyArray) -> Matrices:
+    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
         return jnp.asarray(matrices)
-
-    dense = of_dense
-
-    @staticmethod
-    def apply(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
-        return (matrices * vectors[..., None, :]).sum(-1)
 
     def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
         num_components, num_features, _ = centred.shape
@@ -367,10 +305,6 @@ class Triangular(Factor):
 
     def leverages(self) -> Float[Array, "e d"]:
         return jnp.square(jnp.tril(self.array)).sum(-2)
-
-    def traces(self, second: Matrices) -> Float[Array, " e"]:
-        factor = jnp.broadcast_to(jnp.tril(self.array), second.shape)
-        return (factor * jnp.matmul(factor, second, precision="highest")).sum((1, 2))
 
     def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
         return (jnp.square(jnp.tril(self.array)) * variances[:, None, :]).sum(-1)
