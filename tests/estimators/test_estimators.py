@@ -375,7 +375,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
 BAD = {
     "n_components": (0, -1, 2.5, "2", None, True),
-    "covariance_type": ("fll", None, 3, "VVV"),
+    "covariance_type": ("fll", None, 3, "VVVV"),
     "tol": (-1.0, "a", None, np.nan),
     "reg_covar": (-1e-6, "a", None),
     "max_iter": (-1, 1.5, None),
@@ -396,6 +396,14 @@ def test_arguments_out_of_range_are_refused_as_by_scikit_learn(name, value):
         GaussianMixture(**{"n_components": 2, **{name: value}}).fit(DATA["faithful"])
     assert isinstance(caught.value, InputError)
     assert "\n" not in str(caught.value)
+
+
+def test_codes_of_mclust_are_names_of_families():
+    named, coded = (
+        GaussianMixture(2, covariance_type=name, random_state=0, max_iter=3, tol=1e9).fit(DATA["faithful"])
+        for name in ("full", "VVV")
+    )
+    np.testing.assert_array_equal(coded.covariances_, named.covariances_)
 
 
 X = DATA["faithful"]
