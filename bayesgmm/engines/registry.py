@@ -116,6 +116,21 @@ class Engine:
         """Parameters of its function by name."""
         return inspect.signature(self.fit).parameters
 
+    @property
+    def takes_weights(self) -> bool:
+        """Whether rows may have weights."""
+        return "row_weights" in self.parameters
+
+    @property
+    def makes_starts(self) -> bool:
+        """Whether it makes its starts of the rows; others start at optima of `BASE_ENGINE`."""
+        return "num_restarts" in self.parameters
+
+    @property
+    def takes_starts(self) -> bool:
+        """Whether it starts from several optima."""
+        return "num_starts" in self.parameters
+
     @functools.cached_property
     def rules(self) -> dict[str, Rule]:
         """The rules of its arguments by name."""
