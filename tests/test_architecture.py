@@ -98,7 +98,6 @@ def test_the_house_has_few_floors_and_an_empty_hall():
 
 # Functions outside mixture.py that form such a sum, and of what, where it is not of densities over components.
 OTHER_SUMS = {
-    ("estimators/posterior.py", "predictive_log_prob"): "over draws",
     ("mixtures/coordinates.py", "from_coordinates"): "log weights made to add up to one",
     ("mixtures/coordinates.py", "from_vector"): "log weights made to add up to one",
     ("plots/num_components.py", "_bic_weights"): "over numbers of components",

@@ -1,55 +1,70 @@
-"""Arguments of the constructors, checked when `fit` is called: one line with the argument, the value and the cure."""
+"""Arguments in scikit-learn's words: its names and exceptions, random states, and the parts of a start."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
 
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.words import ParameterError
 from bayesgmm.mixtures.families import Family
-from bayesgmm.numerics.validation import finite_number, shown, truth_value, whole_number
+from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.validation import shown
 
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "hierarchical")
 """Scikit-learn's names of starts, and one more."""
 
+_NAMES = {
+    "num_components": "n_components",
+    "family": "covariance_type",
+    "row_weights": "sample_weight",
+    "max_steps": "max_iter",
+    "num_starts": "n_init",
+}
+_OURS = re.compile(rf"\b({'|'.join(_NAMES)})\b")
 
-def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
-    """Refuse what is none of the known values.
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
+    "caused by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or scale "
+    "the input data."
+)
+"""Scikit-learn's message for a singular covariance, which code may look for."""
+
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
+    "check for degenerate data."
+)
+"""Scikit-learn's message for a fit that did not converge."""
+
+
+class ParameterError(InputError, InvalidParameterError):
+    """An argument of the constructor that cannot be used; as scikit-learn's a `ValueError` and a `TypeError`."""
+
+
+@contextlib.contextmanager
+def sklearn_words(kind: type[InputError] = InputError) -> Iterator[None]:
+    """Raise errors of the functional core as this kind of error, with scikit-learn's names of arguments.
 
     Raises:
-        ParameterError: naming them.
-    """
-    if not any(value is each or (isinstance(value, str) and value == each) for each in known):
-        raise ParameterError(f"{name}={shown(value)} is not known; choose one of {', '.join(map(repr, known))}")
-
-
-def check_numbers(estimator: Any, *, auto: bool) -> None:
-    """Refuse numbers that are out of range: those that both estimators have. With `auto`, `n_init` may be that word.
-
-    Raises:
-        ParameterError: naming the argument, the value and the range.
+        InputError: in place of the one from inside.
     """
     try:
-        whole_number("n_components", estimator.n_components)
-        finite_number("tol", estimator.tol)
-        finite_number("reg_covar", estimator.reg_covar)
-        whole_number("max_iter", estimator.max_iter, 0)
-        if not (auto and isinstance(estimator.n_init, str) and estimator.n_init == "auto"):
-            whole_number("n_init", estimator.n_init)
-        truth_value("warm_start", estimator.warm_start)
-        if not isinstance(estimator.verbose, bool | np.bool_):
-            whole_number("verbose", estimator.verbose, 0)
-        whole_number("verbose_interval", estimator.verbose_interval)
-    except ParameterError:
-        raise
+        yield
     except InputError as error:
-        raise ParameterError(str(error)) from None
+        if isinstance(error, ParameterError):
+            raise
+        raise kind(in_sklearn_words(str(error))) from None
 
 
-def generator_of(random_state: Any) -> np.random.RandomState:
+def in_sklearn_words(sentence: str) -> str:
+    """Replace the names of our arguments in a sentence."""
+    return _OURS.sub(lambda found: _NAMES[found[0]], sentence)
+
+
+def generator_of(random_state: object) -> np.random.RandomState:
     """The generator that scikit-learn's `random_state` means: a seed, a generator, or None for NumPy's global one.
 
     Raises:
@@ -64,37 +79,12 @@ def generator_of(random_state: Any) -> np.random.RandomState:
 
 
 def key_of(rng: np.random.RandomState) -> jax.Array:
-    """A random key that such a generator draws."""
+    """Draw a random key from a generator of NumPy."""
     return jax.random.key(int(rng.randint(np.iinfo(np.int32).max)))
 
 
-def check_init(
-    weights: Any, means: Any, precisions: Any, num_components: int, num_features: int, family: Family
-) -> Mapping[str, np.ndarray]:
-    """Those of `weights_init`, `means_init` and `precisions_init` that are given, as arrays of the right shapes.
-
-    Messages begin with scikit-learn's words.
-
-    Raises:
-        InputError: for other shapes, weights that do not sum to 1, and precisions that are not positive definite.
-    """
-    k, d = num_components, num_features
-    one = () if family.isotropic else family.representation.shape(d)
-    shape = one if family.shared else (k, *one)
-    given = {}
-    if weights is not None:
-        given["weights"] = _check_weights(array_of_shape("weights", "weights_init", weights, (k,)))
-    if means is not None:
-        given["means"] = array_of_shape("means", "means_init", means, (k, d))
-    if precisions is not None:
-        name = f"{family.name} precision"
-        given["precisions"] = array_of_shape(name, "precisions_init", precisions, shape)
-        _check_precisions(name, given["precisions"], family)
-    return given
-
-
-def array_of_shape(called: str, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Finite numbers of this shape, in float32 or float64; `called` is what scikit-learn's messages call them.
+def array_of_shape(called: str, name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Finite numbers of this shape, in float32 or float64; `called` is their name in scikit-learn's messages.
 
     Raises:
         InputError: for anything else.
@@ -113,10 +103,58 @@ def array_of_shape(called: str, name: str, value: Any, shape: tuple[int, ...]) -
     return array
 
 
-def _check_weights(weights: np.ndarray) -> np.ndarray:
+def check_positive_definite(called: str, where: str, array: np.ndarray, *, diagonal: bool) -> None:
+    """Refuse a matrix (d, d), or diagonals of matrices, that no covariance or precision has.
+
+    Raises:
+        InputError: saying what is wrong `where`.
+    """
+    if diagonal:
+        if (array <= 0).any():
+            raise InputError(f"'{called}' should be positive; {where} has {array.min():g}")
+        return
+    if not np.allclose(array, array.T):
+        fault = "is not symmetric"
+    elif (least := np.linalg.eigvalsh(array)[0]) <= 0:
+        fault = f"has the eigenvalue {least:g}; give an invertible covariance matrix, or the inverse of one"
+    else:
+        return
+    raise InputError(f"'{called}' should be symmetric, positive-definite; {where} {fault}")
+
+
+def check_init(
+    given: Mapping[str, ArrayLike | None], num_components: int, num_features: int, family: Family
+) -> dict[str, np.ndarray]:
+    """Parts of a start (weights, means, precisions) that are not None, as arrays of the right shapes.
+
+    Messages begin with scikit-learn's words.
+
+    Raises:
+        InputError: for other shapes, weights that do not sum to 1, and precisions that are not positive definite.
+    """
+    k, d = num_components, num_features
+    one = () if family.isotropic else family.representation.shape(d)
+    shapes = {"weights": (k,), "means": (k, d), "precisions": one if family.shared else (k, *one)}
+    names = {"weights": "weights", "means": "means", "precisions": f"{family.name} precision"}
+    parts = {
+        part: array_of_shape(names[part], f"{part}_init", value, shapes[part])
+        for part, value in given.items()
+        if value is not None
+    }
+    if "weights" in parts:
+        _check_weights(parts["weights"])
+    if "precisions" in parts:
+        by_component = not (family.diagonal or family.shared)
+        for index, matrix in enumerate(parts["precisions"] if by_component else [parts["precisions"]]):
+            where = f"precisions_init[{index}]" if by_component else "precisions_init"
+            check_positive_definite(names["precisions"], where, matrix, diagonal=family.diagonal)
+    return parts
+
+
+def _check_weights(weights: np.ndarray) -> None:
     if (weights < 0).any() or (weights > 1).any():
         index = int(np.flatnonzero((weights < 0) | (weights > 1))[0])
-        # The two names are exchanged in scikit-learn's own message, which people may look for; the entry is told after.
+        # Minimum and maximum are exchanged in scikit-learn's own message, which code may look for.
         raise InputError(
             f"The parameter 'weights' should be in the range [0, 1], but got max value {weights.min():.5f}, min value "
             f"{weights.max():.5f}: weights_init[{index}]={weights[index]:g} is none; give proportions that sum to 1"
@@ -129,20 +167,3 @@ def _check_weights(weights: np.ndarray) -> np.ndarray:
     if (weights == 0).any():
         index = int(np.flatnonzero(weights == 0)[0])
         raise InputError(f"weights_init[{index}]=0: an empty component stays empty; give it a share, or drop it")
-    return weights
-
-
-def _check_precisions(name: str, precisions: np.ndarray, family: Family) -> None:
-    if family.diagonal:
-        if (precisions <= 0).any():
-            raise InputError(f"'{name}' should be positive; precisions_init has {precisions.min():g}")
-        return
-    for index, matrix in enumerate(precisions[None] if family.shared else precisions):
-        where = "precisions_init" if family.shared else f"precisions_init[{index}]"
-        if not np.allclose(matrix, matrix.T):
-            raise InputError(f"'{name}' should be symmetric, positive-definite; {where} is not symmetric")
-        if (least := np.linalg.eigvalsh(matrix)[0]) <= 0:
-            raise InputError(
-                f"'{name}' should be symmetric, positive-definite; {where} has the eigenvalue {least:g}; invert a "
-                "covariance matrix"
-            )

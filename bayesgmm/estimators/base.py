@@ -1,71 +1,94 @@
-"""What both estimators share: rows in, fitted attributes out, and the methods of a mixture that is fitted."""
+"""What both estimators share: rows in, fitted attributes out, starts, and the methods of a fitted mixture."""
 
 import abc
-from pathlib import Path
-from typing import Any, Self
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import jax
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin, DensityMixin
+from sklearn.base import ClusterMixin, DensityMixin
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import check_choice, check_numbers, generator_of
-from bayesgmm.estimators.files import load_estimator, save_estimator
-from bayesgmm.estimators.rows import over_rows
-from bayesgmm.estimators.words import scikit_learns_words
-from bayesgmm.likelihood.rows import as_row_weights
+from bayesgmm.estimators.arguments import (
+    INIT_PARAMS,
+    NOT_CONVERGED,
+    ParameterError,
+    generator_of,
+    in_sklearn_words,
+    key_of,
+    sklearn_words,
+)
+from bayesgmm.estimators.files import StoredEstimator
+from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows
 from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.validation import shown, whole_number
+from bayesgmm.numerics.batches import in_batches
+from bayesgmm.numerics.precision import AnyArray, ArrayLike
+from bayesgmm.numerics.validation import finite_number, one_of, shown, truth_value, whole_number
+from bayesgmm.starts.named import get_start, mixture_from_start, start_from
+
+_BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
+_SMALLEST_BLOCK = 16
 
 
-class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
+@dataclasses.dataclass(eq=False, repr=False)
+class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
     """A mixture behind scikit-learn's methods; has no numerics of its own."""
 
-    _auto_init = False  # whether `n_init` may be "auto"
-    n_components: Any
-    covariance_type: Any
-    random_state: Any
-    n_features_in_: int
-    labels_: np.ndarray
-    weights_: np.ndarray
-    means_: np.ndarray
-    covariances_: np.ndarray
-    precisions_: np.ndarray
-    precisions_cholesky_: np.ndarray
+    n_components: int = 1
+    _: dataclasses.KW_ONLY
+    covariance_type: str = "full"
+    tol: float = 1e-3
+    reg_covar: float = 1e-6
+    max_iter: int = 100
+    init_params: str = "kmeans"
+    random_state: int | np.integer | np.random.RandomState | None = None
+    warm_start: bool = False
+    verbose: int = 0
+    verbose_interval: int = 10
+    fit_: Fit = dataclasses.field(init=False)
+    n_features_in_: int = dataclasses.field(init=False)
 
     @property
+    @sklearn_words(ParameterError)
     def _family(self) -> Family:
-        check_choice("covariance_type", self.covariance_type, NAMES)
-        return get_family(self.covariance_type)
+        return get_family(one_of("covariance_type", self.covariance_type, NAMES))
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def fit_predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
         """`fit`, and the component of every row, shape (n)."""
         return self.fit(X, y, sample_weight=sample_weight).labels_
 
     @abc.abstractmethod
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the mixture to rows X (n, d)."""
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The component of largest probability for every row of X (n, d), shape (n)."""
         return self.predict_proba(X).argmax(1)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probability of every component for every row of X (n, d), shape (n, k)."""
-        return self._probabilities(self._known_rows(X))
+        return over_rows(self._responsibilities, self._known_rows(X), self.means_.size)
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: ArrayLike) -> np.ndarray:
         """Log-density of every row of X (n, d), shape (n)."""
-        x = self._known_rows(X)
-        with scikit_learns_words():
-            return over_rows(self._log_prob, x, self.means_.size)
+        return over_rows(self._log_prob, self._known_rows(X), self.means_.size)
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Mean log-density of the rows of X (n, d), weighted by `sample_weight` (n) where that is given."""
         log_prob = self.score_samples(X)
-        weights = None if sample_weight is None else self._weights(sample_weight, log_prob[:, None])
+        with sklearn_words():
+            weights = as_row_weights(sample_weight, log_prob[:, None])
         return float(np.average(log_prob, weights=weights))
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -83,82 +106,143 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
             ) from None
         return self._sample(num_rows, generator_of(self.random_state))
 
-    def save(self, path: str | Path) -> None:
-        """Write the estimator, its arguments and what it has learnt: NumPy's npz with a header in JSON, no pickle.
-
-        Raises:
-            InputError: for arguments that such a file cannot hold, and for a path that cannot be written to.
-        """
-        save_estimator(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read an estimator that `save` has written; no code of the file is run.
-
-        Raises:
-            InputError: for a file that is damaged, comes from elsewhere, or holds another estimator.
-        """
-        return load_estimator(cls, path)
-
-    # What the two differ in: the density, and what is known of it.
+    # What the two differ in.
 
     @abc.abstractmethod
-    def _responsibilities(self, x: np.ndarray) -> Any:
+    def _responsibilities(self, x: np.ndarray) -> AnyArray:
         """Probability of every component for every row, (n, k)."""
 
     @abc.abstractmethod
-    def _log_prob(self, x: np.ndarray) -> Any:
+    def _log_prob(self, x: np.ndarray) -> AnyArray:
         """Log-density of every row, (n)."""
 
     @abc.abstractmethod
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """New rows and their components."""
 
-    def _probabilities(self, x: np.ndarray) -> np.ndarray:
-        with scikit_learns_words():
-            return over_rows(self._responsibilities, x, self.means_.size)
+    @sklearn_words(ParameterError)
+    def _check_arguments(self) -> None:
+        """Refuse arguments that are out of range.
 
-    def _known_rows(self, X: Any) -> np.ndarray:
-        """Rows for an estimator that is fitted, with the features that it knows."""
+        Raises:
+            ParameterError: naming the argument, the value and the range.
+        """
+        whole_number("n_components", self.n_components)
+        finite_number("tol", self.tol)
+        finite_number("reg_covar", self.reg_covar)
+        whole_number("max_iter", self.max_iter, 0)
+        one_of("init_params", self.init_params, INIT_PARAMS)
+        truth_value("warm_start", self.warm_start)
+        verbose = int(self.verbose) if isinstance(self.verbose, bool | np.bool_) else self.verbose
+        whole_number("verbose", verbose, 0)
+        whole_number("verbose_interval", self.verbose_interval)
+
+    def _known_rows(self, X: ArrayLike) -> np.ndarray:
+        """Rows for a fitted estimator, with the features that it knows."""
         check_is_fitted(self)
-        rows: Any = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return rows
+        return np.asarray(
+            validate_data(
+                self,
+                X,  # pyright: ignore[reportArgumentType]
+                reset=False,
+                dtype=[np.float64, np.float32],
+            )
+        )
 
-    def _training_rows(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows and weights, checked against each other and against the number of components.
+    def _training_rows(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Rows:
+        """Check arguments, then rows and weights against each other and against the number of components.
 
         Raises:
             InputError: for weights that cannot be used, and more components than rows; `ValueError` and `TypeError` of
                 scikit-learn's for rows that cannot be used.
         """
-        check_numbers(self, auto=self._auto_init)
-        x: Any = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        self._check_arguments()
+        x = np.asarray(
+            validate_data(
+                self,
+                X,  # pyright: ignore[reportArgumentType]
+                dtype=[np.float64, np.float32],
+                ensure_min_samples=2,
+            )
+        )
         if len(x) < self.n_components:
             raise InputError(
                 f"Expected n_samples >= n_components, but got n_components = {self.n_components}, n_samples = "
                 f"{len(x)}; give more rows, or fewer components"
             )
-        return x, None if sample_weight is None else self._weights(sample_weight, x)
+        with sklearn_words():
+            return as_rows(x, sample_weight)
 
-    def _weights(self, sample_weight: Any, x: np.ndarray) -> np.ndarray:
-        with scikit_learns_words():
-            return np.asarray(as_row_weights(sample_weight, x))
+    def _previous_fit(self, rows: Rows) -> Fit | None:
+        """The fit to continue from, if there is one.
+
+        Raises:
+            InputError: where it is of another shape.
+        """
+        if not (self.warm_start and hasattr(self, "fit_")):
+            return None
+        (k, d), family = self.means_.shape, self.fit_.family
+        if (k, d) != (self.n_components, rows.num_features) or family != self._family.name:
+            raise InputError(
+                f"warm_start=True goes on from {k} components of {d} features, but n_components={self.n_components} "
+                f"and X has {rows.num_features} features, or from covariance_type={family!r}, not "
+                f"{self.covariance_type!r}; set warm_start=False"
+            )
+        return self.fit_
+
+    def _start(
+        self, rows: Rows, given: Mapping[str, np.ndarray], rng: np.random.RandomState
+    ) -> tuple[Mixture | np.ndarray | str, jax.Array | None]:
+        """A start for an engine (name, responsibilities or mixture), and the key that it needs if it is a name.
+
+        k-means is scikit-learn's, so that the same `random_state` gives the start of its own class, with labels in the
+        same order. Parts that are `given` replace those of the start.
+        """
+        problem = (rows, self.n_components, self._family, self.reg_covar)
+        if {"weights", "means", "precisions"} <= set(given):
+            return mixture_from_start(given, *problem), None
+        if self.init_params == "kmeans":
+            shares = _kmeans_shares(rows, self.n_components, rng)
+            if not given:
+                return shares, None
+            made = mixture_from_start(shares, *problem)
+        else:
+            key = key_of(rng)
+            if not given and get_start(self.init_params).random:
+                return self.init_params, key
+            made = start_from(*problem, start=self.init_params, key=key)
+            made = made.permute(np.lexsort(np.asarray(made.means).T[::-1]))  # whatever the order of the rows
+        parts = {"weights": made.weights, "means": made.means, **given}
+        if "precisions" in given:
+            made = mixture_from_start(parts, *problem)
+        made = dataclasses.replace(made, log_weights=np.log(parts["weights"]), means=parts["means"])
+        return jax.tree.map(lambda leaf: np.asarray(leaf, rows.dtype), made), None
+
+    def _finish(self, rows: Rows, failure: str = "") -> Self:
+        """Label the rows of the fit, and warn if it did not converge."""
+        self.labels_ = over_rows(self._responsibilities, np.asarray(rows.values), self.means_.size).argmax(1)
+        if not self.fit_.successful and (failure or self.max_iter > 0):
+            message = f"{NOT_CONVERGED} ({in_sklearn_words(self.fit_.code.explanation)})"
+            warnings.warn(failure or message, ConvergenceWarning, stacklevel=3)
+        return self
 
     def _set_mixture(self, mixture: Mixture, family: Family) -> None:
-        """The fitted attributes that describe a mixture, each in the shape that scikit-learn gives it."""
+        """Set the fitted attributes that describe a mixture, each in scikit-learn's shape."""
         mixture = jax.tree.map(np.asarray, mixture)
         self.weights_, self.means_ = np.asarray(mixture.weights), mixture.means
         factor = mixture.precision_factor
         if family.diagonal:
-            root, covariances = factor, np.square(np.asarray(mixture.scales)[: len(factor)])
+            root, covariances, precisions = factor, np.square(np.asarray(mixture.scales)), np.square(factor)
         else:
-            root, covariances = np.swapaxes(factor, 1, 2).copy(), np.asarray(mixture.covariances)[: len(factor)]
-        precisions = np.square(root) if family.diagonal else root @ factor
-        for name, value in (("covariances_", covariances), ("precisions_", precisions), ("precisions_cholesky_", root)):
-            setattr(self, name, own_shape(value, family))
+            root, covariances = np.swapaxes(factor, 1, 2).copy(), np.asarray(mixture.covariances)
+            precisions = root @ factor
+        arrays = [value[: len(factor)] for value in (covariances, precisions, root)]
+        arrays = [value[:, 0] if family.isotropic else value for value in arrays]
+        arrays = [value[0] if family.shared else value for value in arrays]
+        self.covariances_, self.precisions_, self.precisions_cholesky_ = arrays
 
     def _mixture(self) -> Mixture:
-        """The mixture that the fitted attributes describe, so that whoever sets them has set the mixture."""
+        """The mixture that the fitted attributes describe, those included that users set."""
         family = self._family
         factor = np.asarray(self.precisions_cholesky_)
         means = np.asarray(self.means_)
@@ -173,7 +257,59 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
         return self._family.num_parameters(*self.means_.shape)
 
 
-def own_shape(value: np.ndarray, family: Family) -> np.ndarray:
-    """Arrays (e, d, d) or (e, d) as scikit-learn has them: without e where it is shared, without d where all agree."""
-    value = value[:, 0] if family.isotropic else value
-    return value[0] if family.shared else value
+@sklearn_words()
+def over_rows(function: Callable[[np.ndarray], AnyArray], x: np.ndarray, width: int) -> np.ndarray:
+    """`function` of rows (n, d), whose results have rows as the first axis, a block at a time.
+
+    Blocks are padded to a power of two, so that a table of any length finds its program compiled. `width` is how many
+    numbers a row takes.
+    """
+    most = _power_of_two(max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // max(width, 1)))
+    return in_batches(lambda rows: np.asarray(function(rows)), min(most, _power_of_two(len(x))), x)
+
+
+def sample_labelled(
+    mixture: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of one mixture and their components, in the order of the components, as scikit-learn gives them."""
+    weights, means = np.asarray(mixture.weights, np.float64), np.asarray(mixture.means)
+    factor = np.asarray(mixture.precision_factor)
+    counts = rng.multinomial(num_rows, weights / weights.sum())
+    size = _power_of_two(int(counts.max()))
+    parts = []
+    for j, count in enumerate(counts):
+        component = Mixture(
+            np.zeros(1, means.dtype), means[j : j + 1], factor[j : j + 1] if len(factor) > 1 else factor
+        )
+        parts.append(np.asarray(component.sample(size, key=jax.random.fold_in(key, j)))[:count])
+    return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
+
+
+def sample_of_draws(
+    draws: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a posterior predictive distribution, each from a draw (s) of its own, and their components, in order."""
+    index = rng.randint(len(draws.means), size=_power_of_two(num_rows))
+    cumulative = np.asarray(draws.weights, np.float64)[index].cumsum(1)
+    labels = (cumulative < rng.uniform(size=(len(index), 1)) * cumulative[:, -1:]).sum(1)
+    factor = np.asarray(draws.precision_factor)
+    factor = factor[index, labels if factor.shape[1] > 1 else 0][:, None]
+    means = np.asarray(draws.means)[index, labels][:, None]
+    rows = np.asarray(Mixture(np.zeros((len(index), 1), means.dtype), means, factor).sample(1, key=key))[:num_rows, 0]
+    order = np.argsort(labels[:num_rows], kind="stable")
+    return rows[order], labels[order]
+
+
+def _power_of_two(number: int) -> int:
+    return max(_SMALLEST_BLOCK, 1 << (number - 1).bit_length())
+
+
+def _kmeans_shares(rows: Rows, num_components: int, rng: np.random.RandomState) -> np.ndarray:
+    """Responsibilities (n, k) of k-means by scikit-learn; a component without rows takes half of one that has some."""
+    kmeans = KMeans(num_components, n_init=1, random_state=rng)  # pyright: ignore[reportArgumentType]
+    labels = np.asarray(kmeans.fit(rows.values, sample_weight=rows.weights).labels_)
+    counts = np.bincount(labels, rows.weights, num_components)
+    hosts = np.arange(num_components)
+    hosts[counts == 0] = np.resize(np.flatnonzero(counts), (counts == 0).sum())
+    shares = np.eye(num_components)[hosts[labels]][:, hosts]
+    return shares / shares.sum(1, keepdims=True)

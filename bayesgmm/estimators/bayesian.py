@@ -1,34 +1,48 @@
 """`BayesianGaussianMixture`: five ways to a posterior behind scikit-learn's interface."""
 
+import dataclasses
 import functools
-import warnings
-from typing import TYPE_CHECKING, Any, Self
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import jax
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.engines.cavi import draw_from_approximation
-from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.modes import em_optima
+from bayesgmm.engines.registry import ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import INIT_PARAMS, check_choice, generator_of, key_of
-from bayesgmm.estimators.base import MixtureEstimator
-from bayesgmm.estimators.inference import INFERENCE, best_ascent, bounds_of, engine_options, fit_by_engine
-from bayesgmm.estimators.posterior import predictive_log_prob, responsibilities, sample_predictive
-from bayesgmm.estimators.prior_arguments import NUMBERS, Numbers, prior_of, repeats
-from bayesgmm.estimators.words import NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
-from bayesgmm.mixtures.families import Family
+from bayesgmm.estimators.arguments import ParameterError, generator_of, key_of, sklearn_words
+from bayesgmm.estimators.base import MixtureEstimator, over_rows, sample_labelled, sample_of_draws
+from bayesgmm.estimators.maximum_likelihood import report_run
+from bayesgmm.estimators.priors import NUMBERS, PRIOR_ARGUMENTS, WEIGHT_PRIORS, prior_of, repeats
+from bayesgmm.likelihood.rows import Rows
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
+from bayesgmm.numerics.validation import one_of, shown, whole_number
+from bayesgmm.posterior.allocations import flat_draws, responsibility_blocks
 from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
+from bayesgmm.starts.named import start_from
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
+Inference = Literal["cavi", "gibbs", "map", "vi", "nuts"]
 _NUM_DRAWS = 1000  # that the tree of a conjugate approximation has
+_DRAWS_AT_ONCE = 4096
 _APPROXIMATION = ("weight_concentration_", "mean_precision_", "degrees_of_freedom_")
+# Arguments of engines that those of the estimator decide.
+_OWN_ARGUMENTS = {"x", "num_components", "family", "prior", "key", "start", "num_starts", "on_failure", "progress"}
+_OWN_LIMITS = {"row_weights", "num_restarts", "tol", "max_steps"}
 
 
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class BayesianGaussianMixture(MixtureEstimator):
     """Posterior of a Gaussian mixture; scikit-learn's class of this name by `inference="cavi"`, and four more ways.
 
@@ -58,8 +72,8 @@ class BayesianGaussianMixture(MixtureEstimator):
             default 1, the column means, d, and the covariance of the rows (their variances, where it is singular).
             "map", "vi" and "nuts" use `bayesgmm.default_prior` unless one of these five is given.
         random_state: a seed, a `numpy.random.RandomState`, or None for NumPy's global generator.
-        warm_start: whether `fit` goes on from the last fit, if there is one; then `n_init` does not count.
-        verbose: 1 tells of starts and steps, 2 also of time and bounds; samplers report how far they are.
+        warm_start: whether `fit` continues from the last fit, if there is one; then `n_init` does not count.
+        verbose: 1 reports starts and steps, 2 also times and bounds; samplers report their progress.
         verbose_interval: steps, or reports, from one such line to the next.
         prior: in place of those numbers: "conjugate" or "weakly_informative" for `bayesgmm.conjugate_prior` or
             `bayesgmm.default_prior` of the rows, or such a prior itself.
@@ -69,7 +83,7 @@ class BayesianGaussianMixture(MixtureEstimator):
     Attributes:
         weights_, means_, covariances_, precisions_, precisions_cholesky_: the mixture of posterior means, in
             scikit-learn's shapes; of "map" the mode.
-        converged_, n_iter_: whether inference has done what it promises, and its steps.
+        converged_, n_iter_: whether inference converged, and its number of steps.
         lower_bound_, lower_bounds_: the evidence lower bound of "cavi" and "vi", in all, with its constants, and after
             each step; for "map" the log posterior density; for samplers NaN, and none.
         labels_: the component of every row.
@@ -81,54 +95,19 @@ class BayesianGaussianMixture(MixtureEstimator):
         n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
-    _auto_init = True
+    n_components: int = 1
+    inference: Inference = "cavi"
+    n_init: int | Literal["auto"] = "auto"
+    weight_concentration_prior_type: Literal["dirichlet_process", "dirichlet_distribution"] | None = None
+    weight_concentration_prior: float | None = None
+    mean_precision_prior: float | None = None
+    mean_prior: ArrayLike | None = None
+    degrees_of_freedom_prior: float | None = None
+    covariance_prior: ArrayLike | None = None
+    prior: Literal["conjugate", "weakly_informative"] | AnyPrior | None = None
+    engine_options: Mapping[str, object] | None = None
 
-    def __init__(
-        self,
-        *,
-        n_components=1,
-        covariance_type="full",
-        inference="cavi",
-        tol=1e-3,
-        reg_covar=1e-6,
-        max_iter=100,
-        n_init="auto",
-        init_params="kmeans",
-        weight_concentration_prior_type=None,
-        weight_concentration_prior=None,
-        mean_precision_prior=None,
-        mean_prior=None,
-        degrees_of_freedom_prior=None,
-        covariance_prior=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        verbose_interval=10,
-        prior=None,
-        engine_options=None,
-    ):
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.inference = inference
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weight_concentration_prior_type = weight_concentration_prior_type
-        self.weight_concentration_prior = weight_concentration_prior
-        self.mean_precision_prior = mean_precision_prior
-        self.mean_prior = mean_prior
-        self.degrees_of_freedom_prior = degrees_of_freedom_prior
-        self.covariance_prior = covariance_prior
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.prior = prior
-        self.engine_options = engine_options
-
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
         """Find the posterior given rows X (n, d).
 
         Args:
@@ -139,34 +118,25 @@ class BayesianGaussianMixture(MixtureEstimator):
         Raises:
             InputError: a `ValueError`, for arguments and rows that cannot be used.
         """
-        x, weights = self._training_rows(X, sample_weight)
-        family = self._family
-        check_choice("inference", self.inference, INFERENCE)
-        check_choice("init_params", self.init_params, INIT_PARAMS)
-        options = engine_options(self.inference, self.engine_options)
-        if weights is not None and self.inference != "cavi":
+        rows = self._training_rows(X, sample_weight)
+        engine, family = ENGINES[self.inference], self._family
+        options = self._checked_options(engine)
+        if sample_weight is not None and not engine.takes_weights:
             raise InputError(
                 f"inference={self.inference!r} takes no sample_weight; leave it out, or choose inference='cavi', or "
                 "GaussianMixture(prior='conjugate')"
             )
         rng = generator_of(self.random_state)
-        with scikit_learns_words():
-            prior, numbers = prior_of(self, x, weights, family)
-            previous = self.fit_ if self._goes_on(x) else None
-            if self.inference == "cavi":
-                fit = best_ascent(self, x, weights, family, prior, previous, rng)
-            else:
-                fit = fit_by_engine(self, x, family, prior, previous, options, rng)
-        self._keep(fit, family, prior, numbers)
-        self._rows = x, weights, options, key_of(rng)
-        self.labels_ = self._probabilities(x).argmax(1)
-        if not self.converged_:
-            explanation = self.fit_.code.explanation
-            message = f"{NOT_CONVERGED} ({in_scikit_learns_words(explanation)})"
-            if self.inference != "cavi":
-                message = f"inference={self.inference!r} did not converge: {explanation}; see engine_options"
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
-        return self
+        with sklearn_words():
+            given = {name: value for name in PRIOR_ARGUMENTS if (value := getattr(self, name)) is not None}
+            prior, numbers = prior_of(self.prior, given, engine, rows, self.n_components, family)
+            run = functools.partial(engine.fit, rows.values, self.n_components, family=family, prior=prior)
+            find = self._best_ascent if engine.makes_starts else self._fit_from_optima
+            fit = find(engine, functools.partial(run, on_failure="ignore", **options), rows, rng)
+        self._keep(fit, prior, numbers)
+        self._rows = rows.values, sample_weight is not None, options.get("num_draws", _NUM_DRAWS), key_of(rng)
+        failure = f"inference={self.inference!r} did not converge: {fit.code.explanation}; see engine_options"
+        return self._finish(rows, "" if engine.makes_starts else failure)
 
     @functools.cached_property
     def datatree_(self) -> "DataTree":
@@ -181,61 +151,126 @@ class BayesianGaussianMixture(MixtureEstimator):
                 "datatree_ needs the rows, which files do not keep; call bayesgmm.to_datatree(estimator.fit_, X, "
                 "prior=estimator.prior_, key=...)"
             )
-        x, weights, options, key = self._rows
-        if weights is not None:
+        x, weighted, num_draws, key = self._rows
+        if weighted:
             raise InputError("datatree_ has log-likelihoods of rows that count once; fit without sample_weight")
         draw_key, tree_key = jax.random.split(key)
         fit = self.fit_
         if fit.approximation is not None:
-            num_draws = options.get("num_draws", _NUM_DRAWS)
             fit = draw_from_approximation(fit, x, num_draws=num_draws, prior=self.prior_, key=draw_key)
-        names = getattr(self, "feature_names_in_", None)
-        names = None if names is None else list(names)
+        names = list(getattr(self, "feature_names_in_", ())) or None
         return to_datatree(fit, x, prior=self.prior_, key=tree_key, feature_names=names)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Without the rows of the fit, which may be many."""
         state: Any = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_rows"}
 
-    def _goes_on(self, x: np.ndarray) -> bool:
-        """Whether there is a fit to go on from.
+    @sklearn_words(ParameterError)
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        one_of("inference", self.inference, get_args(Inference))
+        if self.n_init != "auto":
+            whole_number("n_init", self.n_init)
+        if self.weight_concentration_prior_type is not None:
+            one_of("weight_concentration_prior_type", self.weight_concentration_prior_type, WEIGHT_PRIORS)
+
+    def _checked_options(self, engine: Engine) -> dict[str, Any]:
+        """Further arguments of the engine, as the caller gives them.
 
         Raises:
-            InputError: where it is of another shape.
+            ParameterError: for what is no mapping, and for arguments that the engine does not take.
         """
-        if not (self.warm_start and hasattr(self, "fit_")):
-            return False
-        shape, family = self.fit_.mixture.means.shape, self.fit_.family
-        if shape != (self.n_components, x.shape[1]) or family != self._family.name:
-            raise InputError(
-                f"warm_start=True goes on from {shape[0]} components of {shape[1]} features with covariance_type="
-                f"{family!r}, but n_components={self.n_components}, X has {x.shape[1]} features and covariance_type="
-                f"{self.covariance_type!r}; set warm_start=False"
+        options = {} if self.engine_options is None else self.engine_options
+        if not isinstance(options, Mapping):
+            raise ParameterError(f"engine_options={shown(options)} must be a mapping of names to values")
+        known = set(engine.parameters) - _OWN_ARGUMENTS - (_OWN_LIMITS if engine.makes_starts else set())
+        if unknown := [name for name in options if name not in known]:
+            raise ParameterError(
+                f"engine_options has {unknown[0]!r}, which inference={self.inference!r} does not take; choose from "
+                f"{', '.join(sorted(known))}"
             )
-        return True
+        return dict(options)
 
-    def _keep(self, fit: Fit, family: Family, prior: AnyPrior, numbers: Numbers | None) -> None:
-        vars(self).pop("datatree_", None)
-        self.fit_, self.prior_ = fit, prior
-        self._set_mixture(fit.mixture, family)
-        bounds = bounds_of(fit)
-        self.converged_ = bool(fit.successful)
-        self.n_iter_ = len(bounds) if fit.engine == "cavi" else int(fit.num_steps)
-        self.lower_bounds_ = bounds[-self.n_iter_ :].tolist()  # without that of the start, where there is one
-        self.lower_bound_ = float(
-            fit.summary["elbo"] if "elbo" in fit.summary else bounds[-1] if bounds.size else np.nan
-        )
-        for name in (*(f"{name}_" for name in NUMBERS), *_APPROXIMATION):
+    def _best_ascent(self, engine: Engine, run: Callable[..., Fit], rows: Rows, rng: np.random.RandomState) -> Fit:
+        """The best of the ascents, or the one that continues the previous fit. No draws are made.
+
+        Scikit-learn counts the pass that evaluates a start as a step.
+
+        Raises:
+            ParameterError: for no step at all.
+        """
+        if self.max_iter == 0:
+            raise ParameterError("max_iter=0 leaves the prior as it is; take at least 1 step")
+        previous, reached = self._previous_fit(rows), np.nan
+        starts = (self._first_shares(rows, rng) for _ in range(self._num_starts(engine)))
+        if previous is not None:
+            starts = [previous.approximation or previous.mixture]
+            reached = np.nan if previous.approximation is None else previous.summary["elbo"]
+        fits = []
+        for index, start in enumerate(starts):
+            begun = time.perf_counter()
+            fit = run(
+                key=jax.random.key(0),  # nothing is drawn
+                start=start,
+                row_weights=rows.weights,
+                tol=self.tol / float(np.sum(rows.weights)),
+                max_steps=self.max_iter - 1,
+                num_draws=0,
+            )
+            fit = jax.tree.map(np.asarray, fit)
+            if abs(fit.trace[0] - reached) < self.tol:
+                fit = dataclasses.replace(fit, result=np.int32(ResultCode.successful))
+            report_run(index, _bounds(fit), fit, time.perf_counter() - begun, self.verbose, self.verbose_interval)
+            fits.append(fit)
+        return max(fits, key=lambda fit: float(fit.summary["elbo"]))
+
+    def _first_shares(self, rows: Rows, rng: np.random.RandomState) -> np.ndarray:
+        """Responsibilities that the first numbers of the approximation are to have, as scikit-learn begins."""
+        start, key = self._start(rows, {}, rng)
+        if isinstance(start, str):
+            start = start_from(rows, self.n_components, self._family, self.reg_covar, start=start, key=key)
+        if isinstance(start, Mixture):
+            start = over_rows(start.responsibilities, np.asarray(rows.values), start.means.size)
+        return start
+
+    def _fit_from_optima(self, engine: Engine, run: Callable[..., Fit], rows: Rows, rng: np.random.RandomState) -> Fit:
+        """The fit by an engine that starts from fits by EM, or from the previous fit."""
+        key, previous = key_of(rng), self._previous_fit(rows)
+        if previous is not None:
+            starts = [previous.mixture]
+        else:
+            limits = {"tol": self.tol, "max_steps": self.max_iter, "reg_covar": self.reg_covar}
+            problem = (rows.values, self.n_components, self._family, self._num_starts(engine))
+            starts = em_optima(*problem, key=key, start=self.init_params, **limits)
+        if self.verbose:
+            print(f"{engine.name}: {len(starts)} starts by EM")
+            if "progress" in engine.parameters:
+                run = functools.partial(run, progress=_every(self.verbose_interval))
+        begun = time.perf_counter()
+        fit = run(key=key, start=starts if engine.takes_starts else starts[0])
+        if self.verbose:
+            lapse = f" in {time.perf_counter() - begun:.5f} s" if self.verbose > 1 else ""
+            print(f"{engine.name}: {fit.code.explanation}{lapse}")
+        return jax.tree.map(np.asarray, fit)
+
+    def _num_starts(self, engine: Engine) -> int:
+        if self.n_init != "auto":
+            return int(self.n_init)
+        return engine.parameters["num_starts"].default if engine.takes_starts else 1
+
+    def _keep(self, fit: Fit, prior: AnyPrior, numbers: Mapping[str, float | np.ndarray]) -> None:
+        for name in ("datatree_", *(f"{name}_" for name in NUMBERS), *_APPROXIMATION):
             vars(self).pop(name, None)
-        if numbers is not None:
-            self.weight_concentration_prior_ = numbers.weight_concentration
-            self.mean_precision_prior_ = numbers.mean_precision
-            self.mean_prior_ = numbers.mean
-            self.degrees_of_freedom_prior_ = numbers.degrees_of_freedom
-            self.covariance_prior_ = numbers.covariance
-        found = fit.approximation
-        if found is None:
+        self.fit_, self.prior_, family = fit, prior, self._family
+        self._set_mixture(fit.mixture, family)
+        bounds = _bounds(fit)
+        self.converged_ = bool(fit.successful)
+        self.n_iter_ = len(bounds) if ENGINES[fit.engine].makes_starts else int(fit.num_steps)
+        self.lower_bounds_ = bounds[-self.n_iter_ :].tolist()  # without that of the start, where there is one
+        self.lower_bound_ = float(fit.summary.get("elbo", bounds[-1] if bounds.size else np.nan))
+        vars(self).update({f"{name}_": value for name, value in numbers.items()})
+        if (found := fit.approximation) is None:
             return
         self.weight_concentration_ = found.concentration
         if found.remainder is not None:  # nothing is left after the last component
@@ -244,11 +279,71 @@ class BayesianGaussianMixture(MixtureEstimator):
         dof = found.dof / repeats(family, *found.mean.shape)
         self.degrees_of_freedom_ = float(dof[0]) if family.shared else dof
 
-    def _responsibilities(self, x: np.ndarray) -> Any:
-        return responsibilities(self.fit_, x)
+    def _responsibilities(self, x: np.ndarray) -> AnyArray:
+        """Responsibilities averaged over the draws.
 
-    def _log_prob(self, x: np.ndarray) -> Any:
-        return predictive_log_prob(self.fit_, x)
+        Of a conjugate approximation the allocation of a row that is best for it (Bishop 2006, equation 10.49).
+        """
+        if self.fit_.approximation is not None:
+            return _expected_mixture(self.fit_.approximation).responsibilities(x)
+        draws = self._draws()
+        total = np.zeros((len(x), draws.num_components), draws.means.dtype)
+        for block in responsibility_blocks(draws, x):
+            total += block.sum(0)
+        return total / len(draws.means)
+
+    def _log_prob(self, x: np.ndarray) -> AnyArray:
+        """Log-density averaged over the posterior, of a conjugate approximation in closed form."""
+        if self.fit_.approximation is not None:
+            return self.fit_.approximation.predictive_log_prob(x)
+        mean_density = _mixture_of_all(self._draws())
+        return over_rows(mean_density.log_prob, x, mean_density.means.size)
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        return sample_predictive(self.fit_, num_rows, rng, key=key_of(rng))
+        fit, key = self.fit_, key_of(rng)
+        if fit.approximation is not None:
+            draw_key, key = jax.random.split(key)
+            drawn = _draw_mixtures(fit.approximation, jax.random.split(draw_key, _DRAWS_AT_ONCE))
+            return sample_of_draws(jax.tree.map(np.asarray, drawn), num_rows, rng, key=key)
+        if fit.draws is None:
+            return sample_labelled(fit.mixture, num_rows, rng, key=key)
+        return sample_of_draws(flat_draws(fit.draws), num_rows, rng, key=key)
+
+    def _draws(self) -> Mixture:
+        """The draws (s) of the posterior; a point counts as one."""
+        if self.fit_.draws is None:
+            return jax.tree.map(lambda leaf: leaf[None], self.fit_.mixture)
+        return flat_draws(self.fit_.draws)
+
+
+_expected_mixture = compiled(expected_mixture)
+
+
+@compiled
+def _draw_mixtures(approximation: ConjugateDistribution, keys: jax.Array) -> Mixture:
+    return jax.vmap(lambda key: sample_mixture(approximation, key=key))(keys)
+
+
+def _mixture_of_all(draws: Mixture) -> Mixture:
+    """The mixture of all components of draws (s): its density is the mean of theirs."""
+    log_weights, means, factor = (np.asarray(leaf) for leaf in jax.tree.leaves(draws))
+    factor = np.broadcast_to(factor, (*log_weights.shape, *factor.shape[2:]))
+    shares = log_weights - np.log(len(means)).astype(means.dtype)
+    return Mixture(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in (shares, means, factor)))
+
+
+def _bounds(fit: Fit) -> np.ndarray:
+    """The objective that inference climbed, after each of its steps; samplers do not climb."""
+    trace = np.asarray(fit.trace, np.float64)
+    return trace[np.isfinite(trace)] if trace.ndim == 1 else np.empty(0)
+
+
+def _every(interval: int) -> Callable[[str], None]:
+    """A function that prints every n-th message, from the first on."""
+    count = itertools.count()
+
+    def tell(sentence: str) -> None:
+        if next(count) % interval == 0:
+            print(f"  {sentence}")
+
+    return tell

@@ -1,29 +1,31 @@
 """`GaussianMixture`: EM behind scikit-learn's interface, with row weights, priors and acceleration."""
 
 import dataclasses
-import warnings
-from typing import Any, Self
+import functools
+import math
+import time
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
+from bayesgmm.engines.em import fit_em, sorted_components
 from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.registry import BASE_ENGINE
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import INIT_PARAMS, check_choice, check_init, generator_of, key_of
-from bayesgmm.estimators.base import MixtureEstimator
-from bayesgmm.estimators.rows import sample_labelled
-from bayesgmm.estimators.runs import EMRun, best_fit
-from bayesgmm.estimators.starts import start_of_init
-from bayesgmm.estimators.words import ILL_DEFINED, NOT_CONVERGED, in_scikit_learns_words, scikit_learns_words
+from bayesgmm.estimators.arguments import ILL_DEFINED, ParameterError, check_init, generator_of, key_of, sklearn_words
+from bayesgmm.estimators.base import MixtureEstimator, sample_labelled
 from bayesgmm.likelihood.log_likelihood import row_log_prob
-from bayesgmm.likelihood.rows import as_rows, enough_rows
+from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, ArrayLike
+from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 
 
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class GaussianMixture(MixtureEstimator):
     """Gaussian mixture by maximum likelihood; scikit-learn's class of this name, and more.
 
@@ -31,15 +33,15 @@ class GaussianMixture(MixtureEstimator):
     whatever JAX's global setting, and in float32 where the rows are float32.
 
     Two things differ from scikit-learn's class. `lower_bound_` is the mean log-likelihood of exactly the mixture that
-    is reported, not of the one a step before; so the rule that ends a run sees a step sooner that it is met, and
-    `n_iter_` is one less at the same `tol`. And a fit with a collapsed component is never `converged_`.
+    is reported, not of the one a step before; so the stopping rule is met a step sooner, and `n_iter_` is one less at
+    the same `tol`. And a fit with a collapsed component is never `converged_`.
 
     Args:
         n_components: k.
         covariance_type: "full", "tied", "diag" or "spherical".
         tol: EM stops when a step changes the mean log-likelihood per row (per unit of `sample_weight`) by less.
         reg_covar: ridge added to the variances, in squared units of the data.
-        max_iter: limit on steps of each run; 0 takes the start as it is.
+        max_iter: step limit of each run; 0 takes the start as it is.
         n_init: number of starts.
         init_params: "kmeans" (scikit-learn's, so that the same seed starts where its class does), "k-means++" (nearest
             of k rows drawn far apart, on standardised columns), "random" (a few rows for each component, drawn at
@@ -47,8 +49,8 @@ class GaussianMixture(MixtureEstimator):
             mclust).
         weights_init, means_init, precisions_init: parts of the start, in place of those that `init_params` makes.
         random_state: a seed, a `numpy.random.RandomState`, or None for NumPy's global generator.
-        warm_start: whether `fit` goes on from the last fit, if there is one; then `n_init` does not count.
-        verbose: 1 tells of starts and steps, 2 also of time and of the change of the log-likelihood.
+        warm_start: whether `fit` continues from the last fit, if there is one; then `n_init` does not count.
+        verbose: 1 reports starts and steps, 2 also times and changes of the log-likelihood.
         verbose_interval: steps from one such line to the next.
         prior: None for maximum likelihood; "conjugate" for the posterior mode under `bayesgmm.conjugate_prior` of the
             rows, or such a prior itself. `lower_bound_` and `tol` are then of the log posterior density.
@@ -64,42 +66,12 @@ class GaussianMixture(MixtureEstimator):
         n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
-    def __init__(
-        self,
-        n_components=1,
-        *,
-        covariance_type="full",
-        tol=1e-3,
-        reg_covar=1e-6,
-        max_iter=100,
-        n_init=1,
-        init_params="kmeans",
-        weights_init=None,
-        means_init=None,
-        precisions_init=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        verbose_interval=10,
-        prior=None,
-        acceleration=None,
-    ):
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.prior = prior
-        self.acceleration = acceleration
+    n_init: int = 1
+    weights_init: ArrayLike | None = None
+    means_init: ArrayLike | None = None
+    precisions_init: ArrayLike | None = None
+    prior: Literal["conjugate"] | ConjugatePrior | None = None
+    acceleration: Literal["squarem"] | None = None
 
     @classmethod
     def from_mixture(cls, mixture: Mixture, covariance_type: str | None = None, **arguments: Any) -> Self:
@@ -130,12 +102,12 @@ class GaussianMixture(MixtureEstimator):
             )
         nan = np.asarray(np.nan, factor.dtype)
         result = np.int32(ResultCode.max_steps_reached)
-        estimator._keep(Fit("em", family.name, mixture, nan, result, np.int32(0), nan[None]), 1.0)
+        estimator._keep(Fit(BASE_ENGINE, family.name, mixture, nan, result, np.int32(0), nan[None]), 1.0)
         estimator.n_features_in_ = mixture.num_features
         estimator.prior_ = None
         return estimator
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the mixture to rows X (n, d).
 
         Args:
@@ -146,93 +118,84 @@ class GaussianMixture(MixtureEstimator):
         Raises:
             InputError: a `ValueError`, for arguments and rows that cannot be fitted.
         """
-        x, weights = self._training_rows(X, sample_weight)
-        family = self._family
-        check_choice("init_params", self.init_params, INIT_PARAMS)
-        check_choice("acceleration", self.acceleration, (None, "squarem"))
-        given = check_init(
-            self.weights_init, self.means_init, self.precisions_init, self.n_components, x.shape[1], family
-        )
+        rows = self._training_rows(X, sample_weight)
+        given = {"weights": self.weights_init, "means": self.means_init, "precisions": self.precisions_init}
+        given = check_init(given, self.n_components, rows.num_features, self._family)
         rng = generator_of(self.random_state)
-        with scikit_learns_words():
-            self._check_degenerate(x, weights)
-            prior = self._prior(x, weights)
-            options = {
-                "family": family,
-                "row_weights": weights,
-                "prior": prior,
-                "accelerate": self.acceleration is not None,
-                "tol": self.tol,
-                "reg_covar": self.reg_covar,
-            }
-            run = EMRun(x, self.n_components, self.max_iter, options, int(self.verbose), self.verbose_interval)
-            if self.warm_start and hasattr(self, "fit_"):
-                self._check_continues(x)
-                fits = [run(self._mixture(), None, 0)]
-            else:
-                problem = (x, self.n_components, weights, family, self.reg_covar)
-                starts = (start_of_init(self.init_params, given, *problem, rng) for _ in range(self.n_init))
-                fits = [run(start, key, index) for index, (start, key) in enumerate(starts)]
-        fit = best_fit(fits)
-        if run.ended_singular(fit):
-            raise InputError(f"{ILL_DEFINED} ({in_scikit_learns_words(fit.code.explanation)})")
+        with sklearn_words():
+            prior = self._prior(rows)
+            if prior is None and self.reg_covar == 0:
+                try:
+                    enough_rows(rows, self.n_components, self._family)
+                except InputError as error:
+                    raise InputError(f"{ILL_DEFINED} ({error})") from None
+            em = functools.partial(
+                fit_em,
+                rows.values,
+                self.n_components,
+                family=self._family,
+                row_weights=rows.weights,
+                prior=prior,
+                accelerate=self.acceleration is not None,
+                tol=self.tol,
+                reg_covar=self.reg_covar,
+                num_restarts=1,
+                on_failure="ignore",
+            )
+            total_weight = float(np.sum(rows.weights))
+            run = _EMRun(em, self.max_iter, self.tol, total_weight, self.verbose, self.verbose_interval)
+            starts = (self._start(rows, given, rng) for _ in range(self.n_init))
+            if self._previous_fit(rows) is not None:
+                starts = [(self._mixture(), None)]
+            fits = [run(start, key, index) for index, (start, key) in enumerate(starts)]
+            fit = max(fits, key=_merit)
+            if run.ended_singular(fit):
+                raise InputError(f"{ILL_DEFINED} ({fit.code.explanation})")
         self.prior_ = prior
         self._keep(fit, run.total_weight)
-        self.labels_ = self._probabilities(x).argmax(1)
-        if fit.code is not ResultCode.successful and self.max_iter > 0:
-            message = f"{NOT_CONVERGED} ({in_scikit_learns_words(fit.code.explanation)})"
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
-        return self
+        return self._finish(rows)
 
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
+    def bic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Bayesian information criterion of the mixture on rows X (n, d); smaller is better."""
         return self._criteria(X, sample_weight).bic
 
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
+    def aic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion of the mixture on rows X (n, d); smaller is better."""
         return self._criteria(X, sample_weight).aic
 
-    def icl(self, X: Any, sample_weight: Any = None) -> float:
+    def icl(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Integrated completed likelihood of the mixture on rows X (n, d), as a criterion; smaller is better."""
         return self._criteria(X, sample_weight).icl
 
-    def _criteria(self, X: Any, sample_weight: Any) -> Criteria:
+    @sklearn_words()
+    def _criteria(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Criteria:
         x = self._known_rows(X)
-        weights = None if sample_weight is None else self._weights(sample_weight, x)
-        return information_criteria(dataclasses.replace(self.fit_, mixture=self._mixture()), x, weights)
+        return information_criteria(dataclasses.replace(self.fit_, mixture=self._mixture()), x, sample_weight)
 
-    def _responsibilities(self, x: np.ndarray) -> Any:
+    def _responsibilities(self, x: np.ndarray) -> AnyArray:
         return self._mixture().responsibilities(x)
 
-    def _log_prob(self, x: np.ndarray) -> Any:
+    def _log_prob(self, x: np.ndarray) -> AnyArray:
         return row_log_prob(self._mixture(), x)
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         return sample_labelled(self._mixture(), num_rows, rng, key=key_of(rng))
 
-    def _prior(self, x: np.ndarray, weights: np.ndarray | None) -> ConjugatePrior | None:
+    @sklearn_words(ParameterError)
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        whole_number("n_init", self.n_init)
+        if self.acceleration is not None:
+            one_of("acceleration", self.acceleration, ("squarem",))
+        if isinstance(self.prior, str):
+            one_of("prior", self.prior, ("conjugate",))
+
+    def _prior(self, rows: Rows) -> ConjugatePrior | None:
         if self.prior is None:
             return None
         if isinstance(self.prior, str):
-            check_choice("prior", self.prior, (None, "conjugate"))
-            return conjugate_prior(x, self.n_components, self._family, row_weights=weights)
-        return check_conjugate_prior(self.prior, self.n_components, x.shape[1], self._family)
-
-    def _check_degenerate(self, x: np.ndarray, weights: np.ndarray | None) -> None:
-        """Refuse rows on which the likelihood has no maximum: too few that differ, and nothing to hold a variance."""
-        if self.reg_covar > 0 or self.prior is not None:
-            return
-        try:
-            enough_rows(as_rows(x, weights), self.n_components, self._family)
-        except InputError as error:
-            raise InputError(f"{ILL_DEFINED} ({error})") from None
-
-    def _check_continues(self, x: np.ndarray) -> None:
-        if self.means_.shape != (self.n_components, x.shape[1]):
-            raise InputError(
-                f"warm_start=True goes on from {len(self.means_)} components of {self.means_.shape[1]} features, but "
-                f"n_components={self.n_components} and X has {x.shape[1]} features; set warm_start=False"
-            )
+            return conjugate_prior(rows, self.n_components, self._family)
+        return check_conjugate_prior(self.prior, self.n_components, rows.num_features, self._family)
 
     def _keep(self, fit: Fit, total_weight: float) -> None:
         self.fit_ = jax.tree.map(np.asarray, fit)
@@ -241,3 +204,99 @@ class GaussianMixture(MixtureEstimator):
         self.converged_ = bool(fit.successful)
         self.n_iter_ = int(fit.num_steps)
         self.lower_bound_, self.lower_bounds_ = float(bounds[-1]), bounds[1:].tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class _EMRun:
+    """EM from one start at a time to its end, reported as it proceeds where `verbose`."""
+
+    em: functools.partial[Fit]  # of a start, its key and a limit on steps
+    max_steps: int
+    tol: float
+    total_weight: float
+    verbose: int
+    interval: int
+
+    def __call__(self, start: Mixture | np.ndarray | str, key: jax.Array | None, index: int) -> Fit:
+        begun = time.perf_counter()
+        if not self.verbose or self.em.keywords["accelerate"]:
+            # Extrapolation remembers earlier steps: it is not cut into stretches, and reported when it is over.
+            fit = self._steps(start, key, self.max_steps)
+            seconds = time.perf_counter() - begun
+            report_run(index, self._bounds(fit)[1:], fit, seconds, self.verbose, self.interval)
+            return fit
+        print(f"Initialization {index}")
+        fit = self._in_stretches(start, key)
+        _report_end(self._bounds(fit)[-1], fit, time.perf_counter() - begun, self.verbose)
+        return fit
+
+    def _steps(self, start: Mixture | np.ndarray | str, key: jax.Array | None, max_steps: int) -> Fit:
+        return jax.tree.map(np.asarray, self.em(start=start, key=key, max_steps=max_steps))
+
+    def _bounds(self, fit: Fit) -> np.ndarray:
+        return np.asarray(fit.steps, np.float64) / self.total_weight
+
+    def _in_stretches(self, start: Mixture | np.ndarray | str, key: jax.Array | None) -> Fit:
+        """The same steps in stretches of `interval`, each reported."""
+        fit = self._steps(start, key, min(self.interval, self.max_steps))
+        trace, begun = fit.steps, time.perf_counter()
+        while len(trace) - 1 < self.max_steps and self._continues(fit):
+            now = time.perf_counter()
+            _report_step(len(trace) - 1, np.diff(self._bounds(fit)[-2:])[0], now - begun, self.verbose)
+            begun = now
+            fit = self._steps(fit.mixture, None, min(self.interval, self.max_steps - len(trace) + 1))
+            trace = np.concatenate([trace, fit.steps[1:]])
+        missing = np.full(max(0, self.max_steps + 1 - len(trace)), np.nan, trace.dtype)
+        fit = dataclasses.replace(fit, num_steps=np.int32(len(trace) - 1), trace=np.concatenate([trace, missing]))
+        return jax.tree.map(np.asarray, sorted_components(fit)) if isinstance(start, str) else fit
+
+    def ended_singular(self, fit: Fit) -> bool:
+        """Whether a run ended because the next step had no density, or has none itself: scikit-learn raises there."""
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture)):
+            return True
+        return fit.code in _FAILED and int(fit.num_steps) < self.max_steps and not self._settled(fit)
+
+    def _continues(self, fit: Fit) -> bool:
+        """Whether only the end of a stretch ended it; a component that has shrunk does not end a run alone."""
+        whole = len(fit.steps) == len(fit.trace)
+        return whole and fit.code in (ResultCode.max_steps_reached, ResultCode.collapsed) and not self._settled(fit)
+
+    def _settled(self, fit: Fit) -> bool:
+        bounds = self._bounds(fit)
+        return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.tol)
+
+
+_FAILED = (ResultCode.collapsed, ResultCode.nonfinite)
+
+
+def _merit(fit: Fit) -> tuple[bool, float]:
+    """The objective at the end of a run, by which runs are chosen; a collapsed run is last.
+
+    Of runs that end in the same place the first is chosen, whatever rounding makes of their objectives.
+    """
+    objective = float(fit.steps[-1])
+    if not math.isfinite(objective):
+        return False, -math.inf
+    return fit.code not in _FAILED, float(f"{objective:.11e}")
+
+
+def report_run(index: int, bounds: np.ndarray, fit: Fit, seconds: float, verbose: int, interval: int) -> None:
+    """Print a report of a run that is over, with its bound after each step, as long as `verbose` asks for."""
+    if not verbose:
+        return
+    print(f"Initialization {index}")
+    for step in range(interval, len(bounds), interval):
+        _report_step(step, bounds[step - 1] - (bounds[step - 2] if step > 1 else -np.inf), None, verbose)
+    _report_end(bounds[-1], fit, seconds, verbose)
+
+
+def _report_step(step: int, change: float, seconds: float | None, verbose: int) -> None:
+    line = f"  Iteration {step}"
+    if verbose > 1:
+        line += ("" if seconds is None else f"\t time lapse {seconds:.5f} s") + f"\t ll change {change:.5f}"
+    print(line)
+
+
+def _report_end(bound: float, fit: Fit, seconds: float, verbose: int) -> None:
+    more = f" in {seconds:.5f} s, lower bound {bound:.5f}" if verbose > 1 else ""
+    print(f"Initialization {'converged' if fit.successful else 'did not converge'}{more}.")

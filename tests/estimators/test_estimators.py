@@ -285,7 +285,7 @@ def test_rows_in_blocks_are_rows_at_once(monkeypatch):
     fit = GaussianMixture(3, random_state=0).fit(DATA["iris"])
     x = np.tile(DATA["iris"], (3, 1))[:333]
     whole = fit.predict_proba(x), fit.score_samples(x)
-    monkeypatch.setattr("bayesgmm.estimators.rows._BLOCK_NUMBERS", 1024)
+    monkeypatch.setattr("bayesgmm.estimators.base._BLOCK_NUMBERS", 1024)
     np.testing.assert_allclose(fit.predict_proba(x), whole[0], rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(fit.score_samples(x), whole[1], rtol=1e-12)
 
