@@ -25,7 +25,7 @@ OPTIONS = {
     "gibbs": {"num_warmup": 100, "num_draws": 300, "num_chains": 2, "checkpoint": False},
     "map": {},
     "vi": {"num_draws": 300},
-    "nuts": {"num_warmup": 150, "num_draws": 250, "num_chains": 2, "checkpoint": False},
+    "nuts": {"num_warmup": 150, "num_draws": 500, "num_chains": 2, "checkpoint": False},
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("map", "vi", "nuts")]
 each_inference = pytest.mark.parametrize("inference", ["cavi", "gibbs", *SLOW])
