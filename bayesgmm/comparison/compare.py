@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
@@ -25,8 +24,8 @@ from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import DEFAULT_ENGINES
 from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import KeyLike
-from bayesgmm.posterior.thresholds import MAX_PARETO_K
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.progress import Listener
 from bayesgmm.standard_errors.intervals import Uncertainty
@@ -109,17 +108,17 @@ class Comparison:
             for finding in diagnosis
             if finding.severity > Severity.note
         ]
-        leaning = [
+        unreliable = [
             (
                 row["engine"],
-                f"the largest Pareto k of leave-one-out is {row['max_pareto_k']:.2f}, above {MAX_PARETO_K}: its "
-                "ELPD-LOO leans on rows whose terms are unreliable",
+                f"the Pareto k of leave-one-out is up to {row['max_pareto_k']:.2f}, so its ELPD-LOO is unreliable for "
+                f"{row['num_bad_k']:.0f} of {len(self.x)} rows",
             )
             for row in self.table.to_dict("records")
-            if row["max_pareto_k"] > MAX_PARETO_K
+            if row["num_bad_k"] > 0
         ]
         found.sort(key=lambda one: -one[0])
-        return [(name, sentence) for _, name, sentence in found] + leaning
+        return [(name, sentence) for _, name, sentence in found] + unreliable
 
 
 def compare(
@@ -221,19 +220,21 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     fits, partitions = {plan.base.name: best}, {}
     seconds = {plan.base.name: candidates[index]["seconds"]}
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
-    # The fit in the table comes first: its labels are kept.
-    starts = [best.mixture]
+    base_options = dict(plan.base.arguments)
+    base_key = base_options.pop("key")
+    starts: dict[tuple[bool, int], list[Mixture]] = {}  # the fit in the table comes first: its labels are kept
     for run in plan.runs:
         began = time.perf_counter()
         try:
-            if len(starts) < run.num_starts:
-                tell(f"further EM optima, k = {count}")
-                own = dict(plan.base.arguments)
-                key = jax.random.fold_in(own.pop("key"), len(starts))
-                starts += em_optima(plan.x, count, plan.family, run.num_starts - len(starts), key=key, **own)
+            looked_for = (run.engine.single_starts, run.num_starts)
+            if looked_for not in starts:
+                if run.num_starts > 1:
+                    tell(f"further EM optima, k = {count}")
+                options = {"key": base_key, "best": best.mixture, "single": run.engine.single_starts, **base_options}
+                starts[looked_for] = em_optima(plan.x, count, plan.family, run.num_starts, **options)
                 began = time.perf_counter()
             tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
-            start = starts[: run.num_starts] if run.num_starts > 1 else starts[0]
+            start = starts[looked_for] if run.num_starts > 1 else best.mixture
             found = run(plan.x, count, start=start, **shared)
         except KeyboardInterrupt:  # whoever stopped it wants to see what there is
             if len(fits) == 1:
@@ -255,7 +256,7 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> _Assessed:
     """Standard errors, leave-one-out and diagnoses of the fits."""
     fits, prior = fitted.fits, plan.priors[next(iter(fitted.fits.values())).mixture.num_components]
     tell("standard errors")
-    errors = errors_of_em(fits[plan.base.name], plan.x, plan.base.arguments.get("row_weights"))
+    errors = errors_of_em(fits[plan.base.name], plan.x)
     bayesian = {run.name for run in plan.runs if run.engine.prior != "none"} & set(fits)
     trees, loos = {}, {}
     for name in filter(bayesian.__contains__, fits):
@@ -319,6 +320,7 @@ def _row(name: str, fit: Fit, x: Float[np.ndarray, "n d"], leave_one_out: Loo | 
         "elpd_loo": leave_one_out.elpd if leave_one_out else nothing,
         "elpd_loo_se": leave_one_out.se if leave_one_out else nothing,
         "max_pareto_k": leave_one_out.max_pareto_k if leave_one_out else nothing,
+        "num_bad_k": leave_one_out.num_bad if leave_one_out else nothing,
         **{name: fit.summary.get(name, nothing) for name in ("r_hat", "ess_bulk", "divergences", "khat")},
         "num_steps": int(fit.num_steps),
         "seconds": seconds,

@@ -146,12 +146,12 @@ def with_uncertainty(value: float, sd: float | None) -> str:
     return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
 
 
-def errors_of_em(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> Uncertainty | None:
+def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:
     """Standard errors of an EM fit by its observed information, None where it has too many parameters."""
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
     if num_parameters > MOST_PARAMETERS:
         return None
-    return uncertainty(fit, x, row_weights=row_weights, on_failure="ignore")
+    return uncertainty(fit, x, on_failure="ignore")
 
 
 def _reference(fits: Mapping[str, Fit]) -> str | None:

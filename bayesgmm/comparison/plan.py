@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from bayesgmm.comparison.agreement import check_labels
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
+from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features, one_of, whole_number
@@ -30,7 +30,8 @@ else:
 
 CRITERIA = ("bic", "aic", "icl")
 PRIORS: Mapping[str, Callable[..., AnyPrior]] = {"weakly_informative": default_prior, "conjugate": conjugate_prior}
-_SHARED = ("x", "num_components", "family", "on_failure")  # arguments of all fits, which are the comparison's own
+# Arguments of all fits, which are the comparison's own.
+_SHARED = ("x", "num_components", "family", "row_weights", "on_failure")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Plan:
 
 
 def make_plan(
-    x: ArrayLike | Rows,
+    x: ArrayLike,
     num_components: Counts,
     *,
     family: str | Family,
@@ -118,8 +119,10 @@ def make_plan(
     counts = sorted({whole_number("num_components", count) for count in values})
     if not counts:
         raise InputError("num_components is empty; give one number or several")
-    if unknown := [name for name in engines if name not in ENGINES]:
-        raise InputError(f"engines has {unknown[0]!r}; choose from {', '.join(ENGINES)}")
+    if isinstance(engines, str):
+        raise InputError(f"engines={engines!r} is one text; give a list, such as engines=[{engines!r}]")
+    for name in engines:
+        one_of("engines", name, ENGINES)
     one_of("select_by", select_by, CRITERIA)
     for count in counts:
         enough_rows(rows, count, family)
@@ -132,7 +135,12 @@ def make_plan(
     runs: dict[str, list[Run]] = {}
     for name in chosen:
         engine, own = ENGINES[name], settings.get(name, {})
-        reserved = _SHARED if engine.prior == "none" else (*_SHARED, "prior", "start")
+        if "row_weights" in own:
+            raise InputError(
+                f"settings of {name} has row_weights, but a comparison counts every row once; compare weighted rows by "
+                "fitting each engine directly, such as fit_em(x, num_components, row_weights=...)"
+            )
+        reserved = _SHARED if engine.prior == "none" else (*_SHARED, "prior", "start", *engine.start_settings)
         check_names(name, [each for each in engine.parameters if each not in reserved], own)
         offered_here = {each: value for each, value in offered.items() if each in engine.parameters}
         runs[name] = []

@@ -16,7 +16,7 @@ from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_rows
+from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
@@ -75,7 +75,7 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
         InputError: for several fits at once, rows of another number of features, a prior of another shape, fewer than 4
             draws a chain (8 of a single chain), or a tree without log prior densities.
     """
-    x = np.asarray(as_rows(x).values)
+    x = np.asarray(unweighted_rows(x).values)
     _check(fit, x, prior)
     points = fit.mixture if fit.draws is None else fit.draws
     finite = _is_finite(points)

@@ -61,6 +61,7 @@ def _num_draws(name: str, value: Any) -> int:
     prior="conjugate",
     trace="ELBO",
     streams=(4,),
+    start_settings=("start", "num_restarts"),
 )
 def fit_cavi(
     x: ArrayLike,

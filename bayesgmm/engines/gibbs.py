@@ -21,7 +21,7 @@ from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import ChainMethod, CheckpointOption, Count, OnFailure, ProgressOption, engine
 from bayesgmm.likelihood.expectation import Centred, expected_moments, pass_over
 from bayesgmm.likelihood.moments import Moments, moment_kind
-from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
+from bayesgmm.likelihood.rows import Rows, enough_rows, unweighted_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
@@ -101,7 +101,7 @@ def fit_gibbs(
         KeyboardInterrupt: as in `fit_nuts`.
     """
     family = get_family(family)
-    rows = as_rows(x)
+    rows = unweighted_rows(x)
     values = rows.values
     method = check_chain_method(chain_method, num_chains)
     enough_rows(rows, num_components, family, bounded=True)

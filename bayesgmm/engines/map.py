@@ -41,7 +41,16 @@ _MOST_SADDLES = 3  # that a climb leaves before it gives up
 _SAME = 0.02  # of a component's own standard deviations: mixtures nearer to each other count as one
 
 
-@engine("map", label="MAP", method="MAP", gives="point", prior="mode", trace="log posterior density", streams=(0,))
+@engine(
+    "map",
+    label="MAP",
+    method="MAP",
+    gives="point",
+    prior="mode",
+    trace="log posterior density",
+    streams=(0,),
+    single_starts=True,
+)
 def fit_map(
     x: ArrayLike,
     num_components: Count,
@@ -87,11 +96,7 @@ def fit_map(
         check_has_mode(prior)
     values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
-        # Single runs end in more places than the best of several do.
-        starts = em_optima(values, num_components, family, 1, key=key, prior=prior)
-        if num_starts > 1:
-            single = jax.random.fold_in(key, 1)
-            starts += em_optima(values, num_components, family, num_starts - 1, key=single, prior=prior, num_restarts=1)
+        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior, single=True)
     else:
         starts = check_starts(start, num_components, values.shape[1], family)
     return announce(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)

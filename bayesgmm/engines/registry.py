@@ -97,6 +97,8 @@ class Engine:
         trace: what its trace shows, such as "ELBO"; empty where it has none.
         variants: the setting of which a comparison takes several values, for one fit each.
         streams: numbers of the random streams that a comparison gives its fits; by default from their names.
+        single_starts: whether its further starts are single runs of EM, as of `em_optima(single=True)`.
+        start_settings: settings that look for a start. A comparison hands it one, so they are no settings there.
         together: checks settings against each other; its arguments are named as they are.
     """
 
@@ -109,6 +111,8 @@ class Engine:
     trace: str = ""
     variants: str | None = None
     streams: tuple[int, ...] = ()
+    single_starts: bool = False
+    start_settings: tuple[str, ...] = ()
     together: Callable[..., None] | None = None
 
     @functools.cached_property
@@ -139,13 +143,15 @@ class Engine:
 
     @functools.cached_property
     def settings(self) -> type[Settings]:
-        """The pydantic class of its settings: names, defaults, checks and descriptions, as its function has them."""
+        """The pydantic class of its settings in a comparison: names, defaults, checks and descriptions, as its
+        function has them.
+        """
         text = inspect.getdoc(self.fit) or ""
         block = text.partition("Args:\n")[2].partition("\n\n")[0]
         descriptions = dict(re.findall(r"^    (\w+): (.+(?:\n        .+)*)", block, flags=re.MULTILINE))
         fields: dict[str, Any] = {}
         for name, rule in self.rules.items():
-            if name in _RUN_ARGUMENTS:
+            if name in _RUN_ARGUMENTS or name in self.start_settings:
                 continue
             parameter = self.parameters[name]
             description = " ".join(descriptions.get(name, "").split()).removesuffix(".")
@@ -253,7 +259,7 @@ class _Engines(Mapping[str, Engine]):
     def __getitem__(self, name: str) -> Engine:
         if name not in _RECORDS and name in _SHIPPED:
             importlib.import_module(f"bayesgmm.engines.{name}")
-        return _RECORDS[name]
+        return _RECORDS[one_of("engine", name, self, ", or import the module that registers it first")]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*_SHIPPED, *_RECORDS)))

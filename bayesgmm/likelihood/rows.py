@@ -119,6 +119,20 @@ def as_rows(x: ArrayLike | Rows, row_weights: ArrayLike | None = None) -> Rows:
     return Rows(values, as_row_weights(row_weights, values))
 
 
+def unweighted_rows(x: ArrayLike | Rows) -> Rows:
+    """`as_rows` for what counts every row once.
+
+    Raises:
+        InputError: for values that cannot be used, and for rows of other weights than 1.
+    """
+    rows = as_rows(x)
+    if not is_traced(rows.weights) and (np.asarray(rows.weights) != 1).any():
+        raise InputError(
+            "x has rows of weights other than 1; give unweighted rows, or fit by fit_em, fit_cavi or fit_kmeans"
+        )
+    return rows
+
+
 def as_row_weights(row_weights: ArrayLike | None, x: AnyArray) -> AnyArray:
     """Row weights (n) in the precision of the rows, ones by default.
 

@@ -29,11 +29,11 @@ from numpyro.infer.util import log_density
 
 from bayesgmm.likelihood.expectation import Prepared
 from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_rows
-from bayesgmm.likelihood.rows import as_rows, enough_rows
+from bayesgmm.likelihood.rows import enough_rows, unweighted_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
@@ -60,7 +60,7 @@ _standardised_prior = reparam(sample_sites, config=in_column_units)
 
 
 def prepare_problem(
-    x: ArrayLike, num_components: int, family: str | Family, prior: AnyPrior | None, key: RandomKey
+    x: ArrayLike, num_components: int, family: str | Family, prior: AnyPrior | None, key: KeyLike
 ) -> tuple[AnyArray, Family, AnyPrior]:
     """Checked rows, family and prior of a Bayesian engine, with the default prior where none is given.
 
@@ -68,7 +68,7 @@ def prepare_problem(
         InputError: for arguments that cannot be fitted.
     """
     family = get_family(family)
-    rows = as_rows(x)
+    rows = unweighted_rows(x)
     # A conjugate prior bounds the likelihood; the others do not where rows are fewer than features.
     enough_rows(rows, num_components, family, bounded=isinstance(prior, ConjugatePrior))
     as_key(key)

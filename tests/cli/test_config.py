@@ -245,6 +245,7 @@ def test_absolute_path_is_kept(load, tmp_path):
         (MINIMAL + "[em]\nstart = 'k-mean'\n", ["em.start = 'k-mean'", "did you mean 'kmeans'", "k-means++, kmeans"]),
         (MINIMAL + "[em]\naccelerate = 1\n", ["em.accelerate = 1", "True or False", "SQUAREM"]),
         (MINIMAL + "[em]\nnum_restarts = 0\n", ["em.num_restarts = 0", "at least 1"]),
+        (MINIMAL + "[cavi]\nnum_restarts = 3\n", ["cavi.num_restarts = 3 is not a known key", "[em] or [kmeans]"]),
         (MINIMAL + "[map]\ngtol = 'a'\n", ["[map] gtol must hold real numbers", "'a'"]),
         (MINIMAL + "[map]\nmax_steps = 0\n", ["map.max_steps = 0", "limit on steps"]),
         (MINIMAL + "[vi]\nguide = ['norml']\n", ["[vi] guide='norml'", "did you mean 'normal'"]),

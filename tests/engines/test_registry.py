@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 from typing import Any
 
+import fits
 import numpy as np
 import pytest
 from helpers import DATA
@@ -61,6 +62,14 @@ def test_it_leaves_no_trace():
     assert list(ENGINES) == ["em", "map", "vi", "cavi", "gibbs", "nuts", "kmeans"]
 
 
+def test_a_fit_by_an_engine_that_is_not_registered():
+    """Read from a file, say, in a session that has not imported the engine."""
+    fit = dataclasses.replace(fits.em("galaxies", 2), engine="toy")
+    for use in (bayesgmm.uncertainty, lambda fit, _: plot_traces({"toy": fit})):
+        with pytest.raises(bayesgmm.InputError, match=r"engine='toy' is not known; .*import the module that registers"):
+            use(fit, DATA["galaxies"])
+
+
 @pytest.mark.parametrize("name", ["em", "map", "vi", "cavi", "gibbs", "nuts", "kmeans"])
 def test_settings_are_those_of_the_function(name):
     record = ENGINES[name]
@@ -74,7 +83,8 @@ def test_settings_are_those_of_the_function(name):
     defaults = record.settings().model_dump()
     assert record.check(defaults) == defaults
     shared = {"x", "num_components", "family", "prior", "key", "start", "row_weights", "progress", "checkpoint"}
-    assert set(parameters) - set(fields) <= shared | {"on_failure"}
+    assert not set(fields) & set(record.start_settings)
+    assert set(parameters) - set(fields) <= shared | {"on_failure", *record.start_settings}
 
 
 def test_no_setting_of_an_engine_that_is_not_run(key):

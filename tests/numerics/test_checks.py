@@ -3,11 +3,13 @@
 import functools
 import inspect
 
+import fits
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import DATA
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -317,3 +319,14 @@ def test_a_row_of_no_weight_does_not_spoil_the_criteria():
     weights = np.array([0.0] + [1.0] * 9)
     found = bayesgmm.information_criteria(fit_of(MIXTURE), with_entry(X, 0, 1e200), weights)
     assert found == bayesgmm.information_criteria(fit_of(MIXTURE), X, weights)
+
+
+def test_weighted_rows_are_refused_where_every_row_counts_once(key):
+    x = DATA["galaxies"]
+    rows = Rows(x, np.full(len(x), 2.0))
+    engines = (bayesgmm.fit_map, bayesgmm.fit_vi, bayesgmm.fit_gibbs, bayesgmm.fit_nuts)
+    fit = fits.em("galaxies", 2)
+    uses = [functools.partial(use, num_components=2, key=key) for use in engines]
+    for use in (*uses, functools.partial(bayesgmm.diagnose, fit)):
+        with pytest.raises(bayesgmm.InputError, match="x has rows of weights other than 1"):
+            use(rows)
