@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,9 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import NAMES, get_family
 from bayesgmm.numerics.validation import one_of
 from bayesgmm.numerics.validation import shown as short_repr
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ConfigError(InputError):
@@ -157,7 +160,7 @@ class PriorConfig(_Table):
                 raise ValueError(f'[prior] has {name}, which only scale_prior = "{wanted}" reads; drop it, or set that')
         return self
 
-    def keywords(self, column_scales: Any) -> dict[str, Any]:
+    def keywords(self, column_scales: "np.ndarray") -> dict[str, Any]:
         """Keyword arguments of `default_prior` or `conjugate_prior`; scales in units of the data."""
         given = self.model_dump(exclude_none=True, exclude={"kind"})
         if self.kind == "conjugate":

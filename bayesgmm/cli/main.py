@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bayesgmm.cli.config import CommonConfig
     from bayesgmm.datasets import Dataset
 
@@ -179,7 +181,7 @@ def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, seed: int,
         console.print(f"  {file.name}", highlight=False)
 
 
-def _keywords(settings: "CommonConfig", x: Any) -> dict[str, Any]:
+def _keywords(settings: "CommonConfig", x: "np.ndarray") -> dict[str, Any]:
     """Settings as keyword arguments of `bayesgmm.compare`."""
     return {
         "family": settings.mixture.family,

@@ -4,13 +4,17 @@ import base64
 import html
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayesgmm import plots
 from bayesgmm.cli.terminal import agreement_rows, candidate_rows, component_rows, engine_rows, flag_legend
 from bayesgmm.comparison.compare import Comparison
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.plots.panels import root_figure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --faint: #5b6b7b; --line: #d8dfe6; --warn: #fff4e0; }
@@ -151,7 +155,7 @@ def _figures(comparison: Comparison) -> list[str]:
     return parts
 
 
-def _figure(drawn: Any, caption: str) -> str:
+def _figure(drawn: "Axes | np.ndarray", caption: str) -> str:
     from matplotlib import pyplot
 
     figure = root_figure(drawn)

@@ -5,6 +5,7 @@ Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of c
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
@@ -28,6 +29,7 @@ from bayesgmm.numerics.validation import as_key, finite_number, whole_number
 from bayesgmm.posterior.matching import match_labels
 from bayesgmm.priors.conjugate import (
     ConjugatePrior,
+    PriorLike,
     check_conjugate_prior,
     conjugate_prior,
     distribution_of_prior,
@@ -41,16 +43,17 @@ from bayesgmm.priors.normal_inverse_wishart import (
     update,
 )
 from bayesgmm.runtime import devices
-from bayesgmm.starts.given import responsibilities_from_start
+from bayesgmm.starts.given import StartLike, responsibilities_from_start
 from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from_start, start_from
 
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
 
 
-def _num_draws(name: str, value: Any) -> int:
-    if whole_number(name, value, 0) and value < MIN_DRAWS:
-        raise InputError(f"{name}={value} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
-    return int(value)
+def _num_draws(name: str, value: object) -> int:
+    count = whole_number(name, value, 0)
+    if 0 < count < MIN_DRAWS:
+        raise InputError(f"{name}={count} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
+    return count
 
 
 @engine(
@@ -68,9 +71,9 @@ def fit_cavi(
     num_components: Count,
     *,
     family: str | Family = "full",
-    prior: Any = None,
+    prior: PriorLike = None,
     key: KeyLike,
-    start: Any = "k-means++",
+    start: StartLike = "k-means++",
     num_restarts: Count = 10,
     row_weights: ArrayLike | None = None,
     tol: Number = 1e-6,
@@ -116,10 +119,9 @@ def fit_cavi(
     if prior is None:
         prior = conjugate_prior(rows, num_components, family)
     prior = check_conjugate_prior(prior, num_components, rows.num_features, family)
-    if isinstance(start, str):
-        start = get_start(start)
+    found = get_start(start) if isinstance(start, str) else start
     settings = (num_restarts, max_steps, num_draws)
-    return announce(_fit(rows, num_components, family, prior, key, start, tol, settings), on_failure)
+    return announce(_fit(rows, num_components, family, prior, key, found, tol, settings), on_failure)
 
 
 @matching_precision
@@ -129,7 +131,7 @@ def _fit(
     family: Family,
     prior: ConjugatePrior,
     key: RandomKey,
-    start: Any,
+    start: Start | StartLike,
     tol: ArrayLike,
     settings: tuple[int, int, int],
 ) -> Fit:
@@ -140,8 +142,7 @@ def _fit(
     whole = jax.tree.map(jnp.asarray, rows)
     placed = whole if mesh is None else rows.split(mesh)
     options = {"family": family, "max_steps": max_steps, "mesh": mesh}
-    random = isinstance(start, Start) and start.random
-    if random:
+    if isinstance(start, Start) and start.random:
         starts = _starts(start_key, placed, num_components, family, start.name, num_restarts)
         state = _best_ascent(starts, placed, jnp.asarray(tol), prior, **options)
     else:
@@ -178,7 +179,7 @@ def draw_from_approximation(
     *,
     num_draws: int,
     key: KeyLike,
-    prior: Any = None,
+    prior: PriorLike = None,
     row_weights: ArrayLike | None = None,
 ) -> Fit:
     """A fit by `fit_cavi` with draws from its approximation, in place of those that it has or has not.
@@ -201,13 +202,8 @@ def draw_from_approximation(
     if prior is None:
         prior = conjugate_prior(rows, k, family)
     prior = check_conjugate_prior(prior, k, rows.num_features, family)
-    _check_num_draws(num_draws)
+    num_draws = _num_draws("num_draws", whole_number("num_draws", num_draws))
     return _with_draws(fit, rows, prior, num_draws, as_key(key))
-
-
-def _check_num_draws(num_draws: Any) -> None:
-    if whole_number("num_draws", num_draws) < MIN_DRAWS:
-        raise InputError(f"num_draws={num_draws} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
 
 
 @matching_precision
@@ -232,7 +228,7 @@ def _with_draws(fit: Fit, rows: Rows, prior: ConjugatePrior, num_draws: int, key
 
 
 def _given_start(
-    start: Any, rows: Rows, num_components: int, family: Family, prior: ConjugatePrior, key: RandomKey
+    start: Start | StartLike, rows: Rows, num_components: int, family: Family, prior: ConjugatePrior, key: RandomKey
 ) -> Mixture:
     """The mixture whose pass over the rows comes first."""
     ridge = _start_ridge(jax.tree.map(jnp.asarray, rows))
@@ -240,11 +236,11 @@ def _given_start(
         given = start_from(rows, num_components, family, ridge, start=start.name, key=key)
     elif isinstance(start, ConjugateDistribution):
         return _expected(jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), start))
-    elif isinstance(start, Mixture | dict):
+    elif isinstance(start, Mixture | Mapping):
         given = mixture_from_start(start, rows, num_components, family, ridge)
     else:
         # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
-        shares = jnp.asarray(responsibilities_from_start(start, rows, num_components), rows.dtype)
+        shares = jnp.asarray(responsibilities_from_start(start, rows, num_components))
         return _expected_from_shares(jax.tree.map(jnp.asarray, rows), shares, prior, family=family)
     return jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), given)
 

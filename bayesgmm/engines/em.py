@@ -30,6 +30,7 @@ from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
+from bayesgmm.starts.given import StartLike
 from bayesgmm.starts.named import Start, check_named_start, column_moments, get_start, mixture_from_start, start_from
 
 _SHORT_STEPS = 10
@@ -37,7 +38,7 @@ _SHORT_TOL = 1e-4
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
 
-def _reg_covar(name: str, value: Any) -> Any:
+def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
     """A ridge, or one for each of however many features."""
     finite_number(name, value, np.shape(value)[:1])
     return value
@@ -141,7 +142,7 @@ class _Settings:
 def _fit(
     rows: Rows,
     settings: _Settings,
-    start: Any,
+    start: Start | StartLike,
     key: RandomKey | None,
     prior: ConjugatePrior | None,
     tol: AnyArray,
@@ -164,7 +165,7 @@ def _fit(
 def _fit_streamed(
     rows: Rows,
     settings: _Settings,
-    start: Any,
+    start: Start | StartLike,
     key: RandomKey | None,
     prior: ConjugatePrior | None,
     tol: AnyArray,
@@ -195,7 +196,9 @@ def _fit_streamed(
     return sorted_components(fit)
 
 
-def _given_start(start: Any, rows: Rows, settings: _Settings, ridge: Array, key: RandomKey | None) -> Mixture:
+def _given_start(
+    start: Start | StartLike, rows: Rows, settings: _Settings, ridge: Array, key: RandomKey | None
+) -> Mixture:
     """The mixture of a named start that is not random, or of a user-supplied one."""
     k, family = settings.num_components, settings.family
     if isinstance(start, Start):

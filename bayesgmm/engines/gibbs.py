@@ -26,7 +26,13 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import as_key
-from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior, distribution_of_prior
+from bayesgmm.priors.conjugate import (
+    ConjugatePrior,
+    PriorLike,
+    check_conjugate_prior,
+    conjugate_prior,
+    distribution_of_prior,
+)
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
 from bayesgmm.runtime.chains import (
     Checkpoint,
@@ -38,7 +44,7 @@ from bayesgmm.runtime.chains import (
     stretch,
 )
 from bayesgmm.runtime.progress import Progress
-from bayesgmm.starts.given import check_starts
+from bayesgmm.starts.given import StartLike, check_starts
 
 _ROOM = 1000  # sweeps that a stretch may have
 _START_SHARE = 0.25  # of what the rows say: chains start twice as far apart as the posterior is wide
@@ -59,9 +65,9 @@ def fit_gibbs(
     num_components: Count,
     *,
     family: str | Family = "full",
-    prior: Any = None,
+    prior: PriorLike = None,
     key: KeyLike,
-    start: Any = None,
+    start: StartLike | None = None,
     num_chains: Count = 4,
     num_warmup: Count = 500,
     num_draws: Count = 2000,

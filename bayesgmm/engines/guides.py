@@ -130,7 +130,7 @@ def units_of(around: NormalApproximation, dtype: jnp.dtype) -> Units:
     return Units(jnp.asarray(around.mode, dtype), jnp.asarray(scale, dtype))
 
 
-def check_guide(name: str, guide: Any) -> Any:
+def check_guide(name: str, guide: object) -> object:
     """Refuse what cannot be a guide.
 
     Raises:

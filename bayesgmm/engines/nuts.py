@@ -57,10 +57,11 @@ _ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell mo
 _MODES_WITHIN = 7.0  # of the largest logarithmic mass: lesser modes hold less than a thousandth of it
 
 
-def _target_accept(name: str, value: Any) -> float:
-    if not 0 < finite_number(name, value) < 1:
+def _target_accept(name: str, value: ArrayLike) -> float:
+    accept = float(finite_number(name, value))
+    if not 0 < accept < 1:
         raise InputError(f"{name}={value} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
-    return float(value)
+    return accept
 
 
 @engine(

@@ -47,14 +47,14 @@ class Rule:
     check: Callable[[str, Any], Any]
 
 
-def _number(name: str, value: Any) -> Any:
+def _number(name: str, value: object) -> object:
     number = finite_number(name, value)
     return value if is_traced(value) else float(number)
 
 
-def _positive(name: str, value: Any) -> Any:
+def _positive(name: str, value: object) -> object:
     number = _number(name, value)
-    if not is_traced(number) and not number > 0:
+    if not is_traced(number) and number == 0:
         raise InputError(f"{name}={shown(value)} must be greater than 0")
     return number
 
@@ -217,7 +217,7 @@ def _rule_of(annotation: Any) -> Rule | None:
 
 
 def _validator(name: str, rule: Rule, several: bool) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         if several and isinstance(value, list | tuple):
             if not value:
                 raise InputError(f"{name}={shown(value)} is empty; give at least one")
@@ -227,7 +227,7 @@ def _validator(name: str, rule: Rule, several: bool) -> Callable[[Any], Any]:
     return check
 
 
-def engine[F: Callable[..., Any]](name: str, **record: Any) -> Callable[[F], F]:
+def engine[**P, R](name: str, **record: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate an engine's function, `fit(x, num_components, *, ...)`: register its record and check its arguments.
 
     Args:
@@ -235,17 +235,17 @@ def engine[F: Callable[..., Any]](name: str, **record: Any) -> Callable[[F], F]:
         **record: the attributes of `Engine` other than `fit`.
     """
 
-    def register(function: F) -> F:
+    def register(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def checked(*args: Any, **keywords: Any) -> Any:
+        def checked(*args: P.args, **keywords: P.kwargs) -> R:
             bound = signature.bind(*args, **keywords)
             bound.arguments |= made.check(bound.arguments)
             return function(*bound.args, **bound.kwargs)
 
         made = _RECORDS[name] = Engine(name, checked, **record)
-        return typing.cast("F", checked)
+        return checked
 
     return register
 

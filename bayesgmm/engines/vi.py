@@ -156,7 +156,7 @@ def fit_vi(
 
 
 class _Settings(NamedTuple):
-    guide: Any
+    guide: str | Program
     rank: int | None
     batch_size: int
     num_draws: int
@@ -181,12 +181,11 @@ def _fit(
     x, start = target.x, jax.tree.map(jnp.asarray, start)
     begin_key, draw_key = jax.random.split(key)
     one_by_one = settings.batch_size * num_components * settings.num_particles > _AT_ONCE
-    named = isinstance(settings.guide, str)
-    guide = settings.guide if named else _Supplied(settings.guide)
+    guide = settings.guide if isinstance(settings.guide, str) else _Supplied(settings.guide)
     plan = _Plan(guide, settings.rank, settings.num_particles, one_by_one)
     around = approximate(target, start)
     units = units_of(around, x.dtype)
-    given = parameters_at_start(settings.guide, settings.rank, around, units) if named else None
+    given = parameters_at_start(guide, settings.rank, around, units) if isinstance(guide, str) else None
     tangent = tangent_at(start, x) if settings.batch_size < x.shape[0] else None
     state = _begin(begin_key, target, units, given, plan)
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)

@@ -352,16 +352,16 @@ def _relative_to_largest(joint: Float[Array, "k n"]) -> tuple[Float[Array, " n"]
     return largest, jnp.exp(joint - largest[None])
 
 
-def rows_of_mixture(mixture: Mixture, x: Any) -> AnyArray:
+def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
     """Rows x (n, d), of any real dtype, with as many features as the mixture; their values are not looked at.
 
     Raises:
         InputError: for other shapes and for types that are not real numbers.
     """
-    x = real_array(x, "x")
-    if x.ndim != 2 or x.shape[1] != mixture.num_features:
-        raise InputError(f"x must have shape (rows, {mixture.num_features}) like the means; got {x.shape}")
-    return x
+    rows = real_array(x, "x")
+    if rows.ndim != 2 or rows.shape[1] != mixture.num_features:
+        raise InputError(f"x must have shape (rows, {mixture.num_features}) like the means; got {rows.shape}")
+    return rows
 
 
 def _check_columns(columns: Any, num_features: int) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def quantities_of(mixture: Mixture, functions: Functions = ()) -> dict[str, AnyA
     return found | {name: jnp.asarray(function(mixture), scales.dtype) for name, function in functions}
 
 
-def as_functions(functions: Any, mixture: Mixture) -> Functions:
+def as_functions(functions: object, mixture: Mixture) -> Functions:
     """Functions of a mixture by name, hashable, each tried without computing anything.
 
     Raises:

@@ -17,7 +17,7 @@ Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture esti
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.moments import Moments
-from bayesgmm.likelihood.rows import as_rows
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.factors import Factor, pool
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import name_features, no_constant_column, shown, truth_value, whole_number
 from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
@@ -115,19 +115,25 @@ class ConjugatePrior:
 AnyPrior = WeaklyInformativePrior | ConjugatePrior
 """Any prior that the NumPyro model can be given."""
 
+if TYPE_CHECKING:
+    PriorLike = AnyPrior | None
+else:
+    PriorLike = object
+"""A prior as a user gives it, before it is checked."""
+
 
 def conjugate_prior(
-    x: Any,
+    x: ArrayLike | Rows,
     num_components: int,
     family: str | Family = "full",
     *,
-    row_weights: Any = None,
-    concentration: Any = 1.0,
-    mean: Any = None,
-    shrinkage: Any = 0.01,
-    dof: Any = None,
-    scale: Any = None,
-    stick_breaking: Any = False,
+    row_weights: ArrayLike | None = None,
+    concentration: ArrayLike = 1.0,
+    mean: ArrayLike | None = None,
+    shrinkage: ArrayLike = 0.01,
+    dof: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    stick_breaking: BoolLike = False,
 ) -> ConjugatePrior:
     r"""The conjugate prior for rows x (n, d) and a family, with any of its numbers set by the caller.
 
@@ -157,19 +163,20 @@ def conjugate_prior(
     """
     family = _conjugate_family(family)
     rows = as_rows(x, row_weights)
-    x, weights = rows.values, rows.weights
+    values, weights = rows.values, rows.weights
     num_features = rows.num_features
     num_components = whole_number("num_components", num_components)
-    if not is_traced((x, weights)):
-        no_constant_column(np.asarray(x)[np.asarray(weights) > 0])
-    center, covariance = sample_covariance(x, weights)
+    if not is_traced(rows):
+        no_constant_column(np.asarray(values)[np.asarray(weights) > 0])
+    center, covariance = sample_covariance(values, weights)
+    default_scale = _default_scale(covariance, values, num_components, family)
     lowest = num_features - 1 if family.conjugate == "inverse-Wishart" else 0
     prior = ConjugatePrior(
-        concentration=prior_number("concentration", concentration, (num_components,), x.dtype),
-        mean=prior_number("mean", center if mean is None else mean, (num_features,), x.dtype, positive=False),
-        shrinkage=prior_number("shrinkage", shrinkage, (), x.dtype),
-        dof=prior_number("dof", num_features + 2 if dof is None else dof, (), x.dtype),
-        scale=_scale(_default_scale(covariance, x, num_components, family) if scale is None else scale, x, family),
+        concentration=prior_number("concentration", concentration, (num_components,), rows.dtype),
+        mean=prior_number("mean", center if mean is None else mean, (num_features,), rows.dtype, positive=False),
+        shrinkage=prior_number("shrinkage", shrinkage, (), rows.dtype),
+        dof=prior_number("dof", num_features + 2 if dof is None else dof, (), rows.dtype),
+        scale=_scale(default_scale if scale is None else scale, values, family),
         column_mean=center,
         column_scale=covariance.diagonal() ** 0.5,
         stick_breaking=truth_value("stick_breaking", stick_breaking),
@@ -182,7 +189,7 @@ def conjugate_prior(
     return prior
 
 
-def check_conjugate_prior(prior: Any, num_components: int, num_features: int, family: Family) -> ConjugatePrior:
+def check_conjugate_prior(prior: object, num_components: int, num_features: int, family: Family) -> ConjugatePrior:
     """The prior, if it is one for this number of components and features and this family.
 
     Raises:
@@ -282,7 +289,9 @@ def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components:
     )
 
 
-def _pseudo_moments(prior: ConjugatePrior, family: Family, num_components: int, num_features: int) -> tuple[Any, Any]:
+def _pseudo_moments(
+    prior: ConjugatePrior, family: Family, num_components: int, num_features: int
+) -> tuple[Array, Array]:
     """Count and scatter that the prior of its covariance lends a component; that of a shared one is split."""
     portion = 1.0 / num_components if family.shared else 1.0
     if family.conjugate == "inverse-Wishart":
@@ -304,7 +313,9 @@ def _scale_shape(family: Family, num_features: int) -> tuple[int, ...]:
     return () if family.isotropic else family.representation.shape(num_features)
 
 
-def sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:
+def sample_covariance(
+    x: Float[AnyArray, "n d"], weights: Float[AnyArray, " n"]
+) -> tuple[Float[AnyArray, " d"], Float[AnyArray, "d d"]]:
     """Column means and the covariance of the columns, divided by one less than the total row weight."""
     total = weights.sum()
     if not is_traced(total) and not total > 1:
@@ -316,7 +327,7 @@ def sample_covariance(x: Any, weights: Any) -> tuple[Any, Any]:
     return center, (weights[:, None] * centred).T @ centred / (total - 1)
 
 
-def _default_scale(covariance: Any, x: Any, num_components: int, family: Family) -> Any:
+def _default_scale(covariance: AnyArray, x: AnyArray, num_components: int, family: Family) -> ArrayLike:
     num_rows, num_features = x.shape
     shrunk = covariance / num_components ** (2 / num_features)
     if family.diagonal:
@@ -325,12 +336,12 @@ def _default_scale(covariance: Any, x: Any, num_components: int, family: Family)
     return shrunk if num_rows > num_features else array.diag(shrunk.diagonal())
 
 
-def _scale(scale: Any, x: Any, family: Family) -> Any:
+def _scale(scale: ArrayLike, x: AnyArray, family: Family) -> AnyArray:
     shape = _scale_shape(family, x.shape[1])
     if family.diagonal:
         return prior_number("scale", scale, shape, x.dtype)
     if is_traced(scale):
-        return jnp.reshape(scale, shape)
+        return jnp.reshape(jnp.asarray(scale), shape)
     given = np.asarray(scale, x.dtype)
     given = given.reshape(shape) if given.size == 1 == x.shape[1] else given
     if given.shape != shape:

@@ -14,7 +14,6 @@ Source: Bishop (2006), Pattern Recognition and Machine Learning, section 10.2; G
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ from bayesgmm.mixtures.mixture import (
     rows_of_mixture,
     sum_over_components,
 )
-from bayesgmm.numerics.precision import AnyArray, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, matching_precision
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
 from bayesgmm.priors.mixing_weights import (
     expected_log_weights,
@@ -76,7 +75,7 @@ class ConjugateDistribution:
         """Whether it is one of variances, not of covariance matrices."""
         return self.scale.ndim == self.mean.ndim
 
-    def predictive_log_prob(self, x: Any) -> Float[AnyArray, " n"]:
+    def predictive_log_prob(self, x: ArrayLike) -> Float[AnyArray, " n"]:
         r"""Log-density of new rows x (n, d) with weights, means and covariances integrated out, shape (n).
 
         A mixture of Student-t densities, normalised: for matrices
@@ -245,7 +244,7 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
 
 
 @matching_precision
-def _predictive_log_prob(distribution: ConjugateDistribution, x: Any) -> AnyArray:
+def _predictive_log_prob(distribution: ConjugateDistribution, x: ArrayLike) -> AnyArray:
     d = count_features(distribution)
     x = rows_of_mixture(Mixture(distribution.concentration, distribution.mean, distribution.scale), x)
     return _predictive(distribution, jnp.asarray(x, jax.dtypes.canonicalize_dtype(distribution.mean.dtype)), d)

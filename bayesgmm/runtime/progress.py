@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import shown
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Listener = Callable[[str], None]
 
 
-def check_progress(progress: Any) -> Any:
+def check_progress(progress: object) -> bool | Listener | None:
     """Check the argument `progress`.
 
     Raises:

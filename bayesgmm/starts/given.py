@@ -1,7 +1,7 @@
 """Starts that a user gives (a mixture, some of its parameters, responsibilities, labels), checked and made mixtures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,18 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import shown
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.starts.kmeans import centre_and_scale, mixture_of_partition
+
+if TYPE_CHECKING:
+    StartLike = str | Mixture | Sequence[Mixture] | Mapping[str, ArrayLike] | ConjugateDistribution | ArrayLike
+else:
+    StartLike = object
+"""A start as a user gives it: a name, mixtures, parameters, an approximation, responsibilities or labels."""
 
 
 def mixture_from_start(
-    start: Any, x: ArrayLike | Rows, num_components: int, family: Family, reg_covar: ArrayLike
+    start: StartLike, x: ArrayLike | Rows, num_components: int, family: Family, reg_covar: ArrayLike
 ) -> Mixture:
     """The mixture that a user's own start means, in the precision of the rows and the representation of the family.
 
@@ -42,24 +49,26 @@ def mixture_from_start(
     if isinstance(start, Mixture):
         return _as_given(start, rows.values, num_components, family)
     if isinstance(start, Mapping):
-        weights, means, kind, matrices = _parameters(start, num_components, rows.num_features, family)
-        if kind is None:
+        weights, means, given = _parameters(start, num_components, rows.num_features, family)
+        if given is None:
             responsibilities = responsibilities_from_start(_nearest_means(rows, means), rows, num_components)
             fitted = mixture_of_partition(rows, responsibilities, family, reg_covar)
             return _from_factor(rows.values, weights, means, fitted.precision_factor)
-        return _from_matrices(rows.values, weights, means, kind, matrices, family)
+        return _from_matrices(rows.values, weights, means, *given, family)
     responsibilities = responsibilities_from_start(start, rows, num_components)
     return mixture_of_partition(rows, responsibilities, family, reg_covar)
 
 
 @matching_precision
-def _from_factor(x: AnyArray, weights: Any, means: Any, factor: Any) -> Mixture:
+def _from_factor(x: AnyArray, weights: AnyArray, means: AnyArray, factor: AnyArray) -> Mixture:
     weights, means, factor = (jnp.asarray(value, x.dtype) for value in (weights, means, factor))
     return Mixture(jnp.log(weights / weights.sum()), means, factor)
 
 
 @matching_precision
-def _from_matrices(x: AnyArray, weights: Any, means: Any, kind: str, matrices: Any, family: Family) -> Mixture:
+def _from_matrices(
+    x: AnyArray, weights: AnyArray, means: AnyArray, kind: str, matrices: AnyArray, family: Family
+) -> Mixture:
     matrices = jnp.asarray(matrices, x.dtype)
     representation = family.representation
     made = representation.from_covariances if kind == "covariances" else representation.from_precisions
@@ -103,9 +112,9 @@ def _as_given(start: Mixture, x: AnyArray, num_components: int, family: Family) 
 
 
 def _parameters(
-    start: Mapping[str, Any], num_components: int, num_features: int, family: Family
-) -> tuple[Any, Any, str | None, Any]:
-    """Weights, means, which of covariances and precisions is given, and it in the shape of the family: all checked."""
+    start: Mapping[str, ArrayLike], num_components: int, num_features: int, family: Family
+) -> tuple[AnyArray, AnyArray, tuple[str, AnyArray] | None]:
+    """Weights, means, and the covariances or precisions that are given, with their name, in the shape of the family."""
     known = ("weights", "means", "covariances", "precisions")
     for name in start:
         if name not in known:
@@ -126,11 +135,11 @@ def _parameters(
             raise InputError(f"start: weights sum to {weights.sum():g}; they must sum to 1")
     kind = next((name for name in ("covariances", "precisions") if name in start), None)
     if kind is None:
-        return weights, means, None, None
-    return weights, means, kind, _matrices(kind, start[kind], num_components, num_features, family)
+        return weights, means, None
+    return weights, means, (kind, _matrices(kind, start[kind], num_components, num_features, family))
 
 
-def _matrices(kind: str, value: Any, num_components: int, num_features: int, family: Family) -> Any:
+def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: int, family: Family) -> AnyArray:
     num_matrices = 1 if family.shared else num_components
     one = (num_features,) if family.diagonal else (num_features, num_features)
     matrices = _as_array(kind, value)
@@ -157,21 +166,20 @@ def _matrices(kind: str, value: Any, num_components: int, num_features: int, fam
     return matrices
 
 
-def _as_array(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Any:
+def _as_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> AnyArray:
     """A finite float64 array of the given shape; a traced value is asked for its shape alone."""
-    if not is_traced(value):
-        try:
-            value = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
-            raise InputError(f"start: {name} must be an array of numbers; got {type(value).__name__}") from None
-    if shape is not None and value.shape != shape:
-        raise InputError(f"start: {name} must have shape {shape}; got {value.shape}")
-    if not is_traced(value) and not np.isfinite(value).all():
+    try:
+        array = jnp.asarray(value) if is_traced(value) else np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"start: {name} must be an array of numbers; got {type(value).__name__}") from None
+    if shape is not None and array.shape != shape:
+        raise InputError(f"start: {name} must have shape {shape}; got {array.shape}")
+    if not is_traced(array) and not np.isfinite(array).all():
         raise InputError(f"start: {name} has NaN or infinite entries")
-    return value
+    return array
 
 
-def responsibilities_from_start(start: Any, rows: Rows, num_components: int) -> AnyArray:
+def responsibilities_from_start(start: object, rows: Rows, num_components: int) -> AnyArray:
     """Responsibilities (n, k) from responsibilities or labels, in which every component has rows."""
     num_rows, given = len(rows), type(start).__name__
     if not isinstance(start, jax.Array):
@@ -215,7 +223,7 @@ def responsibilities_from_start(start: Any, rows: Rows, num_components: int) -> 
     return shares.astype(rows.dtype)
 
 
-def check_starts(start: Any, num_components: int, num_features: int, family: Family) -> list[Mixture]:
+def check_starts(start: object, num_components: int, num_features: int, family: Family) -> list[Mixture]:
     """The start or starts, a mixture or a sequence of them, if they are such as the family can have.
 
     Raises:
@@ -227,7 +235,7 @@ def check_starts(start: Any, num_components: int, num_features: int, family: Fam
     return [check_start(one, num_components, num_features, family) for one in given]
 
 
-def check_start(start: Any, num_components: int, num_features: int, family: Family) -> Mixture:
+def check_start(start: object, num_components: int, num_features: int, family: Family) -> Mixture:
     """The start, if it is a mixture that the family can have.
 
     Raises:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_key, one_of
-from bayesgmm.starts.given import mixture_from_start
+from bayesgmm.starts.given import StartLike, mixture_from_start
 from bayesgmm.starts.hierarchical import share_out
 from bayesgmm.starts.kmeans import (
     centre_and_scale,
@@ -173,7 +172,7 @@ def get_start(start: str) -> Start:
     return STARTS[one_of("start", name, STARTS)]
 
 
-def check_named_start(name: str, value: Any) -> Any:
+def check_named_start(name: str, value: StartLike | None) -> StartLike:
     """A start whose name, if it is one, is known.
 
     Raises:
