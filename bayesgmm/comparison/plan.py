@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from bayesgmm.comparison.agreement import check_labels
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_rows, enough_rows
+from bayesgmm.likelihood.rows import enough_rows, unweighted_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features, one_of, whole_number
@@ -111,7 +111,7 @@ def make_plan(
         InputError: for whatever would be refused later.
     """
     family = get_family(family)
-    table, rows, key = x, as_rows(x), as_key(key)
+    table, rows, key = x, unweighted_rows(x), as_key(key)
     x = np.asarray(rows.values)
     names = name_features(feature_names, x.shape[1], table)
     several = isinstance(num_components, Iterable) and not isinstance(num_components, str)

@@ -3,7 +3,6 @@ r"""Variational inference by coordinate ascent, under the conjugate prior: every
 Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of components can be compared by it.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from jaxtyping import Array
 
 from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
 from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
+from bayesgmm.engines.em import given_start
 from bayesgmm.engines.fit import Fit, ResultCode, announce
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
 from bayesgmm.errors import InputError
@@ -44,13 +44,13 @@ from bayesgmm.priors.normal_inverse_wishart import (
 )
 from bayesgmm.runtime import devices
 from bayesgmm.starts.given import StartLike, responsibilities_from_start
-from bayesgmm.starts.named import Start, column_moments, get_start, mixture_from_start, start_from
+from bayesgmm.starts.named import Start, check_named_start, column_moments, get_start, start_from
 
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
 
 
-def _num_draws(name: str, value: object) -> int:
-    count = whole_number(name, value, 0)
+def _num_draws(name: str, value: object, least: int = 0) -> int:
+    count = whole_number(name, value, least)
     if 0 < count < MIN_DRAWS:
         raise InputError(f"{name}={count} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
     return count
@@ -73,7 +73,7 @@ def fit_cavi(
     family: str | Family = "full",
     prior: PriorLike = None,
     key: KeyLike,
-    start: StartLike = "k-means++",
+    start: Annotated[StartLike, Rule(check_named_start)] = "k-means++",
     num_restarts: Count = 10,
     row_weights: ArrayLike | None = None,
     tol: Number = 1e-6,
@@ -202,8 +202,7 @@ def draw_from_approximation(
     if prior is None:
         prior = conjugate_prior(rows, k, family)
     prior = check_conjugate_prior(prior, k, rows.num_features, family)
-    num_draws = _num_draws("num_draws", whole_number("num_draws", num_draws))
-    return _with_draws(fit, rows, prior, num_draws, as_key(key))
+    return _with_draws(fit, rows, prior, _num_draws("num_draws", num_draws, least=1), as_key(key))
 
 
 @matching_precision
@@ -212,10 +211,10 @@ def _with_draws(fit: Fit, rows: Rows, prior: ConjugatePrior, num_draws: int, key
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.dtype), prior)
     family = get_family(fit.family)
     draws, log_p, log_q = _draw(approximation, rows, prior, key, family=family, num_draws=num_draws)
-    drawn = fit_of_draws(
+    return fit_of_draws(
         "cavi",
         jax.tree.map(lambda leaf: leaf[None], draws),
-        rows.values,
+        rows,
         family,
         result=fit.code,
         num_steps=int(fit.num_steps),
@@ -224,25 +223,30 @@ def _with_draws(fit: Fit, rows: Rows, prior: ConjugatePrior, num_draws: int, key
         summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": fit.summary["elbo"]},
         approximation=fit.approximation,
     )
-    return dataclasses.replace(drawn, log_likelihood=log_likelihood(drawn.mixture, rows))
 
 
 def _given_start(
     start: Start | StartLike, rows: Rows, num_components: int, family: Family, prior: ConjugatePrior, key: RandomKey
 ) -> Mixture:
     """The mixture whose pass over the rows comes first."""
-    ridge = _start_ridge(jax.tree.map(jnp.asarray, rows))
-    if isinstance(start, Start):
-        given = start_from(rows, num_components, family, ridge, start=start.name, key=key)
-    elif isinstance(start, ConjugateDistribution):
-        return _expected(jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), start))
-    elif isinstance(start, Mixture | Mapping):
-        given = mixture_from_start(start, rows, num_components, family, ridge)
-    else:
-        # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
-        shares = jnp.asarray(responsibilities_from_start(start, rows, num_components))
-        return _expected_from_shares(jax.tree.map(jnp.asarray, rows), shares, prior, family=family)
-    return jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), given)
+    if isinstance(start, ConjugateDistribution):
+        return _expected(_check_approximation(start, distribution_of_prior(prior, family, num_components)))
+    if isinstance(start, Start | Mixture | Mapping):
+        ridge = _start_ridge(jax.tree.map(jnp.asarray, rows))
+        return given_start(start, rows, num_components, family, ridge, key)
+    # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
+    shares = jnp.asarray(responsibilities_from_start(start, rows, num_components), rows.dtype)
+    return _expected_from_shares(jax.tree.map(jnp.asarray, rows), shares, prior, family=family)
+
+
+def _check_approximation(start: ConjugateDistribution, prior: ConjugateDistribution) -> ConjugateDistribution:
+    """An approximation to start from, of the shape and in the precision of the prior."""
+    if start.mean.shape != prior.mean.shape or start.scale.shape != prior.scale.shape:
+        raise InputError(
+            f"start is an approximation with means of shape {start.mean.shape} and scales of shape "
+            f"{start.scale.shape}; those of num_components, x and family are {prior.mean.shape} and {prior.scale.shape}"
+        )
+    return jax.tree.map(lambda field: jnp.asarray(field, prior.mean.dtype), start)
 
 
 _expected = jax.jit(expected_mixture)

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
@@ -25,7 +26,7 @@ MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, 
 def fit_of_draws(
     engine: str,
     draws: Mixture,
-    x: Array,
+    x: Array | Rows,
     family: Family,
     *,
     result: ResultCode,

@@ -156,7 +156,8 @@ def _fit(
         fit = _best_of_restarts(key, placed, reg_covar, tol, prior, **options)
     else:
         start_ridge, ridge = _ridges(placed, reg_covar, prior)
-        given = _given_start(start, placed if mesh is None else rows, settings, start_ridge, key)
+        used = placed if mesh is None else rows
+        given = given_start(start, used, settings.num_components, settings.family, start_ridge, key)
         fit = _run(given, placed, ridge, tol, prior, settings=settings, mesh=mesh)
     return fit if mesh is None else devices.off_mesh(fit)
 
@@ -185,7 +186,7 @@ def _fit_streamed(
 
     if not (isinstance(start, Start) and start.random):
         used = rows if isinstance(start, Mixture) else rows.of_positive_weight()
-        return run(_given_start(start, used, settings, start_ridge, key))
+        return run(given_start(start, used, k, family, start_ridge, key))
     assert key is not None
     keys = jax.random.split(key, settings.num_restarts)
     sample = sample_on_host(rows, sample_size(rows, k, family), key=jax.random.fold_in(keys[0], 1))
@@ -196,15 +197,14 @@ def _fit_streamed(
     return sorted_components(fit)
 
 
-def _given_start(
-    start: Start | StartLike, rows: Rows, settings: _Settings, ridge: Array, key: RandomKey | None
+def given_start(
+    start: Start | StartLike, rows: Rows, num_components: int, family: Family, ridge: Array, key: RandomKey | None
 ) -> Mixture:
     """The mixture of a named start that is not random, or of a user-supplied one."""
-    k, family = settings.num_components, settings.family
     if isinstance(start, Start):
-        given = start_from(rows, k, family, ridge, start=start.name, key=key)
+        given = start_from(rows, num_components, family, ridge, start=start.name, key=key)
     else:
-        given = mixture_from_start(start, rows, k, family, ridge)
+        given = mixture_from_start(start, rows, num_components, family, ridge)
     return jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), given)
 
 

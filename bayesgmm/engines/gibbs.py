@@ -36,7 +36,7 @@ from bayesgmm.priors.conjugate import (
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
 from bayesgmm.runtime.chains import (
     Checkpoint,
-    check_chain_method,
+    best_chain_method,
     check_draws,
     checkpoint_of,
     map_chains,
@@ -109,7 +109,7 @@ def fit_gibbs(
     family = get_family(family)
     rows = unweighted_rows(x)
     values = rows.values
-    method = check_chain_method(chain_method, num_chains)
+    method = chain_method or best_chain_method(num_chains)
     enough_rows(rows, num_components, family, bounded=True)
     key = as_key(key)
     if prior is None:
@@ -118,7 +118,7 @@ def fit_gibbs(
     if start is None:
         starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, num_components, values.shape[1], family)
+        starts = check_starts(start, values, num_components, family)
     counts = (num_chains, num_warmup, num_draws)
     identity = ("gibbs", values, prior, starts, jax.random.key_data(key), counts, method, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)

@@ -98,7 +98,7 @@ def fit_map(
     if start is None:
         starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior, single=True)
     else:
-        starts = check_starts(start, num_components, values.shape[1], family)
+        starts = check_starts(start, values, num_components, family)
     return announce(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)
 
 

@@ -40,7 +40,7 @@ from bayesgmm.numerics.validation import finite_number
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import (
     Checkpoint,
-    check_chain_method,
+    best_chain_method,
     check_draws,
     checkpoint_of,
     map_chains,
@@ -130,12 +130,12 @@ def fit_nuts(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
-    method = check_chain_method(chain_method, num_chains)
+    method = chain_method or best_chain_method(num_chains)
     values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
         starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, num_components, values.shape[1], family)
+        starts = check_starts(start, values, num_components, family)
     counts = (num_chains, num_warmup, num_draws)
     settings = (target_accept, float(jitter), max_tree_depth, method)
     identity = ("nuts", values, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)

@@ -140,8 +140,10 @@ def fit_vi(
     values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if not isinstance(guide, str):
         check_sites(guide, values, num_components, family, prior)
-    start = em_optima(values, num_components, family, 1, key=key, prior=prior)[0] if start is None else start
-    start = check_start(start, num_components, values.shape[1], family)
+    if start is None:
+        (start,) = em_optima(values, num_components, family, 1, key=key, prior=prior)
+    else:
+        start = check_start(start, values, num_components, family)
     if batch_size is None:
         batch_size = values.shape[0] if values.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
     settings = _Settings(guide, rank, min(batch_size, values.shape[0]), num_draws, num_particles, window, max_steps)

@@ -52,19 +52,11 @@ class Drawn(NamedTuple):
     num_steps: int
 
 
-def check_chain_method(chain_method: str | None, num_chains: int) -> str:
-    """The method asked for, or the best one here: parallel where several devices can share the chains evenly.
-
-    Raises:
-        InputError: for a method that is not known.
-    """
-    if chain_method is None:
-        if num_chains > 1 and _devices_for(num_chains) > 1:
-            return "parallel"
-        return "sequential" if jax.default_backend() == "cpu" else "vectorized"
-    if chain_method not in CHAIN_METHODS:
-        raise InputError(f"chain_method={chain_method!r} is not known; choose one of {', '.join(CHAIN_METHODS)}")
-    return chain_method
+def best_chain_method(num_chains: int) -> str:
+    """The best method here: parallel where several devices can share the chains evenly."""
+    if num_chains > 1 and _devices_for(num_chains) > 1:
+        return "parallel"
+    return "sequential" if jax.default_backend() == "cpu" else "vectorized"
 
 
 def _devices_for(num_chains: int) -> int:

@@ -1,6 +1,7 @@
 """Coordinate ascent: scikit-learn's steps, the exact evidence where there is one, and a bound that never falls."""
 
 import dataclasses
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -159,6 +160,15 @@ def test_step_limit_is_told(key):
         ({"num_restarts": 0}, "num_restarts=0 must be"),
         ({"tol": -1.0}, "tol=-1.0 must be"),
         ({"start": "nowhere"}, "start='nowhere' is not known"),
+        ({"start": None}, "start=None is not a start; leave it out"),
+        *(
+            ({"start": distribution_of_prior(conjugate_prior(x, k, family), FAMILIES[family], k)}, message)
+            for x, k, family, message in (
+                (DATA["faithful"], 3, "full", r"start is an approximation with means of shape \(3, 2\)"),
+                (DATA["iris"], 2, "full", r"with means of shape \(2, 4\)"),
+                (DATA["faithful"], 2, "tied", r"scales of shape \(1, 2, 2\); .* \(2, 2, 2\)"),
+            )
+        ),
         ({"prior": 3}, "prior is 3, and this takes a conjugate prior"),
         ({"prior": bayesgmm.default_prior(DATA["faithful"], 2)}, "takes a conjugate prior; make it with"),
         ({"prior": conjugate_prior(DATA["faithful"], 3)}, "prior is for k=3"),
@@ -230,7 +240,8 @@ def test_draws_can_be_taken_later(key):
 def test_labels_of_a_start_of_ones_own_are_kept(rng, key):
     x = np.concatenate([rng.normal(size=(40, 1)) + 3, rng.normal(size=(40, 1)) - 3])
     labels = np.repeat([0, 1], 40)
-    for start in (labels, np.eye(2)[labels], {"means": np.array([[3.0], [-3.0]])}):
+    means = {"means": np.array([[3.0], [-3.0]])}
+    for start in (labels, np.eye(2)[labels], means, MappingProxyType(means)):
         assert fit_cavi(x, 2, start=start, key=key).mixture.means[0, 0] > 0
     assert fit_cavi(x, 2, start=1 - labels, key=key).mixture.means[0, 0] < 0
 

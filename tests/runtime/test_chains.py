@@ -175,9 +175,7 @@ def test_interrupted_single_chain_keeps_only_what_can_be_judged(key):
         fit_gibbs(x, 2, checkpoint=False, progress=stop_after(0), on_failure="ignore", **options)
 
 
-def test_chain_methods_are_checked():
-    with pytest.raises(InputError, match="chain_method='quantum' is not known"):
-        chains.check_chain_method("quantum", 4)
-    assert chains.check_chain_method(None, 4) == "parallel"
-    assert chains.check_chain_method(None, 10**6) == "parallel"  # by eighths
-    assert chains.check_chain_method(None, 11) == chains.check_chain_method(None, 1) == "sequential"
+def test_the_best_chain_method_uses_the_devices():
+    assert chains.best_chain_method(4) == "parallel"
+    assert chains.best_chain_method(10**6) == "parallel"  # by eighths
+    assert chains.best_chain_method(11) == chains.best_chain_method(1) == "sequential"

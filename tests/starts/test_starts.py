@@ -1,7 +1,9 @@
 """Where engines start: partitions by seeds, k-means and chance, starts by name and starts that a user gives."""
 
 import dataclasses
+import functools
 
+import fits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+import bayesgmm
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES
@@ -439,6 +442,26 @@ def test_responsibilities_and_labels_may_be_tables():
         assert_close(mixture_from_start(table, X, 2, FAMILIES["diag"], 1e-3), expected, 1e-12)
 
 
+@pytest.mark.parametrize("name", ["map", "vi", "gibbs", "nuts"])
+def test_every_engine_checks_starts_alike(name, key):
+    fit = functools.partial(getattr(bayesgmm, f"fit_{name}"), DATA["faithful"], 2, key=key)
+    two = fits.em("faithful", 2).mixture
+    refused = {
+        "start has 2 covariances, but the components of family='tied' share one": {"family": "tied", "start": two},
+        "start has covariances between features": {"family": "diag", "start": two},
+        "start has variances that differ by feature": {
+            "family": "spherical",
+            "start": fits.em("faithful", 2, "diag").mixture,
+        },
+        r"start has means of shape \(3, 2\), but num_components=2": {"start": fits.em("faithful", 3).mixture},
+        "start.means has NaN": {"start": dataclasses.replace(two, means=np.nan * two.means)},
+        r"start has leading axes \(1,\)": {"start": jax.tree.map(lambda leaf: leaf[None], two)},
+    }
+    for message, arguments in refused.items():
+        with pytest.raises(InputError, match=message):
+            fit(**arguments)
+
+
 @pytest.mark.parametrize(
     ("start", "family", "message"),
     [
@@ -478,6 +501,16 @@ def test_responsibilities_and_labels_may_be_tables():
             r"precisions\[1\]=\[1.0, 0.0\] must be positive",
         ),
         ({"means": MEANS, "precisions": [1.0, -1.0]}, "spherical", r"precisions\[1\]=.* must be positive"),
+        (
+            {"means": MEANS, "covariances": [[1.0, 2.0], [1.0, 1.0]]},
+            "spherical",
+            "start: covariances differ by feature",
+        ),
+        (
+            Mixture.from_covariances(np.array([0.5, 0.5]), MEANS, np.array([[1.0, 2.0], [1.0, 1.0]])),
+            "spherical",
+            "start has variances that differ by feature, but family='spherical' has one for all",
+        ),
         (MIXTURE, "diag", "start has covariances between features"),
         (MIXTURE, "tied", "start has 2 covariances, but the components of family='tied' share one"),
         (
