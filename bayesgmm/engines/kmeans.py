@@ -11,17 +11,19 @@ import dataclasses
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import Count, Flag, Number, engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import as_rows, enough_rows
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import get_family
-from bayesgmm.numerics.precision import ArrayLike, KeyLike
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, matching_precision
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.posterior.matching import best_orders
+from bayesgmm.starts.kmeans import column_moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,8 @@ class KMeansFit:
     r"""A partition of the rows around centres.
 
     Attributes:
-        labels: cluster of every row, shape (n).
+        labels: cluster of every row, shape (n); of a row of weight 0 that of the nearest centre.
+        shares: share of the weight of the rows in every cluster, to compare a mixture's weights with, shape (k).
         centres: means of the clusters, in the units of the data, shape (k, d).
         inertia: sum over rows of weight times squared distance from the cluster's centre.
         column_scale: what distances along each feature are divided by, shape (d); ones unless standardised.
@@ -38,6 +41,7 @@ class KMeansFit:
     """
 
     labels: Int[np.ndarray, " n"]
+    shares: Float[np.ndarray, " k"]
     centres: Float[np.ndarray, "k d"]
     inertia: float
     column_scale: Float[np.ndarray, " d"]
@@ -48,11 +52,6 @@ class KMeansFit:
     def num_clusters(self) -> int:
         """k."""
         return len(self.centres)
-
-    @property
-    def shares(self) -> Float[np.ndarray, " k"]:
-        """Share of the rows in every cluster, which a mixture's weights are to be compared with, shape (k)."""
-        return np.bincount(self.labels, minlength=self.num_clusters) / len(self.labels)
 
     def predict(self, x: ArrayLike) -> Int[np.ndarray, " m"]:
         """The nearest centre of new rows (m, d).
@@ -72,7 +71,8 @@ class KMeansFit:
         np.add.at(together, (self.labels, labels), 1.0)
         order = best_orders(together)
         order = order[order < self.num_clusters]
-        return dataclasses.replace(self, labels=np.argsort(order)[self.labels], centres=self.centres[order])
+        labels = np.argsort(order)[self.labels]
+        return dataclasses.replace(self, labels=labels, shares=self.shares[order], centres=self.centres[order])
 
 
 @engine("kmeans", label="k-means", method="k-means", gives="partition", prior="none", streams=(11,))
@@ -93,7 +93,8 @@ def fit_kmeans(
         x: rows (n, d).
         num_components: number of clusters k.
         key: `jax.random.key(seed)`.
-        row_weights: weights of the rows (n); ones by default.
+        row_weights: weight of every row (n); weight 2 is the row twice, but for the tolerance, which is relative to the
+            variance of the rows each counted once.
         num_restarts: number of starts, of which the partition of smallest inertia is kept.
         max_steps: step limit of each.
         tol: stop when the centres move by less, squared and relative to the mean variance of the columns.
@@ -106,7 +107,10 @@ def fit_kmeans(
     rows, key = as_rows(x, row_weights), as_key(key)
     enough_rows(rows, num_components, get_family("spherical"))
     x, weights = np.asarray(rows.values), np.asarray(rows.weights)
-    scale = x.std(0) if standardise else np.ones(x.shape[1], x.dtype)
+    used = weights > 0
+    scale = np.ones(x.shape[1], x.dtype)
+    if standardise:
+        scale = np.asarray(_column_variances(rows.at(np.flatnonzero(used)))) ** 0.5
 
     from sklearn.cluster import KMeans  # on first use: it takes a second to import
 
@@ -116,17 +120,24 @@ def fit_kmeans(
         max_iter=max_steps,
         tol=float(tol),
         random_state=int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max)),
-    ).fit(x / scale, sample_weight=weights)
-    assert found.labels_ is not None
+    ).fit(x[used] / scale, sample_weight=weights[used])
     assert found.inertia_ is not None
+    labels = np.asarray(found.predict(x / scale), np.int64)
+    counts = np.bincount(labels, weights, minlength=num_components)
     return KMeansFit(
-        labels=np.asarray(found.labels_, np.int64),
+        labels=labels,
+        shares=counts / counts.sum(),
         centres=np.asarray(found.cluster_centers_ * scale, x.dtype),
         inertia=float(found.inertia_),
         column_scale=scale,
         num_steps=int(found.n_iter_),
         code=ResultCode.successful if found.n_iter_ < max_steps else ResultCode.max_steps_reached,
     )
+
+
+@matching_precision
+def _column_variances(rows: Rows) -> AnyArray:
+    return column_moments(jax.tree.map(jnp.asarray, rows))[1]
 
 
 def inertia_of(

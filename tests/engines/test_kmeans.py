@@ -73,6 +73,23 @@ def test_standardised_columns_and_weights(key):
     assert fit_kmeans(x.astype(np.float32), 2, key=key).centres.dtype == np.float32
 
 
+def test_weight_two_is_the_row_twice_and_weight_none_is_no_row(key, rng):
+    x = DATA["faithful"]
+    weights = rng.integers(0, 3, len(x))
+    counted = weights > 0
+    far = np.where(counted[:, None], x, 1e200)  # whatever it holds
+    weighted = fit_kmeans(far, 2, key=key, row_weights=weights, standardise=True)
+    repeated = fit_kmeans(np.repeat(x, weights, axis=0), 2, key=key, standardise=True)
+    np.testing.assert_allclose(weighted.column_scale, np.repeat(x, weights, axis=0).std(0), rtol=1e-12)
+    order = weighted.centres[:, 0].argsort(), repeated.centres[:, 0].argsort()
+    np.testing.assert_allclose(weighted.centres[order[0]], repeated.centres[order[1]], rtol=1e-6)
+    np.testing.assert_allclose(weighted.shares[order[0]], repeated.shares[order[1]], rtol=1e-12)
+    assert weighted.inertia == pytest.approx(repeated.inertia, rel=1e-6)
+    np.testing.assert_array_equal(weighted.labels[counted], weighted.predict(x[counted]))
+    matched = weighted.matched_to(1 - weighted.labels)
+    np.testing.assert_array_equal(matched.shares, weighted.shares[::-1])
+
+
 def test_a_step_limit_that_is_too_low_is_said(key, rng):
     x = rng.normal(size=(500, 4))
     found = fit_kmeans(x, 8, key=key, max_steps=1, num_restarts=1)
@@ -290,6 +307,6 @@ class TestPictures:
 
 
 def test_a_partition_is_a_plain_record():
-    partition = KMeansFit(np.array([0, 1, 1]), np.zeros((2, 1)), 1.0, np.ones(1), 2, ResultCode.successful)
+    shares = np.array([1 / 3, 2 / 3])
+    partition = KMeansFit(np.array([0, 1, 1]), shares, np.zeros((2, 1)), 1.0, np.ones(1), 2, ResultCode.successful)
     assert partition.num_clusters == 2
-    np.testing.assert_allclose(partition.shares, [1 / 3, 2 / 3])
