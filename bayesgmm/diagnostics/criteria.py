@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.fit import Fit, as_fit
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import get_family
@@ -41,9 +41,10 @@ def information_criteria(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None =
     """Compute BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows.
 
     Raises:
-        InputError: for rows or weights that cannot be used, or rows of another number of features than the mixture's.
+        InputError: for what is no fit, for rows or weights that cannot be used, and for rows of another number of
+            features than the mixture's.
     """
-    rows = as_rows(x, row_weights).of_positive_weight()
+    fit, rows = as_fit(fit), as_rows(x, row_weights).of_positive_weight()
     weights = np.asarray(rows.weights, np.float64)
     log_prob, log_certainty = (np.asarray(part, np.float64) for part in row_summaries(fit.mixture, rows))
     total = float(weights @ log_prob)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bayesgmm.diagnostics.criteria import pointwise_log_likelihood
-from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.fit import Fit, as_fit
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
@@ -53,7 +53,7 @@ def to_datatree(
     """
     import arviz
 
-    if ENGINES[fit.engine].prior == "none":
+    if ENGINES[as_fit(fit).engine].prior == "none":
         raise InputError(
             f"fit is by {ENGINES[fit.engine].label}, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts"
         )

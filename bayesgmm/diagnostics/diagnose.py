@@ -13,14 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
-from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode, as_fit
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import shown
 from bayesgmm.posterior.convergence import (
     ChainDiagnostics,
     Convergence,
@@ -44,6 +43,7 @@ from bayesgmm.posterior.thresholds import (
     MIN_WIDTH,
     pareto_k_limit,
 )
+from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 
@@ -97,18 +97,11 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
 
 
 def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
-    if np.ndim(fit.result):
+    if np.ndim(as_fit(fit).result):
         raise InputError(f"fit holds {np.size(fit.result)} fits; diagnose them one by one")
     rows_of_mixture(fit.mixture, x)
-    if prior is None:
-        return
-    if not isinstance(prior, WeaklyInformativePrior | ConjugatePrior):
-        raise InputError(f"prior={shown(prior)} is no prior; give the one that was fitted with")
-    shape = (len(prior.concentration), len(prior.column_mean))
-    if shape != fit.mixture.means.shape:
-        raise InputError(
-            f"prior is for (k, d) = {shape}, the fit has {fit.mixture.means.shape}; give the one that was fitted with"
-        )
+    if prior is not None:
+        check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
 
 
 def _is_finite(points: Mixture) -> Bool[np.ndarray, "*draws"]:

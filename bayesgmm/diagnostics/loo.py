@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesgmm.engines.draws import MIN_DRAWS
 from bayesgmm.errors import InputError
 from bayesgmm.posterior.thresholds import pareto_k_limit
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from arviz_stats.utils import ELPDData
     from pandas import DataFrame
     from xarray import DataTree
-
-_FEWEST_DRAWS = 25  # for the tail of the importance weights
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,13 @@ class Loo:
 
 
 def num_draws(tree: "DataTree") -> int:
-    """Draws of all chains in the posterior of a tree."""
+    """Draws of all chains in the posterior of a tree.
+
+    Raises:
+        InputError: for what is no tree, or has no posterior.
+    """
+    if "posterior" not in getattr(tree, "children", ()):
+        raise InputError(f"tree must be a DataTree of to_datatree; got {type(tree).__name__}")
     return tree.posterior.sizes["chain"] * tree.posterior.sizes["draw"]
 
 
@@ -84,11 +89,13 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
 
     if len(trees) < 2:
         raise InputError(f"trees has {len(trees)} posteriors; give at least two to compare")
-    first = np.asarray(next(iter(trees.values())).observed_data["x"])
+    first = None
     for name, tree in trees.items():
-        if num_draws(tree) < _FEWEST_DRAWS:
-            raise InputError(f"trees[{name!r}] has fewer than {_FEWEST_DRAWS} draws; give a fit by VI or a sampler")
-        if not np.array_equal(np.asarray(tree.observed_data["x"]), first):
+        if num_draws(tree) < MIN_DRAWS:
+            raise InputError(f"trees[{name!r}] has fewer than {MIN_DRAWS} draws; give a fit by VI or a sampler")
+        x = np.asarray(tree.observed_data["x"])
+        first = x if first is None else first
+        if not np.array_equal(x, first):
             raise InputError(f"trees[{name!r}] is of other rows than the first; compare fits of the same rows")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the column `warning` reports the same
@@ -134,12 +141,13 @@ def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = Non
     """
     import arviz
 
+    number = num_draws(tree)
     if "log_prior" not in tree.children:
         raise InputError("tree has no group log_prior; make it with to_datatree, which is given the prior")
     posterior = tree.posterior
-    if num_draws(tree) < _FEWEST_DRAWS:
+    if number < MIN_DRAWS:
         raise InputError(
-            f"tree has a posterior of {num_draws(tree)} draws, and power-scaling needs at least {_FEWEST_DRAWS}; give "
+            f"tree has a posterior of {number} draws, and power-scaling needs at least {MIN_DRAWS}; give "
             "one by fit_nuts or fit_vi"
         )
     if var_names is None:  # the only weight of one component does not vary

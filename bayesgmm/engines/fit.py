@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
+from bayesgmm.numerics.validation import shown
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 
@@ -150,8 +152,29 @@ def announce(fit: Fit, on_failure: str) -> Fit:
     if on_failure == "ignore" or is_traced(fit.result) or jnp.ndim(fit.result):
         return fit
     if fit.code is not ResultCode.successful:
-        message = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components}): {fit.code.explanation}"
-        if on_failure == "raise":
-            raise RuntimeError(message)
-        warnings.warn(message, FitWarning, skip_file_prefixes=(_PACKAGE,))
+        title = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components})"
+        warn_or_raise(f"{title}: {fit.code.explanation}", on_failure)
     return fit
+
+
+def warn_or_raise(message: str, on_failure: str) -> None:
+    """A `FitWarning` at the line that called this package; or an error, or nothing.
+
+    Raises:
+        RuntimeError: when `on_failure` is "raise".
+    """
+    if on_failure == "raise":
+        raise RuntimeError(message)
+    if on_failure == "warn":
+        warnings.warn(message, FitWarning, skip_file_prefixes=(_PACKAGE,))
+
+
+def as_fit(value: object) -> Fit:
+    """The value, if it is a fit.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if isinstance(value, Fit):
+        return value
+    raise InputError(f"fit={shown(value)} is not a Fit; give the result of fit_em or another engine")

@@ -35,10 +35,11 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood import natural
 from bayesgmm.likelihood.moments import MomentKind, Moments, Sums, keeps_variances, moment_kind, positive_count
 from bayesgmm.likelihood.rows import Rows, over_blocks, stack_of_blocks
-from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import (
     Assigned,
     Mixture,
+    as_mixture,
     drawn_shares,
     expected_shares,
     given_shares,
@@ -61,7 +62,7 @@ def expected_moments(
     x: ArrayLike | Rows,
     row_weights: ArrayLike | None = None,
     *,
-    family: Family | None = None,
+    family: str | Family | None = None,
     prepared: "Prepared | None" = None,
     axis_name: str | None = None,
 ) -> Moments:
@@ -76,14 +77,15 @@ def expected_moments(
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
     mixture, rows = in_one_precision(mixture, x, row_weights)
-    return moments_of_rows(mixture, rows, prepared, kind=moment_kind(mixture, family), axis_name=axis_name)
+    kind = moment_kind(mixture, None if family is None else get_family(family))
+    return moments_of_rows(mixture, rows, prepared, kind=kind, axis_name=axis_name)
 
 
 def in_one_precision(
     mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike | None = None
 ) -> tuple[Mixture, Rows]:
     """The mixture and the rows in one precision: that of the mixture, or float64 where the rows have it."""
-    if mixture.draw_shape:
+    if as_mixture(mixture).draw_shape:
         raise InputError(f"mixture has leading axes {mixture.draw_shape}; index it down to a single one, or use vmap")
     if isinstance(x, Rows) and row_weights is None:
         x, row_weights = x.values, x.weights

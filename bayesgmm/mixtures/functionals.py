@@ -15,7 +15,7 @@ from jax.scipy.special import entr
 from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal, log_normaliser
+from bayesgmm.mixtures.mixture import Mixture, as_mixture, joint_and_marginal, log_normaliser
 from bayesgmm.mixtures.univariate import check_probability, exact_log_level
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, KeyLike, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
@@ -50,7 +50,7 @@ def entropy(mixture: Mixture, *, key: KeyLike, num_draws: int = 10_000) -> Estim
     Raises:
         InputError: for fewer than two draws, and for what is no key.
     """
-    return _entropy(mixture, as_key(key), whole_number("num_draws", num_draws, least=2))
+    return _entropy(as_mixture(mixture), as_key(key), whole_number("num_draws", num_draws, least=2))
 
 
 def kl_divergence(mixture: Mixture, other: Mixture, *, key: KeyLike, num_draws: int = 10_000) -> Estimate:
@@ -68,7 +68,7 @@ def kl_divergence(mixture: Mixture, other: Mixture, *, key: KeyLike, num_draws: 
         InputError: for different numbers of features, leading axes that do not fit, fewer than two draws, and for what
             is no key.
     """
-    if mixture.num_features != other.num_features:
+    if as_mixture(mixture).num_features != as_mixture(other, "other").num_features:
         raise InputError(
             f"other has {other.num_features} features and mixture {mixture.num_features}; compare mixtures of the same"
         )
@@ -104,7 +104,7 @@ def hdr_level(
     """
     probability = check_probability(probability, closed=False)
     num_draws = whole_number("num_draws", num_draws, least=2)
-    if mixture.num_features == 1:
+    if as_mixture(mixture).num_features == 1:
         return _exact_level(mixture, probability)
     return _level(mixture, probability, as_key(key), num_draws)
 

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, compiled, is_traced, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, compiled, is_traced, matching_precision
 from bayesgmm.numerics.triangular import UNROLLED
-from bayesgmm.numerics.validation import real_array, shown, whole_number
+from bayesgmm.numerics.validation import as_key, real_array, shown, whole_number
 from bayesgmm.runtime.files import storable
 
 LOG_2PI = math.log(2 * math.pi)
@@ -77,10 +77,14 @@ class Mixture:
         Covariances are (e, d, d), or (e, d) variances for a diagonal representation, with e either 1 or k; further
         leading axes are shared by all three. A covariance that is not positive definite gives NaN factors, as
         elsewhere in JAX.
+
+        Raises:
+            InputError: for shapes that do not belong together.
         """
-        fields = (
+        fields = tuple(
             value if isinstance(value, jax.Array) else np.asarray(value) for value in (weights, means, covariances)
         )
+        _check_fields(*fields)
         return _from_covariances(*fields)
 
     @property
@@ -148,11 +152,18 @@ class Mixture:
             raise IndexError("a single mixture has no leading axes to index; use .permute to reorder components")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
-    @compiled
     def permute(self, order: ArrayLike) -> "Mixture":
-        """The same mixture with its components in another order; `order` has shape (..., k)."""
+        """The same mixture with its components in another order; `order` has shape (..., k).
+
+        Raises:
+            InputError: for what is no permutation of the components.
+        """
+        return self._permute(_check_order(order, self.log_weights.shape))
+
+    @compiled
+    def _permute(self, order: AnyArray) -> "Mixture":
         num_leading = len(self.draw_shape)
-        order = jnp.broadcast_to(jnp.asarray(order), self.log_weights.shape)
+        order = jnp.broadcast_to(order, self.log_weights.shape)
 
         def reorder(field: Array) -> Array:
             if field.shape[num_leading] == 1:
@@ -230,8 +241,13 @@ class Mixture:
         return joint_of_rows(self, x).argmax(0)
 
     @matching_precision
-    def sample(self, num_rows: int, *, key: RandomKey) -> Float[AnyArray, "*draws n d"]:
-        """`num_rows` independent rows from the mixture (from every draw, if there are leading axes)."""
+    def sample(self, num_rows: int, *, key: KeyLike) -> Float[AnyArray, "*draws n d"]:
+        """`num_rows` independent rows from the mixture (from every draw, if there are leading axes).
+
+        Raises:
+            InputError: if `num_rows` is not a whole number, or `key` not a random key.
+        """
+        num_rows, key = whole_number("num_rows", num_rows, least=0), as_key(key)
         keys = jax.random.split(key, self.draw_shape) if self.draw_shape else key
         return vmap_draws(functools.partial(_sample, num_rows=num_rows), self)(self, keys)
 
@@ -362,6 +378,43 @@ def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
     if rows.ndim != 2 or rows.shape[1] != mixture.num_features:
         raise InputError(f"x must have shape (rows, {mixture.num_features}) like the means; got {rows.shape}")
     return rows
+
+
+def as_mixture(value: object, name: str = "mixture") -> Mixture:
+    """The value, if it is a mixture.
+
+    Raises:
+        InputError: for anything else; of a fit, naming its mixture.
+    """
+    if isinstance(value, Mixture):
+        return value
+    cure = f"give its mixture, {name}.mixture" if hasattr(value, "mixture") else "give the .mixture of a fit"
+    raise InputError(f"{name}={shown(value)} is not a Mixture; {cure}")
+
+
+def _check_fields(weights: AnyArray, means: AnyArray, covariances: AnyArray) -> None:
+    """Refuse weights, means and covariances of different mixtures."""
+    *draws, num_components, num_features = means.shape if means.ndim > 1 else (0, 0)
+    expected = [
+        (*draws, num_covariances, *shape)
+        for num_covariances in (num_components, 1)
+        for shape in ((num_features, num_features), (num_features,))
+    ]
+    if means.ndim < 2 or weights.shape != means.shape[:-1] or covariances.shape not in expected:
+        raise InputError(
+            "weights, means and covariances must have shapes (k,), (k, d), and (e, d, d) or (e, d) with e = 1 or k, "
+            f"after leading axes that they share; got {weights.shape}, {means.shape} and {covariances.shape}"
+        )
+
+
+def _check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:
+    """An order of the components, (k), or one for each of the draws."""
+    array = real_array(order, "order")
+    k = shape[-1]
+    fits = array.dtype.kind in "iu" and array.ndim > 0 and array.shape in (shape, (k,))
+    if not fits or not (is_traced(array) or (np.sort(array, axis=-1) == np.arange(k)).all()):
+        raise InputError(f"order={shown(order)} must have each of the components 0 to {k - 1} once, shape {shape}")
+    return array
 
 
 def _check_columns(columns: Any, num_features: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.mixture import Mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
+from bayesgmm.mixtures.mixture import Mixture, as_mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import real_array, shown
 
@@ -62,7 +62,7 @@ def check_univariate(mixture: Mixture) -> None:
     Raises:
         InputError: naming their number.
     """
-    if mixture.num_features != 1:
+    if as_mixture(mixture).num_features != 1:
         raise InputError(
             f"mixture has {mixture.num_features} features, and this is of one; take one of them by mixture.marginal(0)"
         )

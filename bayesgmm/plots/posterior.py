@@ -12,6 +12,7 @@ from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.validation import whole_number
 from bayesgmm.plots.assignments import label_masses
 from bayesgmm.plots.panels import (
     DATA_GREY,
@@ -78,8 +79,7 @@ def plot_posterior_ellipses(
         raise InputError(
             f"point has {bold.num_components} components, but the draws have {draws.num_components}; give one alike"
         )
-    if num_draws < 1:
-        raise InputError(f"num_draws={num_draws} must be at least 1")
+    whole_number("num_draws", num_draws)
     check_levels((level,))
     view = view_rows(bold, x, columns, feature_names)
     view_rows(draws, x, columns, feature_names)

@@ -13,7 +13,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike
-from bayesgmm.numerics.validation import as_key
+from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.plots.panels import (
     DATA_GREY,
     INK,
@@ -79,10 +79,9 @@ def plot_prior_predictive(
             and as in `plot_assignments`.
     """
     ordered = check_levels(levels)
-    if len(levels) != 2 or levels[0] == levels[1]:
+    if len(ordered) != 2 or ordered[0] == ordered[1]:
         raise InputError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
-    if num_draws < 1:
-        raise InputError(f"num_draws={num_draws} must be at least 1")
+    whole_number("num_draws", num_draws)
     levels = (ordered[0], ordered[1])
     draw_key, row_key = jax.random.split(as_key(key))
     num_components = len(getattr(prior, "concentration", [0.0]))

@@ -14,6 +14,7 @@ from scipy.stats import chi2
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.validation import shown
 from bayesgmm.plots.panels import DATA_GREY, INK, cluster_colour, cluster_marker
 
 MANY_ROWS = 5000
@@ -117,9 +118,13 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     Raises:
         InputError: for masses outside (0, 1), and for none.
     """
-    if not levels or not all(0 < level < 1 for level in levels):
-        raise InputError(f"levels={tuple(levels)} must be probability masses between 0 and 1, such as (0.5, 0.9)")
-    return tuple(sorted(levels))
+    try:
+        ordered = tuple(sorted(float(level) for level in levels))
+    except (TypeError, ValueError):
+        ordered = ()
+    if not ordered or not all(0 < level < 1 for level in ordered):
+        raise InputError(f"levels={shown(levels)} must be probability masses between 0 and 1, such as (0.5, 0.9)")
+    return ordered
 
 
 def ellipse_outlines(pair: Mixture, level: float, num_points: int = 121) -> Float[np.ndarray, "*draws k num_points 2"]:

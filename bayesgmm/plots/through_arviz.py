@@ -263,16 +263,12 @@ def _check_tree(tree: "DataTree", *groups: str, few_draws: int = _FEWEST_DRAWS) 
     Raises:
         InputError: naming what is missing.
     """
-    children = getattr(tree, "children", None)
-    if children is None or "posterior" not in children:
-        raise InputError(f"tree must be a DataTree of to_datatree; got {type(tree).__name__}")
-    missing = [group for group in groups if group not in children]
+    number = num_draws(tree)
+    missing = [group for group in groups if group not in tree.children]
     if missing:
         raise InputError(f"tree has no group {missing[0]}; make it with to_datatree")
-    if num_draws(tree) < few_draws:
-        raise InputError(
-            f"tree has a posterior of {num_draws(tree)} draws; give that of a fit by VI, CAVI, Gibbs or NUTS"
-        )
+    if number < few_draws:
+        raise InputError(f"tree has a posterior of {number} draws; give that of a fit by VI, CAVI, Gibbs or NUTS")
 
 
 def by_facet(

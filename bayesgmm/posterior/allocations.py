@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
-from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
+from bayesgmm.mixtures.mixture import Mixture, as_mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key
 
@@ -27,7 +27,7 @@ def flat_draws(draws: Mixture) -> Mixture:
     Raises:
         InputError: for a single mixture, for no draws, and for draws with parameters that are not finite.
     """
-    num_leading = len(draws.draw_shape)
+    num_leading = len(as_mixture(draws, "draws").draw_shape)
     if not num_leading:
         raise InputError(
             f"draws with means {draws.means.shape} are a single mixture; give the draws of a posterior, with leading "

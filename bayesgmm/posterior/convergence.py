@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
-from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
+from bayesgmm.mixtures.mixture import Mixture, as_mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE
 from bayesgmm.runtime.chains import fewest_draws
@@ -145,6 +145,9 @@ def convergence(draws: Mixture, x: ArrayLike, *, extra: Mapping[str, ArrayLike] 
             quantities of another shape, and for rows of another number of features.
     """
     num_chains, num_draws = _check_draws(draws)
+    if num_draws < (needed := fewest_draws(num_chains)):
+        chains = f"{num_chains} chains" if num_chains > 1 else "a single chain"
+        raise InputError(f"{num_draws} draws of {chains} are too few for R-hat; draw at least {needed} a chain")
     extra = {name: np.asarray(value, np.float64) for name, value in (extra or {}).items()}
     for name, value in extra.items():
         if value.shape != (num_chains, num_draws):
@@ -195,14 +198,11 @@ def _varies(value: np.ndarray) -> bool:
 
 
 def _check_draws(draws: Mixture) -> tuple[int, int]:
-    if len(draws.draw_shape) != 2:
+    if len(as_mixture(draws, "draws").draw_shape) != 2:
         raise InputError(
             f"draws have leading axes {draws.draw_shape}; give those of a Bayesian fit, (chain, draw), as in fit.draws"
         )
     num_chains, num_draws = draws.draw_shape
-    if num_draws < (needed := fewest_draws(num_chains)):
-        chains = f"{num_chains} chains" if num_chains > 1 else "a single chain"
-        raise InputError(f"{num_draws} draws of {chains} are too few for R-hat; draw at least {needed} a chain")
     return num_chains, num_draws
 
 
@@ -218,8 +218,9 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
         with_total: whether to compute `log_likelihood`, which takes longest for many rows.
 
     Raises:
-        InputError: for rows of another number of features than the draws have.
+        InputError: for draws without both leading axes, and rows of another number of features than the draws have.
     """
+    _check_draws(draws)
     x = np.asarray(rows_of_mixture(draws, x), np.asarray(draws.means).dtype)
     sample = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_ENTROPY_ROWS)).round().astype(int))
     points = sample[spread_rows(x[sample])]

@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from bayesgmm.errors import InputError
 from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
-from bayesgmm.mixtures.mixture import Mixture, vmap_draws
+from bayesgmm.mixtures.mixture import Mixture, as_mixture, vmap_draws
 from bayesgmm.numerics.precision import AnyArray, matching_precision
 
 
@@ -28,15 +29,28 @@ def match_labels(mixture: Mixture, reference: Mixture) -> Int[np.ndarray, "*draw
     `mixture.permute(match_labels(mixture, reference))` has the labels of the reference.
 
     Raises:
-        ValueError: when the mixtures differ in components, features or covariance representation.
+        InputError: when the mixtures differ in components, features or covariance representation.
     """
-    same = mixture.num_components == reference.num_components and mixture.num_features == reference.num_features
-    if not same or mixture.is_diagonal != reference.is_diagonal or reference.draw_shape:
-        raise ValueError(
-            f"mixture with means {mixture.means.shape} cannot be matched to a reference with means "
-            f"{reference.means.shape}: give one reference mixture of the same k, d and family"
-        )
+    check_reference(reference, mixture)
     return best_orders(np.asarray(label_scores(mixture, reference)))
+
+
+def check_reference(
+    reference: Mixture, mixture: Mixture, names: tuple[str, str] = ("reference", "mixture"), *, any_factor: bool = False
+) -> None:
+    """Refuse a reference that is not one mixture with as many components and features, and the same kind of factor.
+
+    Raises:
+        InputError: with the shapes of both, by their names.
+    """
+    alike = as_mixture(reference, names[0]).means.shape == as_mixture(mixture, names[1]).means.shape[-2:]
+    if alike and (any_factor or reference.is_diagonal == mixture.is_diagonal):
+        return
+    shapes = [f"means {one.means.shape} and factors {one.precision_factor.shape}" for one in (reference, mixture)]
+    raise InputError(
+        f"{names[0]} with {shapes[0]} does not fit {names[1]} with {shapes[1]}: give one mixture of the same k, d"
+        f"{'' if any_factor else ' and family'}"
+    )
 
 
 def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*draws k"]:
@@ -55,7 +69,11 @@ def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*dr
 
 
 def relabel(mixture: Mixture, reference: Mixture) -> Mixture:
-    """Put the components of `mixture`, or of each of its draws, in the order of the reference."""
+    """Put the components of `mixture`, or of each of its draws, in the order of the reference.
+
+    Raises:
+        InputError: as `match_labels`.
+    """
     return mixture.permute(match_labels(mixture, reference))
 
 

@@ -33,8 +33,9 @@ from jaxtyping import Float, Int
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
+from bayesgmm.numerics.validation import one_of
 from bayesgmm.posterior.allocations import flat_draws, passes_over_draws, rows_of_draws
-from bayesgmm.posterior.matching import best_orders, label_scores
+from bayesgmm.posterior.matching import best_orders, check_reference, label_scores
 
 METHODS = ("pivot", "stephens", "ecr")
 
@@ -64,11 +65,6 @@ class Relabelling:
     method: str
     losses: Float[np.ndarray, " iterations"]
 
-    @property
-    def num_iterations(self) -> int:
-        """Passes over the draws, 1 where nothing is to iterate."""
-        return len(self.losses)
-
 
 def relabel_draws(
     draws: Mixture, *, method: str = "pivot", pivot: Mixture | None = None, x: ArrayLike | None = None
@@ -89,11 +85,12 @@ def relabel_draws(
         InputError: for an unknown method, a missing pivot or missing rows, a pivot of other components, features or
             covariance representation, draws without leading axes or that are not finite, rows that cannot be used.
     """
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
+    one_of("method", method, METHODS)
     flat = flat_draws(draws)
     if pivot is not None:
-        _check_pivot(draws, pivot, same_representation=method == "pivot")
+        check_reference(pivot, draws, ("pivot", "draws"), any_factor=method != "pivot")
+        if not all(np.isfinite(np.asarray(field)).all() for field in (pivot.means, pivot.precision_factor)):
+            raise InputError("pivot has parameters that are not finite; give a fit that succeeded")
     if method == "pivot":
         if pivot is None:
             raise InputError(
@@ -111,19 +108,6 @@ def relabel_draws(
     num_relabelled = int((orders != identity).any(1).sum())
     orders = orders.reshape(*draws.draw_shape, -1)
     return Relabelling(draws.permute(orders), orders, num_relabelled, method, np.asarray(losses, np.float64))
-
-
-def _check_pivot(draws: Mixture, pivot: Mixture, *, same_representation: bool) -> None:
-    same = pivot.num_components == draws.num_components and pivot.num_features == draws.num_features
-    same = same and not pivot.draw_shape and (pivot.is_diagonal == draws.is_diagonal or not same_representation)
-    if not same:
-        of_family = " and family" if same_representation else ""
-        raise InputError(
-            f"pivot with means {pivot.means.shape} does not fit draws with means {draws.means.shape}: give one mixture "
-            f"of the same k, d{of_family}"
-        )
-    if not all(np.isfinite(np.asarray(field)).all() for field in (pivot.means, pivot.precision_factor)):
-        raise InputError("pivot has parameters that are not finite; give a fit that succeeded")
 
 
 def _by_pivot(draws: Mixture, pivot: Mixture) -> tuple[np.ndarray, list[float]]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
-from bayesgmm.numerics.validation import whole_number
+from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.posterior.allocations import (
     flat_draws,
     hard_allocations,
@@ -57,8 +57,7 @@ def similarity_matrix(
         InputError: for more rows than `max_rows`, unknown allocations, a missing key, draws without leading axes or
             that are not finite, rows that cannot be used.
     """
-    if allocations not in ALLOCATIONS:
-        raise InputError(f"allocations={allocations!r} is not known; choose one of {', '.join(ALLOCATIONS)}")
+    one_of("allocations", allocations, ALLOCATIONS)
     flat, rows = flat_draws(draws), rows_of_draws(draws, x)
     check_num_rows(rows, max_rows)
     if allocations == "soft":

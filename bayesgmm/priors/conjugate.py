@@ -29,7 +29,7 @@ from bayesgmm.likelihood.moments import Moments
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.factors import Factor, pool
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import name_features, no_constant_column, shown, truth_value, whole_number
 from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
@@ -216,7 +216,7 @@ def check_conjugate_prior(prior: object, num_components: int, num_features: int,
 @matching_precision
 def maximise_posterior(
     moments: Moments,
-    family: Family,
+    family: str | Family,
     prior: ConjugatePrior,
     reg_covar: ArrayLike = 0.0,
     previous: Factor | None = None,
@@ -234,10 +234,14 @@ def maximise_posterior(
     $\nu + 2 + d + d N_j$. The ridge `reg_covar`, in squared units of the data, adds $N_j \operatorname{diag}(\rho)$.
 
     An empty component falls back on the mode of the prior. An M-step that iterates starts from the `previous` estimate.
+
+    Raises:
+        InputError: for a prior of another number of components or features, or another family.
     """
-    dtype = moments.count.dtype
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
+    dtype, family = moments.count.dtype, get_family(family)
     num_components, num_features = moments.first.shape
+    prior = check_conjugate_prior(prior, num_components, num_features, family)
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
     ridge = jnp.broadcast_to(jnp.asarray(reg_covar, dtype), (num_features,))
     more_count, more_scatter = _pseudo_moments(prior, family, num_components, num_features)
 
@@ -257,12 +261,17 @@ def maximise_posterior(
 
 
 @matching_precision
-def log_prior(mixture: Mixture, family: Family, prior: ConjugatePrior) -> Float[AnyArray, ""]:
+def log_prior(mixture: Mixture, family: str | Family, prior: ConjugatePrior) -> Float[AnyArray, ""]:
     """Log prior density, constants included, of the mixture's weights, means and covariances.
 
     The density is that of covariance matrices for families of matrices, of variances for diagonals and spheres, with
     one factor for each covariance that is free. Added to the log-likelihood it is what MAP-EM climbs.
+
+    Raises:
+        InputError: for a prior of another number of components or features, or another family.
     """
+    family, mixture = get_family(family), as_mixture(mixture)
+    check_conjugate_prior(prior, mixture.num_components, mixture.num_features, family)
     return _log_prior(mixture, family, prior)
 
 

@@ -6,7 +6,6 @@ where they disagree the likelihood is no parabola and the replicates are to be b
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bayesgmm.engines.em import default_ridge
-from bayesgmm.engines.fit import Fit, FitWarning, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode, warn_or_raise
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
@@ -92,8 +91,7 @@ def uncertainty(
         RuntimeError: where `code` is not successful, when `on_failure` is "raise".
     """
     one_of("on_failure", on_failure, ("warn", "raise", "ignore"))
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
+    one_of("method", method, METHODS)
     if not isinstance(fit, Fit) or ENGINES[fit.engine].prior != "none":
         found = f"a fit by {fit.engine!r}" if isinstance(fit, Fit) else shown(fit)
         raise InputError(f"fit is {found}; standard errors are those of a fit by fit_em. Posteriors have draws instead")
@@ -124,10 +122,8 @@ def uncertainty(
             refits = _refit(method, mixture, rows, weights, family, num_replicates, key)
         found = _assemble(method, fit, mixture, weights, family, known, theory, refits)
 
-    if on_failure == "raise" and found["code"]:
-        raise RuntimeError(f"uncertainty ({method}): {found['message']}")
-    if on_failure == "warn" and found["code"]:
-        warnings.warn(f"uncertainty ({method}): {found['message']}", FitWarning, stacklevel=2)
+    if found["code"]:
+        warn_or_raise(f"uncertainty ({method}): {found['message']}", on_failure)
     return Uncertainty(
         method=method,
         family=family.name,

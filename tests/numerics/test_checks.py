@@ -9,17 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import DATA
+from helpers import DATA, assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import bayesgmm
+from bayesgmm import plots
+from bayesgmm.diagnostics import diagnose, loo
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.expectation import in_one_precision
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows, enough_rows
+from bayesgmm.mixtures import univariate
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.numerics.validation import as_key, as_matrix, finite_number, truth_value, whole_number
+from bayesgmm.plots import shapes
+from bayesgmm.posterior import allocations, convergence, matching
+from bayesgmm.priors.conjugate import maximise_posterior
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -132,6 +139,66 @@ REFUSALS |= {f"a count of {value!r}": (lambda value=value: whole_number("num", v
 REFUSALS |= {
     f"a number of {value!r}": (lambda value=value: finite_number("tol", value), ("tol",))
     for value in (*NOT_NEGATIVE, None, [1e-3])
+}
+
+TWO = bayesgmm.Mixture.from_covariances(np.full(2, 0.5), np.array([[0.0, 0.0], [1.0, 1.0]]), np.stack([np.eye(2)] * 2))
+KEY = jax.random.key(0)
+PRIOR_OF_THREE = bayesgmm.conjugate_prior(X, 3)
+NO_MIXTURE = {
+    "entropy": lambda value: inspect.unwrap(bayesgmm.entropy)(value, key=KEY),
+    "hdr_level": lambda value: inspect.unwrap(bayesgmm.hdr_level)(value, 0.5, key=KEY),
+    "kl_divergence": lambda value: inspect.unwrap(bayesgmm.kl_divergence)(value, TWO, key=KEY),
+    "cdf": lambda value: inspect.unwrap(univariate.check_univariate)(value),
+    "match_labels": lambda value: inspect.unwrap(matching.check_reference)(TWO, value),
+    "relabel_draws": lambda value: inspect.unwrap(allocations.flat_draws)(value),
+    "invariants": lambda value: inspect.unwrap(convergence._check_draws)(value),
+    "log_likelihood": lambda value: inspect.unwrap(in_one_precision)(value, X),
+    "log_prior": lambda value: inspect.unwrap(bayesgmm.log_prior)(value, "full", PRIOR_OF_THREE),
+}
+REFUSALS |= {
+    f"{value} for the mixture of {name}": (lambda use=use, value=value: use(value), ("is not a Mixture", "mixture"))
+    for name, use in NO_MIXTURE.items()
+    for value in ("text", fits.em("galaxies", 2))
+}
+REFUSALS |= {
+    "rows for a fit": (lambda: inspect.unwrap(bayesgmm.information_criteria)(X, X), ("fit=", "is not a Fit")),
+    "rows for a fit to diagnose": (lambda: inspect.unwrap(diagnose._check)(X, X, None), ("fit=", "is not a Fit")),
+    "a number for a tree": (lambda: inspect.unwrap(loo.num_draws)(3), ("tree", "DataTree of to_datatree", "int")),
+    "rows less than none": (lambda: TWO.sample(-1, key=KEY), ("num_rows=-1", "at least 0")),
+    "half a row": (lambda: inspect.unwrap(bayesgmm.Mixture.sample)(TWO, 1.5, key=KEY), ("num_rows=1.5", "whole")),
+    "a seed for the key of a sample": (lambda: TWO.sample(3, key=0), ("key=0", "jax.random.key(0)")),
+    "an order of more components": (lambda: TWO.permute([0, 1, 2]), ("order=[0, 1, 2]", "0 to 1 once")),
+    "an order with a component twice": (lambda: TWO.permute([0, 0]), ("order=[0, 0]", "0 to 1 once")),
+    "covariances of other features": (
+        lambda: bayesgmm.Mixture.from_covariances(np.full(2, 0.5), np.eye(2), np.stack([np.eye(3)] * 2)),
+        ("covariances", "(2,), (2, 2) and (2, 3, 3)"),
+    ),
+    "weights of other components": (
+        lambda: bayesgmm.Mixture.from_covariances(np.full(3, 1 / 3), np.eye(2), np.stack([np.eye(2)] * 2)),
+        ("weights", "(3,), (2, 2)"),
+    ),
+    "a prior of another k": (
+        lambda: bayesgmm.log_prior(TWO, "full", PRIOR_OF_THREE),
+        ("prior is for k=3", "num_components=2"),
+    ),
+    "a prior of another k in an M-step": (
+        lambda: maximise_posterior(bayesgmm.expected_moments(TWO, X), "full", PRIOR_OF_THREE),
+        ("prior is for k=3", "num_components=2"),
+    ),
+    "draws of one mixture": (lambda: convergence.invariants(TWO, X), ("draws have leading axes ()", "(chain, draw)")),
+    "a word for draws in a plot": (
+        lambda: inspect.unwrap(plots.plot_posterior_ellipses)(
+            jax.tree.map(lambda leaf: np.stack([leaf] * 3), TWO), X, point=TWO, num_draws="a"
+        ),
+        ("num_draws='a'", "whole number"),
+    ),
+    "half a draw in a plot": (
+        lambda: inspect.unwrap(plots.plot_prior_predictive)(PRIOR_OF_THREE, X, key=KEY, num_draws=2.5),
+        ("num_draws=2.5", "whole number"),
+    ),
+    "words for levels": (lambda: inspect.unwrap(shapes.check_levels)(("a",)), ("levels=('a',)", "between 0 and 1")),
+    "one number for levels": (lambda: inspect.unwrap(shapes.check_levels)(0.5), ("levels=0.5", "(0.5, 0.9)")),
+    "a number for a table": (lambda: inspect.unwrap(plots.plot_criteria)(3), ("table=3", "DataFrame")),
 }
 REFUSALS["a word for a truth value"] = (lambda: truth_value("accelerate", "yes"), ("accelerate='yes'", "True or False"))
 
@@ -319,6 +386,15 @@ def test_a_row_of_no_weight_does_not_spoil_the_criteria():
     weights = np.array([0.0] + [1.0] * 9)
     found = bayesgmm.information_criteria(fit_of(MIXTURE), with_entry(X, 0, 1e200), weights)
     assert found == bayesgmm.information_criteria(fit_of(MIXTURE), X, weights)
+
+
+@pytest.mark.parametrize("name", ["full", "VVV"])
+def test_a_family_may_be_given_by_name(name):
+    moments = bayesgmm.expected_moments(TWO, X, family=name)
+    assert_close(moments, bayesgmm.expected_moments(TWO, X, family=FULL), 0.0)
+    prior = bayesgmm.conjugate_prior(X, 2, concentration=2.0)
+    assert_close(maximise_posterior(moments, name, prior), maximise_posterior(moments, FULL, prior), 0.0)
+    assert bayesgmm.log_prior(TWO, name, prior) == bayesgmm.log_prior(TWO, FULL, prior)
 
 
 def test_weighted_rows_are_refused_where_every_row_counts_once(key):

@@ -284,7 +284,7 @@ def test_figure_refuses_what_does_not_fit(key):
     prior = bayesgmm.default_prior(x, 2)
     with pytest.raises(bayesgmm.InputError, match="prior is for 2 features, and x has 4; make it of the same columns"):
         plot_prior_predictive(prior, DATA["iris"], key=key)
-    with pytest.raises(ValueError, match="num_draws=0 must be at least 1"):
+    with pytest.raises(ValueError, match="num_draws=0 must be a whole number of at least 1"):
         plot_prior_predictive(prior, x, key=key, num_draws=0)
     with pytest.raises(ValueError, match=r"levels=\(0.5, 0.5\) must be two different"):
         plot_prior_predictive(prior, x, key=key, levels=(0.5, 0.5))
