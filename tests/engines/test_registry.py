@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 import fits
@@ -13,6 +14,7 @@ import bayesgmm
 from bayesgmm.cli.terminal import engine_rows
 from bayesgmm.engines import registry
 from bayesgmm.engines.em import fit_em
+from bayesgmm.engines.fit import warn_or_raise
 from bayesgmm.engines.registry import ENGINES, Count, OnFailure, engine
 from bayesgmm.plots import plot_traces
 
@@ -90,3 +92,17 @@ def test_settings_are_those_of_the_function(name):
 def test_no_setting_of_an_engine_that_is_not_run(key):
     with pytest.raises(bayesgmm.InputError, match="settings has 'vi', which is none of the engines em, map; drop it"):
         bayesgmm.compare(DATA["galaxies"], 2, engines=["map"], key=key, settings={"vi": {}})
+
+
+def test_a_warning_points_to_the_line_that_called_the_package():
+    """However deep in the package it arises: standard errors of a comparison are warned about as a fit is."""
+    inside = Path(bayesgmm.__file__).with_name("anything.py")
+    names = {"warn": inspect.unwrap(warn_or_raise)}
+    exec(compile("def within():\n    warn('something', 'warn')", inside, "exec"), names)
+    with pytest.warns(bayesgmm.FitWarning, match="something") as caught:
+        names["within"]()
+    assert caught[0].filename == __file__
+    with pytest.raises(RuntimeError, match="something"):
+        warn_or_raise("something", "raise")
+    warn_or_raise("something", "ignore")
+    assert "stacklevel" not in inspect.getsource(inspect.unwrap(bayesgmm.uncertainty))
