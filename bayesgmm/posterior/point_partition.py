@@ -31,7 +31,7 @@ from scipy.spatial.distance import squareform
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, RandomKey
-from bayesgmm.numerics.validation import as_key
+from bayesgmm.numerics.validation import as_key, one_of
 from bayesgmm.posterior.allocations import (
     flat_draws,
     hard_allocations,
@@ -85,8 +85,7 @@ def partition_rows(
         InputError: for an unknown loss, a missing key, more rows than `max_rows`, draws without leading axes or that
             are not finite, rows that cannot be used.
     """
-    if loss not in LOSSES:
-        raise InputError(f"loss={loss!r} is not known; choose one of {', '.join(LOSSES)}")
+    one_of("loss", loss, LOSSES)
     if loss == "vi":
         as_key(key)
     flat, rows = flat_draws(draws), rows_of_draws(draws, x)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced
-from bayesgmm.numerics.validation import real_array, shown
+from bayesgmm.numerics.validation import one_of, real_array, shown
 from bayesgmm.priors.description import Row, as_interval
 from bayesgmm.runtime.files import storable
 
@@ -157,11 +157,7 @@ def scales_from_arguments(
     Raises:
         InputError: for an unknown prior, a number of another one, and a number out of range or of another shape.
     """
-    if not isinstance(scale_prior, str) or scale_prior not in SCALE_PRIORS:
-        raise InputError(
-            f"prior scale_prior={shown(scale_prior)} is not known; choose one of {', '.join(SCALE_PRIORS)}"
-        )
-    record = SCALE_PRIORS[scale_prior]
+    record = SCALE_PRIORS[one_of("prior scale_prior", scale_prior, SCALE_PRIORS)]
     for owner in SCALE_PRIORS.values():
         for name in owner.arguments:
             if owner is not record and given[name] is not None:

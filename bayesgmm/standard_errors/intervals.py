@@ -20,12 +20,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit, ndtr, ndtri
 
-from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.quantities import entries
-from bayesgmm.numerics.validation import name_features, shown
+from bayesgmm.numerics.validation import name_features, one_of, shown
 from bayesgmm.standard_errors.replicates import is_failure
 
 if TYPE_CHECKING:
@@ -98,13 +97,6 @@ class Uncertainty:
         return int((~self._kept).sum())
 
     @property
-    def num_unconverged(self) -> int:
-        """How many were still moving at the step limit; they are counted in."""
-        return (
-            0 if self.replicate_results is None else int((self.replicate_results == ResultCode.max_steps_reached).sum())
-        )
-
-    @property
     def _kept(self) -> np.ndarray:
         if self.replicate_results is None:
             return np.zeros(0, bool)
@@ -123,8 +115,7 @@ class Uncertainty:
         """
         drawn = self.method in BY_DRAWING
         kind = ("percentile" if drawn else "normal") if kind is None else kind
-        if kind not in INTERVALS:
-            raise InputError(f"kind={kind!r} is not known; choose one of {', '.join(INTERVALS)}")
+        one_of("kind", kind, INTERVALS)
         if not isinstance(level, float) or not 0.0 < level < 1.0:
             raise InputError(f"level={shown(level)} must lie between 0 and 1, such as 0.95")
         if kind != "normal" and not drawn:
