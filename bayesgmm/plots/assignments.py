@@ -15,31 +15,8 @@ from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.plots.panels import (
-    FONT_SIZE,
-    INK,
-    AxesLike,
-    Panels,
-    add_label,
-    cluster_colour,
-    finish,
-    label_clusters,
-    make_panels,
-    new_axes,
-    several_axes,
-)
-from bayesgmm.plots.shapes import (
-    check_levels,
-    component_densities,
-    densities,
-    density_grid,
-    draw_centres,
-    draw_components,
-    draw_histogram,
-    draw_points,
-    draw_rug,
-    point_size,
-)
+from bayesgmm.plots import panels, shapes
+from bayesgmm.plots.panels import FONT_SIZE, INK, AxesLike, Panels
 from bayesgmm.plots.view import Columns, View, one_mixture, view_rows
 
 _SIDE = 400  # pixels of the plane that is tinted by nearest centre
@@ -77,48 +54,43 @@ def plot_assignments(
         InputError: for a mixture with leading axes or NaN parameters, or arguments that do not fit it.
     """
     mixture = one_mixture(mixture_or_fit)
-    levels = check_levels(levels)
+    levels = shapes.check_levels(levels)
     view = view_rows(mixture, x, columns, feature_names)
+    grid = panels.make_panels(view, ax)
+    _draw_mixture(grid, view, mixture, levels)
+    return panels.finish(grid, view)
+
+
+def _draw_mixture(grid: Panels, view: View, mixture: Mixture, levels: Sequence[float]) -> None:
     labels = np.asarray(mixture.predict(view.x))
-    panels = make_panels(view, ax)
-    label_clusters(panels.first, np.asarray(mixture.weights))
-    for (i, j), panel in panels.axes.items():
+    panels.label_clusters(grid.first, np.asarray(mixture.weights))
+    for (i, j), panel in grid.axes.items():
         if i == j:
-            single = view.marginal(mixture, i)
-            _draw_densities(panel, single, view.shown[:, i], labels, is_alone=view.num_shown == 1)
+            _draw_densities(panel, view.marginal(mixture, i), view.shown[:, i], labels, is_alone=view.num_shown == 1)
         else:
-            draw_points(panel, view.shown[:, [j, i]], labels, mixture.num_components)
-            draw_components(panel, view.marginal(mixture, j, i), levels)
+            shapes.draw_points(panel, view.shown[:, [j, i]], labels, mixture.num_components)
+            shapes.draw_components(panel, view.marginal(mixture, j, i), levels)
     if view.num_shown > 1:
-        label_masses(panels.first, levels)
-    return finish(panels, view)
-
-
-def label_masses(ax: Axes, levels: Sequence[float], of: str = "") -> None:
-    """The entry of the legend that says what ellipses hold, and whose they are."""
-    masses = ", ".join(f"{100 * level:g}%" for level in levels)
-    label = f"{of + ': ' if of else ''}mean, ellipse{'s' if len(levels) > 1 else ''} of {masses}"
-    add_label(ax, label, linewidth=1.0, marker="X", markersize=6.0, markeredgecolor="white")
+        panels.label_masses(grid.first, levels)
 
 
 def _draw_densities(
     ax: Axes, single: Mixture, values: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, is_alone: bool
 ) -> None:
-    draw_histogram(ax, values, labels, single.num_components)
-    grid = density_grid(single, values)
-    for cluster, density in enumerate(component_densities(single, grid).T):
-        ax.plot(grid, density, color=cluster_colour(cluster), linewidth=1.4, gid=f"component {cluster}")
-    ax.plot(grid, densities(single, grid), color=INK, linewidth=1.6, label="mixture", gid="mixture")
+    shapes.draw_histogram(ax, values, labels, single.num_components)
+    grid = shapes.density_grid(single, values)
+    for cluster, density in enumerate(shapes.component_densities(single, grid).T):
+        ax.plot(grid, density, color=panels.cluster_colour(cluster), linewidth=1.4, gid=f"component {cluster}")
+    ax.plot(grid, shapes.densities(single, grid), color=INK, linewidth=1.6, label="mixture", gid="mixture")
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if not is_alone:
         return
     means = np.asarray(single.means)[:, 0]
     look = {"marker": "X", "markersize": 7.0, "markeredgecolor": "white", "color": INK}
-    for cluster, height in enumerate(np.diagonal(component_densities(single, means))):
-        draw_rug(ax, values[labels == cluster], cluster_colour(cluster))
+    for cluster, height in enumerate(np.diagonal(shapes.component_densities(single, means))):
+        shapes.draw_rug(ax, values[labels == cluster], panels.cluster_colour(cluster))
         ax.plot(means[cluster], height, gid=f"mean {cluster}", **look)
-    ax.set_ylabel("density")
-    ax.set_xlim(float(grid[0]), float(grid[-1]))
+    shapes.frame_curves(ax, grid)
 
 
 def plot_partitions(
@@ -154,68 +126,67 @@ def plot_partitions(
         InputError: for a partition of other rows, a mixture with leading axes, or arguments that do not fit it.
     """
     mixture = one_mixture(mixture_or_fit)
-    if columns is None and mixture.num_features > 2:
-        columns = "pca"
-    columns = columns if columns is None or isinstance(columns, str) else list(columns)
-    feature_names = None if feature_names is None else list(feature_names)
-    view = view_rows(mixture, x, columns, feature_names)
+    levels = shapes.check_levels(levels)
+    view = view_rows(mixture, x, "pca" if columns is None and mixture.num_features > 2 else columns, feature_names)
     if partition.labels.shape != (len(view.x),) or partition.centres.shape[1] != mixture.num_features:
         raise InputError(
             f"partition is of {len(partition.labels)} rows of {partition.centres.shape[1]} features, and x has shape "
             f"{view.x.shape}; give the partition of these rows"
         )
-    left, right = _two_pictures(ax, view.num_shown)
-    plot_assignments(mixture_or_fit, x, ax=left, columns=columns, feature_names=feature_names, levels=levels)
+    left, right = (panels.make_panels(view, one) for one in _two_pictures(ax, view.num_shown))
+    _draw_mixture(left, view, mixture, levels)
+    panels.finish(left, view)
     labels = np.asarray(mixture.predict(view.x))
     partition = partition.matched_to(labels)
-    differs = partition.labels != labels
-    panels = make_panels(view, right)
-    label_clusters(panels.first, partition.shares, "share")
-    for (i, j), panel in panels.axes.items():
+    _draw_partition(right, view, partition, partition.labels != labels)
+    panels.finish(right, view)
+    _share_limits(left, right)
+    if view.num_shown == 2 and set(view.columns) == set(range(mixture.num_features)):
+        _tint(right.first, partition, view)
+    by = f", {ENGINES[mixture_or_fit.engine].label}" if isinstance(mixture_or_fit, Fit) else ""
+    agreement = adjusted_rand_index(labels, partition.labels)
+    left.first.set_title(f"mixture{by}", fontsize=FONT_SIZE + 1)
+    right.first.set_title(f"k-means, adjusted Rand index {agreement:.2f}", fontsize=FONT_SIZE + 1)
+    return np.stack([np.asarray(left.drawn, object), np.asarray(right.drawn, object)])
+
+
+def _two_pictures(ax: AxesLike, num_shown: int) -> np.ndarray:
+    """The caller's axes, or new ones, in an array whose first axis is of the two pictures."""
+    if num_shown <= 2:
+        return panels.several_axes(ax, (2,), (12.4, 3.6 if num_shown == 1 else 4.4), "two pictures need")
+    if ax is None:
+        size = 1.9 * num_shown + 0.6
+        grid = panels.new_axes((2.1 * size, size), num_shown, 2 * num_shown)
+        return grid.reshape(num_shown, 2, num_shown).swapaxes(0, 1)
+    return panels.several_axes(ax, (2, num_shown, num_shown), (0.0, 0.0), f"two pictures of {num_shown} columns need")
+
+
+def _draw_partition(grid: Panels, view: View, partition: KMeansFit, differs: Bool[np.ndarray, " n"]) -> None:
+    panels.label_clusters(grid.first, partition.shares, "share")
+    for (i, j), panel in grid.axes.items():
         if i == j:
             _draw_column(panel, partition, view, i)
         else:
             _draw_pair(panel, partition, view, (j, i), differs)
     if view.num_shown > 1:
-        add_label(panels.first, "centre", marker="X", markersize=6.0, linestyle="none")
+        panels.add_label(grid.first, "centre", marker="X", markersize=6.0, linestyle="none")
         rows = f"assigned otherwise\n({differs.sum()} row{'' if differs.sum() == 1 else 's'})"
-        add_label(panels.first, rows, marker="o", markersize=7.0, markerfacecolor="none", linestyle="none")
-    finish(panels, view)
-    _share_limits(left, panels)
-    if view.num_shown == 2 and set(view.columns) == set(range(mixture.num_features)):
-        _tint(panels.first, partition, view)
-    by = f", {ENGINES[mixture_or_fit.engine].label}" if isinstance(mixture_or_fit, Fit) else ""
-    agreement = adjusted_rand_index(labels, partition.labels)
-    np.ravel(np.asarray(left, object))[0].set_title(f"mixture{by}", fontsize=FONT_SIZE + 1)
-    panels.first.set_title(f"k-means, adjusted Rand index {agreement:.2f}", fontsize=FONT_SIZE + 1)
-    return np.stack([np.asarray(left, object), np.asarray(right, object)])
-
-
-def _two_pictures(ax: AxesLike, num_shown: int) -> tuple[Axes | np.ndarray, Axes | np.ndarray]:
-    if num_shown <= 2:
-        pair = several_axes(ax, (2,), (12.4, 3.6 if num_shown == 1 else 4.4), "two pictures need")
-        return pair[0], pair[1]
-    if ax is None:
-        size = 1.9 * num_shown + 0.6
-        grid = new_axes((2.1 * size, size), num_shown, 2 * num_shown)
-        return grid[:, :num_shown], grid[:, num_shown:]
-    pair = several_axes(ax, (2, num_shown, num_shown), (0.0, 0.0), f"two pictures of {num_shown} columns need")
-    return pair[0], pair[1]
+        panels.add_label(grid.first, rows, marker="o", markersize=7.0, markerfacecolor="none", linestyle="none")
 
 
 def _draw_column(ax: Axes, partition: KMeansFit, view: View, column: int) -> None:
     values = view.shown[:, column]
-    draw_histogram(ax, values, partition.labels, partition.num_clusters)
+    shapes.draw_histogram(ax, values, partition.labels, partition.num_clusters)
     centres = view.coordinates(partition.centres)[:, column]
     if view.num_shown > 1:
         return
     for cluster, centre in enumerate(centres):
-        draw_rug(ax, values[partition.labels == cluster], cluster_colour(cluster))
-        ax.axvline(centre, color=cluster_colour(cluster), linewidth=1.4, gid=f"centre {cluster}")
+        shapes.draw_rug(ax, values[partition.labels == cluster], panels.cluster_colour(cluster))
+        ax.axvline(centre, color=panels.cluster_colour(cluster), linewidth=1.4, gid=f"centre {cluster}")
     if partition.centres.shape[1] == 1:
         ordered = np.sort(centres)
         look = {"color": INK, "linewidth": 1.0, "linestyle": "--"}
-        add_label(ax, "half-way between centres", **look)
+        panels.add_label(ax, "half-way between centres", **look)
         for between in 0.5 * (ordered[1:] + ordered[:-1]):
             ax.axvline(between, gid="boundary", **look)
     ax.set_ylabel("density")
@@ -225,25 +196,22 @@ def _draw_pair(
     ax: Axes, partition: KMeansFit, view: View, pair: tuple[int, int], differs: Bool[np.ndarray, " n"]
 ) -> None:
     points = view.shown[:, list(pair)]
-    draw_points(ax, points, partition.labels, partition.num_clusters)
+    shapes.draw_points(ax, points, partition.labels, partition.num_clusters)
     look: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.9, "zorder": 3, "gid": "differs"}
-    ax.scatter(*points[differs].T, s=4.0 * point_size(len(points)), **look)
-    draw_centres(ax, view.coordinates(partition.centres)[:, list(pair)], "centre")
+    ax.scatter(*points[differs].T, s=4.0 * shapes.point_size(len(points)), **look)
+    shapes.draw_centres(ax, view.coordinates(partition.centres)[:, list(pair)], "centre")
 
 
-def _share_limits(left: Axes | np.ndarray, panels: Panels) -> None:
+def _share_limits(left: Panels, right: Panels) -> None:
     """The same limits on both sides, which hold what is drawn on either."""
-    alone = len(panels.axes) == 1
-    for (i, j), ax in panels.axes.items():
-        other = np.ravel(np.asarray(left, object))[0] if alone else np.asarray(left, object)[i, j]
-        both = np.array([ax.get_xlim(), other.get_xlim()])
-        for one in (ax, other):
-            one.set_xlim(both[:, 0].min(), both[:, 1].max())
-        if i == j and not alone:
-            continue  # a density without a scale
-        both = np.array([ax.get_ylim(), other.get_ylim()])
-        for one in (ax, other):
-            one.set_ylim(both[:, 0].min(), both[:, 1].max())
+    for (i, j), ax in right.axes.items():
+        pair = (left.axes[i, j], ax)
+        limits = np.array([one.axis() for one in pair])
+        (start, _, bottom, _), (_, end, _, top) = limits.min(0), limits.max(0)
+        for one in pair:
+            one.set_xlim(start, end)
+            if i != j or len(right.axes) == 1:  # in a grid densities have no scale
+                one.set_ylim(bottom, top)
 
 
 def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
@@ -254,13 +222,6 @@ def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
     rows = np.empty_like(plane)
     rows[:, list(view.columns)] = plane
     nearest = partition.predict(rows).reshape(_SIDE, _SIDE)
-    colours = np.array([to_rgb(cluster_colour(cluster)) for cluster in range(partition.num_clusters)])
-    ax.imshow(
-        1.0 - 0.14 * (1.0 - colours[nearest]),
-        extent=(left, right, low, high),
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        zorder=0,
-        gid="nearest centre",
-    )
+    colours = np.array([to_rgb(panels.cluster_colour(cluster)) for cluster in range(partition.num_clusters)])
+    tinted = 1.0 - 0.14 * (1.0 - colours[nearest])
+    shapes.fill_matrix(ax, tinted, (left, right, low, high), origin="lower", zorder=0, gid="nearest centre")

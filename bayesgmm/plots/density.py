@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
@@ -13,34 +12,9 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import real_array, shown
-from bayesgmm.plots.panels import (
-    BLUE,
-    DATA_GREY,
-    INK,
-    VERMILION,
-    AxesLike,
-    add_label,
-    add_swatch,
-    legend_beside,
-    new_axes,
-    one_axes,
-    several_axes,
-    tidy,
-)
-from bayesgmm.plots.shapes import (
-    averaged,
-    check_levels,
-    density_at,
-    density_grid,
-    draw_band,
-    draw_ground,
-    draw_histogram,
-    draw_rug,
-    grid_of,
-    plane_of_region,
-    region_heights,
-)
-from bayesgmm.plots.view import Columns, View, as_float64, point_and_draws, view_rows
+from bayesgmm.plots import panels, shapes
+from bayesgmm.plots.panels import BLUE, DATA_GREY, INK, VERMILION, AxesLike
+from bayesgmm.plots.view import Columns, View, point_and_draws, view_rows
 
 _PLANE_DRAWS = 100  # averaged into a density over the plane: more of them move no contour
 _BAND_DRAWS = 400
@@ -75,13 +49,12 @@ def plot_density_contours(
     Raises:
         InputError: for rows of one column, for parameters that are NaN, and for arguments that do not fit the mixture.
     """
-    levels = check_levels(levels)
+    levels = shapes.check_levels(levels)
     _, draws = point_and_draws(mixture_or_fit, _PLANE_DRAWS)
     view = _plane_of(draws, x, columns, feature_names)
-    ax = one_axes(ax, (6.4, 4.2))
-    of = "posterior predictive" if draws.draw_shape else "the mixture"
-    _draw_regions(ax, averaged(view.marginal(draws, 0, 1)), view, levels, of)
-    legend_beside(ax)
+    ax = panels.one_axes(ax, (6.4, 4.2))
+    _draw_regions(ax, draws, view, levels)
+    panels.legend_beside(ax)
     return ax
 
 
@@ -118,25 +91,17 @@ def plot_density_slice(
             are NaN.
     """
     _, draws = point_and_draws(mixture_or_fit, _BAND_DRAWS)
-    if feature_names is not None and not isinstance(feature_names, str):
-        feature_names = tuple(feature_names)
-    view = view_rows(draws, x, [along], feature_names, at_most=1)
     given = {} if at is None else dict(at)
-    fixed = [view_rows(draws, x, [column], feature_names, at_most=1) for column in given]
-    columns = [one.columns[0] for one in (view, *fixed)]
-    if len(set(columns)) < len(columns):
-        raise InputError(f"along={along!r} and at={given!r} name a column twice; give different columns")
+    view = view_rows(draws, x, [along, *given], feature_names, at_most=draws.num_features)
     values = [_real_number(f"at[{column!r}]", value) for column, value in given.items()]
     if span is not None:
         low, high = (_real_number("span", end) for end in span)
         if not low < high:
             raise InputError(f"span={span!r} must be two rising numbers")
         span = (low, high)
-    ax = one_axes(ax, (6.4, 3.4))
-    _draw_slice(ax, as_float64(draws).marginal(columns), view.shown[:, 0], values, span)
-    places = ", ".join(f"{one.names[0]} = {value:g}" for one, value in zip(fixed, values, strict=True))
-    tidy(ax, view.names[0], f"density at {places}" if places else "density")
-    legend_beside(ax)
+    ax = panels.one_axes(ax, (6.4, 3.4))
+    _draw_slice(ax, draws, view, values, span)
+    panels.legend_beside(ax)
     return ax
 
 
@@ -167,26 +132,25 @@ def plot_density_with_slice(
     Raises:
         InputError: as `plot_density_contours` and `plot_density_slice`.
     """
-    if feature_names is not None and not isinstance(feature_names, str):
-        feature_names = tuple(feature_names)
+    levels = shapes.check_levels(levels)
     _, draws = point_and_draws(mixture_or_fit, _PLANE_DRAWS)
     view = _plane_of(draws, x, columns, feature_names)
     if view.rotation is not None:
         raise InputError('columns="pca" has no column to cut along; give two columns')
-    along, across = view.columns
     place = float(np.median(view.shown[:, 1])) if at is None else _real_number("at", at)
     if ax is None:
-        ax = new_axes((6.4, 6.0), 2, 1, sharex=True, height_ratios=(1.5, 1.0))
-    plane, slice_ = several_axes(ax, (2,), (0.0, 0.0), "a plane and its slice need")
-    plot_density_contours(mixture_or_fit, x, levels=levels, ax=plane, columns=view.columns, feature_names=feature_names)
+        ax = panels.new_axes((6.4, 6.0), 2, 1, sharex=True, height_ratios=(1.5, 1.0))
+    plane, slice_ = panels.several_axes(ax, (2,), (0.0, 0.0), "a plane and its slice need")
+    _draw_regions(plane, draws, view, levels)
     look: dict[str, Any] = {"color": VERMILION, "linewidth": 1.4, "linestyle": (0.0, (5.0, 2.0))}
     plane.axhline(place, zorder=4, label="the slice beneath", gid="slice", **look)
-    legend_beside(plane)
-    options: dict[str, Any] = {"span": plane.get_xlim(), "ax": slice_, "feature_names": feature_names}
-    plot_density_slice(mixture_or_fit, x, along=along, at={across: place}, **options)
+    _, many = point_and_draws(mixture_or_fit, _BAND_DRAWS)
+    _draw_slice(slice_, many, view, [place], plane.get_xlim())
     slice_.set_ylabel(f"density at\n{view.names[1]} = {place:g}")
     if plane.get_subplotspec() is not None and slice_.get_shared_x_axes().joined(plane, slice_):
         plane.set_xlabel("")
+    for one in (plane, slice_):
+        panels.legend_beside(one)
     return np.array([plane, slice_])
 
 
@@ -206,40 +170,40 @@ def _plane_of(draws: Mixture, x: ArrayLike, columns: Columns, feature_names: Ite
     return view
 
 
-def _draw_regions(ax: Axes, pair: Mixture, view: View, levels: tuple[float, ...], of: str) -> None:
-    points = view.shown.astype(np.float64)
-    edges = region_heights(pair, levels[::-1])
-    horizontal, vertical, grid = grid_of(plane_of_region(pair, points, edges[0]))
-    field = density_at(pair, grid).reshape(len(horizontal), len(vertical)).T
+def _draw_regions(ax: Axes, draws: Mixture, view: View, levels: tuple[float, ...]) -> None:
+    points, pair = view.shown.astype(np.float64), shapes.averaged(view.marginal(draws, 0, 1))
+    edges = shapes.region_heights(pair, levels[::-1])
+    horizontal, vertical, grid = shapes.grid_of(shapes.plane_of_region(pair, points, edges[0]))
+    field = shapes.density_at(pair, grid).reshape(len(horizontal), len(vertical)).T
     # Opacities from the outermost region to the innermost.
     shades = np.linspace(0.12, 0.55, len(levels)) if len(levels) > 1 else [0.3]
     colours = [to_rgba(BLUE, float(shade)) for shade in shades]
     ax.contourf(horizontal, vertical, field, levels=[*edges, np.inf], colors=colours, zorder=0, gid="regions")
     ax.contour(horizontal, vertical, field, levels=edges, colors=BLUE, linewidths=0.8, zorder=1, gid="edges")
-    draw_ground(ax, points)
+    shapes.draw_ground(ax, points)
+    of = "posterior predictive" if draws.draw_shape else "the mixture"
     for level, colour in zip(levels, reversed(colours), strict=True):
-        add_swatch(ax, f"{100 * level:g}% of {of}", facecolor=colour, edgecolor=BLUE, linewidth=0.8)
-    add_label(ax, "rows", marker="o", markersize=3.5, linestyle="none")
-    ax.set_xlim(horizontal[0], horizontal[-1])
-    ax.set_ylim(vertical[0], vertical[-1])
-    tidy(ax, *view.names)
+        panels.add_swatch(ax, f"{100 * level:g}% of {of}", facecolor=colour, edgecolor=BLUE, linewidth=0.8)
+    panels.label_rows(ax)
+    shapes.frame_plane(ax, horizontal, vertical)
+    panels.tidy(ax, *view.names)
 
 
-def _draw_slice(
-    ax: Axes, sliced: Mixture, values: Float[np.ndarray, " n"], at: list[float], span: tuple[float, float] | None
-) -> None:
-    """The density of the first column of `sliced` where the others are `at`, for all draws."""
-    first = sliced.marginal([0])
-    grid = density_grid(first[0] if first.draw_shape else first, values, span)
+def _draw_slice(ax: Axes, draws: Mixture, view: View, at: list[float], span: tuple[float, float] | None) -> None:
+    """The density along the first coordinate of the view where the others are `at`, of all draws."""
+    sliced, values = view.marginal(draws, *range(view.num_shown)), view.shown[:, 0]
+    grid = shapes.density_grid(sliced.marginal([0]), values, span)
     line = np.column_stack([grid, *(np.full(len(grid), value) for value in at)])
     curves = np.exp(np.asarray(sliced.log_prob(line)))
-    mean = curves.mean(0) if sliced.draw_shape else curves
-    line = "posterior predictive density" if sliced.draw_shape else "density"
-    ax.plot(grid, mean, color=INK, linewidth=1.6, label=line, gid="density")
     if sliced.draw_shape:
-        draw_band(ax, grid, curves, BLUE, alpha=0.3, label="90% of draws", gid="band")
+        ax.plot(grid, curves.mean(0), color=INK, linewidth=1.6, label="posterior predictive density", gid="density")
+        shapes.draw_band(ax, grid, curves, BLUE, alpha=0.3, label="90% of draws", gid="band")
+    else:
+        ax.plot(grid, curves, color=INK, linewidth=1.6, label="density", gid="density")
     if not at:
-        draw_histogram(ax, values, label="rows, histogram")
-        draw_rug(ax, values, DATA_GREY)
+        shapes.draw_histogram(ax, values, label="rows, histogram")
+        shapes.draw_rug(ax, values, DATA_GREY)
     ax.set_ylim(0.0, 1.08 * max(float(ax.dataLim.y1), np.finfo(float).tiny))
-    ax.set_xlim(float(grid[0]), float(grid[-1]))
+    places = ", ".join(f"{name} = {value:g}" for name, value in zip(view.names[1:], at, strict=True))
+    shapes.frame_curves(ax, grid, f"density at {places}" if places else "density")
+    panels.tidy(ax, view.names[0])

@@ -1,6 +1,6 @@
 """How many components: criteria over k, weights of every k, and the components that draws fill."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,24 +8,15 @@ import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from scipy.special import softmax
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey
 from bayesgmm.numerics.validation import as_key, shown, whole_number
-from bayesgmm.plots.panels import (
-    FONT_SIZE,
-    INK,
-    MARKERS,
-    PALETTE,
-    AxesLike,
-    add_label,
-    legend_beside,
-    one_axes,
-    tidy,
-    wrapped_axes,
-)
+from bayesgmm.plots import panels
+from bayesgmm.plots.panels import FONT_SIZE, INK, MARKERS, PALETTE, AxesLike
 from bayesgmm.plots.view import posterior_draws
 from bayesgmm.posterior.allocations import flat_draws, rows_of_draws, sampled_allocations
 
@@ -67,100 +58,90 @@ def plot_criteria(
     missing = [name for name in chosen if name not in known]
     if missing or not chosen:
         raise InputError(f"criteria has {missing or 'none'}; the table has {', '.join(known)}")
-    families = [str(name) for name in dict.fromkeys(table["family"])] if "family" in table.columns else [""]
-    lines = {name: _of_family(table, name).sort_values("num_components") for name in families}
-    for family, rows in lines.items():
-        if rows["num_components"].duplicated().any():
-            of = f" for family {family}" if family else ""
-            raise InputError(f"table has some num_components more than once{of}; give one row for each k and family")
-    if len(families) == 1:
-        picked = None if selected is None else (families[0], _picked_number(selected))
-        _check_selected(picked, lines)
-        single = one_axes(ax, (5.4, 3.4))
-        _draw_one_family(single, lines[families[0]], chosen, picked)
+    table = table.assign(family=table["family"].astype(str) if "family" in table.columns else "")
+    _check_once(table)
+    families = list(dict.fromkeys(table["family"]))
+    table = table.sort_values("num_components")
+    lines = {family: table.loc[(table["family"] == family).to_numpy()] for family in families}
+    picked = None if selected is None else _picked(selected, lines)
+    if len(lines) == 1:
+        single = panels.one_axes(ax, (5.4, 3.4))
+        _draw_one_family(single, {name: _points(table, name) for name in chosen}, picked)
         return single
-    picked = None if selected is None else _picked_pair(selected)
-    _check_selected(picked, lines)
-    axes = wrapped_axes(ax, len(chosen), len(chosen), (2.7, 3.2), 1.4, f"{len(chosen)} criteria need")
+    axes = panels.wrapped_axes(ax, len(chosen), len(chosen), (2.7, 3.2), 1.4, f"{len(chosen)} criteria need")
     for criterion, panel in zip(chosen, axes, strict=True):
-        _draw_families(panel, lines, criterion, picked)
-    legend_beside(axes[-1])
+        _draw_families(panel, {family: _points(rows, criterion) for family, rows in lines.items()}, criterion, picked)
+    panels.legend_beside(axes[-1])
     return axes
 
 
-def _of_family(table: pd.DataFrame, family: str) -> pd.DataFrame:
-    return table.loc[(table["family"].astype(str) == family).to_numpy()] if family else table
+def _points(rows: pd.DataFrame, criterion: str) -> Float[np.ndarray, "m 2"]:
+    """Numbers of components, and the criterion at each."""
+    return rows[["num_components", criterion]].to_numpy(float)
 
 
-def _picked_number(selected: object) -> int:
-    return whole_number("selected", selected[1] if isinstance(selected, tuple) else selected)
+def _check_once(table: pd.DataFrame) -> None:
+    """Refuse a number of components that comes twice, for one family where the table has families."""
+    if table.duplicated([name for name in ("family", "num_components") if name in table.columns]).any():
+        raise InputError("table has some num_components more than once; give one row for each k and family")
 
 
-def _picked_pair(selected: object) -> tuple[str, int]:
-    if not isinstance(selected, tuple) or len(selected) != 2:
+def _picked(selected: int | tuple[str, int], lines: Mapping[str, pd.DataFrame]) -> tuple[str, int]:
+    """The family and the number of components that are selected."""
+    if len(lines) == 1:
+        family, count = next(iter(lines)), selected[-1] if isinstance(selected, tuple) else selected
+    elif isinstance(selected, tuple) and len(selected) == 2:
+        family, count = str(selected[0]), selected[1]
+    else:
         raise InputError(f'selected={selected!r} must be a pair such as ("full", 3), as the table has several families')
-    return str(selected[0]), whole_number("selected", selected[1])
-
-
-def _check_selected(picked: tuple[str, int] | None, lines: dict[str, pd.DataFrame]) -> None:
-    if picked is None:
-        return
-    family, count = picked
     if family not in lines:
         raise InputError(f"selected has family {family!r}, which is not among {', '.join(lines)}")
     counts = lines[family]["num_components"].astype(int).tolist()
-    if count not in counts:
+    if whole_number("selected", count) not in counts:
         raise InputError(f"selected={count} is not among the num_components {counts} of the table")
+    return family, int(count)
 
 
-def _draw_one_family(ax: Axes, rows: pd.DataFrame, criteria: list[str], picked: tuple[str, int] | None) -> None:
-    for name in criteria:
+def _draw_one_family(ax: Axes, lines: Mapping[str, Float[np.ndarray, "_ 2"]], picked: tuple[str, int] | None) -> None:
+    for name, points in lines.items():
         position = CRITERIA.index(name)
-        _draw_criterion(ax, rows, name, PALETTE[position], MARKERS[position], label=name.upper(), gid=name)
-        smallest = _smallest(rows, name)
-        if smallest is not None:
-            _mark(ax, *smallest, PALETTE[position], f"minimum {name}")
+        _draw_line(ax, points, position, label=name.upper(), gid=name)
+        _mark_smallest(ax, {position: points}, f"minimum {name}")
     _finish_criteria(ax, "criterion (smaller is better)", picked, "" if picked is None else f" k = {picked[1]}")
-    legend_beside(ax)
+    panels.legend_beside(ax)
 
 
-def _draw_families(ax: Axes, lines: dict[str, pd.DataFrame], criterion: str, picked: tuple[str, int] | None) -> None:
-    best: tuple[int, float, str] | None = None
-    for position, (family, rows) in enumerate(lines.items()):
-        colour = PALETTE[position % len(PALETTE)]
-        _draw_criterion(ax, rows, criterion, colour, MARKERS[position % len(MARKERS)], label=family, gid=family)
-        smallest = _smallest(rows, criterion)
-        if smallest is not None and (best is None or smallest[1] < best[1]):
-            best = (*smallest, colour)
-    if best is not None:
-        _mark(ax, *best, f"minimum {criterion}")
+def _draw_families(
+    ax: Axes, lines: Mapping[str, Float[np.ndarray, "_ 2"]], criterion: str, picked: tuple[str, int] | None
+) -> None:
+    for position, (family, points) in enumerate(lines.items()):
+        _draw_line(ax, points, position, label=family, gid=family)
+    _mark_smallest(ax, dict(enumerate(lines.values())), f"minimum {criterion}")
     _finish_criteria(ax, criterion.upper(), picked, "" if picked is None else f"\n{picked[0]}, k = {picked[1]}")
 
 
-def _draw_criterion(ax: Axes, rows: pd.DataFrame, name: str, colour: str, marker: str, *, label: str, gid: str) -> None:
-    counts, values = rows["num_components"].to_numpy(int), rows[name].to_numpy(float)
-    ax.plot(counts, values, color=colour, linewidth=1.4, marker=marker, markersize=4.5, label=label, gid=gid)
+def _draw_line(ax: Axes, points: Float[np.ndarray, "m 2"], position: int, *, label: str, gid: str) -> None:
+    marker, colour = MARKERS[position % len(MARKERS)], PALETTE[position % len(PALETTE)]
+    ax.plot(*points.T, color=colour, linewidth=1.4, marker=marker, markersize=4.5, label=label, gid=gid)
 
 
-def _smallest(rows: pd.DataFrame, name: str) -> tuple[int, float] | None:
-    values = rows[name].to_numpy(float)
-    if not np.isfinite(values).any():
-        return None
-    best = int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
-    return int(rows["num_components"].iloc[best]), float(values[best])
-
-
-def _mark(ax: Axes, count: int, value: float, colour: str, gid: str) -> None:
-    ax.plot(count, value, color=colour, gid=gid, markersize=12.0, markeredgewidth=1.6, **_RING)
+def _mark_smallest(ax: Axes, lines: Mapping[int, Float[np.ndarray, "_ 2"]], gid: str) -> None:
+    """A ring about the smallest finite value of some lines, if there is one."""
+    finite = [(value, count, position)
+              for position, points in lines.items() for count, value in points if np.isfinite(value)]  # fmt: skip
+    if finite:
+        value, count, position = min(finite)
+        ring: dict[str, Any] = {"markersize": 12.0, "markeredgewidth": 1.6, **_RING}
+        ax.plot(count, value, color=PALETTE[position % len(PALETTE)], gid=gid, **ring)
 
 
 def _finish_criteria(ax: Axes, y_label: str, picked: tuple[str, int] | None, words: str) -> None:
-    add_label(ax, "minimum", markersize=10.0, markeredgewidth=1.2, **_RING)
+    panels.add_label(ax, "minimum", markersize=10.0, markeredgewidth=1.2, **_RING)
     if picked is not None:
         low, high = picked[1] - 0.25, picked[1] + 0.25
         ax.axvspan(low, high, color="#E8E8E8", zorder=0, linewidth=0.0, label=f"selected:{words}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    tidy(ax, "number of clusters k", y_label)
+    panels.tidy(ax, "number of clusters k", y_label)
 
 
 _RING: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "linestyle": "none"}
@@ -188,22 +169,18 @@ def plot_num_components(table: pd.DataFrame, *, ax: AxesLike = None) -> Axes:
     found = [name for name in _WEIGHTS if name in table.columns]
     if "num_components" not in table.columns or not found:
         raise InputError(f"table needs columns num_components and bic or weight; got {', '.join(map(str, table))}")
-    keys = ["num_components", "family"] if "family" in table.columns else ["num_components"]
-    if table.duplicated(keys).any():
-        raise InputError("table has some num_components more than once; give one row for each k and family")
+    _check_once(table)
     weights = {name: _WEIGHERS[name](table[name].to_numpy(float)) for name in found}
-    counts = table["num_components"].to_numpy(int)
-    shown = np.unique(counts)
-    ax = one_axes(ax, (5.4, 3.0))
+    shown, rows = np.unique(table["num_components"].to_numpy(int), return_inverse=True)
+    ax = panels.one_axes(ax, (5.4, 3.0))
     width = 0.7 / len(found)
     for position, name in enumerate(found):
-        heights = np.array([weights[name][counts == count].sum() for count in shown])
-        offset = (position - (len(found) - 1) / 2) * width
-        _draw_bars(ax, np.arange(len(shown)) + offset, heights, 0.92 * width, PALETTE[position], name)
+        places = np.arange(len(shown)) + (position - (len(found) - 1) / 2) * width
+        _draw_bars(ax, places, np.bincount(rows, weights[name]), 0.92 * width, PALETTE[position], name)
     alone = "posterior probability (BIC)" if found == ["bic"] else "stacking weight (LOO)"
     _finish_bars(ax, shown, "number of clusters k", "weight" if len(found) > 1 else alone)
     if len(found) > 1:
-        legend_beside(ax)
+        panels.legend_beside(ax)
     return ax
 
 
@@ -228,7 +205,7 @@ def plot_occupied_components(fit_or_draws: Fit | Mixture, x: ArrayLike, *, key: 
     """
     draws = flat_draws(posterior_draws(fit_or_draws))
     probabilities = occupied_probabilities(draws, rows_of_draws(draws, x), as_key(key))
-    ax = one_axes(ax, (5.4, 3.0))
+    ax = panels.one_axes(ax, (5.4, 3.0))
     shown = np.arange(1, len(probabilities) + 1)
     _draw_bars(ax, np.arange(float(len(shown))), probabilities, 0.64, PALETTE[0], "occupied")
     _finish_bars(ax, shown, f"occupied components, of {len(probabilities)}", "posterior probability")
@@ -239,9 +216,7 @@ def occupied_probabilities(draws: Mixture, x: AnyArray, key: RandomKey) -> Float
     """Shares of draws (s) in which 1, 2, ..., k components have rows."""
     allocations = sampled_allocations(draws, x, key=key)
     k = draws.num_components
-    occupied = np.zeros(len(allocations), int)
-    for component in range(k):
-        occupied += (allocations == component).any(1)
+    occupied = np.sum([(allocations == component).any(1) for component in range(k)], axis=0, dtype=int)
     return np.bincount(occupied, minlength=k + 1)[1:] / len(allocations)
 
 
@@ -249,8 +224,7 @@ def _bic_weights(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     finite = np.isfinite(values)
     if not finite.any():
         raise InputError("table has no finite bic; look at how the fits ended")
-    relative = np.where(finite, np.exp(-0.5 * (np.where(finite, values, np.inf) - values[finite].min())), 0.0)
-    return relative / relative.sum()
+    return softmax(np.where(finite, -0.5 * values, -np.inf))
 
 
 def _given_weights(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
@@ -277,4 +251,4 @@ def _finish_bars(ax: Axes, shown: Int[np.ndarray, " m"], x_label: str, y_label: 
     ax.set_xticks(range(len(shown)), [str(count) for count in shown])
     ax.set_xlim(-0.6, len(shown) - 0.4)
     ax.set_ylim(0.0, 1.08)
-    tidy(ax, x_label, y_label)
+    panels.tidy(ax, x_label, y_label)

@@ -4,7 +4,8 @@ A legend is made of the labels of what was drawn. What it shows otherwise than d
 line with a label.
 """
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +58,10 @@ def cluster_marker(cluster: int) -> str:
 def line_styles(fits: Mapping[str, Fit]) -> dict[str, LineStyleType]:
     """A line style for every fit: that of samplers or of approximations, or a spare one where an earlier fit has it."""
     styles: dict[str, LineStyleType] = {}
-    spare = 0
+    spare = itertools.cycle(_SPARE_STYLES)
     for name, fit in fits.items():
         style = _STYLES.get(ENGINES[fit.engine].gives)
-        if style is None or style in styles.values():
-            style, spare = _SPARE_STYLES[spare % len(_SPARE_STYLES)], spare + 1
-        styles[name] = style
+        styles[name] = next(spare) if style is None or style in styles.values() else style
     return styles
 
 
@@ -80,14 +79,12 @@ def tidy(ax: Axes, x_label: str | None = None, y_label: str | None = None) -> No
 
 def add_label(ax: Axes, label: str, **look: Any) -> None:
     """An entry of the legend without anything drawn: an empty line."""
-    given: dict[str, Any] = {"color": INK, **look}
-    ax.add_artist(Line2D([], [], label=label, **given))
+    ax.add_artist(Line2D([], [], label=label, **{"color": INK, **look}))
 
 
 def add_swatch(ax: Axes, label: str, **look: Any) -> None:
     """An entry of the legend for an area, without anything drawn: a rectangle that is nowhere."""
-    given: dict[str, Any] = {"linewidth": 0.0, **look}
-    ax.add_artist(Rectangle((np.nan, np.nan), 0.0, 0.0, label=label, **given))
+    ax.add_artist(Rectangle((np.nan, np.nan), 0.0, 0.0, label=label, **{"linewidth": 0.0, **look}))
 
 
 def label_clusters(ax: Axes, shares: Float[np.ndarray, " k"], word: str = "weight", *, markers: bool = True) -> None:
@@ -96,6 +93,18 @@ def label_clusters(ax: Axes, shares: Float[np.ndarray, " k"], word: str = "weigh
         look = {"color": cluster_colour(cluster), "linewidth": 1.6, "markersize": 5.0}
         marker = cluster_marker(cluster) if markers else ""
         add_label(ax, f"cluster {cluster} ({word} {share:.2f})", marker=marker, **look)
+
+
+def label_masses(ax: Axes, levels: Sequence[float], of: str = "") -> None:
+    """The entry of the legend that says what ellipses hold, and whose they are."""
+    masses = ", ".join(f"{100 * level:g}%" for level in levels)
+    label = f"{of + ': ' if of else ''}mean, ellipse{'s' if len(levels) > 1 else ''} of {masses}"
+    add_label(ax, label, linewidth=1.0, marker="X", markersize=6.0, markeredgecolor="white")
+
+
+def label_rows(ax: Axes) -> None:
+    """The entry of the legend for small dark points."""
+    add_label(ax, "rows", marker="o", markersize=3.5, linestyle="none")
 
 
 def labelled(axes: Iterable[Axes]) -> dict[str, Artist | Container]:
@@ -110,18 +119,9 @@ def labelled(axes: Iterable[Axes]) -> dict[str, Artist | Container]:
 def legend_beside(ax: Axes, *others: Axes, title: str | None = None) -> None:
     """A legend to the right of the axes, where it hides nothing; constrained layout makes room for it."""
     found = labelled((*others, ax))
-    ax.legend(
-        list(found.values()),
-        list(found),
-        title=title,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        borderaxespad=0.0,
-        frameon=False,
-        fontsize=FONT_SIZE,
-        title_fontsize=FONT_SIZE,
-        alignment="left",
-    )
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    look: dict[str, Any] = {"frameon": False, "fontsize": FONT_SIZE, "title_fontsize": FONT_SIZE}
+    ax.legend(list(found.values()), list(found), title=title, alignment="left", **place, **look)
 
 
 def add_colourbar(ax: Axes, values: ScalarMappable, label: str, inside: Axes | None = None) -> None:
@@ -200,7 +200,7 @@ def several_axes(
 def wrapped_axes(
     ax: AxesLike, count: int, most_columns: int, size: tuple[float, float], margin: float, what: str
 ) -> np.ndarray:
-    """The caller's axes as an array of so many, or new ones in rows of a figure; `size` is that of one of them."""
+    """The caller's axes as an array of length `count`, or a new grid; `size` is that of one of them."""
     if ax is None:
         columns = min(count, most_columns)
         rows = -(-count // columns)

@@ -7,31 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.typing import LineStyleType
 from scipy.special import ndtri
 from scipy.stats import gaussian_kde
 
 from bayesgmm.comparison.parameter_table import LEVEL, ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.validation import name_features
-from bayesgmm.plots.panels import (
-    DATA_GREY,
-    FONT_SIZE,
-    INK,
-    MARKERS,
-    AxesLike,
-    add_label,
-    cluster_colour,
-    labelled,
-    legend_beside,
-    line_styles,
-    one_axes,
-    root_figure,
-    several_axes,
-    tidy,
-)
+from bayesgmm.plots import panels
+from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, INK, MARKERS, AxesLike
+from bayesgmm.plots.view import engines_giving, name_columns
 
 _MOST_FEATURES = 8
 _POINT_MARKERS = ("v", "^", "D", "s")
@@ -60,82 +44,75 @@ def plot_posterior_parameters(
     Raises:
         InputError: when no fit has draws, or the fits differ in the number of clusters or features.
     """
-    draws_of = {name: fit.draws for name, fit in fits.items() if fit.draws is not None}
-    posteriors = {name: fits[name] for name in draws_of}
+    posteriors = {name: fit for name, fit in fits.items() if fit.draws is not None}
     points = {name: fit for name, fit in fits.items() if fit.draws is None}
     if not posteriors:
-        raise InputError(f"none of the fits ({', '.join(fits) or 'there are none'}) has draws; give one by VI or NUTS")
+        raise InputError(
+            f"none of the fits ({', '.join(fits) or 'there are none'}) has draws; give one by {engines_giving()}"
+        )
     shapes = {name: fit.mixture.means.shape for name, fit in fits.items()}
     if len(set(shapes.values())) > 1:
         raise InputError(f"fits must agree in clusters and features; means have shapes {shapes}")
     num_clusters, num_features = next(iter(shapes.values()))
-    default = "feature {}" if num_features > 1 else "x"
-    names = name_features(feature_names, num_features, default=default)[:_MOST_FEATURES]
+    names = name_columns(feature_names, num_features)[:_MOST_FEATURES]
     num_rows = 1 + len(names)
     size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
-    axes = several_axes(ax, (num_rows, num_clusters), size, "weights and means need")
-    styles = line_styles(posteriors)
+    axes = panels.several_axes(ax, (num_rows, num_clusters), size, "weights and means need")
+    styles = panels.line_styles(posteriors)
+    marks = {name: _mark(position) for position, name in enumerate(points)}
     for name, style in styles.items():
-        add_label(axes[0, 0], name, linestyle=style, linewidth=1.6)
-    for name, mark in zip(points, map(_mark, range(len(points))), strict=True):
-        add_label(axes[0, 0], name, **mark)
+        panels.add_label(axes[0, 0], name, linestyle=style, linewidth=1.6)
+    for name, mark in marks.items():
+        panels.add_label(axes[0, 0], name, **mark)
     for row, name in enumerate(["weight", *(f"mean of {name}" for name in names)]):
+        values = {fit: _values(one, row) for fit, one in fits.items()}
+        support = (0.0, 1.0) if row == 0 else (-np.inf, np.inf)
         for cluster, panel in enumerate(axes[row]):
-            draws = {fit: _values(draws, row, cluster).ravel() for fit, draws in draws_of.items()}
-            marks = [float(_values(fit.mixture, row, cluster)) for fit in points.values()]
-            support = (0.0, 1.0) if row == 0 else (-np.inf, np.inf)
-            _draw_panel(panel, draws, dict(zip(points, marks, strict=True)), styles, cluster, support)
+            colour = panels.cluster_colour(cluster)
+            for fit, style in styles.items():
+                _draw_density(panel, fit, values[fit][:, cluster], support, color=colour, linestyle=style)
+            for position, (fit, mark) in enumerate(marks.items()):
+                _draw_mark(panel, fit, float(values[fit][0, cluster]), 0.96 - 0.1 * position, **mark)
+            panel.set_ylim(bottom=0.0)
+            panel.margins(y=0.15)
             if row == 0:
-                panel.set_title(f"cluster {cluster}", color=cluster_colour(cluster))
-            tidy(panel, name, "density" if cluster == 0 else None)
+                panel.set_title(f"cluster {cluster}", color=colour)
+            panels.tidy(panel, name, "density" if cluster == 0 else None)
             panel.set_yticks([])
     if ax is not None:
-        legend_beside(axes[0, -1], axes[0, 0])
+        panels.legend_beside(axes[0, -1], axes[0, 0])
         return axes
-    handles = labelled([axes[0, 0]])
-    root_figure(axes).legend(
-        handles=list(handles.values()),
-        loc="outside lower center",
-        ncols=min(len(handles), max(int(size[0] / 1.4), 1)),
-        frameon=False,
-        fontsize=FONT_SIZE,
-        handlelength=2.6,
+    handles = panels.labelled([axes[0, 0]])
+    look: dict[str, Any] = {"frameon": False, "fontsize": FONT_SIZE, "handlelength": 2.6}
+    num_columns = min(len(handles), max(int(size[0] / 1.4), 1))
+    panels.root_figure(axes).legend(
+        handles=list(handles.values()), loc="outside lower center", ncols=num_columns, **look
     )
     return axes
 
 
-def _values(mixture: Mixture, row: int, cluster: int) -> Float[np.ndarray, "*draws"]:
-    """Weight of a cluster (row 0) or its mean along feature row - 1."""
-    if row == 0:
-        return np.asarray(mixture.weights, np.float64)[..., cluster]
-    return np.asarray(mixture.means, np.float64)[..., cluster, row - 1]
+def _values(fit: Fit, row: int) -> Float[np.ndarray, "s k"]:
+    """Weights of the clusters (row 0) or their means along feature row - 1, in all draws or in the one point."""
+    mixture = fit.mixture if fit.draws is None else fit.draws
+    values = np.asarray(mixture.weights) if row == 0 else np.asarray(mixture.means)[..., row - 1]
+    return values.reshape(-1, mixture.num_components).astype(np.float64)
 
 
-def _draw_panel(
-    ax: Axes,
-    draws: Mapping[str, Float[np.ndarray, " s"]],
-    marks: Mapping[str, float],
-    styles: Mapping[str, LineStyleType],
-    cluster: int,
-    support: tuple[float, float],
+def _draw_density(
+    ax: Axes, name: str, values: Float[np.ndarray, " s"], support: tuple[float, float], **look: Any
 ) -> None:
-    colour = cluster_colour(cluster)
-    for name, values in draws.items():
-        look: dict[str, Any] = {"color": colour, "linestyle": styles[name], "linewidth": 1.6}
-        curve = density_of_draws(values, support)
-        if curve is None:
-            ax.axvline(float(values[0]), gid=f"constant {name}", **look)
-            continue
-        ax.plot(*curve, gid=f"density {name}", **look)
-        ax.fill_between(*curve, color=colour, alpha=0.07, linewidth=0.0)
-    for position, (name, value) in enumerate(marks.items()):
-        look = _mark(position)
-        ax.axvline(value, color=look["color"], linewidth=look.pop("linewidth"), zorder=1, gid=f"mark {name}")
-        # Marks of points that nearly agree are set one below another.
-        height, across = 0.96 - 0.1 * position, ax.get_xaxis_transform()
-        ax.plot(value, height, linestyle="none", transform=across, clip_on=False, **look)
-    ax.set_ylim(bottom=0.0)
-    ax.margins(y=0.15)
+    curve = density_of_draws(values, support)
+    if curve is None:
+        ax.axvline(float(values[0]), gid=f"constant {name}", linewidth=1.6, **look)
+        return
+    ax.plot(*curve, gid=f"density {name}", linewidth=1.6, **look)
+    ax.fill_between(*curve, color=look["color"], alpha=0.07, linewidth=0.0)
+
+
+def _draw_mark(ax: Axes, name: str, value: float, height: float, *, linewidth: float, **look: Any) -> None:
+    """A line at the value of a point, with a marker; those of points that nearly agree are one below another."""
+    ax.axvline(value, color=look["color"], linewidth=linewidth, zorder=1, gid=f"mark {name}")
+    ax.plot(value, height, linestyle="none", transform=ax.get_xaxis_transform(), clip_on=False, **look)
 
 
 def _mark(position: int) -> dict[str, Any]:
@@ -185,7 +162,7 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     step = len(table.names) + _GAP
     labels = [f"{line['quantity']}  {with_uncertainty(line[base], line[f'{base} sd'])}" for line in lines]
     longest = max(len(label) for label in labels)
-    ax = one_axes(ax, (_WIDTH + _LETTER * longest, _ENGINE_HEIGHT * step * len(lines) + 0.9))
+    ax = panels.one_axes(ax, (_WIDTH + _LETTER * longest, _ENGINE_HEIGHT * step * len(lines) + 0.9))
     beyond = float(ndtri(0.5 + 0.5 * LEVEL))
     ax.axvline(0.0, color=DATA_GREY, linewidth=0.8, zorder=0)
     for side in (-beyond, beyond):
@@ -199,17 +176,17 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     ax.set_yticks(ticks, labels)
     ax.set_ylim(-len(lines) * step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
     units = "posterior sd" if base == table.reference else "standard errors"
-    tidy(ax, f"distance from {base}, in its {units}")
+    panels.tidy(ax, f"distance from {base}, in its {units}")
     for text, line in zip(ax.get_yticklabels(), lines, strict=True):
         text.set_color(_colour(line["cluster"]))
     for name in dict.fromkeys(line["cluster"] for line in lines):
-        add_label(ax, f"cluster {name}" if name.isdigit() else name, color=_colour(name), linewidth=2.5)
+        panels.add_label(ax, f"cluster {name}" if name.isdigit() else name, color=_colour(name), linewidth=2.5)
     for position, name in enumerate(table.names):
-        add_label(ax, name, marker=MARKERS[position % len(MARKERS)], markersize=4.5, linewidth=1.2)
+        panels.add_label(ax, name, linewidth=1.2, **_forest_mark(position))
     if any(line["flagged"] for line in lines):
-        look = {"marker": MARKERS[0], "markersize": 4.5, "markerfacecolor": "white", "linewidth": 1.2}
-        add_label(ax, f"hollow: far from {table.reference}", **look)
-    legend_beside(ax)
+        hollow = f"hollow: far from {table.reference}"
+        panels.add_label(ax, hollow, markerfacecolor="white", linewidth=1.2, **_forest_mark(0))
+    panels.legend_beside(ax)
     return ax
 
 
@@ -230,17 +207,15 @@ def _draw_forest_line(ax: Axes, names: tuple[str, ...], line: Mapping[Hashable, 
         if np.isfinite(limits).all():
             ax.plot((limits - centre) / unit, [height, height], color=colour, linewidth=1.2, gid=f"interval {name}")
         hollow = name in line["flagged"]
-        ax.plot(
-            (line[name] - centre) / unit,
-            height,
-            marker=MARKERS[position % len(MARKERS)],
-            color=colour,
-            markerfacecolor="white" if hollow else colour,
-            markersize=4.5,
-            linestyle="none",
-            gid=f"{'flagged' if hollow else 'point'} {name}",
-        )
+        gid = f"{'flagged' if hollow else 'point'} {name}"
+        look = {"color": colour, "markerfacecolor": "white" if hollow else colour, **_forest_mark(position)}
+        ax.plot((line[name] - centre) / unit, height, linestyle="none", gid=gid, **look)
+
+
+def _forest_mark(position: int) -> dict[str, Any]:
+    """How the marker of a fit looks."""
+    return {"marker": MARKERS[position % len(MARKERS)], "markersize": 4.5}
 
 
 def _colour(cluster: str) -> str:
-    return cluster_colour(int(cluster)) if cluster.isdigit() else INK
+    return panels.cluster_colour(int(cluster)) if cluster.isdigit() else INK

@@ -1,4 +1,4 @@
-"""Components of many posterior draws over the rows: how sure the posterior is of shape and place."""
+"""Components of many posterior draws over the rows: the uncertainty of their shapes and places."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,30 +13,8 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import whole_number
-from bayesgmm.plots.assignments import label_masses
-from bayesgmm.plots.panels import (
-    DATA_GREY,
-    INK,
-    PALETTE,
-    AxesLike,
-    add_label,
-    cluster_colour,
-    finish,
-    label_clusters,
-    make_panels,
-)
-from bayesgmm.plots.shapes import (
-    check_levels,
-    densities,
-    density_grid,
-    draw_band,
-    draw_components,
-    draw_histogram,
-    draw_lines,
-    draw_plain_points,
-    draw_rug,
-    ellipse_outlines,
-)
+from bayesgmm.plots import panels, shapes
+from bayesgmm.plots.panels import DATA_GREY, INK, PALETTE, AxesLike
 from bayesgmm.plots.view import Columns, one_mixture, posterior_draws, thinned_draws, view_rows
 
 _BAND_DRAWS = 400  # quantiles of a band want more draws than the eye can tell apart as lines
@@ -79,33 +57,33 @@ def plot_posterior_ellipses(
         raise InputError(
             f"point has {bold.num_components} components, but the draws have {draws.num_components}; give one alike"
         )
-    whole_number("num_draws", num_draws)
-    check_levels((level,))
+    num_draws = whole_number("num_draws", num_draws)
+    shapes.check_levels((level,))
     view = view_rows(bold, x, columns, feature_names)
     view_rows(draws, x, columns, feature_names)
     shown = thinned_draws(draws, num_draws)
     banded = thinned_draws(draws, _BAND_DRAWS)
-    panels = make_panels(view, ax)
+    grid = panels.make_panels(view, ax)
     who = _name_of(fit if point is None else point)
     if view.num_shown > 1:
-        label_clusters(panels.first, np.asarray(bold.weights), markers=False)
-        label_masses(panels.first, (level,), of=who)
-    for (i, j), panel in panels.axes.items():
+        panels.label_clusters(grid.first, np.asarray(bold.weights), markers=False)
+        panels.label_masses(grid.first, (level,), of=who)
+    for (i, j), panel in grid.axes.items():
         if i == j:
             single, few, many = (view.marginal(mixture, i) for mixture in (bold, shown, banded))
             _draw_densities(panel, single, few, many, view.shown[:, i], who, is_alone=view.num_shown == 1)
         else:
-            draw_plain_points(panel, view.shown[:, [j, i]])
+            shapes.draw_plain_points(panel, view.shown[:, [j, i]])
             _draw_draws(panel, view.marginal(shown, j, i), level)
-            draw_components(panel, view.marginal(bold, j, i), (level,))
-    return finish(panels, view)
+            shapes.draw_components(panel, view.marginal(bold, j, i), (level,))
+    return panels.finish(grid, view)
 
 
 def _draw_draws(ax: Axes, pair: Mixture, level: float) -> None:
-    outlines = ellipse_outlines(pair, level, num_points=73)
+    outlines = shapes.ellipse_outlines(pair, level, num_points=73)
     look: dict[str, Any] = {"linewidths": 0.6, "alpha": _alpha(len(outlines)), "zorder": 2}
     for cluster in range(pair.num_components):
-        draw_lines(ax, outlines[:, cluster], cluster_colour(cluster), gid=f"draws {cluster}", **look)
+        shapes.draw_lines(ax, outlines[:, cluster], panels.cluster_colour(cluster), gid=f"draws {cluster}", **look)
     ax.autoscale_view()
 
 
@@ -119,20 +97,18 @@ def _draw_densities(
     *,
     is_alone: bool,
 ) -> None:
-    draw_histogram(ax, values)
-    grid = density_grid(point, values)
-    add_label(ax, f"density of {who}", linewidth=1.6)
-    add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.6, alpha=0.7)
-    draw_band(ax, grid, densities(banded, grid), PALETTE[0], alpha=0.2, label="90% of draws", gid="band")
-    curves = densities(shown, grid)
-    lines = np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1)
-    draw_lines(ax, lines, PALETTE[0], linewidths=0.5, alpha=_alpha(len(curves)), gid="draws")
-    ax.plot(grid, densities(point, grid), color=INK, linewidth=1.6, gid="mixture")
+    shapes.draw_histogram(ax, values)
+    grid = shapes.density_grid(point, values)
+    panels.add_label(ax, f"density of {who}", linewidth=1.6)
+    panels.add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.6, alpha=0.7)
+    shapes.draw_band(ax, grid, shapes.densities(banded, grid), PALETTE[0], alpha=0.2, label="90% of draws", gid="band")
+    curves = shapes.densities(shown, grid)
+    shapes.draw_curves(ax, grid, curves, PALETTE[0], linewidths=0.5, alpha=_alpha(len(curves)), gid="draws")
+    ax.plot(grid, shapes.densities(point, grid), color=INK, linewidth=1.6, gid="mixture")
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if is_alone:
-        draw_rug(ax, values, DATA_GREY)
-        ax.set_ylabel("density")
-        ax.set_xlim(float(grid[0]), float(grid[-1]))
+        shapes.draw_rug(ax, values, DATA_GREY)
+        shapes.frame_curves(ax, grid)
 
 
 def _name_of(point: Mixture | Fit) -> str:

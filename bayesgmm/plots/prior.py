@@ -1,6 +1,6 @@
 """The rows beside data sets drawn from the prior: whether the prior allows for such data, and for how much else."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -14,25 +14,8 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key, whole_number
-from bayesgmm.plots.panels import (
-    DATA_GREY,
-    INK,
-    PALETTE,
-    AxesLike,
-    add_label,
-    add_swatch,
-    finish,
-    make_panels,
-)
-from bayesgmm.plots.shapes import (
-    check_levels,
-    densities,
-    draw_ground,
-    draw_histogram,
-    draw_lines,
-    draw_rug,
-    ellipse_outlines,
-)
+from bayesgmm.plots import panels, shapes
+from bayesgmm.plots.panels import DATA_GREY, INK, PALETTE, AxesLike
 from bayesgmm.plots.view import Columns, thinned_draws, view_rows
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.prior_predictive import prior_draws
@@ -78,11 +61,10 @@ def plot_prior_predictive(
         InputError: for what is no prior, for a prior of another family or number of features, for `num_draws` below 1,
             and as in `plot_assignments`.
     """
-    ordered = check_levels(levels)
-    if len(ordered) != 2 or ordered[0] == ordered[1]:
+    masses = shapes.check_levels(levels)
+    if len(masses) != 2 or masses[0] == masses[1]:
         raise InputError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
-    whole_number("num_draws", num_draws)
-    levels = (ordered[0], ordered[1])
+    num_draws = whole_number("num_draws", num_draws)
     draw_key, row_key = jax.random.split(as_key(key))
     num_components = len(getattr(prior, "concentration", [0.0]))
     drawn = prior_draws(prior, family, num_components, _NUM_MIXTURES, key=draw_key)
@@ -96,22 +78,22 @@ def plot_prior_predictive(
     new = view.coordinates(new.reshape(-1, num_features))
     spans = [_span(values, new_values) for values, new_values in zip(view.shown.T, new.T, strict=True)]
     few = thinned_draws(drawn[:, :num_draws], num_draws)
-    panels = make_panels(view, ax)
+    grid = panels.make_panels(view, ax)
     if view.num_shown > 1:
-        _label_regions(panels.first, levels)
-    for (i, j), panel in panels.axes.items():
+        _label_regions(grid.first, masses)
+    for (i, j), panel in grid.axes.items():
         if i == j:
             single = view.marginal(few, i)
             _draw_densities(panel, single, new[:, i], view.shown[:, i], spans[i])
             if view.num_shown == 1:
-                draw_rug(panel, view.shown[:, 0], DATA_GREY)
+                shapes.draw_rug(panel, view.shown[:, 0], DATA_GREY)
                 panel.set_ylabel("density")
         else:
-            _draw_regions(panel, new[:, [j, i]], levels)
-            _draw_components(panel, view.marginal(few, j, i), levels[1])
-            draw_ground(panel, view.shown[:, [j, i]])
-    drawn_axes = finish(panels, view)
-    for (i, j), panel in panels.axes.items():
+            _draw_regions(panel, new[:, [j, i]], masses)
+            _draw_components(panel, view.marginal(few, j, i), masses[1])
+            shapes.draw_ground(panel, view.shown[:, [j, i]])
+    drawn_axes = panels.finish(grid, view)
+    for (i, j), panel in grid.axes.items():
         panel.set_xlim(spans[j])
         if i != j:
             panel.set_ylim(spans[i])
@@ -146,20 +128,19 @@ def _draw_densities(
     values: Float[np.ndarray, " n"],
     span: tuple[float, float],
 ) -> None:
-    draw_histogram(ax, values, label="rows, histogram")
+    shapes.draw_histogram(ax, values, label="rows, histogram")
     top = ax.dataLim.y1
     grid = np.linspace(*span, 801)
-    curves = densities(few, grid)
-    lines = np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1)
+    curves = shapes.densities(few, grid)
     (centres,), density = predictive_density(new[:, None])
     ax.plot(centres, density, color=INK, linewidth=1.6, label="prior predictive density", gid="predictive")
-    add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.7)
-    draw_lines(ax, lines, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.5, gid="draws")
+    panels.add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.7)
+    shapes.draw_curves(ax, grid, curves, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.5, gid="draws")
     # A narrow component of a draw may be a hundred times as high as the rows' histogram: it is cut off.
     ax.set_ylim(0.0, 1.2 * max(top, float(density.max())))
 
 
-def _draw_regions(ax: Axes, new: Float[np.ndarray, "m 2"], levels: tuple[float, float]) -> None:
+def _draw_regions(ax: Axes, new: Float[np.ndarray, "m 2"], levels: Sequence[float]) -> None:
     (horizontal, vertical), density = predictive_density(new)
     # The region of highest density that holds a part of the rows: its edge is that quantile of the rows' densities.
     origin = [horizontal[0], vertical[0]]
@@ -171,13 +152,13 @@ def _draw_regions(ax: Axes, new: Float[np.ndarray, "m 2"], levels: tuple[float, 
 
 
 def _draw_components(ax: Axes, pair: Mixture, level: float) -> None:
-    outlines = ellipse_outlines(pair, level, num_points=73)
+    outlines = shapes.ellipse_outlines(pair, level, num_points=73)
     outlines = outlines.reshape(-1, *outlines.shape[-2:])
-    draw_lines(ax, outlines, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.6, gid="draws")
+    shapes.draw_lines(ax, outlines, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.6, gid="draws")
 
 
-def _label_regions(ax: Axes, levels: tuple[float, float]) -> None:
-    add_label(ax, "rows", marker="o", markersize=3.5, linestyle="none")
+def _label_regions(ax: Axes, levels: Sequence[float]) -> None:
+    panels.label_rows(ax)
     for level, shade in zip(levels, _SHADES, strict=True):
-        add_swatch(ax, f"{100 * level:g}% of prior predictive", color=to_rgba(PALETTE[0], shade))
-    add_label(ax, f"component of a draw ({100 * levels[1]:g}%)", color=PALETTE[0], linewidth=0.7)
+        panels.add_swatch(ax, f"{100 * level:g}% of prior predictive", color=to_rgba(PALETTE[0], shade))
+    panels.add_label(ax, f"component of a draw ({100 * levels[1]:g}%)", color=PALETTE[0], linewidth=0.7)

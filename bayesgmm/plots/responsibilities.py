@@ -1,5 +1,6 @@
 """Who belongs with whom: responsibilities of every row, as bars and as a heat map, and similarities of rows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,21 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.plots.panels import (
-    INK,
-    VERMILION,
-    AxesLike,
-    add_colourbar,
-    cluster_colour,
-    legend_beside,
-    one_axes,
-    tidy,
-)
-from bayesgmm.plots.shapes import MANY_ROWS, PROBABILITY, mean_responsibilities
+from bayesgmm.plots import panels, shapes
+from bayesgmm.plots.panels import INK, VERMILION, AxesLike
 from bayesgmm.plots.view import point_and_draws, posterior_draws, view_rows
 from bayesgmm.posterior.similarity import MAX_ROWS, similarity_matrix
 
 _MOST_DRAWS = 200
 _OPTIMAL_ROWS = 600  # beyond which the best order of a tree's leaves takes too long
 _ROUNDING = 1e-8
+_PROBABILITY: Mapping[str, Any] = {"cmap": shapes.PROBABILITY, "vmin": 0.0, "vmax": 1.0}
 
 
 def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
-    """Draw a bar for every row, divided by its responsibilities, sorted by cluster and by how sure the assignment is.
+    """Draw a bar for every row, divided by its responsibilities, sorted by cluster and by how certain it is.
 
-    Rows of cluster 0 come first, the surest foremost; a white line parts the clusters. Of a posterior the
+    Rows of cluster 0 come first, the most certain foremost; a white line parts the clusters. Of a posterior the
     responsibilities are averaged over at most 200 draws, whose labels have to be matched, as those of a `Fit` are.
 
     Args:
@@ -50,28 +43,21 @@ def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax:
         InputError: for rows of another number of features than the mixture's, and parameters that are NaN.
     """
     sorted_shares, starts = _sorted_responsibilities(mixture_or_fit, x)
-    ax = one_axes(ax, (6.4, 2.8))
+    ax = panels.one_axes(ax, (6.4, 2.8))
     num_rows, num_clusters = sorted_shares.shape
     edges = np.arange(num_rows + 1)
     tops = np.concatenate([np.zeros((num_rows, 1)), sorted_shares.cumsum(1)], axis=1)
+    many = num_rows > shapes.MANY_ROWS
     for cluster in range(num_clusters):
-        ax.stairs(
-            tops[:, cluster + 1],
-            edges,
-            baseline=tops[:, cluster],
-            fill=True,
-            color=cluster_colour(cluster),
-            linewidth=0.0,
-            rasterized=num_rows > MANY_ROWS,
-            label=f"cluster {cluster}",
-            gid=f"cluster {cluster}",
-        )
+        look: dict[str, Any] = {"color": panels.cluster_colour(cluster), "linewidth": 0.0, "fill": True}
+        name = f"cluster {cluster}"
+        ax.stairs(tops[:, cluster + 1], edges, baseline=tops[:, cluster], label=name, gid=name, rasterized=many, **look)
     for start in starts[1:]:
         ax.axvline(start, color="white", linewidth=1.2, gid="border")
     ax.set_xlim(0, num_rows)
     ax.set_ylim(0.0, 1.0)
-    tidy(ax, "rows, by cluster and responsibility", "responsibility")
-    legend_beside(ax)
+    panels.tidy(ax, "rows, by cluster and responsibility", "responsibility")
+    panels.legend_beside(ax)
     return ax
 
 
@@ -89,25 +75,17 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     """
     sorted_shares, starts = _sorted_responsibilities(mixture_or_fit, x)
     num_rows, num_clusters = sorted_shares.shape
-    ax = one_axes(ax, (min(1.9 + 0.6 * num_clusters, 8.0), 4.2))
-    image = ax.imshow(
-        sorted_shares,
-        cmap=PROBABILITY,
-        vmin=0.0,
-        vmax=1.0,
-        aspect="auto",
-        interpolation="nearest",
-        extent=(-0.5, num_clusters - 0.5, num_rows, 0.0),
-        gid="responsibilities",
-    )
+    ax = panels.one_axes(ax, (min(1.9 + 0.6 * num_clusters, 8.0), 4.2))
+    extent = (-0.5, num_clusters - 0.5, float(num_rows), 0.0)
+    image = shapes.fill_matrix(ax, sorted_shares, extent, gid="responsibilities", **_PROBABILITY)
     for start in starts[1:]:
         ax.axhline(start, color=INK, linewidth=0.6, gid="border")
     ax.set_xticks(range(num_clusters))
-    tidy(ax, "cluster", "rows, by cluster and responsibility")
+    panels.tidy(ax, "cluster", "rows, by cluster and responsibility")
     for cluster, label in enumerate(ax.get_xticklabels()):
-        label.set_color(cluster_colour(cluster))
+        label.set_color(panels.cluster_colour(cluster))
         label.set_fontweight("bold")
-    add_colourbar(ax, image, "responsibility")
+    panels.add_colourbar(ax, image, "responsibility")
     return ax
 
 
@@ -123,7 +101,7 @@ def _sorted_responsibilities(
     """The sorted matrix, and the place of the first row of every cluster that has one."""
     _, draws = point_and_draws(mixture_or_fit, _MOST_DRAWS)
     rows = view_rows(draws, x, None, None).x
-    responsibilities = mean_responsibilities(draws, rows)
+    responsibilities = shapes.mean_responsibilities(draws, rows)
     shown = responsibilities[sorted_rows(responsibilities)]
     labels = shown.argmax(1)
     return shown, np.flatnonzero(np.diff(labels, prepend=-1))
@@ -159,23 +137,17 @@ def plot_similarity_matrix(
     matrix = _matrix(similarity, x, max_rows)
     partition = None if labels is None else _partition(labels, len(matrix))
     order = similarity_order(matrix, partition)
-    ax = one_axes(ax, (5.4, 4.4))
+    ax = panels.one_axes(ax, (5.4, 4.4))
     num_rows = len(matrix)
-    image = ax.imshow(
-        matrix[np.ix_(order, order)],
-        cmap=PROBABILITY,
-        vmin=0.0,
-        vmax=1.0,
-        interpolation="nearest" if num_rows < 400 else "antialiased",
-        extent=(0.0, num_rows, num_rows, 0.0),
-        gid="similarity",
-    )
+    look: dict[str, Any] = {"aspect": "equal", "interpolation": "nearest" if num_rows < 400 else "antialiased"}
+    extent = (0.0, float(num_rows), float(num_rows), 0.0)
+    image = shapes.fill_matrix(ax, matrix[np.ix_(order, order)], extent, gid="similarity", **look, **_PROBABILITY)
     if partition is not None:
         for start, size in _runs(partition[order]):
-            look: dict[str, Any] = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}
+            look = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}
             ax.add_patch(Rectangle((start, start), size, size, gid="cluster", **look))
-    tidy(ax, "rows, ordered", "rows, ordered")
-    add_colourbar(ax, image, "probability of a common cluster")
+    panels.tidy(ax, "rows, ordered", "rows, ordered")
+    panels.add_colourbar(ax, image, "probability of a common cluster")
     return ax
 
 

@@ -9,13 +9,17 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
-from scipy.stats import chi2
+from matplotlib.image import AxesImage
+from scipy.special import entr
+from scipy.stats import chi2, iqr
 
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.validation import shown
 from bayesgmm.plots.panels import DATA_GREY, INK, cluster_colour, cluster_marker
+from bayesgmm.posterior.allocations import responsibility_blocks
 
 MANY_ROWS = 5000
 """Beyond it points are drawn as pixels even in a PDF, which would otherwise take minutes to open."""
@@ -26,10 +30,9 @@ BAND = (0.05, 0.95)
 # From white, through the first and second colour of the palette, to nearly black: dark in print, and without red
 # against green.
 PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#A9CFE5", "#0072B2", "#00324F"])
-DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FFFFFF", "#F7DCAA", "#E69F00", "#B03A00", "#3D0C00"])
+UNCERTAINTY = LinearSegmentedColormap.from_list("uncertainty", ["#FFFFFF", "#F7DCAA", "#E69F00", "#B03A00", "#3D0C00"])
 
-_BLOCK = 4096  # points at a time, whose densities under every component are held at once
-_SIDE = 192  # of the grid; its square is a whole number of blocks
+_SIDE = 192  # points of the grid along each axis
 _MARGIN = 0.08  # about the rows, of their range
 _BORDER, _MOST_STEPS = 128, 30  # points along an edge of the plane, and how often it may give way by twice the margin
 _NUM_ROWS = 16_384  # of which levels of regions are quantiles: the mass of one of 90% is right to 0.25%
@@ -82,10 +85,8 @@ def averaged(draws: Mixture) -> Mixture:
 
 
 def density_at(mixture: Mixture, points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
-    """Density of one mixture, of however many components, at points, a block of them at a time."""
-    blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % _BLOCK, axis=0)])
-    values = [np.asarray(mixture.log_prob(block)) for block in np.split(blocks, len(blocks) // _BLOCK)]
-    return np.exp(np.concatenate(values)[: len(points)])
+    """Density of one mixture, of however many components, at points."""
+    return np.exp(np.asarray(row_log_prob(mixture, points)))
 
 
 def region_heights(pair: Mixture, levels: Sequence[float]) -> Float[np.ndarray, " l"]:
@@ -98,25 +99,22 @@ def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Flo
     """Responsibilities averaged over the draws of a mixture with one leading axis; of a single mixture its own."""
     if not mixtures.draw_shape:
         return np.asarray(mixtures.responsibilities(x))
-    # One draw after another: all at once would hold (s, n, k) numbers.
     total = np.zeros((len(x), mixtures.num_components))
-    draws = jax.tree.map(np.asarray, mixtures)
-    for draw in range(mixtures.draw_shape[0]):
-        total += np.asarray(draws[draw].responsibilities(x))
+    for block in responsibility_blocks(mixtures, x):
+        total += block.sum(0)
     return total / mixtures.draw_shape[0]
 
 
 def assignment_entropy(responsibilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
-    r"""Entropy of every row's assignment in bits, $-\sum_j r_{ij} \log_2 r_{ij}$: 0 for a sure one, at most log2 k."""
-    shares = np.clip(np.asarray(responsibilities, np.float64), 0.0, 1.0)
-    return -np.sum(shares * np.log2(np.where(shares > 0, shares, 1.0)), axis=-1)
+    r"""Entropy of every row's assignment in bits, $-\sum_j r_{ij} \log_2 r_{ij}$: 0 where it is certain."""
+    return entr(np.clip(np.asarray(responsibilities, np.float64), 0.0, 1.0)).sum(-1) / np.log(2.0)
 
 
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """Probability masses in ascending order.
 
     Raises:
-        InputError: for masses outside (0, 1), and for none.
+        InputError: for masses outside (0, 1), for none, and for what is not a number.
     """
     try:
         ordered = tuple(sorted(float(level) for level in levels))
@@ -142,8 +140,9 @@ def density_grid(
 ) -> Float[np.ndarray, " g"]:
     """Points over the range of the data, and some beyond, dense enough at every component of a one-column mixture.
 
-    Or over a span that is given.
+    Or over a span that is given. Of draws (s) the first decides where points are dense.
     """
+    single = single[0] if single.draw_shape else single
     low, high = (float(values.min()), float(values.max())) if span is None else span
     pad = 0.0 if span is not None else 0.12 * (high - low) or 3.0 * float(np.max(single.scales))
     near = np.asarray(single.means) + np.asarray(single.scales) * np.linspace(-4.0, 4.0, 81)
@@ -171,9 +170,7 @@ def bin_edges(values: Float[np.ndarray, " n"]) -> list[float]:
     low, high = float(values.min()), float(values.max())
     if low == high:
         return [low - 0.5, low + 0.5]
-    lower, upper = np.quantile(values, [0.25, 0.75])
-    width = 2.0 / 1.5 * float(upper - lower) / len(values) ** (1 / 3)
-    width = float(np.clip(width, (high - low) / 50, (high - low) / 12))
+    width = float(np.clip(2.0 / 1.5 * iqr(values) / len(values) ** (1 / 3), (high - low) / 50, (high - low) / 12))
     gaps = np.diff(np.unique(values))
     gaps = gaps[gaps > 1e-5 * (high - low)]
     if len(gaps) < len(values) / 2:
@@ -195,6 +192,13 @@ def draw_lines(ax: Axes, lines: Float[np.ndarray, "m g 2"], colour: str, *, auto
     ax.add_collection(LineCollection(list(lines), colors=colour, **look), autolim=autolim)
 
 
+def draw_curves(
+    ax: Axes, grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"], colour: str, **look: Any
+) -> None:
+    """The curves of many draws along the grid."""
+    draw_lines(ax, np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1), colour, **look)
+
+
 def draw_histogram(
     ax: Axes,
     values: Float[np.ndarray, " n"],
@@ -208,25 +212,34 @@ def draw_histogram(
         ax.hist(values, color=DATA_GREY, alpha=0.35, label=label, **look)
         return
     clusters = range(num_clusters)
-    parts, colours = [values[labels == cluster] for cluster in clusters], [cluster_colour(c) for c in clusters]
-    ax.hist(parts, color=colours, alpha=0.3, stacked=True, **look)
+    parts = [values[labels == cluster] for cluster in clusters]
+    ax.hist(parts, color=[cluster_colour(cluster) for cluster in clusters], alpha=0.3, stacked=True, **look)
 
 
 def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str) -> None:
     """A short tick for every row, at the foot of the axes."""
-    ax.plot(
-        values,
-        np.full(len(values), 0.0175),
-        linestyle="none",
-        marker="|",
-        markersize=7.0,
-        markeredgewidth=0.8,
-        color=colour,
-        alpha=0.8,
-        transform=ax.get_xaxis_transform(),
-        rasterized=len(values) > MANY_ROWS,
-        gid="rug",
-    )
+    mark: dict[str, Any] = {"linestyle": "none", "marker": "|", "markersize": 7.0, "markeredgewidth": 0.8}
+    place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "rasterized": len(values) > MANY_ROWS}
+    ax.plot(values, np.full(len(values), 0.0175), color=colour, alpha=0.8, gid="rug", **mark, **place)
+
+
+def frame_curves(ax: Axes, grid: Float[np.ndarray, " g"], y_label: str = "density") -> None:
+    """The axes of curves along the grid: its ends as limits, and what the curves are."""
+    ax.set_xlim(float(grid[0]), float(grid[-1]))
+    ax.set_ylabel(y_label)
+
+
+def frame_plane(ax: Axes, horizontal: Float[np.ndarray, " g"], vertical: Float[np.ndarray, " g"]) -> None:
+    """The axes of a plane: the ends of its coordinates as limits."""
+    ax.set_xlim(horizontal[0], horizontal[-1])
+    ax.set_ylim(vertical[0], vertical[-1])
+
+
+def fill_matrix(
+    ax: Axes, values: Float[np.ndarray, "r c *colour"], extent: tuple[float, float, float, float], **look: Any
+) -> AxesImage:
+    """An image of a matrix in (left, right, bottom, top), however wide and high the axes are."""
+    return ax.imshow(values, extent=extent, **{"aspect": "auto", "interpolation": "nearest", **look})
 
 
 def draw_points(ax: Axes, points: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], num_clusters: int) -> None:

@@ -12,22 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.diagnostics.loo import num_draws, pointwise_loo
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import whole_number
-from bayesgmm.plots.panels import (
-    BLUE,
-    FONT_SIZE,
-    INK,
-    PALETTE,
-    VERMILION,
-    AxesLike,
-    add_label,
-    legend_beside,
-    one_axes,
-    root_figure,
-    several_axes,
-    tidy,
-    wrapped_axes,
-)
+from bayesgmm.numerics.validation import one_of, whole_number
+from bayesgmm.plots import panels
+from bayesgmm.plots.panels import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, AxesLike
+from bayesgmm.plots.view import engines_giving, evenly_spaced
 from bayesgmm.posterior.thresholds import pareto_k_limit
 
 if TYPE_CHECKING:
@@ -62,13 +50,13 @@ def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
 
     _check_tree(tree, "log_likelihood")
     found, limit = pointwise_loo(tree), pareto_k_limit(num_draws(tree))
-    ax = one_axes(ax, (6.4, 3.2))
+    ax = panels.one_axes(ax, (6.4, 3.2))
     data = found.pareto_k.to_dataset(name="pareto_k")
     with quiet():
         arviz.plot_khat(
             found,
             threshold=limit,
-            plot_collection=by_facet(data, ax, (), {}),
+            plot_collection=on_axes(data, {"pareto_k": np.array(ax, object)}, {}),
             visuals={
                 "khat": {"color": BLUE, "size": 14, "alpha": 0.8},
                 "threshold_text": {"size": FONT_SIZE - 1},
@@ -80,8 +68,8 @@ def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
     look: dict[str, Any] = {"color": VERMILION, "linewidth": 1.2, "linestyle": (0.0, (5.0, 2.0))}
     ax.axhline(limit, label=label, gid="threshold", **look)
     ax.set_ylim(top=max(ax.get_ylim()[1], limit + 0.15))
-    tidy(ax, "row", "Pareto shape k")
-    legend_beside(ax)
+    panels.tidy(ax, "row", "Pareto shape k")
+    panels.legend_beside(ax)
     return ax
 
 
@@ -104,20 +92,20 @@ def plot_posterior_predictive(
     """
     import arviz
 
-    if kind not in ("kde", "ecdf", "hist"):
-        raise InputError(f'kind={kind!r} is not known; choose "kde", "ecdf" or "hist"')
+    one_of("kind", kind, ("kde", "ecdf", "hist"))
     _check_tree(tree, "posterior_predictive", "observed_data", few_draws=1)
     features = [str(name) for name in tree.posterior_predictive["feature"].values]
-    axes = wrapped_axes(ax, len(features), 4, (2.7, 2.5), 1.8, f"{len(features)} features need")
+    axes = panels.wrapped_axes(ax, len(features), 4, (2.7, 2.5), 1.8, f"{len(features)} features need")
     thinned = few_replicates(tree, whole_number("num_replicates", num_replicates))
     data = thinned.posterior_predictive.dataset.stack(sample=("chain", "draw"))
+    collection = on_axes(data, {"x": axes}, {"overlay_ppc": ["sample"]}, dims=("feature",))
     with quiet():
         arviz.plot_ppc_dist(
             thinned,
             var_names=["x"],
             kind=kind,
             num_samples=data.sizes["sample"],
-            plot_collection=by_facet(data, axes, ("feature",), {"overlay_ppc": ["sample"]}),
+            plot_collection=collection,
             visuals={
                 "predictive_dist": {"color": BLUE, "alpha": 0.25, "width": 0.7},
                 "observed_dist": {"color": INK, "width": 1.6},
@@ -125,12 +113,12 @@ def plot_posterior_predictive(
             },
         )
     for name, panel in zip(features, axes, strict=True):
-        tidy(panel, name)
+        panels.tidy(panel, name)
     axes[0].set_ylabel("distribution function" if kind == "ecdf" else "density")
     last = axes[min(3, len(axes) - 1)]
-    add_label(last, "data", linewidth=1.6)
-    add_label(last, "data set drawn\nfrom the posterior", color=BLUE, linewidth=0.7)
-    legend_beside(last)
+    panels.add_label(last, "data", linewidth=1.6)
+    panels.add_label(last, "data set drawn\nfrom the posterior", color=BLUE, linewidth=0.7)
+    panels.legend_beside(last)
     return axes
 
 
@@ -212,34 +200,35 @@ def _by_chain(
     except (KeyError, ValueError) as error:
         raise InputError(f"coords={coords!r} is not in the posterior: {' '.join(str(error).split())}") from None
     facets = [dim for dim in chosen.dims if dim not in ("chain", "draw")]
-    counts = {
-        name: int(np.prod([chosen[name].sizes[dim] for dim in facets if dim in chosen[name].dims])) for name in chosen
-    }
-    total = sum(counts.values())
+    names = _parameter_names(chosen, facets)
+    total = len(names)
     if total > _MOST_PARAMETERS:
         raise InputError(
             f"var_names and coords leave {total} parameters; choose {_MOST_PARAMETERS} or fewer for one figure"
         )
-    axes = several_axes(ax, (total, 2), (7.4, 1.45 * total + 0.4), f"{total} parameters need")
-    collection = by_parameter(chosen, axes, facets, counts, column)
+    axes = panels.several_axes(ax, (total, 2), (7.4, 1.45 * total + 0.4), f"{total} parameters need")
+    counts = [int(chosen[name].isel(chain=0, draw=0).size) for name in chosen]
+    rows = dict(zip(chosen, np.split(axes, np.cumsum(counts)[:-1]), strict=True))
+    data = chosen.expand_dims(column=["dist", column])
+    aes = {"color": ["chain"], "overlay": ["chain"]}
     with quiet():
         draw(
             xarray.DataTree.from_dict({"posterior": chosen}),
             compact=False,
             kind="kde",
-            plot_collection=collection,
+            plot_collection=on_axes(data, rows, aes, dims=(*facets, "column"), color=list(PALETTE)),
             visuals={"dist": {"width": 1.2}, column: {"width": 0.5 if column == "trace" else 1.2}},
         )
-    for name, (density, chains) in zip(_parameter_names(chosen, facets), axes, strict=True):
-        tidy(density, name)
-        tidy(chains, "", "")
+    for name, (density, chains) in zip(names, axes, strict=True):
+        panels.tidy(density, name)
+        panels.tidy(chains, "", "")
         for panel in (density, chains):
             panel.title.set_fontsize(FONT_SIZE)
         density.xaxis.set_major_locator(MaxNLocator(4))
     axes[-1, 1].set_xlabel("draw" if column == "trace" else "rank among all draws, as a fraction")
     for chain, name in enumerate(chosen["chain"].values):
-        add_label(axes[0, 1], f"chain {name}", color=PALETTE[chain % len(PALETTE)], linewidth=1.6)
-    legend_beside(axes[0, 1])
+        panels.add_label(axes[0, 1], f"chain {name}", color=PALETTE[chain % len(PALETTE)], linewidth=1.6)
+    panels.legend_beside(axes[0, 1])
     return axes
 
 
@@ -268,72 +257,48 @@ def _check_tree(tree: "DataTree", *groups: str, few_draws: int = _FEWEST_DRAWS) 
     if missing:
         raise InputError(f"tree has no group {missing[0]}; make it with to_datatree")
     if number < few_draws:
-        raise InputError(f"tree has a posterior of {number} draws; give that of a fit by VI, CAVI, Gibbs or NUTS")
+        raise InputError(f"tree has a posterior of {number} draws; give that of a fit by {engines_giving()}")
 
 
-def by_facet(
-    data: "Dataset", axes: Axes | np.ndarray, dims: tuple[str, ...], aes: Mapping[str, list[str]]
+def on_axes(
+    data: "Dataset",
+    axes: Mapping[Hashable, np.ndarray],
+    aes: Mapping[str, list[str]],
+    *,
+    dims: Sequence[Hashable] = (),
+    **cycles: list[str],
 ) -> "PlotCollection":
-    """ArviZ's record of where to draw: on axes that exist already, one, or one for each coordinate of `dims`."""
+    """ArviZ's record of where to draw: on axes that exist already, one for each coordinate of a variable's `dims`."""
     import xarray
     from arviz_plots.plot_collection import PlotCollection
 
-    grid = np.empty(tuple(data.sizes[dim] for dim in dims), object)
-    grid[...] = axes
-    places = np.arange(grid.size).reshape(grid.shape)
-    shared = {"figure": np.array(root_figure(axes), dtype=object)}
-    shared |= {"plot": (dims, grid), "row_index": (dims, np.zeros_like(places)), "col_index": (dims, places)}
-    where = xarray.Dataset(shared, coords={dim: data[dim] for dim in dims})
-    return PlotCollection(data, xarray.DataTree(where), aes=dict(aes), backend="matplotlib")
-
-
-def by_parameter(
-    data: "Dataset", axes: np.ndarray, facets: Sequence[Hashable], counts: Mapping[Hashable, int], column: str
-) -> "PlotCollection":
-    """Two panels for every parameter in the order of the variables: the density left, and right `column`."""
-    import xarray
-    from arviz_plots.plot_collection import PlotCollection
-
-    groups: dict[str, dict[Hashable, xarray.DataArray]] = {"plot": {}, "row_index": {}, "col_index": {}}
-    first = 0
-    for name, count in counts.items():
-        own = [dim for dim in facets if dim in data[name].dims]
-        shape = (*(data.sizes[dim] for dim in own), 2)
-        coords = {dim: data[dim] for dim in own} | {"column": ["dist", column]}
-        rows = np.repeat(np.arange(first, first + count)[:, None], 2, axis=1)
-        parts = {"plot": axes[first : first + count], "row_index": rows, "col_index": np.tile([0, 1], (count, 1))}
-        for group, values in parts.items():
-            groups[group][name] = xarray.DataArray(values.reshape(shape), dims=(*own, "column"), coords=coords)
-        first += count
-    where = xarray.DataTree(
-        xarray.Dataset({"figure": np.array(root_figure(axes), dtype=object)}),
-        children={name: xarray.DataTree(xarray.Dataset(group)) for name, group in groups.items()},
-    )
-    data = data.expand_dims(column=["dist", column])
-    aes = {"color": ["chain"], "overlay": ["chain"]}
-    return PlotCollection(data, where, aes=aes, backend="matplotlib", color=list(PALETTE))
+    plots = {}
+    for name, grid in axes.items():
+        own = [dim for dim in dims if dim in data[name].dims]
+        shape = [data.sizes[dim] for dim in own]
+        plots[name] = xarray.DataArray(grid.reshape(shape), dims=own, coords={dim: data[dim] for dim in own})
+    figure = np.array(panels.root_figure(next(iter(axes.values()))), dtype=object)
+    where = xarray.DataTree.from_dict({"/": xarray.Dataset({"figure": figure}), "plot": xarray.Dataset(plots)})
+    return PlotCollection(data, where, aes=dict(aes), backend="matplotlib", **cycles)
 
 
 def few_replicates(tree: "DataTree", at_most: int) -> "DataTree":
     """The tree's replicated data sets, at most so many, as one chain; and the data."""
-    import xarray
+    import arviz
 
-    replicated = tree["posterior_predictive"].dataset[["x"]].stack(sample=("chain", "draw"))
-    total = replicated.sizes["sample"]
-    index = np.unique(np.linspace(0, total - 1, min(at_most, total)).round().astype(int))
-    few = (
-        replicated.isel(sample=index)
-        .drop_vars(["sample", "chain", "draw"])
-        .rename(sample="draw")
-        .expand_dims(chain=[0])
+    replicated = tree["posterior_predictive"].dataset["x"].transpose("chain", "draw", ...)
+    each = np.asarray(replicated).reshape(-1, *replicated.shape[2:])
+    few = each[evenly_spaced(len(each), at_most)]
+    return arviz.from_dict(
+        {"posterior_predictive": {"x": few[None]}, "observed_data": {"x": np.asarray(tree["observed_data"]["x"])}},
+        dims={"x": list(replicated.dims[2:])},
+        coords={"feature": replicated["feature"].values},
     )
-    few = few.assign_coords(draw=np.arange(len(index))).transpose("chain", "draw", ...)
-    return xarray.DataTree.from_dict({"posterior_predictive": few, "observed_data": tree["observed_data"].dataset})
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings about ArviZ's use of what NumPy and xarray deprecate, which no user could mend."""
+    """Without the warnings about ArviZ's use of what NumPy and xarray deprecate, which no user could fix."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category)

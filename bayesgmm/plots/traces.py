@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -13,18 +14,9 @@ from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import ENGINES, Engine
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import finite_number
-from bayesgmm.plots.panels import (
-    DATA_GREY,
-    FONT_SIZE,
-    PALETTE,
-    AxesLike,
-    add_label,
-    legend_beside,
-    one_axes,
-    tidy,
-    wrapped_axes,
-)
-from bayesgmm.plots.shapes import MANY_ROWS
+from bayesgmm.plots import panels, shapes
+from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, PALETTE, AxesLike
+from bayesgmm.plots.view import engines_giving
 
 _LONG = 50  # steps from which the first ones may leave the panel, so that the end can be seen
 _SMOOTHED = 25  # the smoothed ELBO averages a window of this fraction of the steps
@@ -55,10 +47,9 @@ def plot_traces(fits: Mapping[str, Fit], *, ax: AxesLike = None) -> np.ndarray:
     if not fits:
         raise InputError("fits is empty; give at least one, such as {'EM': fit}")
     engines = list(dict.fromkeys(fit.engine for fit in fits.values()))
-    axes = wrapped_axes(ax, len(engines), 2, (3.8, 2.7), 0.2, f"{len(engines)} engines need")
+    axes = panels.wrapped_axes(ax, len(engines), 2, (3.8, 2.7), 0.2, f"{len(engines)} engines need")
     for engine, panel in zip(engines, axes, strict=True):
-        traces = {name: trace_lines(name, fit) for name, fit in fits.items() if fit.engine == engine}
-        _draw_panel(panel, ENGINES[engine], traces)
+        _draw_panel(panel, ENGINES[engine], {name: fit for name, fit in fits.items() if fit.engine == engine})
     return axes
 
 
@@ -80,9 +71,11 @@ def plot_elbo(fits: Fit | Mapping[str, Fit], *, ax: AxesLike = None) -> Axes:
     named = {fits.engine: fits} if isinstance(fits, Fit) else dict(fits)
     engines = sorted({fit.engine for fit in named.values()})
     if len(engines) != 1 or ENGINES[engines[0]].gives != "approximation":
-        raise InputError(f"fits are by {', '.join(engines) or 'no engine'}; give fits by VI, or by CAVI")
-    ax = one_axes(ax, (5.4, 3.2))
-    _draw_panel(ax, ENGINES[engines[0]], {name: trace_lines(name, fit) for name, fit in named.items()})
+        raise InputError(
+            f"fits are by {', '.join(engines) or 'no engine'}; give fits by {engines_giving('approximation')}"
+        )
+    ax = panels.one_axes(ax, (5.4, 3.2))
+    _draw_panel(ax, ENGINES[engines[0]], named)
     ax.set_title("")
     return ax
 
@@ -103,7 +96,8 @@ def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
     return np.where(np.isfinite(lines), lines, np.nan)
 
 
-def _draw_panel(ax: Axes, engine: Engine, traces: dict[str, Float[np.ndarray, "_ _"]]) -> None:
+def _draw_panel(ax: Axes, engine: Engine, fits: Mapping[str, Fit]) -> None:
+    traces = {name: trace_lines(name, fit) for name, fit in fits.items()}
     is_sampler = engine.gives == "draws"
     ax.set_title(engine.method)
     longest = max(lines.shape[1] for lines in traces.values())
@@ -122,32 +116,29 @@ def _draw_panel(ax: Axes, engine: Engine, traces: dict[str, Float[np.ndarray, "_
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    tidy(ax, "draw" if is_sampler else "step", engine.trace)
+    panels.tidy(ax, "draw" if is_sampler else "step", engine.trace)
     if 1 < drawn <= 8:
         _add_legend(ax, drawn, is_sampler=is_sampler)
 
 
 def _draw_line(ax: Axes, engine: Engine, values: Float[np.ndarray, " steps"], label: str, colour: str) -> None:
-    steps = np.arange(len(values))
+    steps, look = np.arange(len(values)), {"color": colour, "rasterized": len(values) > shapes.MANY_ROWS}
     if engine.gives == "approximation" and (np.diff(values, prepend=values[:1]) < 0).mean() > _NOISY:
-        ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3, rasterized=len(values) > MANY_ROWS, gid="raw")
+        ax.plot(steps, values, linewidth=0.5, alpha=0.3, gid="raw", **look)
         smoothed = smooth(values, max(len(values) // _SMOOTHED, 1))
         ax.plot(*smoothed, color=colour, linewidth=1.6, label=label, zorder=3, gid="smooth")
     elif engine.gives == "draws":
-        ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.75, rasterized=len(values) > MANY_ROWS, label=label)
+        ax.plot(steps, values, linewidth=0.6, alpha=0.75, label=label, **look)
     else:
         marker = "o" if len(values) <= _LONG else ""
         ax.plot(steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3.0, label=label)
 
 
 def smooth(values: Float[np.ndarray, " steps"], window: int) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Centres and means of a moving window, over the finite values in it."""
-    finite = np.isfinite(values)
-    kernel = np.ones(window)
-    count = np.convolve(finite, kernel, mode="valid")
-    total = np.convolve(np.where(finite, values, 0.0), kernel, mode="valid")
-    centres = np.arange(len(count)) + (window - 1) / 2
-    return centres[count > 0], total[count > 0] / count[count > 0]
+    """Centres and means of a moving window, over the values in it that are not NaN."""
+    means = np.asarray(pd.Series(values).rolling(window, min_periods=1).mean())[window - 1 :]
+    centres = np.arange(len(means)) + (window - 1) / 2
+    return centres[~np.isnan(means)], means[~np.isnan(means)]
 
 
 def settled_limits(traces: list[Float[np.ndarray, "_ _"]]) -> tuple[float, float]:
@@ -163,14 +154,8 @@ def _add_legend(ax: Axes, num_lines: int, *, is_sampler: bool) -> None:
     if is_sampler:
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // 4), high)
-    legend = ax.legend(
-        loc="lower center" if is_sampler else "lower right",
-        ncols=4 if is_sampler else 1,
-        frameon=False,
-        fontsize=FONT_SIZE - 1,
-        handlelength=1.2,
-        columnspacing=1.0,
-    )
+    place: dict[str, Any] = {"loc": "lower center", "ncols": 4} if is_sampler else {"loc": "lower right"}
+    legend = ax.legend(frameon=False, fontsize=FONT_SIZE - 1, handlelength=1.2, columnspacing=1.0, **place)
     for handle in legend.get_lines():
         handle.set_linewidth(1.6)
         handle.set_alpha(1.0)
@@ -203,12 +188,12 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
     """
     tolerance = float(finite_number("same_within", same_within))
     traces, results, objective = _runs(fits)
-    ends = np.array([trace[-1] if len(trace) else np.nan for trace in traces])
-    failed = np.isin(results, [int(code) for code in _FAILED]) | ~np.isfinite(ends)
+    ends = np.array([trace[-1] for trace in traces])
+    failed = np.isin(results, _FAILED) | np.isnan(ends)
     if failed.all():
         raise InputError("none of the fits has a finite end, so there is nothing to draw; look at their codes")
     optima = group_ends(np.where(failed, np.nan, ends), tolerance)
-    ax = one_axes(ax, (6.4, 3.6))
+    ax = panels.one_axes(ax, (6.4, 3.6))
     # The best last, on top.
     for run in np.argsort(np.where(failed, -np.inf, ends), kind="stable"):
         _draw_run(ax, traces[run], int(optima[run]), int(run))
@@ -219,8 +204,8 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
     ax.set_xlim(0.0, 1.04 * max(longest, 1))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    tidy(ax, "step", objective)
-    legend_beside(ax, title="ended at")
+    panels.tidy(ax, "step", objective)
+    panels.legend_beside(ax, title="ended at")
     return ax
 
 
@@ -247,15 +232,14 @@ def _runs(fits: Fit | Sequence[Fit]) -> tuple[list[Float[np.ndarray, "_"]], Int[
         raise InputError("fits must be a Fit with a leading axis, as vmap over keys makes it, or several fits")
     engines = {fit.engine for fit in several}
     if len(engines) > 1 or ENGINES[several[0].engine].gives != "point":
-        raise InputError(f"fits are by {', '.join(sorted(engines))}; give the runs of one engine, EM or MAP")
+        raise InputError(
+            f"fits are by {', '.join(sorted(engines))}; give the runs of one engine, {engines_giving('point')}"
+        )
     traces, results = [], []
-    for fit in several:
-        trace = np.asarray(fit.trace, np.float64)
-        lines = trace.reshape(-1, trace.shape[-1])
-        steps = np.broadcast_to(np.asarray(fit.num_steps), trace.shape[:-1]).reshape(-1)
-        for line, last in zip(lines, steps, strict=True):
-            traces.append(line[: int(last) + 1])
-        results += np.broadcast_to(np.asarray(fit.result), trace.shape[:-1]).reshape(-1).tolist()
+    for position, fit in enumerate(several):
+        lines = trace_lines(str(position), fit)
+        traces += [line[: np.flatnonzero(np.isfinite(line)).max(initial=0) + 1] for line in lines]
+        results += np.broadcast_to(np.asarray(fit.result).ravel(), len(lines)).tolist()
     return traces, np.asarray(results, int), ENGINES[several[0].engine].trace
 
 
@@ -265,13 +249,11 @@ def _colour(optimum: int) -> str:
 
 def _draw_run(ax: Axes, trace: Float[np.ndarray, " steps"], optimum: int, run: int) -> None:
     colour = _colour(optimum)
-    values = np.where(np.isfinite(trace), trace, np.nan)
     style = "-" if optimum >= 0 else _DASHES
     width = 1.6 if optimum == 0 else 1.1
-    steps = np.arange(len(values))
-    ax.plot(steps, values, color=colour, linestyle=style, linewidth=width, alpha=0.8, gid=f"run {run}")
+    ax.plot(np.arange(len(trace)), trace, color=colour, linestyle=style, linewidth=width, alpha=0.8, gid=f"run {run}")
     if optimum >= 0:
-        ax.plot(steps[-1], values[-1], marker="o", markersize=4.0, color=colour, linestyle="none", gid=f"end {run}")
+        ax.plot(len(trace) - 1, trace[-1], marker="o", markersize=4.0, color=colour, linestyle="none", gid=f"end {run}")
 
 
 def _restart_limits(
@@ -281,7 +263,7 @@ def _restart_limits(
     kept = ends[~failed]
     starts = np.array([trace[0] for trace, bad in zip(traces, failed, strict=True) if not bad])
     top, bottom = float(kept.max()), float(kept.min())
-    climb = top - float(np.nanmedian(np.where(np.isfinite(starts), starts, np.nan)))
+    climb = top - float(np.nanmedian(starts))
     depth = max(top - bottom, 0.3 * climb, 1e-6 * max(abs(top), 1.0))
     return bottom - 0.7 * depth, top + 0.15 * depth
 
@@ -291,12 +273,12 @@ def _label_optima(ax: Axes, ends: Float[np.ndarray, " r"], optima: Int[np.ndarra
         members = ends[optima == optimum]
         label = f"{members.max():.1f}: {_starts(len(members))}".replace("-", "−")
         width = 1.6 if optimum == 0 else 1.1
-        add_label(ax, label, color=_colour(optimum), linewidth=width, marker="o", markersize=4.0)
+        panels.add_label(ax, label, color=_colour(optimum), linewidth=width, marker="o", markersize=4.0)
     grey: dict[str, Any] = {"color": DATA_GREY, "linewidth": 1.1}
     if num_other := int((optima >= _NAMED).sum()):
-        add_label(ax, f"lower: {_starts(num_other)}", marker="o", markersize=4.0, **grey)
+        panels.add_label(ax, f"lower: {_starts(num_other)}", marker="o", markersize=4.0, **grey)
     if num_failed := int((optima < 0).sum()):
-        add_label(ax, f"failed: {_starts(num_failed)}", linestyle=_DASHES, **grey)
+        panels.add_label(ax, f"failed: {_starts(num_failed)}", linestyle=_DASHES, **grey)
 
 
 def _starts(count: int) -> str:

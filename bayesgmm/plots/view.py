@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.mixture import Mixture
@@ -87,17 +88,22 @@ def view_rows(
         raise InputError(f"x has {rows.shape[1]} features, but the mixture has {mixture.num_features}")
     if not all(np.isfinite(np.asarray(field)).all() for field in (mixture.means, mixture.precision_factor)):
         raise InputError("the mixture has NaN or infinite parameters, so there is nothing to draw; look at fit.code")
-    default = "feature {}" if rows.shape[1] > 1 else "x"
-    names = name_features(feature_names, rows.shape[1], x, default)
+    names = name_columns(feature_names, rows.shape[1], x)
     if isinstance(columns, str) and columns == "pca" and "pca" not in names:
         return _principal_view(rows)
     if columns is None:
         columns = range(min(rows.shape[1], at_most))
     chosen = tuple(_column(column, names) for column in ((columns,) if isinstance(columns, str) else columns))
-    if not 1 <= len(chosen) <= at_most or len(set(chosen)) < len(chosen):
-        most = f"one to {at_most} different columns" if at_most > 1 else "one column"
-        raise InputError(f"columns={chosen} must be {most}")
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"columns {chosen} name a column twice; give different columns")
+    if not 1 <= len(chosen) <= at_most:
+        raise InputError(f"columns={chosen} must be one to {at_most} different columns")
     return View(rows, tuple(names[column] for column in chosen), chosen)
+
+
+def name_columns(feature_names: Iterable[str] | None, num_features: int, table: object = None) -> tuple[str, ...]:
+    """Names of all features, which are numbered from 0 where neither the user nor a data frame names them."""
+    return name_features(feature_names, num_features, table, "feature {}" if num_features > 1 else "x")
 
 
 def _column(column: int | str, names: tuple[str, ...]) -> int:
@@ -127,13 +133,23 @@ def _principal_view(rows: Float[np.ndarray, "n d"]) -> View:
     return View(rows, names, (), (directions, origin))
 
 
+def engines_giving(*kinds: str) -> str:
+    """The labels of the engines that give "point", say, for a message; by default of those whose fits have draws."""
+    labels = [engine.label for engine in ENGINES.values() if engine.gives in (kinds or ("approximation", "draws"))]
+    return " or ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+
+
 def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
     """At most so many draws, evenly spaced over all chains, under one leading axis."""
     num_leading = len(draws.draw_shape)
     flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *np.shape(leaf)[num_leading:]), draws)
     total = int(np.prod(draws.draw_shape))
-    index: Int[np.ndarray, " s"] = np.unique(np.linspace(0, total - 1, min(at_most, total)).round().astype(int))
-    return flat[index]
+    return flat[evenly_spaced(total, at_most)]
+
+
+def evenly_spaced(total: int, at_most: int) -> Int[np.ndarray, " s"]:
+    """At most so many of the numbers below `total`, from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, min(at_most, total)).round().astype(int))
 
 
 def point_and_draws(mixture_or_fit: object, at_most: int) -> tuple[Mixture | None, Mixture]:
@@ -176,8 +192,8 @@ def posterior_draws(fit_or_draws: object) -> Mixture:
     """
     if isinstance(fit_or_draws, Fit):
         if fit_or_draws.draws is None:
-            raise InputError(f"fit of engine {fit_or_draws.engine!r} has no draws; give one by VI, CAVI, Gibbs or NUTS")
+            raise InputError(f"fit of engine {fit_or_draws.engine!r} has no draws; give one by {engines_giving()}")
         return fit_or_draws.draws
     if not isinstance(fit_or_draws, Mixture) or not fit_or_draws.draw_shape:
-        raise InputError("draws are needed: a fit by VI, CAVI, Gibbs or NUTS, or a mixture with leading axes")
+        raise InputError(f"draws are needed: a fit by {engines_giving()}, or a mixture with leading axes")
     return fit_or_draws
