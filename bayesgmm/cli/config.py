@@ -1,17 +1,19 @@
 """Settings of a comparison, from a TOML file: every key with its meaning, range and default.
 
-The classes are the reference; `configs/` holds commented examples. Whatever is wrong with a file is told at once, one
-line for each problem, before any data are read.
+The classes are the reference; `configs/` holds commented examples. Whatever is wrong with a file is reported at
+once, one line for each problem, before any data are read.
 """
 
 import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,15 +25,15 @@ from pydantic import (
     model_validator,
 )
 
+from bayesgmm.comparison.plan import PRIORS
 from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.engines.registry import BASE_ENGINE, DEFAULT_ENGINES, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import NAMES, get_family
-from bayesgmm.numerics.validation import one_of
+from bayesgmm.numerics.validation import one_of, real_array
 from bayesgmm.numerics.validation import shown as short_repr
-
-if TYPE_CHECKING:
-    import numpy as np
+from bayesgmm.priors.scales import SCALE_PRIORS
+from bayesgmm.priors.weakly_informative import default_prior
 
 
 class ConfigError(InputError):
@@ -67,7 +69,6 @@ _Counts = Annotated[
     AfterValidator(lambda values: tuple(sorted(values))),
 ]
 _Engines = Annotated[tuple[Annotated[str, _one_of(ENGINES)], ...], *_List, AfterValidator(_engines_in_order)]
-_Positive = Annotated[float, Field(gt=0)]
 
 
 class _Table(BaseModel):
@@ -109,68 +110,88 @@ class MixtureConfig(_Table):
     )
     num_components: _Counts = Field(description="number of components, or a list of numbers to compare; kept sorted")
     select_by: Literal["bic", "aic", "icl"] = Field(
-        default="bic", description="criterion that picks one of several numbers of components for map, vi and nuts"
+        default="bic", description="criterion that picks one of several numbers of components, by the fits of em"
     )
+
+
+def _numbers(*, positive: bool) -> AfterValidator:
+    """A finite number, or a list of them."""
+
+    def check(value: object, info: Any) -> object:
+        found = f"{info.field_name}={short_repr(value)}"
+        numbers = real_array(value, info.field_name)
+        if not np.isfinite(numbers).all():
+            raise InputError(f"{found} must be a finite number, or a list of them")
+        if positive and not np.all(numbers > 0):
+            raise InputError(f"{found} must be greater than 0")
+        return value
+
+    return AfterValidator(check)
+
+
+def _key(description: str) -> Any:
+    """A key that may be left out."""
+    return Field(default=None, description=description)
+
+
+_Numbers = Annotated[Any, _numbers(positive=False)] | None
+_Positives = Annotated[Any, _numbers(positive=True)] | None
 
 
 class PriorConfig(_Table):
-    """`[prior]`: one prior for all Bayesian engines, in units of the data's own spread."""
+    """`[prior]`: one prior for all Bayesian engines, by `default_prior` or `conjugate_prior`; lists are by column."""
 
     kind: Literal["weakly_informative", "conjugate"] = Field(
         default="weakly_informative",
-        description="weakly_informative (map, vi, nuts) or conjugate (all engines; cavi and gibbs need it)",
+        description="weakly_informative, or conjugate, which all Bayesian engines take and cavi and gibbs need",
     )
-    concentration: _Positive | None = Field(
-        default=None, description="Dirichlet parameter of the weights; by default 2, under a conjugate prior 1"
+    concentration: _Positives = _key("Dirichlet parameter of the weights; by default 2, under a conjugate prior 1")
+    mean_loc: _Numbers = _key(
+        "weakly informative: centre of component means, in the data's units; by default the columns'"
     )
-    mean_scale: _Positive | None = Field(
-        default=None, description="weakly informative: sd of component means, in sds of each column; by default 2"
+    mean_scale: _Positives = _key("weakly informative: sd of component means, in sds of each column; by default 2")
+    scale_prior: Annotated[str, _one_of(SCALE_PRIORS)] | None = _key(
+        f"weakly informative: prior of component scales, one of {', '.join(SCALE_PRIORS)}; by default lognormal"
     )
-    scale_prior: Literal["lognormal", "half_normal", "hierarchical"] = Field(
-        default="lognormal", description="weakly informative: prior of component scales"
+    scale_median: _Positives = _key("lognormal: median of component scales, in sds of each column; by default k^(-1/d)")
+    scale_sigma: _Positives = _key("lognormal: sd of the logarithms of component scales; by default 1")
+    scale_sd: _Positives = _key("half_normal: sd of component scales, in sds of each column; by default 1")
+    precision_shape: _Positives = _key("hierarchical: shape of the gamma prior of reciprocal variances; by default 2")
+    rate_shape: _Positives = _key("hierarchical: shape of the gamma prior of their rate; by default 0.2")
+    rate_rate: _Positives = _key("hierarchical: rate of that, over each column's variance; by default from its range")
+    correlation_concentration: _Positives = _key(
+        "weakly informative: LKJ parameter of the correlations; by default 2, or 1 + d/2"
     )
-    scale_median: _Positive | None = Field(
-        default=None, description="lognormal: median of component scales, in sds of each column; by default k^(-1/d)"
-    )
-    scale_sigma: _Positive | None = Field(
-        default=None, description="lognormal: sd of the logarithms of component scales; by default 1"
-    )
-    scale_sd: _Positive | None = Field(
-        default=None, description="half_normal: sd of component scales, in sds of each column; by default 1"
-    )
-    correlation_concentration: _Positive | None = Field(
-        default=None, description="weakly informative: LKJ parameter of the correlations; by default 2, or 1 + d/2"
-    )
-    shrinkage: _Positive | None = Field(
-        default=None, description="conjugate: rows that the prior mean counts for; by default 0.01"
-    )
-    dof: _Positive | None = Field(default=None, description="conjugate: degrees of freedom; by default d + 2")
+    mean: _Numbers = _key("conjugate: mean of component means, in the data's units; by default the columns' means")
+    shrinkage: _Positives = _key("conjugate: rows that the prior mean counts for; by default 0.01")
+    dof: _Positives = _key("conjugate: degrees of freedom; by default d + 2")
+    scale: _Numbers = _key("conjugate: scale of the covariances, in the data's units; by default from the data's own")
+    stick_breaking: bool | None = _key("conjugate: weights of a truncated Dirichlet process; by default false")
 
     @model_validator(mode="after")
     def _read_by_kind(self) -> "PriorConfig":
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        weak = {"mean_scale", "scale_prior", "correlation_concentration", *_KEYS_OF_SCALES}
-        readers = dict.fromkeys(weak, ("kind", "weakly_informative"))
-        readers |= {"shrinkage": ("kind", "conjugate"), "dof": ("kind", "conjugate")}
-        for name, (by, wanted) in readers.items():
-            if getattr(self, name) != defaults[name] and getattr(self, by) != wanted:
-                raise ValueError(f'[prior] has {name}, which only {by} = "{wanted}" reads; drop it, or set {by}')
-        for name, wanted in _KEYS_OF_SCALES.items():
-            if getattr(self, name) != defaults[name] and self.scale_prior != wanted:
-                raise ValueError(f'[prior] has {name}, which only scale_prior = "{wanted}" reads; drop it, or set that')
+        scale_prior = self.scale_prior or signature(default_prior).parameters["scale_prior"].default
+        for name in self._given():
+            if name not in signature(PRIORS[self.kind]).parameters:
+                (kind,) = (kind for kind, maker in PRIORS.items() if name in signature(maker).parameters)
+                raise ValueError(f'[prior] has {name}, which only kind = "{kind}" reads; drop it, or set kind')
+            owners = [each for each, record in SCALE_PRIORS.items() if name in record.arguments]
+            if owners and scale_prior not in owners:
+                raise ValueError(
+                    f'[prior] has {name}, which only scale_prior = "{owners[0]}" reads; drop it, or set that'
+                )
         return self
 
-    def keywords(self, column_scales: "np.ndarray") -> dict[str, Any]:
+    def _given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True, exclude={"kind"})
+
+    def keywords(self, column_scales: np.ndarray) -> dict[str, Any]:
         """Keyword arguments of `default_prior` or `conjugate_prior`; scales in units of the data."""
-        given = self.model_dump(exclude_none=True, exclude={"kind"})
-        if self.kind == "conjugate":
-            given.pop("scale_prior")
-        for name in {"mean_scale", "scale_median", "scale_sd"} & set(given):
-            given[name] = given[name] * column_scales
+        powers = {"mean_scale": 1, "scale_median": 1, "scale_sd": 1, "rate_rate": -2}
+        given = self._given()
+        for name in powers.keys() & given.keys():
+            given[name] = np.asarray(given[name]) * column_scales ** powers[name]
         return given
-
-
-_KEYS_OF_SCALES = {"scale_median": "lognormal", "scale_sigma": "lognormal", "scale_sd": "half_normal"}
 
 
 class OutputConfig(_Table):

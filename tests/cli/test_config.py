@@ -1,8 +1,10 @@
 """Settings: shipped files load, defaults are as documented, and every fault is one line with key, value and cure."""
 
+import inspect
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 import bayesgmm
 from bayesgmm.cli.config import _TABLES, DEFAULT_ENGINES, Config, ConfigError, load_config
+from bayesgmm.comparison.plan import PRIORS
 from bayesgmm.datasets import DataError
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.mixtures.families import FAMILIES
@@ -66,14 +69,21 @@ def test_defaults(load):
         "prior": {
             "kind": "weakly_informative",
             "concentration": None,
+            "mean_loc": None,
             "mean_scale": None,
-            "scale_prior": "lognormal",
+            "scale_prior": None,
             "scale_median": None,
             "scale_sigma": None,
             "scale_sd": None,
+            "precision_shape": None,
+            "rate_shape": None,
+            "rate_rate": None,
             "correlation_concentration": None,
+            "mean": None,
             "shrinkage": None,
             "dof": None,
+            "scale": None,
+            "stick_breaking": None,
         },
         "em": {
             "start": "k-means++",
@@ -222,6 +232,12 @@ def test_absolute_path_is_kept(load, tmp_path):
             MINIMAL + "[prior]\nkind = 'conjugate'\nmean_scale = 5.0\n",
             ["[prior] has mean_scale", 'only kind = "weakly_informative" reads'],
         ),
+        (
+            MINIMAL + "[prior]\nkind = 'conjugate'\nscale_prior = 'lognormal'\n",
+            ["[prior] has scale_prior", 'only kind = "weakly_informative" reads'],
+        ),
+        (MINIMAL + "[prior]\nscale_prior = 'lognorml'\n", ["prior.scale_prior = 'lognorml'", "mean 'lognormal'"]),
+        (MINIMAL + "[prior]\nmean_loc = ['a']\n", ["[prior] mean_loc must hold real numbers"]),
         (MINIMAL + "[prior]\nscale_sd = 1.0\n", ["[prior] has scale_sd", 'only scale_prior = "half_normal" reads']),
         ("[data]\n" + MIXTURE, ["[data] has neither", "give exactly one"]),
         (DATA + "path = 'a.csv'\n" + MIXTURE, ["[data] has both", "give exactly one"]),
@@ -304,3 +320,19 @@ def test_prior_becomes_keywords_of_its_function(load):
     bayesgmm.default_prior(np.random.default_rng(0).normal(size=(9, 2)), 2, **found)
     conjugate = load(MINIMAL + "[prior]\nkind = 'conjugate'\nshrinkage = 0.1\ndof = 7.0\n").prior.keywords(spread)
     assert conjugate == {"shrinkage": 0.1, "dof": 7.0}
+
+
+def test_every_number_of_a_prior_is_a_key(load):
+    """The keys are the arguments of the functions that make priors."""
+    shared = {"x", "num_components", "family", "row_weights"}
+    arguments = {name for maker in PRIORS.values() for name in inspect.signature(maker).parameters}
+    assert set(_TABLES["prior"].model_fields) == {"kind", *arguments} - shared
+    x, spread = np.random.default_rng(0).normal(size=(30, 2)) * [1.0, 5.0], np.array([1.0, 5.0])
+    text = "[prior]\nscale_prior = 'hierarchical'\nmean_loc = [1.0, 2.0]\nprecision_shape = 3\nrate_rate = 0.5\n"
+    prior = bayesgmm.default_prior(x, 2, **load(MINIMAL + text).prior.keywords(spread))
+    np.testing.assert_array_equal(prior.mean_loc, [1.0, 2.0])
+    np.testing.assert_allclose(jax.tree.leaves(prior.scales)[-1], [0.5, 0.02])
+    text = "[prior]\nkind = 'conjugate'\nmean = 0\nscale = [[2.0, 0.5], [0.5, 1.0]]\nstick_breaking = true\n"
+    prior = bayesgmm.conjugate_prior(x, 2, **load(MINIMAL + text).prior.keywords(spread))
+    np.testing.assert_array_equal(prior.scale, [[2.0, 0.5], [0.5, 1.0]])
+    assert prior.stick_breaking
