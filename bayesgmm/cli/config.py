@@ -117,16 +117,16 @@ class MixtureConfig(_Table):
 def _numbers(*, positive: bool) -> AfterValidator:
     """A finite number, or a list of them."""
 
-    def check(value: object, info: Any) -> object:
-        found = f"{info.field_name}={short_repr(value)}"
-        numbers = real_array(value, info.field_name)
+    def check(name: str, value: object) -> object:
+        found = f"{name}={short_repr(value)}"
+        numbers = real_array(value, name)
         if not np.isfinite(numbers).all():
             raise InputError(f"{found} must be a finite number, or a list of them")
         if positive and not np.all(numbers > 0):
             raise InputError(f"{found} must be greater than 0")
         return value
 
-    return AfterValidator(check)
+    return AfterValidator(lambda value, info: check(str(info.field_name), value))
 
 
 def _key(description: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64, Shaped
+from jaxtyping import Bool, Float64, Shaped
 
 from bayesgmm.errors import InputError
 
@@ -71,12 +71,13 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     if num_rows < 2:
         found = "no data rows" if num_rows == 0 else "only one data row"
         raise DataError(f"{where} has {found}; give a file with at least two rows of numbers")
-    features = _all_numeric(table, where) if columns is None else _chosen(table, columns, path, where)
-    _check_values(features, where)
+    features = _features(table, None if columns is None else _chosen(table, columns, path, where), where)
+    x = np.stack(list(features.values()), axis=1)
+    _check_values(x, tuple(features), where)
     labels = None if _LABEL in features or _LABEL not in table else table[_LABEL]
     return Dataset(
         name=path.stem if name is None else name,
-        x=np.stack(list(features.values()), axis=1),
+        x=x,
         feature_names=tuple(features),
         labels=None if labels is None else labels.astype(str).where(labels.notna(), "").to_numpy(str),
         source=str(path),
@@ -130,7 +131,7 @@ def _read_csv(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
     names = [str(value) for value in header.iloc[0]]
     if len(names) == 1 and (separator := next((mark for mark in ";\t|" if mark in names[0]), None)):
         raise DataError(f"{where} has fields separated by {separator!r}; save it with commas between fields")
-    if not _no_numbers(header.iloc[0]).any() and names != [str(index) for index in range(len(names))]:
+    if not _as_numbers(header.iloc[0])[1].any() and names != [str(index) for index in range(len(names))]:
         raise DataError(
             f"{where} has no header: its first line holds numbers ({_listed(names)}); add a line with column names"
         )
@@ -188,81 +189,71 @@ def _read_npy(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
     return frame, [f"x{index}" for index in range(array.shape[1])]
 
 
-def _chosen(
-    table: Mapping[str, "pd.Series"], columns: Sequence[str], path: Path, where: str
-) -> dict[str, Float64[np.ndarray, " n"]]:
-    """The features that were asked for, by name."""
+def _chosen(table: Mapping[str, "pd.Series"], columns: Sequence[str], path: Path, where: str) -> list[str]:
+    """The names of the features that were asked for."""
     is_array = path.suffix.lower() == ".npy"
-    features = {}
-    for column in columns:
-        name = f"x{int(column)}" if is_array and column.isascii() and column.isdigit() else column
+    names = [f"x{int(name)}" if is_array and name.isascii() and name.isdigit() else name for name in columns]
+    for index, (name, column) in enumerate(zip(names, columns, strict=True)):
         if name not in table:
             raise DataError(f"columns has {column!r}, which {where} does not; choose from {_listed(table)}")
-        if name in features:
+        if name in names[:index]:
             raise DataError(f"columns={list(columns)!r} has {column!r} twice; name every column once")
-        bad = _no_numbers(table[name])
-        if bad.any():
-            raise _not_numeric(table[name], name, bad, where, "correct it, or leave that column out of columns")
-        features[name] = _as_float64(table[name])
-    return features
+    return names
 
 
-def _all_numeric(table: Mapping[str, "pd.Series"], where: str) -> dict[str, Float64[np.ndarray, " n"]]:
-    """The columns of numbers, by name; those of words are left out."""
+def _features(
+    table: Mapping[str, "pd.Series"], chosen: Sequence[str] | None, where: str
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """The features that are chosen, by name; by default all columns of numbers, those of words left out."""
     features = {}
-    for name, column in table.items():
-        bad = _no_numbers(column)
-        if name == _LABEL or (bad.any() and not (column.notna() & ~bad).any()):
+    for name in table if chosen is None else chosen:
+        column = table[name]
+        numbers, bad = _as_numbers(column)
+        if chosen is None and (name == _LABEL or (bad.any() and (bad == column.notna().to_numpy()).all())):
             continue
         # Leaving out a column of measurements because of one stray word would go unnoticed.
         if bad.any():
-            raise _not_numeric(column, name, bad, where, "correct it, or give columns without it")
-        if not name.strip():
+            first = int(bad.argmax())
+            text = repr(str(column.iloc[first]))
+            text = text if len(text) <= 40 else f"{text[:36]}...'"
+            cure = "give columns without it" if chosen is None else "leave that column out of columns"
+            raise DataError(
+                f"column {name!r} of {where} is not numeric: {text} in data row {first + 1}; correct it, or {cure}"
+            )
+        if not name.strip() and chosen is None:
             raise DataError(
                 f"{where} has a numeric column without a name (row numbers, saved as an index?); name it, remove it, "
                 "or give columns without it"
             )
-        features[name] = _as_float64(column)
+        features[name] = numbers
     if not features:
         raise DataError(f"{where} has no numeric column among {_listed(table)}; give a file with at least one")
     return features
 
 
-def _no_numbers(column: "pd.Series") -> "pd.Series":
-    """Where a column holds what is no number. Text that reads as one is one: a CSV file cannot tell the two apart."""
+def _as_numbers(column: "pd.Series") -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """A column in float64 with NaN for missing values, and where it holds what is no number.
+
+    Text that reads as a number is one: a CSV file cannot tell the two apart.
+    """
     import pandas as pd
 
     if column.dtype.kind in "iuf":
-        return pd.Series(data=False, index=column.index)
-    numbers = pd.Series(pd.to_numeric(column.astype(str), errors="coerce"), index=column.index)
-    return column.notna() & numbers.isna()
+        return column.to_numpy(dtype=np.float64, na_value=np.nan), np.zeros(len(column), bool)
+    text, given = column.astype(str).to_numpy(object), column.notna().to_numpy()
+    bad = given & np.isnan(np.asarray(pd.to_numeric(text, errors="coerce"), np.float64))
+    return np.where(given & ~bad, text, "nan").astype(np.float64), bad
 
 
-def _as_float64(column: "pd.Series") -> Float64[np.ndarray, " n"]:
-    """A column of numbers, or of text that reads as numbers, with NaN for missing values."""
-    if column.dtype.kind in "iuf":
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    return column.astype(str).where(column.notna(), "nan").to_numpy(object).astype(np.float64)
-
-
-def _not_numeric(column: "pd.Series", name: str, bad: "pd.Series", where: str, cure: str) -> DataError:
-    position = int(bad.to_numpy().argmax())
-    text = repr(str(column.iloc[position]))
-    text = text if len(text) <= 40 else f"{text[:36]}...'"
-    return DataError(f"column {name!r} of {where} is not numeric: {text} in data row {position + 1}; {cure}")
-
-
-def _check_values(features: Mapping[str, Float64[np.ndarray, " n"]], where: str) -> None:
-    bad = {name: ~np.isfinite(values) for name, values in features.items()}
-    bad_rows = np.logical_or.reduce(list(bad.values()))
-    if bad_rows.any():
-        first = int(np.flatnonzero(bad_rows)[0])
-        name = next(name for name in bad if bad[name][first])
+def _check_values(x: Float64[np.ndarray, "n d"], names: Sequence[str], where: str) -> None:
+    rows, columns = np.nonzero(~np.isfinite(x))
+    if rows.size:
         raise DataError(
-            f"{where} has missing, NaN or infinite values in {int(bad_rows.sum())} of {len(bad_rows)} data rows, the "
-            f"first in data row {first + 1} (counted from 1, below the header), column {name!r}; drop or impute them"
+            f"{where} has missing, NaN or infinite values in {len(np.unique(rows))} of {len(x)} data rows, "
+            f"the first in data row {rows[0] + 1} (counted from 1, below the header), column {names[columns[0]]!r}; drop or impute "
+            "them"
         )
-    for name, values in features.items():
+    for name, values in zip(names, x.T, strict=True):
         if (values == values[0]).all():
             raise DataError(
                 f"column {name!r} of {where} is constant ({values[0]:g} in every row), so its variance is zero; remove "

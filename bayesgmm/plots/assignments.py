@@ -224,4 +224,4 @@ def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
     nearest = partition.predict(rows).reshape(_SIDE, _SIDE)
     colours = np.array([to_rgb(panels.cluster_colour(cluster)) for cluster in range(partition.num_clusters)])
     tinted = 1.0 - 0.14 * (1.0 - colours[nearest])
-    shapes.fill_matrix(ax, tinted, (left, right, low, high), origin="lower", zorder=0, gid="nearest centre")
+    shapes.fill_matrix(ax, tinted, (left, right, low, high), "nearest centre", {"origin": "lower", "zorder": 0})

@@ -178,9 +178,7 @@ def one_axes(ax: AxesLike, figsize: tuple[float, float]) -> Axes:
     return single
 
 
-def several_axes(
-    ax: AxesLike, shape: tuple[int, ...], figsize: tuple[float, float], what: str, **options: Any
-) -> np.ndarray:
+def several_axes(ax: AxesLike, shape: tuple[int, ...], figsize: tuple[float, float], what: str) -> np.ndarray:
     """The caller's axes as an array of this shape, or new ones.
 
     Raises:

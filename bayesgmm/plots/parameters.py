@@ -70,9 +70,15 @@ def plot_posterior_parameters(
         for cluster, panel in enumerate(axes[row]):
             colour = panels.cluster_colour(cluster)
             for fit, style in styles.items():
-                _draw_density(panel, fit, values[fit][:, cluster], support, color=colour, linestyle=style)
+                _draw_density(
+                    panel,
+                    fit,
+                    values[fit][:, cluster],
+                    support,
+                    {"color": colour, "linestyle": style, "linewidth": 1.6},
+                )
             for position, (fit, mark) in enumerate(marks.items()):
-                _draw_mark(panel, fit, float(values[fit][0, cluster]), 0.96 - 0.1 * position, **mark)
+                _draw_mark(panel, fit, float(values[fit][0, cluster]), 0.96 - 0.1 * position, mark)
             panel.set_ylim(bottom=0.0)
             panel.margins(y=0.15)
             if row == 0:
@@ -99,20 +105,21 @@ def _values(fit: Fit, row: int) -> Float[np.ndarray, "s k"]:
 
 
 def _draw_density(
-    ax: Axes, name: str, values: Float[np.ndarray, " s"], support: tuple[float, float], **look: Any
+    ax: Axes, name: str, values: Float[np.ndarray, " s"], support: tuple[float, float], look: Mapping[str, Any]
 ) -> None:
     curve = density_of_draws(values, support)
     if curve is None:
-        ax.axvline(float(values[0]), gid=f"constant {name}", linewidth=1.6, **look)
+        ax.axvline(float(values[0]), gid=f"constant {name}", **look)
         return
-    ax.plot(*curve, gid=f"density {name}", linewidth=1.6, **look)
+    ax.plot(*curve, gid=f"density {name}", **look)
     ax.fill_between(*curve, color=look["color"], alpha=0.07, linewidth=0.0)
 
 
-def _draw_mark(ax: Axes, name: str, value: float, height: float, *, linewidth: float, **look: Any) -> None:
+def _draw_mark(ax: Axes, name: str, value: float, height: float, mark: Mapping[str, Any]) -> None:
     """A line at the value of a point, with a marker; those of points that nearly agree are one below another."""
-    ax.axvline(value, color=look["color"], linewidth=linewidth, zorder=1, gid=f"mark {name}")
-    ax.plot(value, height, linestyle="none", transform=ax.get_xaxis_transform(), clip_on=False, **look)
+    ax.axvline(value, color=mark["color"], linewidth=mark["linewidth"], zorder=1, gid=f"mark {name}")
+    place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+    ax.plot(value, height, **{**mark, "linestyle": "none"}, **place)
 
 
 def _mark(position: int) -> dict[str, Any]:

@@ -103,7 +103,9 @@ def _draw_densities(
     panels.add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.6, alpha=0.7)
     shapes.draw_band(ax, grid, shapes.densities(banded, grid), PALETTE[0], alpha=0.2, label="90% of draws", gid="band")
     curves = shapes.densities(shown, grid)
-    shapes.draw_curves(ax, grid, curves, PALETTE[0], linewidths=0.5, alpha=_alpha(len(curves)), gid="draws")
+    shapes.draw_lines(
+        ax, shapes.lines_along(grid, curves), PALETTE[0], linewidths=0.5, alpha=_alpha(len(curves)), gid="draws"
+    )
     ax.plot(grid, shapes.densities(point, grid), color=INK, linewidth=1.6, gid="mixture")
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if is_alone:

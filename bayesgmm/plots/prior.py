@@ -135,7 +135,8 @@ def _draw_densities(
     (centres,), density = predictive_density(new[:, None])
     ax.plot(centres, density, color=INK, linewidth=1.6, label="prior predictive density", gid="predictive")
     panels.add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.7)
-    shapes.draw_curves(ax, grid, curves, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.5, gid="draws")
+    lines = shapes.lines_along(grid, curves)
+    shapes.draw_lines(ax, lines, PALETTE[0], autolim=False, linewidths=0.7, alpha=0.5, gid="draws")
     # A narrow component of a draw may be a hundred times as high as the rows' histogram: it is cut off.
     ax.set_ylim(0.0, 1.2 * max(top, float(density.max())))
 

@@ -77,7 +77,7 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     num_rows, num_clusters = sorted_shares.shape
     ax = panels.one_axes(ax, (min(1.9 + 0.6 * num_clusters, 8.0), 4.2))
     extent = (-0.5, num_clusters - 0.5, float(num_rows), 0.0)
-    image = shapes.fill_matrix(ax, sorted_shares, extent, gid="responsibilities", **_PROBABILITY)
+    image = shapes.fill_matrix(ax, sorted_shares, extent, "responsibilities", _PROBABILITY)
     for start in starts[1:]:
         ax.axhline(start, color=INK, linewidth=0.6, gid="border")
     ax.set_xticks(range(num_clusters))
@@ -139,9 +139,10 @@ def plot_similarity_matrix(
     order = similarity_order(matrix, partition)
     ax = panels.one_axes(ax, (5.4, 4.4))
     num_rows = len(matrix)
-    look: dict[str, Any] = {"aspect": "equal", "interpolation": "nearest" if num_rows < 400 else "antialiased"}
+    sharp = "nearest" if num_rows < 400 else "antialiased"
+    look: dict[str, Any] = {"aspect": "equal", "interpolation": sharp, **_PROBABILITY}
     extent = (0.0, float(num_rows), float(num_rows), 0.0)
-    image = shapes.fill_matrix(ax, matrix[np.ix_(order, order)], extent, gid="similarity", **look, **_PROBABILITY)
+    image = shapes.fill_matrix(ax, matrix[np.ix_(order, order)], extent, "similarity", look)
     if partition is not None:
         for start, size in _runs(partition[order]):
             look = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}

@@ -1,6 +1,6 @@
 """What is drawn of mixtures and rows: ellipses, curves, regions of highest density, scatters, histograms, rugs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -192,11 +192,9 @@ def draw_lines(ax: Axes, lines: Float[np.ndarray, "m g 2"], colour: str, *, auto
     ax.add_collection(LineCollection(list(lines), colors=colour, **look), autolim=autolim)
 
 
-def draw_curves(
-    ax: Axes, grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"], colour: str, **look: Any
-) -> None:
-    """The curves of many draws along the grid."""
-    draw_lines(ax, np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1), colour, **look)
+def lines_along(grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"]) -> Float[np.ndarray, "s g 2"]:
+    """The points of curves along the grid, as `draw_lines` takes them."""
+    return np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1)
 
 
 def draw_histogram(
@@ -236,10 +234,14 @@ def frame_plane(ax: Axes, horizontal: Float[np.ndarray, " g"], vertical: Float[n
 
 
 def fill_matrix(
-    ax: Axes, values: Float[np.ndarray, "r c *colour"], extent: tuple[float, float, float, float], **look: Any
+    ax: Axes,
+    values: Float[np.ndarray, "r c *colour"],
+    extent: tuple[float, float, float, float],
+    gid: str,
+    look: Mapping[str, Any],
 ) -> AxesImage:
     """An image of a matrix in (left, right, bottom, top), however wide and high the axes are."""
-    return ax.imshow(values, extent=extent, **{"aspect": "auto", "interpolation": "nearest", **look})
+    return ax.imshow(values, extent=extent, gid=gid, **{"aspect": "auto", "interpolation": "nearest", **look})
 
 
 def draw_points(ax: Axes, points: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], num_clusters: int) -> None:

@@ -152,10 +152,9 @@ def _draw_plane(ax: Axes, point: Mixture | None, draws: Mixture, view: View, hig
     horizontal, vertical, grid = shapes.grid_of(shapes.plane_around(points))
     entropy = shapes.assignment_entropy(shapes.mean_responsibilities(view.marginal(draws, 0, 1), grid))
     extent = (horizontal[0], horizontal[-1], vertical[0], vertical[-1])
-    look: dict[str, Any] = {"cmap": shapes.UNCERTAINTY, "norm": Normalize(0.0, highest), "interpolation": "bilinear"}
-    image = shapes.fill_matrix(
-        ax, entropy.reshape(len(horizontal), len(vertical)).T, extent, origin="lower", gid="entropy", **look
-    )
+    colours: dict[str, Any] = {"cmap": shapes.UNCERTAINTY, "norm": Normalize(0.0, highest)}
+    look = {**colours, "interpolation": "bilinear", "origin": "lower"}
+    image = shapes.fill_matrix(ax, entropy.reshape(len(horizontal), len(vertical)).T, extent, "entropy", look)
     shapes.draw_ground(ax, points)
     if point is not None:
         shapes.draw_outlines(ax, view.marginal(point, 0, 1), zorder=2)
