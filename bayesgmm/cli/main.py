@@ -79,19 +79,14 @@ def _one_line_errors() -> Iterator[None]:
 def _read(
     config: Path, out: Path | None, seed: int | None, overwrite: bool
 ) -> tuple["CommonConfig", "Dataset", Path, int]:
-    """Everything that can be refused is looked at before anything is computed."""
+    """The settings, the rows, the folder and the seed; `compare` checks whether the rows can be fitted."""
     from bayesgmm.cli.config import load_config
     from bayesgmm.cli.outputs import check_folder
-    from bayesgmm.likelihood.rows import as_rows, enough_rows
-    from bayesgmm.mixtures.families import get_family
 
     settings = load_config(config)
     folder = settings.output.directory if out is None else out
     check_folder(folder, overwrite)
-    data = settings.data.load()
-    for count in settings.mixture.num_components:
-        enough_rows(as_rows(data.x), count, get_family(settings.mixture.family))
-    return settings, data, folder, settings.seed if seed is None else seed
+    return settings, settings.data.load(), folder, settings.seed if seed is None else seed
 
 
 def _num_devices(settings: "CommonConfig") -> int:

@@ -3,8 +3,6 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import json
-import math
 import os
 import platform
 import shutil
@@ -16,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+from pydantic_core import to_json
 
 from bayesgmm.cli.report import render_report
 from bayesgmm.comparison.compare import Comparison
@@ -79,7 +78,9 @@ def write_outputs(
         comparison.table.to_csv(staging / "comparison.csv", index=False)
         parameter_lines(comparison).to_csv(staging / "parameters.csv", index=False)
         record = _record(comparison, seed, settings, data_source)
-        (staging / "comparison.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        # JSON has no NaN or infinity: they become null, and arrays lists.
+        text = to_json(record, indent=2, inf_nan_mode="null", fallback=lambda array: np.asarray(array).tolist())
+        (staging / "comparison.json").write_bytes(text + b"\n")
         if comparison.has_agreement:
             _assignments(comparison).to_csv(staging / "assignments.csv", index_label="row")
         for name, tree in comparison.trees.items():
@@ -132,20 +133,18 @@ def _record(
     for row in comparison.table.to_dict("records"):
         fit = comparison.of_row(row["engine"])
         fits[row["engine"]] = {**row, "result_code": int(fit.code), "parameters": parameters(fit)}
-    return _json_ready(
-        {
-            **provenance(),
-            "seed": seed,
-            "dtype": str(np.asarray(comparison.x).dtype),
-            "settings": dict(settings),
-            "data": {**data_source, "num_rows": comparison.x.shape[0], "feature_names": comparison.feature_names},
-            "selected_by": comparison.selected_by,
-            "candidates": comparison.candidates.to_dict("records"),
-            "prior": dataclasses.asdict(comparison.prior),
-            "fits": fits,
-            "parameter_remarks": comparison.parameters.remarks,
-        }
-    )
+    return {
+        **provenance(),
+        "seed": seed,
+        "dtype": str(np.asarray(comparison.x).dtype),
+        "settings": dict(settings),
+        "data": {**data_source, "num_rows": comparison.x.shape[0], "feature_names": comparison.feature_names},
+        "selected_by": comparison.selected_by,
+        "candidates": comparison.candidates.to_dict("records"),
+        "prior": dataclasses.asdict(comparison.prior),
+        "fits": fits,
+        "parameter_remarks": comparison.parameters.remarks,
+    }
 
 
 def provenance() -> dict[str, Any]:
@@ -173,18 +172,3 @@ def parameters(fit: Fit | KMeansFit) -> dict[str, Any]:
         for name in names[:2]:
             found[f"{name}_sd"] = np.asarray(getattr(fit.draws, name)).std((0, 1), ddof=1).tolist()
     return found
-
-
-def _json_ready(value: object) -> Any:
-    """JSON has no NaN or infinity: they become null, and tuples and NumPy scalars become what they hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_ready(item) for item in value]
-    if isinstance(value, np.ndarray | jax.Array):
-        return _json_ready(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -136,14 +136,16 @@ def _figures(comparison: Comparison) -> list[str]:
         drawn = "Densities" if one else "Components"
         parts.append(_figure(figure, f"{drawn} of posterior draws ({shown}), thin, and of the EM fit, bold."))
         figure = plots.plot_responsibility_uncertainty(fit, x, feature_names=names)
-        parts.append(_figure(figure, "How unsure each row's assignment is: one minus its largest responsibility, "
-                                     f"averaged over posterior draws ({shown})."))  # fmt: skip
+        parts.append(_figure(figure, "Uncertainty of each row's assignment: one minus its largest "
+                                     f"responsibility, averaged over posterior draws ({shown})."))  # fmt: skip
         parts.append("<h2>Posterior of weights and means</h2>")
         figure = plots.plot_posterior_parameters(fits, feature_names=names)
         parts.append(_figure(figure, "Marginal posterior densities; vertical lines mark the EM and MAP values."))
     else:
         figure = plots.plot_responsibility_uncertainty(comparison.base, x, feature_names=names)
-        parts.append(_figure(figure, "How unsure each row's assignment is: one minus its largest responsibility."))
+        parts.append(
+            _figure(figure, "Uncertainty of the assignment of each row: one minus its largest responsibility.")
+        )
     parts.append("<h2>What the engines watched</h2>")
     parts.append(_figure(plots.plot_traces(fits), "Log-likelihood of EM, log posterior density of MAP and of every "
                                                   "draw, ELBO of the variational fits."))  # fmt: skip

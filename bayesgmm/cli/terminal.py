@@ -46,7 +46,7 @@ def agreement_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict(fit: Fit | KMeansFit) -> str:
-    """Yes or no, and the number that says so."""
+    """Whether a fit converged, with the evidence."""
     summary = fit.summary if isinstance(fit, Fit) else {}
     steps = f"{int(fit.num_steps)} steps"
     if isinstance(fit, Fit) and ENGINES[fit.engine].gives == "draws":
@@ -102,7 +102,7 @@ def flag_legend(table: ParameterTable) -> str:
 
 
 def _of_partition(partition: KMeansFit, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
-    """A cluster's share of the rows or an entry of its centre; k-means knows nothing of spread."""
+    """A cluster's share of the rows or an entry of its centre; k-means does not estimate spread."""
     if quantity == "weight":
         return f"{partition.shares[int(cluster)]:.4g}"
     means = [f"mean {name}" for name in feature_names]

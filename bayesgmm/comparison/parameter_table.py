@@ -1,4 +1,5 @@
-"""Every parameter on one line: what each engine says of it, how sure it is, and where that cannot be believed.
+"""Every parameter on one line: its estimate and uncertainty by engine, and where the uncertainty
+is unreliable.
 
 Samplers of the posterior are the reference. An approximation whose standard deviations are far from theirs is named,
 and so is the normal approximation of maximum likelihood where its 95 % interval holds too little of the posterior (with
@@ -6,7 +7,7 @@ few rows the prior has its part in that: then the two do not answer one question
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,50 +93,37 @@ def parameter_table(
     reference = _reference(fits)
     likelihood = next((name for name, fit in fits.items() if ENGINES[fit.engine].prior == "none"), None)
     values = {name: _values_of(fit, lines) for name, fit in fits.items()}
-    limits = None if errors is None else errors.intervals(LEVEL, "normal")
-    rows = []
-    for index, entry in enumerate(lines):
-        draws = None if reference is None else values[reference][index]
-        row: dict[str, Any] = {"cluster": entry.cluster, "quantity": entry.label}
-        narrow: dict[str, float] = {}
-        wide: dict[str, float] = {}
-        for name, fit in fits.items():
-            found = values[name][index]
-            row[name] = float(found.mean())
-            if fit.draws is not None:
-                sd, (low, high) = _sd(found), np.quantile(found, _TAILS)
-            elif name == likelihood and errors is not None and limits is not None:
-                sd = float(errors.standard_errors[entry.name][entry.place])
-                low, high = limits[entry.name][entry.place]
-            else:
-                continue
-            row |= {f"{name} sd": sd, f"{name} low": float(low), f"{name} high": float(high)}
-            if draws is None or ENGINES[fit.engine].gives == "draws":
-                continue
-            # What is certain, such as the weight of a single component, is neither overconfident nor underconfident.
-            yardstick = _sd(draws)
-            row[f"{name} ratio"] = sd / yardstick if yardstick > 0 else np.nan
-            if row[f"{name} ratio"] < OVERCONFIDENT:
-                narrow[name] = row[f"{name} ratio"]
-            elif row[f"{name} ratio"] > UNDERCONFIDENT:
-                wide[name] = row[f"{name} ratio"]
-            if name == likelihood:
-                row[f"{name} coverage"] = (
-                    float(((low <= draws) & (draws <= high)).mean()) if np.isfinite(low + high) else np.nan
-                )
-        notes = [_listed("overconfident", narrow), _listed("underconfident", wide)]
-        flagged = [*narrow, *wide]
-        if likelihood is not None and (coverage := row.get(f"{likelihood} coverage", 1.0)) < MIN_COVERAGE:
-            notes.append(f"{likelihood}'s 95 % interval holds {100 * coverage:.0f} %")
-            flagged += [] if likelihood in flagged else [likelihood]
-        rows.append({**row, "flagged": tuple(flagged), "note": "; ".join(filter(None, notes))})
+    draws = None if reference is None else values[reference]
+    columns: dict[str, Any] = {"cluster": [line.cluster for line in lines], "quantity": [line.label for line in lines]}
+    for name, fit in fits.items():
+        columns[name] = values[name].mean(1)
+        if fit.draws is not None:
+            sd, (low, high) = _sd(values[name]), np.quantile(values[name], _TAILS, axis=1)
+        elif name == likelihood and errors is not None:
+            limits = errors.intervals(LEVEL, "normal")
+            sd = np.array([errors.standard_errors[line.name][line.place] for line in lines], np.float64)
+            low, high = np.array([limits[line.name][line.place] for line in lines], np.float64).T
+        else:
+            continue
+        columns |= {f"{name} sd": sd, f"{name} low": low, f"{name} high": high}
+        if draws is None or ENGINES[fit.engine].gives == "draws":
+            continue
+        # What is certain, such as the weight of a single component, is neither overconfident nor underconfident.
+        yardstick = _sd(draws)
+        columns[f"{name} ratio"] = np.divide(sd, yardstick, out=np.full(len(lines), np.nan), where=yardstick > 0)
+        if name == likelihood:
+            inside = ((low[:, None] <= draws) & (draws <= high[:, None])).mean(1)
+            columns[f"{name} coverage"] = np.where(np.isfinite(low + high), inside, np.nan)
+    frame = pd.DataFrame(columns)
+    flags = [_flags(line, list(fits), likelihood) for line in frame.to_dict("records")]
+    frame = frame.assign(flagged=[flagged for flagged, _ in flags], note=[note for _, note in flags])
     of_errors = likelihood or BASE_ENGINE
     remarks = [f"{of_errors}: {errors.message}"] if errors is not None and errors.message else []
     if errors is None:
         remarks.append(f"{of_errors}: it has no standard errors")
     if reference is not None and not fits[reference].successful:
-        remarks.append(f"{reference}: {fits[reference].code.explanation}; what is measured by it is in doubt")
-    return ParameterTable(pd.DataFrame(rows), tuple(fits), reference, tuple(remarks), likelihood)
+        remarks.append(f"{reference}: {fits[reference].code.explanation}; comparisons with it are unreliable")
+    return ParameterTable(frame, tuple(fits), reference, tuple(remarks), likelihood)
 
 
 def with_uncertainty(value: float, sd: float | None) -> str:
@@ -155,23 +143,36 @@ def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:
 
 
 def _reference(fits: Mapping[str, Fit]) -> str | None:
-    """The sampler that the others are held to, the last in the table of engines: NUTS before Gibbs."""
+    """The reference sampler, the last in the table of engines: NUTS before Gibbs."""
     order = list(ENGINES)
     samplers = [name for name, fit in fits.items() if fit.draws is not None and ENGINES[fit.engine].gives == "draws"]
     return max(samplers, key=lambda name: order.index(fits[name].engine), default=None)
 
 
-def _sd(draws: Float[np.ndarray, " s"]) -> float:
-    """Standard deviation of draws; 0 where they differ by rounding only."""
-    return float(draws.std(ddof=1)) if np.ptp(draws) > 1e-12 * np.abs(draws).max() else 0.0
+def _sd(draws: Float[np.ndarray, "lines s"]) -> Float[np.ndarray, " lines"]:
+    """Standard deviations of draws; 0 where they differ by rounding only."""
+    varies = np.ptp(draws, axis=1) > 1e-12 * np.abs(draws).max(1)
+    return np.where(varies, draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
 
 
-def _listed(verdict: str, ratios: Mapping[str, float]) -> str:
-    """The fits of a verdict with their ratios, in words."""
-    return f"{verdict}: {', '.join(f'{name} {ratio:.2f}' for name, ratio in ratios.items())}" if ratios else ""
+def _flags(line: Mapping[Hashable, Any], names: list[str], likelihood: str | None) -> tuple[tuple[str, ...], str]:
+    """The fits that are far from the reference in a line, and how, in words."""
+    ratios = {name: line.get(f"{name} ratio", np.nan) for name in names}
+    narrow = {name: ratio for name, ratio in ratios.items() if ratio < OVERCONFIDENT}
+    wide = {name: ratio for name, ratio in ratios.items() if ratio > UNDERCONFIDENT}
+    notes = [
+        f"{verdict}: {', '.join(f'{name} {ratio:.2f}' for name, ratio in found.items())}"
+        for verdict, found in (("overconfident", narrow), ("underconfident", wide))
+        if found
+    ]
+    flagged = [*narrow, *wide]
+    if likelihood is not None and (coverage := line.get(f"{likelihood} coverage", 1.0)) < MIN_COVERAGE:
+        notes.append(f"{likelihood}'s 95 % interval holds {100 * coverage:.0f} %")
+        flagged += [] if likelihood in flagged else [likelihood]
+    return tuple(flagged), "; ".join(notes)
 
 
-def _values_of(fit: Fit, lines: list[Entry]) -> list[Float[np.ndarray, " s"]]:
+def _values_of(fit: Fit, lines: list[Entry]) -> Float[np.ndarray, "lines s"]:
     """For each line the draws of it, or the one value of a point."""
     quantities = quantities_of(fit.mixture if fit.draws is None else fit.draws)
-    return [np.asarray(quantities[line.name], np.float64)[(..., *line.place)].ravel() for line in lines]
+    return np.stack([np.asarray(quantities[line.name], np.float64)[(..., *line.place)].ravel() for line in lines])

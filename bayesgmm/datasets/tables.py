@@ -250,8 +250,8 @@ def _check_values(x: Float64[np.ndarray, "n d"], names: Sequence[str], where: st
     if rows.size:
         raise DataError(
             f"{where} has missing, NaN or infinite values in {len(np.unique(rows))} of {len(x)} data rows, "
-            f"the first in data row {rows[0] + 1} (counted from 1, below the header), column {names[columns[0]]!r}; drop or impute "
-            "them"
+            f"the first in data row {rows[0] + 1} (counted from 1, below the header), column {names[columns[0]]!r}; "
+            "drop or impute them"
         )
     for name, values in zip(names, x.T, strict=True):
         if (values == values[0]).all():

@@ -7,7 +7,7 @@ What each shows:
 
 * the rows and the mixture: `plot_assignments`, `plot_partitions` (beside k-means), `plot_density_contours`,
   `plot_density_slice`, `plot_density_with_slice`, `plot_posterior_ellipses`;
-* how sure assignments are: `plot_responsibility_bars`, `plot_responsibility_heatmap`,
+* the certainty of assignments: `plot_responsibility_bars`, `plot_responsibility_heatmap`,
   `plot_responsibility_uncertainty`, `plot_assignment_entropy`, `plot_similarity_matrix`;
 * how many components: `plot_criteria`, `plot_num_components`, `plot_occupied_components`;
 * the engines: `plot_restarts`, `plot_traces`, `plot_elbo`, `plot_posterior_parameters`, `plot_parameter_forest`; by
