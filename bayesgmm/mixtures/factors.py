@@ -5,7 +5,6 @@ diagonals alone, (..., d). They are called `matrices` here whichever shape they 
 is formed where features may be nearly collinear: it would lose half of the digits.
 """
 
-import abc
 import dataclasses
 import functools
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ _frozen_pytree = functools.partial(jax.tree_util.register_dataclass, data_fields
 
 
 @dataclass(frozen=True)
-class Factor(abc.ABC):
+class _Factor:
     """Precision factors of e components, e being k, or 1 where all components share one."""
 
     array: AnyArray
@@ -42,41 +41,6 @@ class Factor(abc.ABC):
         """Numbers (..., k), of one component each, with axes to multiply matrices by."""
         return numbers.reshape(*numbers.shape, *(1,) * cls.num_axes)
 
-    @classmethod
-    @abc.abstractmethod
-    def from_covariances(cls, covariances: AnyArray) -> Self:
-        """Factors of covariances in this shape; of one that is not positive definite a factor with NaN."""
-
-    @classmethod
-    @abc.abstractmethod
-    def from_precisions(cls, precisions: AnyArray) -> Self:
-        """Factors of precisions in this shape."""
-
-    @classmethod
-    @abc.abstractmethod
-    def from_scales(cls, scales: Float[Array, "*batch d"], correlation_cholesky: Array | None) -> Self:
-        """Factors from standard deviations and, where there are correlations, their Cholesky factors."""
-
-    @classmethod
-    @abc.abstractmethod
-    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
-        """Factors from what `logarithms` gives."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def outer(left: AnyArray, right: AnyArray) -> Matrices:
-        r"""$a b^\top$ of vectors (..., d)."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def of_diagonal(values: AnyArray) -> Matrices:
-        """Diagonal matrices with these entries (..., d)."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
-        """Matrices in this shape as (..., d, d)."""
-
     def __len__(self) -> int:
         """e."""
         return self.array.shape[-1 - self.num_axes]
@@ -91,51 +55,121 @@ class Factor(abc.ABC):
         array = jnp.asarray(self.array)
         return dataclasses.replace(self, array=jnp.broadcast_to(array, (num_components, *array.shape[1:])))
 
-    @abc.abstractmethod
+
+@_frozen_pytree
+@dataclass(frozen=True)
+class Triangular(_Factor):
+    """Lower triangular factors with positive diagonals, (..., e, d, d)."""
+
+    array: Shaped[AnyArray, "*draws e d d"]
+    num_axes = 2
+
+    @classmethod
+    def from_covariances(cls, covariances: AnyArray) -> Self:
+        """Factors of covariances in this shape; of one that is not positive definite a factor with NaN."""
+        return cls(inverse_of_lower(cholesky(covariances)))
+
+    @classmethod
+    def from_precisions(cls, precisions: AnyArray) -> Self:
+        """Factors of precisions in this shape."""
+        # Cholesky gives P = L L'; with the order of the features reversed before and after, P = F' F with F lower.
+        return cls(jnp.linalg.cholesky(precisions[..., ::-1, ::-1])[..., ::-1, ::-1].mT)
+
+    @classmethod
+    def from_scales(cls, scales: Float[Array, "*batch d"], correlation_cholesky: Array | None) -> Self:
+        """Factors from standard deviations and, where there are correlations, their Cholesky factors."""
+        if correlation_cholesky is None:
+            return cls(1.0 / scales[..., None])
+        # The precision factor of L = diag(s) C is the inverse of C, its columns divided by the scales.
+        return cls(inverse_of_lower(correlation_cholesky) / scales[..., None, :])
+
+    @classmethod
+    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
+        """Factors from what `logarithms` gives."""
+        num_features, num_below = log_diagonal.shape[1], below.shape[1]
+        place = np.full((num_features, num_features), num_below)  # of each entry; those above the diagonal are zero
+        place[np.tril_indices(num_features, -1)] = np.arange(num_below)
+        return cls(jnp.pad(below, ((0, 0), (0, 1)))[:, place] + _diagonal_matrices(jnp.exp(log_diagonal)))
+
+    @staticmethod
+    def outer(left: AnyArray, right: AnyArray) -> Matrices:
+        r"""$a b^\top$ of vectors (..., d)."""
+        return left[..., :, None] * right[..., None, :]
+
+    @staticmethod
+    def of_diagonal(values: AnyArray) -> Matrices:
+        """Diagonal matrices with these entries (..., d)."""
+        return _diagonal_matrices(values)
+
+    @staticmethod
+    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
+        """Matrices in this shape as (..., d, d)."""
+        return jnp.asarray(matrices)
+
     def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
         r"""$F_j c_{ji}$, with rows as the fastest axis."""
+        num_components, num_features, _ = centred.shape
+        factor = jnp.tril(self.array)
+        factor = jnp.broadcast_to(factor, (num_components, *factor.shape[1:]))
+        if num_features > UNROLLED:  # below, setting up a matrix product costs more than its arithmetic
+            return jnp.matmul(factor, centred, precision="highest")
+        rows = (
+            sum(factor[:, row, column, None] * centred[:, column] for column in range(row + 1))
+            for row in range(num_features)
+        )
+        return jnp.stack(list(rows), 1)
 
-    @abc.abstractmethod
     def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         r"""$F_{l_i}^{-1} z_i$ for the component of each row."""
+        return jnp.einsum("nij,nj->ni", inverse_of_lower(self.array)[labels], noise, precision="highest")
 
-    @abc.abstractmethod
     def diagonal(self) -> Float[AnyArray, "*draws e d"]:
         """Diagonals of the factors."""
+        return jnp.diagonal(self.array, axis1=-2, axis2=-1)
 
-    @abc.abstractmethod
+    def log_determinant(self) -> Float[Array, "*draws e"]:
+        r"""$\log |F|$."""
+        return jnp.log(self.diagonal()).sum(-1)
+
     def covariances(self) -> Matrices:
         """Covariances in this shape."""
+        lower = inverse_of_lower(self.array)
+        return jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
 
-    @abc.abstractmethod
     def variances(self) -> Float[Array, "*draws e d"]:
         """Diagonals of the covariances."""
+        return jnp.square(inverse_of_lower(self.array)).sum(-1)
 
-    @abc.abstractmethod
     def precisions(self) -> Matrices:
         """Precisions in this shape."""
+        factor = jnp.tril(self.array)
+        return jnp.matmul(jnp.swapaxes(factor, -1, -2), factor, precision="highest")
 
-    @abc.abstractmethod
     def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
         """Standard deviations, and Cholesky factors of the correlations where there are some."""
+        lower = inverse_of_lower(self.array)
+        scales = jnp.sqrt(jnp.square(lower).sum(-1))
+        return scales, lower / scales[..., None] if scales.shape[-1] > 1 else None
 
-    @abc.abstractmethod
     def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
         """Logarithms of the diagonals, and the entries below them: all of them free."""
+        rows, columns = np.tril_indices(self.array.shape[-1], -1)
+        return jnp.log(self.diagonal()), jnp.asarray(self.array)[:, rows, columns]
 
-    @abc.abstractmethod
-    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
-        r"""Diagonals of $F \operatorname{diag}(v) F^\top$."""
-
-    @abc.abstractmethod
     def leverages(self) -> Float[Array, "e d"]:
         """Diagonals of the precisions."""
+        return jnp.square(jnp.tril(self.array)).sum(-2)
 
-    @abc.abstractmethod
+    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
+        r"""Diagonals of $F \operatorname{diag}(v) F^\top$."""
+        return (jnp.square(jnp.tril(self.array)) * variances[:, None, :]).sum(-1)
+
     def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
         """Factors of some features alone: from the rows b of $L = F^{-1}$ by a QR decomposition."""
+        rows = inverse_of_lower(self.array)[:, columns]
+        upper = jnp.linalg.qr(jnp.swapaxes(rows, -1, -2), mode="r")
+        return dataclasses.replace(self, array=inverse_of_lower(jnp.swapaxes(upper * _signs(upper)[..., None], -1, -2)))
 
-    @abc.abstractmethod
     def condition(
         self, given: Int[np.ndarray, " b"], others: Int[np.ndarray, " a"], away: Float[Array, "m k b"]
     ) -> tuple["Factor", Float[Array, "m k a"]]:
@@ -143,15 +177,22 @@ class Factor(abc.ABC):
 
         The precision is $F_a^\top F_a$, and the move minimises $\lVert F_a x_a + F_b x_b \rVert^2$.
         """
-
-    def log_determinant(self) -> Float[Array, "*draws e"]:
-        r"""$\log |F|$."""
-        return jnp.log(self.diagonal()).sum(-1)
+        factor = jnp.tril(self.array)
+        # QR of the columns in reverse order: with the order restored the triangle is a lower one.
+        basis, upper = jnp.linalg.qr(factor[:, :, others[::-1]])
+        signs = _signs(upper)
+        lower = (upper * signs[..., None])[:, ::-1, ::-1]
+        basis = (basis * signs[:, None])[:, :, ::-1]
+        projected = jnp.einsum("eda,edb->eab", basis, factor[:, :, given], precision="highest")
+        slope = -jnp.matmul(inverse_of_lower(lower), projected, precision="highest")
+        slope = jnp.broadcast_to(slope, (away.shape[1], *slope.shape[1:]))
+        move = jnp.einsum("kab,mkb->mka", slope, away, precision="highest")
+        return dataclasses.replace(self, array=lower), move
 
 
 @_frozen_pytree
 @dataclass(frozen=True)
-class Diagonal(Factor):
+class Diagonal(_Factor):
     """Reciprocals of standard deviations, (..., e, d)."""
 
     array: Shaped[AnyArray, "*draws e d"]
@@ -194,6 +235,9 @@ class Diagonal(Factor):
     def diagonal(self) -> Float[AnyArray, "*draws e d"]:
         return self.array
 
+    def log_determinant(self) -> Float[Array, "*draws e"]:
+        return jnp.log(self.array).sum(-1)
+
     def covariances(self) -> Matrices:
         return jnp.square(1.0 / self.array)
 
@@ -222,112 +266,8 @@ class Diagonal(Factor):
         return self.marginal(others), jnp.zeros((*away.shape[:2], len(others)), away.dtype)
 
 
-@_frozen_pytree
-@dataclass(frozen=True)
-class Triangular(Factor):
-    """Lower triangular factors with positive diagonals, (..., e, d, d)."""
-
-    array: Shaped[AnyArray, "*draws e d d"]
-    num_axes = 2
-
-    @classmethod
-    def from_covariances(cls, covariances: AnyArray) -> Self:
-        return cls(inverse_of_lower(cholesky(covariances)))
-
-    @classmethod
-    def from_precisions(cls, precisions: AnyArray) -> Self:
-        # Cholesky gives P = L L'; with the order of the features reversed before and after, P = F' F with F lower.
-        return cls(jnp.linalg.cholesky(precisions[..., ::-1, ::-1])[..., ::-1, ::-1].mT)
-
-    @classmethod
-    def from_scales(cls, scales: Float[Array, "*batch d"], correlation_cholesky: Array | None) -> Self:
-        if correlation_cholesky is None:
-            return cls(1.0 / scales[..., None])
-        # The precision factor of L = diag(s) C is the inverse of C, its columns divided by the scales.
-        return cls(inverse_of_lower(correlation_cholesky) / scales[..., None, :])
-
-    @classmethod
-    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
-        num_features, num_below = log_diagonal.shape[1], below.shape[1]
-        place = np.full((num_features, num_features), num_below)  # of each entry; those above the diagonal are zero
-        place[np.tril_indices(num_features, -1)] = np.arange(num_below)
-        return cls(jnp.pad(below, ((0, 0), (0, 1)))[:, place] + _diagonal_matrices(jnp.exp(log_diagonal)))
-
-    @staticmethod
-    def outer(left: AnyArray, right: AnyArray) -> Matrices:
-        return left[..., :, None] * right[..., None, :]
-
-    @staticmethod
-    def of_diagonal(values: AnyArray) -> Matrices:
-        return _diagonal_matrices(values)
-
-    @staticmethod
-    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
-        return jnp.asarray(matrices)
-
-    def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
-        num_components, num_features, _ = centred.shape
-        factor = jnp.tril(self.array)
-        factor = jnp.broadcast_to(factor, (num_components, *factor.shape[1:]))
-        if num_features > UNROLLED:  # below, setting up a matrix product costs more than its arithmetic
-            return jnp.matmul(factor, centred, precision="highest")
-        rows = (
-            sum(factor[:, row, column, None] * centred[:, column] for column in range(row + 1))
-            for row in range(num_features)
-        )
-        return jnp.stack(list(rows), 1)
-
-    def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        return jnp.einsum("nij,nj->ni", inverse_of_lower(self.array)[labels], noise, precision="highest")
-
-    def diagonal(self) -> Float[AnyArray, "*draws e d"]:
-        return jnp.diagonal(self.array, axis1=-2, axis2=-1)
-
-    def covariances(self) -> Matrices:
-        lower = inverse_of_lower(self.array)
-        return jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
-
-    def variances(self) -> Float[Array, "*draws e d"]:
-        return jnp.square(inverse_of_lower(self.array)).sum(-1)
-
-    def precisions(self) -> Matrices:
-        factor = jnp.tril(self.array)
-        return jnp.matmul(jnp.swapaxes(factor, -1, -2), factor, precision="highest")
-
-    def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
-        lower = inverse_of_lower(self.array)
-        scales = jnp.sqrt(jnp.square(lower).sum(-1))
-        return scales, lower / scales[..., None] if scales.shape[-1] > 1 else None
-
-    def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
-        rows, columns = np.tril_indices(self.array.shape[-1], -1)
-        return jnp.log(self.diagonal()), jnp.asarray(self.array)[:, rows, columns]
-
-    def leverages(self) -> Float[Array, "e d"]:
-        return jnp.square(jnp.tril(self.array)).sum(-2)
-
-    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
-        return (jnp.square(jnp.tril(self.array)) * variances[:, None, :]).sum(-1)
-
-    def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
-        rows = inverse_of_lower(self.array)[:, columns]
-        upper = jnp.linalg.qr(jnp.swapaxes(rows, -1, -2), mode="r")
-        return dataclasses.replace(self, array=inverse_of_lower(jnp.swapaxes(upper * _signs(upper)[..., None], -1, -2)))
-
-    def condition(
-        self, given: Int[np.ndarray, " b"], others: Int[np.ndarray, " a"], away: Float[Array, "m k b"]
-    ) -> tuple["Factor", Float[Array, "m k a"]]:
-        factor = jnp.tril(self.array)
-        # QR of the columns in reverse order: with the order restored the triangle is a lower one.
-        basis, upper = jnp.linalg.qr(factor[:, :, others[::-1]])
-        signs = _signs(upper)
-        lower = (upper * signs[..., None])[:, ::-1, ::-1]
-        basis = (basis * signs[:, None])[:, :, ::-1]
-        projected = jnp.einsum("eda,edb->eab", basis, factor[:, :, given], precision="highest")
-        slope = -jnp.matmul(inverse_of_lower(lower), projected, precision="highest")
-        slope = jnp.broadcast_to(slope, (away.shape[1], *slope.shape[1:]))
-        move = jnp.einsum("kab,mkb->mka", slope, away, precision="highest")
-        return dataclasses.replace(self, array=lower), move
+Factor = Triangular | Diagonal
+"""Either of the two; they have the same methods."""
 
 
 def _diagonal_matrices(values: AnyArray) -> Float[Array, "*batch d d"]:

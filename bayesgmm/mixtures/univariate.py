@@ -2,8 +2,10 @@ r"""Mixtures of one feature: distribution function, quantiles, and the exact lev
 
 $$ F(x) = \sum_j w_j \, \Phi\!\left(\frac{x - \mu_j}{\sigma_j}\right). $$
 
-Tails keep their digits: beyond the median everything is worked out from $1 - F$, which is a sum of the same kind.
+Tails keep their digits: beyond the median everything is computed from $1 - F$, which is a sum of the same kind.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import real_array, shown
 
 _REACH = 9.0  # standard deviations around every component that are searched for modes
@@ -119,9 +121,20 @@ def _log_density(mixture: Mixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
     return sum_over_components(joint_of_rows(mixture, x[:, None]))
 
 
-def _num_halvings(dtype: DTypeLike) -> int:
-    """Halvings of a bracket after which what is left is below rounding, with some to spare for roots near zero."""
-    return jnp.finfo(dtype).nmant + 24
+def _bisect(is_before: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where a condition ceases to hold between two ends, for every pair of them; one of the ends if it never changes.
+
+    After as many halvings as there are digits the bracket is below rounding; some more are for roots near zero.
+    """
+
+    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * low + 0.5 * high
+        before = is_before(middle)
+        return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+    low, high = jax.lax.fori_loop(0, jnp.finfo(low.dtype).nmant + 24, halve, (low, high))
+    return 0.5 * low + 0.5 * high
 
 
 @jax.custom_jvp
@@ -133,15 +146,11 @@ def _inverse(mixture: Mixture, probability: Float[Array, " n"]) -> Float[Array, 
     low = jnp.where(used, of_components, jnp.inf).min(0)
     high = jnp.where(used, of_components, -jnp.inf).max(0)
 
-    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * low + 0.5 * high
-        below, above = _tails(mixture, middle)
-        before = jnp.where(probability > 0.5, above > 1 - probability, below < probability)
-        return jnp.where(before, middle, low), jnp.where(before, high, middle)
+    def is_before(x: Array) -> Array:
+        below, above = _tails(mixture, x)
+        return jnp.where(probability > 0.5, above > 1 - probability, below < probability)
 
-    low, high = jax.lax.fori_loop(0, _num_halvings(low.dtype), halve, (low, high))
-    return 0.5 * low + 0.5 * high
+    return _bisect(is_before, low, high)
 
 
 @_inverse.defjvp
@@ -167,31 +176,20 @@ def exact_log_level(mixture: Mixture, probability: Float[Array, " p"]) -> Float[
     def masses(level: Array) -> tuple[Array, Array]:
         """The probability where the density is above the level, and where it is below."""
 
-        def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = 0.5 * low + 0.5 * high
-            before = (_log_density(mixture, middle) < level) == rising
-            return jnp.where(before, middle, low), jnp.where(before, high, middle)
-
-        # Where the whole of a segment is above or below the level, this ends at one of its ends.
-        low, high = jax.lax.fori_loop(0, _num_halvings(level.dtype), halve, (ends[:-1], ends[1:]))
-        below_cut, above_cut = _tails(mixture, 0.5 * low + 0.5 * high)
+        # Where the whole of a segment is above or below the level, the cut is one of its ends.
+        cut = _bisect(lambda x: (_log_density(mixture, x) < level) == rising, ends[:-1], ends[1:])
+        below_cut, above_cut = _tails(mixture, cut)
         left = jnp.where(below_cut > 0.5, above[:-1] - above_cut, below_cut - below[:-1])
         right = jnp.where(below_cut > 0.5, above_cut - above[1:], below[1:] - below_cut)
         inside = jnp.where(rising, right, left).sum()
         return inside, jnp.where(rising, left, right).sum() + below[0] + above[-1]
 
     def of_one(probability: Array) -> Array:
-        def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = 0.5 * low + 0.5 * high
-            inside, outside = masses(middle)
-            too_low = jnp.where(probability > 0.5, outside < 1 - probability, inside > probability)
-            return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+        def is_low(level: Array) -> Array:
+            inside, outside = masses(level)
+            return jnp.where(probability > 0.5, outside < 1 - probability, inside > probability)
 
-        bracket = (heights.min(), heights.max())
-        low, high = jax.lax.fori_loop(0, _num_halvings(heights.dtype), halve, bracket)
-        return 0.5 * low + 0.5 * high
+        return _bisect(is_low, heights.min(), heights.max())
 
     return jax.lax.map(of_one, probability)
 
@@ -207,12 +205,6 @@ def _extrema(mixture: Mixture) -> Float[Array, " points"]:
     positive = slope(grid) > 0
     (turns,) = jnp.nonzero(positive[1:] != positive[:-1], size=4 * mixture.num_components, fill_value=len(grid) - 1)
 
-    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * low + 0.5 * high
-        before = (slope(middle) > 0) == positive[turns]
-        return jnp.where(before, middle, low), jnp.where(before, high, middle)
-
-    bracket = (grid[turns], grid[jnp.minimum(turns + 1, len(grid) - 1)])
-    low, high = jax.lax.fori_loop(0, _num_halvings(grid.dtype), halve, bracket)
-    return jnp.concatenate([grid[:1], 0.5 * low + 0.5 * high, grid[-1:]])
+    after = grid[jnp.minimum(turns + 1, len(grid) - 1)]
+    found = _bisect(lambda x: (slope(x) > 0) == positive[turns], grid[turns], after)
+    return jnp.concatenate([grid[:1], found, grid[-1:]])

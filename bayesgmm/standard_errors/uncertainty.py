@@ -214,7 +214,7 @@ def _assemble(
 ) -> dict[str, Any]:
     """The fields of an `Uncertainty`, in float64."""
     estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, functions).items()}
-    problems = _problems(fit, row_weights, family, theory)
+    problems = [] if (problem := _problem(fit, row_weights, family, theory)) is None else [problem]
     sound = all(code.sound for code, _ in problems)
     nothing = np.full(len(theory.standard_errors), np.nan)
     found: dict[str, Any] = {
@@ -286,50 +286,37 @@ def _failures(refits: Refits, method: str) -> str | None:
     return "; ".join(parts) or None
 
 
-def _problems(fit: Fit, row_weights: Array, family: Family, theory: Information) -> list[tuple[UncertaintyCode, str]]:
-    """Problems of first-order theory at this fit, in words."""
+def _problem(fit: Fit, row_weights: Array, family: Family, theory: Information) -> tuple[UncertaintyCode, str] | None:
+    """What keeps first-order theory from holding at this fit, in words; None where it holds."""
     mixture = fit.mixture
     counts = np.asarray(mixture.weights, np.float64) * float(row_weights.sum())
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixture)) or fit.code is ResultCode.collapsed:
-        return [
-            (UncertaintyCode.collapsed, f"the fit is no maximum inside the parameter space: {fit.code.explanation}")
-        ]
+        text = f"the fit is no maximum inside the parameter space: {fit.code.explanation}"
+        return UncertaintyCode.collapsed, text
     if (counts < 1.0).any():
         empty = int(counts.argmin())
-        return [
-            (
-                UncertaintyCode.collapsed,
-                f"component {empty} holds {counts[empty]:.2g} rows, so its weight is at the boundary, where the "
-                "likelihood has no curvature that tells an error; use fewer components",
-            )
-        ]
+        return UncertaintyCode.collapsed, (
+            f"component {empty} holds {counts[empty]:.2g} rows, so its weight is at the boundary, where the "
+            "likelihood has no curvature that tells an error; use fewer components"
+        )
     smallest = float(theory.shares[0])
     if not smallest > MIN_INFORMATION:
         names = names_of_coordinates(family, mixture.num_components, mixture.num_features)
         most = names[int(np.abs(np.nan_to_num(np.asarray(theory.flattest))).argmax())]
         direction = f"in a direction that moves most of all the {most}"
         if smallest < -MIN_INFORMATION:
-            return [
-                (
-                    UncertaintyCode.no_maximum,
-                    f"the fit is no maximum of this likelihood, which curves upwards {direction}; {_WHOSE}? Then it is "
-                    "a saddle point or stopped early: fit from other starts or with a smaller tol",
-                )
-            ]
-        return [
-            (
-                UncertaintyCode.singular,
-                f"the information is singular: the likelihood is flat {direction}, as where two components are the "
-                "same; use fewer components or a more restricted family",
+            return UncertaintyCode.no_maximum, (
+                f"the fit is no maximum of this likelihood, which curves upwards {direction}; {_WHOSE}? Then it is "
+                "a saddle point or stopped early: fit from other starts or with a smaller tol"
             )
-        ]
+        return UncertaintyCode.singular, (
+            f"the information is singular: the likelihood is flat {direction}, as where two components are the "
+            "same; use fewer components or a more restricted family"
+        )
     distance = float(theory.distance)
     if distance > MAX_DISTANCE:
-        return [
-            (
-                UncertaintyCode.away_from_maximum,
-                f"the fit is {distance:.2g} standard errors from the maximum of this likelihood; {_WHOSE}? Then fit "
-                "with a smaller tol, or accelerate=True",
-            )
-        ]
-    return []
+        return UncertaintyCode.away_from_maximum, (
+            f"the fit is {distance:.2g} standard errors from the maximum of this likelihood; {_WHOSE}? Then fit "
+            "with a smaller tol, or accelerate=True"
+        )
+    return None
