@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     BoolLike = bool
+    IntLike = int
     AnyArray = Any  # to a type checker JAX and NumPy arrays differ; to the functions here they are alike
 else:
     AnyArray = jax.Array | np.ndarray
-    BoolLike = ArrayLike = DTypeLike = object  # checkers at run time do not understand NumPy's own
+    BoolLike = IntLike = ArrayLike = DTypeLike = object  # checkers at run time do not understand NumPy's own
 """An array of JAX, or of NumPy where JAX itself is limited to float32."""
 
 RandomKey = Key[jax.Array, ""] | UInt32[jax.Array, "2"]

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, KeyLike, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, IntLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
-from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.priors.conjugate import AnyPrior, PriorLike
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.target.numpyro_model import (
     log_prior_of_sites,
@@ -24,10 +24,12 @@ from bayesgmm.target.numpyro_model import (
     sites_of_mixture,
 )
 
-_PRIORS_AT_ONCE = 4096  # draws whose log prior densities are worked out together
+_PRIORS_AT_ONCE = 4096  # draws whose log prior densities are computed together
 
 
-def prior_draws(prior: AnyPrior, family: str | Family, num_components: int, num_draws: int, *, key: KeyLike) -> Mixture:
+def prior_draws(
+    prior: PriorLike, family: str | Family, num_components: IntLike, num_draws: IntLike, *, key: KeyLike
+) -> Mixture:
     """Mixtures drawn from the prior, with leading axes (1, num_draws); their labels carry no meaning.
 
     Args:
@@ -40,20 +42,26 @@ def prior_draws(prior: AnyPrior, family: str | Family, num_components: int, num_
     Raises:
         InputError: for a prior of another number of components or another family, for numbers below 1 and no key.
     """
-    family, num_components = get_family(family), whole_number("num_components", num_components)
-    prior = check_prior(prior, num_components, None, family)
-    return _prior_draws(prior, family, num_components, whole_number("num_draws", num_draws), as_key(key))
+    family, k = get_family(family), whole_number("num_components", num_components)
+    checked = check_prior(prior, k, None, family)
+    return _prior_draws(checked, family, k, whole_number("num_draws", num_draws), as_key(key))
 
 
 def prior_predictive(
-    prior: AnyPrior, family: str | Family, num_components: int, num_rows: int, num_draws: int, *, key: KeyLike
+    prior: PriorLike,
+    family: str | Family,
+    num_components: IntLike,
+    num_rows: IntLike,
+    num_draws: IntLike,
+    *,
+    key: KeyLike,
 ) -> Float[AnyArray, "1 num_draws num_rows d"]:
     """Data sets of `num_rows` rows each, drawn from the prior: one for each mixture drawn from it.
 
     Raises:
         InputError: as `prior_draws`.
     """
-    whole_number("num_rows", num_rows)
+    num_rows = whole_number("num_rows", num_rows)
     draw_key, row_key = jax.random.split(as_key(key))
     return prior_draws(prior, family, num_components, num_draws, key=draw_key).sample(num_rows, key=row_key)
 
