@@ -38,12 +38,6 @@ def checked(function):
 # In tests only, so that users pay nothing; before the package is first imported.
 install_import_hook("bayesgmm", f"{__name__}.checked")
 
-# Nearly all the time of these tests is compilation. Programs that LLVM has not optimised compile in a bit more than half
-# of it, round otherwise in the last digits, and are right or wrong like the others. Slow tests, which compute much, the
-# main job, the notebooks and BAYESGMM_TEST_OPTIMISED=1 run the programs that users do.
-OPTIMISED = bool(int(os.environ.get("BAYESGMM_TEST_OPTIMISED", "0")))
-jax.config.update("jax_disable_most_optimizations", not OPTIMISED)
-
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -55,6 +49,16 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 SEED = int(os.environ.get("BAYESGMM_TEST_SEED", "0"))
 MEMORY_MAPS = Path("/proc/self/maps")
 MOST_MEMORY_MAPS = 30_000  # Linux lets a process have 65,530; ten tests take some thousands
+
+
+def pytest_configure(config):
+    """Let the default tests compile without LLVM's optimisations, for nearly all of their time is compilation.
+
+    Such programs compile in a bit more than half of the time, differ in the last digits, and are right or wrong like
+    the others. Slow tests, the main job, the notebooks and BAYESGMM_TEST_OPTIMISED=1 run the programs of users.
+    """
+    quick = config.option.markexpr == "not slow" and not int(os.environ.get("BAYESGMM_TEST_OPTIMISED", "0"))
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 def pytest_report_header():

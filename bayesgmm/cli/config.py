@@ -30,8 +30,7 @@ from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.engines.registry import BASE_ENGINE, DEFAULT_ENGINES, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import NAMES, get_family
-from bayesgmm.numerics.validation import one_of, real_array
-from bayesgmm.numerics.validation import shown as short_repr
+from bayesgmm.numerics.validation import one_of, real_array, short_repr
 from bayesgmm.priors.scales import SCALE_PRIORS
 from bayesgmm.priors.weakly_informative import default_prior
 

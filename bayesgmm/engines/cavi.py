@@ -16,7 +16,7 @@ from jaxtyping import Array
 from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
 from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
 from bayesgmm.engines.em import given_start
-from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import moments_of_partition
@@ -25,7 +25,7 @@ from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
-from bayesgmm.numerics.validation import as_key, finite_number, whole_number
+from bayesgmm.numerics.validation import as_key, nonnegative, whole_number
 from bayesgmm.posterior.matching import match_labels
 from bayesgmm.priors.conjugate import (
     ConjugatePrior,
@@ -113,7 +113,7 @@ def fit_cavi(
     """
     family = get_family(family)
     rows = as_rows(x, row_weights).of_positive_weight()
-    tol = finite_number("tol", tol, (), rows.dtype)
+    tol = nonnegative("tol", tol, (), rows.dtype)
     enough_rows(rows, num_components, family, bounded=True)
     key = as_key(key)
     if prior is None:
@@ -121,7 +121,7 @@ def fit_cavi(
     prior = check_conjugate_prior(prior, num_components, rows.num_features, family)
     found = get_start(start) if isinstance(start, str) else start
     settings = (num_restarts, max_steps, num_draws)
-    return announce(_fit(rows, num_components, family, prior, key, found, tol, settings), on_failure)
+    return report_failure(_fit(rows, num_components, family, prior, key, found, tol, settings), on_failure)
 
 
 @matching_precision

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bayesgmm.engines.ascent import Ascent, Problem, run_em
-from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, engine
 from bayesgmm.engines.streaming import column_variances, run_em_streamed
 from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host, sample_rows, sample_size
@@ -25,7 +25,7 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced, matching_precision
-from bayesgmm.numerics.validation import as_key, finite_number
+from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
@@ -40,7 +40,7 @@ _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
 def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
     """A ridge, or one for each of however many features."""
-    finite_number(name, value, np.shape(value)[:1])
+    nonnegative(name, value, np.shape(value)[:1])
     return value
 
 
@@ -102,8 +102,8 @@ def fit_em(
     rows = as_rows(x, row_weights)
     num_features, dtype = rows.num_features, rows.dtype
     settings = _Settings(num_components, family, num_restarts, max_steps, accelerate)
-    tol = finite_number("tol", tol, (), dtype)
-    reg_covar = None if reg_covar is None else finite_number("reg_covar", reg_covar, (num_features,), dtype)
+    tol = nonnegative("tol", tol, (), dtype)
+    reg_covar = None if reg_covar is None else nonnegative("reg_covar", reg_covar, (num_features,), dtype)
     ridged = reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all()))
     enough_rows(rows, settings.num_components, family, bounded=prior is not None, ridged=ridged)
     streamed = rows.is_streamed and not is_traced((rows, start, key, prior, tol, reg_covar))
@@ -119,7 +119,7 @@ def fit_em(
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     fit = _fit_streamed if streamed else _fit
-    return announce(fit(rows, settings, start, key, prior, tol, ridge), on_failure)
+    return report_failure(fit(rows, settings, start, key, prior, tol, ridge), on_failure)
 
 
 @dataclasses.dataclass(frozen=True)

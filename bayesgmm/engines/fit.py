@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Shaped
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 
@@ -143,7 +143,7 @@ class Fit:
         return trace[..., :used] if np.isnan(trace[..., used:]).all() else trace
 
 
-def announce(fit: Fit, on_failure: str) -> Fit:
+def report_failure(fit: Fit, on_failure: str) -> Fit:
     """Tell the caller once, in one sentence, that a fit failed. Inside a caller's trace there is only the code.
 
     Raises:
@@ -177,4 +177,4 @@ def as_fit(value: object) -> Fit:
     """
     if isinstance(value, Fit):
         return value
-    raise InputError(f"fit={shown(value)} is not a Fit; give the result of fit_em or another engine")
+    raise InputError(f"fit={short_repr(value)} is not a Fit; give the result of fit_em or another engine")

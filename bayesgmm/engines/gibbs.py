@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.engines.draws import fit_of_draws, with_convergence
-from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import ChainMethod, CheckpointOption, Count, OnFailure, ProgressOption, engine
 from bayesgmm.likelihood.expectation import Centred, expected_moments, pass_over
@@ -124,7 +124,7 @@ def fit_gibbs(
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"gibbs, k = {num_components}", progress) as shown:
         fit = _fit(values, family, prior, starts, key, counts, method, shown, saved)
-    return announce(fit, on_failure)
+    return report_failure(fit, on_failure)
 
 
 @matching_precision

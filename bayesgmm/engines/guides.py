@@ -34,7 +34,7 @@ from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, matching_precision
-from bayesgmm.numerics.validation import one_of, shown
+from bayesgmm.numerics.validation import one_of, short_repr
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.laplace import NormalApproximation
 from bayesgmm.target.numpyro_model import mixture_of_sites, sample_sites
@@ -165,7 +165,7 @@ def approximation_by(guide: str | Program, rank: int | None = None) -> Approxima
     taken = {name for name in inspect.signature(guide).parameters if name in options and name not in already}
     made = guide(target_in_units, **{name: options[name] for name in taken})
     if not callable(made):
-        raise InputError(f"guide={shown(guide)} made {shown(made)} of the model, which is no guide")
+        raise InputError(f"guide={short_repr(guide)} made {short_repr(made)} of the model, which is no guide")
     return Approximation(target_in_units, made, in_units=True)
 
 
@@ -187,7 +187,8 @@ def _makes_guides(guide: Program) -> bool:
     if takes("model"):
         return True
     raise InputError(
-        f"guide={shown(guide)} takes neither {_MODEL_ARGUMENTS}, as a guide does, nor a model, as a class of them does"
+        f"guide={short_repr(guide)} takes neither {_MODEL_ARGUMENTS}, as a guide does, nor a model, as a class of them "
+        "does"
     )
 
 
@@ -207,7 +208,7 @@ def check_sites(guide: Program, x: AnyArray, num_components: int, family: Family
             guided = trace(seed(found.guide, jax.random.key(0))).get_trace(target, units)
         except Exception as error:
             raise InputError(
-                f"guide={shown(guide)} cannot be run with {_MODEL_ARGUMENTS}; mend it: {type(error).__name__}: "
+                f"guide={short_repr(guide)} cannot be run with {_MODEL_ARGUMENTS}; mend it: {type(error).__name__}: "
                 f"{' '.join(str(error).splitlines()[:1])}"
             ) from error
         _compare_sites(guide, sites, guided)
@@ -221,12 +222,12 @@ def _compare_sites(guide: Program, sites: dict[str, Any], guided: dict[str, Any]
     own = {name for name, site in sampled.items() if not site["infer"].get("is_auxiliary")}
     if own != wanted:
         raise InputError(
-            f"guide={shown(guide)} samples {', '.join(sorted(own)) or 'nothing'}; it must sample the sites of "
+            f"guide={short_repr(guide)} samples {', '.join(sorted(own)) or 'nothing'}; it must sample the sites of "
             f"bayesgmm.model for this family and prior, which are {', '.join(sorted(wanted))}"
         )
     if all(_is_point(site["fn"]) for site in sampled.values()):
         raise InputError(
-            f"guide={shown(guide)} is a point and has no density; use fit_map, or a guide such as 'full_rank'"
+            f"guide={short_repr(guide)} is a point and has no density; use fit_map, or a guide such as 'full_rank'"
         )
 
 

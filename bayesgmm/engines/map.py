@@ -23,7 +23,7 @@ from jaxtyping import Array
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import Count, OnFailure, Positive, engine
 from bayesgmm.likelihood.log_likelihood import log_likelihood
@@ -99,7 +99,7 @@ def fit_map(
         starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior, single=True)
     else:
         starts = check_starts(start, values, num_components, family)
-    return announce(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)
+    return report_failure(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpyro.infer.hmc import HMCState
 from numpyro.infer.util import ParamInfo
 
 from bayesgmm.engines.draws import fit_of_draws, with_convergence
-from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.modes import NUM_STARTS, em_optima
 from bayesgmm.engines.registry import (
     ChainMethod,
@@ -36,7 +36,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, matching_precision
-from bayesgmm.numerics.validation import finite_number
+from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import (
     Checkpoint,
@@ -58,7 +58,7 @@ _MODES_WITHIN = 7.0  # of the largest logarithmic mass: lesser modes hold less t
 
 
 def _target_accept(name: str, value: ArrayLike) -> float:
-    accept = float(finite_number(name, value))
+    accept = float(nonnegative(name, value))
     if not 0 < accept < 1:
         raise InputError(f"{name}={value} must lie between 0 and 1; 0.8 is usual, 0.95 is careful")
     return accept
@@ -142,7 +142,7 @@ def fit_nuts(
     saved = checkpoint_of(checkpoint, identity)
     with Progress(f"nuts, k = {num_components}", progress) as shown:
         fit = _fit(values, num_components, family, prior, starts, key, counts, settings, shown, saved)
-    return announce(fit, on_failure)
+    return report_failure(fit, on_failure)
 
 
 @matching_precision

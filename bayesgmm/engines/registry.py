@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, create_model,
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import is_traced
-from bayesgmm.numerics.validation import finite_number, one_of, shown, truth_value, whole_number
+from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
 from bayesgmm.runtime.chains import CHAIN_METHODS, check_checkpoint
 from bayesgmm.runtime.progress import Listener, check_progress
 
@@ -48,14 +48,14 @@ class Rule:
 
 
 def _number(name: str, value: object) -> object:
-    number = finite_number(name, value)
+    number = nonnegative(name, value)
     return value if is_traced(value) else float(number)
 
 
 def _positive(name: str, value: object) -> object:
     number = _number(name, value)
     if not is_traced(number) and number == 0:
-        raise InputError(f"{name}={shown(value)} must be greater than 0")
+        raise InputError(f"{name}={short_repr(value)} must be greater than 0")
     return number
 
 
@@ -68,7 +68,7 @@ Count = Annotated[int, Rule(whole_number)]
 CountOrZero = Annotated[int, Rule(lambda name, value: whole_number(name, value, 0))]
 Number = Annotated[float | np.number | jax.Array, Rule(_number)]
 Positive = Annotated[float, Rule(_positive)]
-Flag = Annotated[bool, Rule(truth_value)]
+Flag = Annotated[bool, Rule(check_bool)]
 ChainMethod = Annotated[Literal["parallel", "sequential", "vectorized"], choice_of(*CHAIN_METHODS)]
 OnFailure = Annotated[Literal["warn", "raise", "ignore"], choice_of("warn", "raise", "ignore")]
 ProgressOption = Annotated[bool | Listener | None, Rule(lambda _, value: check_progress(value))]
@@ -194,7 +194,9 @@ class Engine:
         words = [arguments[self.variants] for arguments in checked]
         words = [word if isinstance(word, str) else getattr(word, "__name__", type(word).__name__) for word in words]
         if not words or len(set(words)) < len(words):
-            raise InputError(f"{self.variants}={shown(given[self.variants])} must be one value or several, each once")
+            raise InputError(
+                f"{self.variants}={short_repr(given[self.variants])} must be one value or several, each once"
+            )
         return {f"{self.name} ({word.replace('_', ' ')})": one for word, one in zip(words, checked, strict=True)}
 
     def _each_variant(self, given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -220,7 +222,7 @@ def _validator(name: str, rule: Rule, several: bool) -> Callable[[Any], Any]:
     def check(value: object) -> object:
         if several and isinstance(value, list | tuple):
             if not value:
-                raise InputError(f"{name}={shown(value)} is empty; give at least one")
+                raise InputError(f"{name}={short_repr(value)} is empty; give at least one")
             return tuple(rule.check(name, one) for one in value)
         return rule.check(name, value)
 

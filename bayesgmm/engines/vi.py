@@ -34,7 +34,7 @@ from bayesgmm.engines.elbo import (
     log_densities,
     tangent_at,
 )
-from bayesgmm.engines.fit import Fit, ResultCode, announce
+from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.guides import (
     Approximation,
     Units,
@@ -51,7 +51,7 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, matching_precision
-from bayesgmm.numerics.validation import shown, whole_number
+from bayesgmm.numerics.validation import short_repr, whole_number
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Checkpoint, checkpoint_of
 from bayesgmm.runtime.progress import Progress
@@ -68,7 +68,7 @@ _DRAWS_AT_ONCE = 2**18  # responsibilities of draws whose log-densities are comp
 
 def _together(guide: object, rank: int | None, window: int, max_steps: int) -> None:
     if rank is not None and guide != "low_rank":
-        raise InputError(f"rank={rank} belongs to guide='low_rank', and this is guide={shown(guide)}; drop it")
+        raise InputError(f"rank={rank} belongs to guide='low_rank', and this is guide={short_repr(guide)}; drop it")
     if max_steps < 2 * window:
         raise InputError(f"max_steps={max_steps} must be at least two windows of {window} steps; raise it")
 
@@ -154,7 +154,7 @@ def fit_vi(
     what = f"vi ({guide.replace('_', ' ')})" if named else "vi"
     with Progress(f"{what}, k = {num_components}", progress) as shown:
         fit = _fit(values, num_components, family, prior, start, key, settings, shown, saved)
-    return announce(fit, on_failure)
+    return report_failure(fit, on_failure)
 
 
 class _Settings(NamedTuple):

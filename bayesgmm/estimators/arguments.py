@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "hierarchical")
 """Scikit-learn's names of starts, and one more."""
@@ -74,7 +74,7 @@ def generator_of(random_state: object) -> np.random.RandomState:
         return check_random_state(random_state)
     except ValueError:
         raise ParameterError(
-            f"random_state={shown(random_state)} must be a whole number, a numpy.random.RandomState or None"
+            f"random_state={short_repr(random_state)} must be a whole number, a numpy.random.RandomState or None"
         ) from None
 
 
@@ -93,7 +93,7 @@ def array_of_shape(called: str, name: str, value: ArrayLike, shape: tuple[int, .
         array = np.asarray(value)
         array = array if array.dtype == np.float32 else array.astype(np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{name}={shown(value)} must be an array of numbers of shape {shape}") from None
+        raise InputError(f"{name}={short_repr(value)} must be an array of numbers of shape {shape}") from None
     if array.shape != shape:
         raise InputError(
             f"The parameter '{called}' should have the shape of {shape}, but got {array.shape}: reshape {name}"

@@ -30,7 +30,7 @@ from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
-from bayesgmm.numerics.validation import finite_number, one_of, shown, truth_value, whole_number
+from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
 from bayesgmm.starts.named import get_start, mixture_from_start, start_from
 
 _BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
@@ -102,7 +102,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
             num_rows = whole_number("n_samples", n_samples)
         except InputError:
             raise InputError(
-                f"Invalid value for 'n_samples': {shown(n_samples)}; the sampling requires at least one sample"
+                f"Invalid value for 'n_samples': {short_repr(n_samples)}; the sampling requires at least one sample"
             ) from None
         return self._sample(num_rows, generator_of(self.random_state))
 
@@ -128,11 +128,11 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
             ParameterError: naming the argument, the value and the range.
         """
         whole_number("n_components", self.n_components)
-        finite_number("tol", self.tol)
-        finite_number("reg_covar", self.reg_covar)
+        nonnegative("tol", self.tol)
+        nonnegative("reg_covar", self.reg_covar)
         whole_number("max_iter", self.max_iter, 0)
         one_of("init_params", self.init_params, INIT_PARAMS)
-        truth_value("warm_start", self.warm_start)
+        check_bool("warm_start", self.warm_start)
         verbose = int(self.verbose) if isinstance(self.verbose, bool | np.bool_) else self.verbose
         whole_number("verbose", verbose, 0)
         whole_number("verbose_interval", self.verbose_interval)

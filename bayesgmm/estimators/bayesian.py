@@ -24,7 +24,7 @@ from bayesgmm.estimators.priors import NUMBERS, PRIOR_ARGUMENTS, WEIGHT_PRIORS, 
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
-from bayesgmm.numerics.validation import one_of, shown, whole_number
+from bayesgmm.numerics.validation import one_of, short_repr, whole_number
 from bayesgmm.posterior.allocations import flat_draws, responsibility_blocks
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
@@ -183,7 +183,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         """
         options = {} if self.engine_options is None else self.engine_options
         if not isinstance(options, Mapping):
-            raise ParameterError(f"engine_options={shown(options)} must be a mapping of names to values")
+            raise ParameterError(f"engine_options={short_repr(options)} must be a mapping of names to values")
         known = set(engine.parameters) - _OWN_ARGUMENTS - (_OWN_LIMITS if engine.makes_starts else set())
         if unknown := [name for name in options if name not in known]:
             raise ParameterError(
@@ -242,7 +242,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         else:
             limits = {"tol": self.tol, "max_steps": self.max_iter, "reg_covar": self.reg_covar}
             problem = (rows.values, self.n_components, self._family, self._num_starts(engine))
-            starts = em_optima(*problem, key=key, start=self.init_params, **limits)
+            starts = em_optima(*problem, key=key, single=engine.single_starts, start=self.init_params, **limits)
         if self.verbose:
             print(f"{engine.name}: {len(starts)} starts by EM")
             if "progress" in engine.parameters:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 from bayesgmm.runtime.files import load_value, save_value
 
 _KIND = "scikit-learn estimator"
@@ -42,18 +42,19 @@ class StoredEstimator(BaseEstimator):
         where = f"file {str(path)!r}"
         if saved.get("estimator") != cls.__name__:
             raise InputError(
-                f"{where} holds a {shown(saved.get('estimator'))}, not a {cls.__name__}; load it with its own class"
+                f"{where} holds a {short_repr(saved.get('estimator'))}, not a {cls.__name__}; load it with its own "
+                "class"
             )
         arguments, learnt = saved.get("arguments"), saved.get("learnt")
         if not isinstance(arguments, dict) or not isinstance(learnt, dict):
             raise InputError(f"{where} is damaged (it lacks arguments or attributes); take another copy, or fit again")
         if unknown := arguments.keys() - inspect.signature(cls).parameters:
             raise InputError(
-                f"{where} has the argument {shown(min(unknown))}, which {cls.__name__} of this version does not; "
+                f"{where} has the argument {short_repr(min(unknown))}, which {cls.__name__} of this version does not; "
                 "upgrade bayesgmm"
             )
         if wrong := [name for name in learnt if not name.endswith("_") or hasattr(cls, name)]:
-            raise InputError(f"{where} is damaged (it has the attribute {shown(wrong[0])}); take another copy")
+            raise InputError(f"{where} is damaged (it has the attribute {short_repr(wrong[0])}); take another copy")
         estimator = cls(**{name: _restored(value) for name, value in arguments.items()})
         vars(estimator).update({name: _restored(value) for name, value in learnt.items()})
         return estimator

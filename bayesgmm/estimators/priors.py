@@ -10,7 +10,7 @@ from bayesgmm.estimators.arguments import ParameterError, array_of_shape, check_
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import finite_number, one_of, shown
+from bayesgmm.numerics.validation import nonnegative, one_of, short_repr
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
 
@@ -39,7 +39,9 @@ def prior_of(
         return _prior_of_numbers(given, engine, rows, num_components, family)
     if given:
         name, value = next(iter(given.items()))
-        raise ParameterError(f"prior={shown(prior)} and {name}={shown(value)} contradict each other; give one of them")
+        raise ParameterError(
+            f"prior={short_repr(prior)} and {name}={short_repr(value)} contradict each other; give one of them"
+        )
     if isinstance(prior, str):
         with sklearn_words(ParameterError):
             one_of("prior", prior, ("conjugate", "weakly_informative"))
@@ -49,8 +51,8 @@ def prior_of(
         prior = default_prior(rows, num_components)
     if not isinstance(prior, AnyPrior):
         raise ParameterError(
-            f"prior={shown(prior)} is no prior; give 'conjugate', 'weakly_informative', or one of conjugate_prior or "
-            "default_prior"
+            f"prior={short_repr(prior)} is no prior; give 'conjugate', 'weakly_informative', or one of conjugate_prior "
+            "or default_prior"
         )
     if isinstance(prior, WeaklyInformativePrior) and engine.prior == "conjugate":
         raise ParameterError(
@@ -117,7 +119,7 @@ def _covariance(given: Mapping[str, ArrayLike], covariance: np.ndarray, family: 
 @sklearn_words(ParameterError)
 def _positive(given: Mapping[str, ArrayLike], name: str, default: float) -> float:
     """The number of this name, or its default."""
-    number = finite_number(name, given.get(name, default))
+    number = nonnegative(name, given.get(name, default))
     if not number > 0:
-        raise InputError(f"{name}={shown(given[name])} must be greater than 0")
+        raise InputError(f"{name}={short_repr(given[name])} must be greater than 0")
     return float(number)

@@ -23,7 +23,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, compiled, is_traced, matching_precision
 from bayesgmm.numerics.triangular import UNROLLED
-from bayesgmm.numerics.validation import as_key, real_array, shown, whole_number
+from bayesgmm.numerics.validation import as_key, real_array, short_repr, whole_number
 from bayesgmm.runtime.files import storable
 
 LOG_2PI = math.log(2 * math.pi)
@@ -389,7 +389,7 @@ def as_mixture(value: object, name: str = "mixture") -> Mixture:
     if isinstance(value, Mixture):
         return value
     cure = f"give its mixture, {name}.mixture" if hasattr(value, "mixture") else "give the .mixture of a fit"
-    raise InputError(f"{name}={shown(value)} is not a Mixture; {cure}")
+    raise InputError(f"{name}={short_repr(value)} is not a Mixture; {cure}")
 
 
 def _check_fields(weights: AnyArray, means: AnyArray, covariances: AnyArray) -> None:
@@ -413,7 +413,7 @@ def _check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:
     k = shape[-1]
     fits = array.dtype.kind in "iu" and array.ndim > 0 and array.shape in (shape, (k,))
     if not fits or not (is_traced(array) or (np.sort(array, axis=-1) == np.arange(k)).all()):
-        raise InputError(f"order={shown(order)} must have each of the components 0 to {k - 1} once, shape {shape}")
+        raise InputError(f"order={short_repr(order)} must have each of the components 0 to {k - 1} once, shape {shape}")
     return array
 
 
@@ -423,15 +423,15 @@ def _check_columns(columns: Any, num_features: int) -> tuple[int, ...]:
     try:
         checked = tuple(whole_number("columns", column, least=0) for column in several)
     except TypeError:
-        raise InputError(f"columns={shown(columns)} must be numbers of columns, counted from 0") from None
+        raise InputError(f"columns={short_repr(columns)} must be numbers of columns, counted from 0") from None
     if not checked:
         raise InputError("columns is empty; give at least one number of a column")
     if len(set(checked)) < len(checked):
-        raise InputError(f"columns={shown(columns)} has a column more than once; drop the repetition")
+        raise InputError(f"columns={short_repr(columns)} has a column more than once; drop the repetition")
     if max(checked) >= num_features:
         raise InputError(
-            f"columns={shown(columns)} has {max(checked)}, and the mixture has {num_features} features; choose among "
-            "them, counted from 0"
+            f"columns={short_repr(columns)} has {max(checked)}, and the mixture has {num_features} features; choose "
+            "among them, counted from 0"
         )
     return checked
 

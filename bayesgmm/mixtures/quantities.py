@@ -11,7 +11,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, matching_precision
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 
 PARAMETERS = ("weights", "means", "covariances", "standard_deviations", "correlations")
 
@@ -49,22 +49,24 @@ def as_functions(functions: object, mixture: Mixture) -> Functions:
     if functions is None:
         return ()
     if not isinstance(functions, Mapping):
-        raise InputError(f"functions={shown(functions)} must map names to functions of a mixture")
+        raise InputError(f"functions={short_repr(functions)} must map names to functions of a mixture")
     for name, function in functions.items():
         if name in PARAMETERS or not isinstance(name, str):
             raise InputError(f"functions has the name {name!r}; give it a text other than {', '.join(PARAMETERS)}")
         if not callable(function):
-            raise InputError(f"functions[{name!r}]={shown(function)} cannot be called; give a function of a mixture")
+            raise InputError(
+                f"functions[{name!r}]={short_repr(function)} cannot be called; give a function of a mixture"
+            )
         try:
             found = jax.eval_shape(function, mixture)
         except Exception as error:
             raise InputError(
-                f"functions[{name!r}] cannot be traced by JAX ({type(error).__name__}: {shown(str(error))}); write it "
-                "with jax.numpy and the mixture's own methods"
+                f"functions[{name!r}] cannot be traced by JAX ({type(error).__name__}: {short_repr(str(error))}); "
+                "write it with jax.numpy and the mixture's own methods"
             ) from error
         if not isinstance(found, jax.ShapeDtypeStruct) or not jnp.issubdtype(found.dtype, jnp.floating):
             raise InputError(
-                f"functions[{name!r}] gives {shown(found)}, which is no array of floating-point numbers; standard "
+                f"functions[{name!r}] gives {short_repr(found)}, which is no array of floating-point numbers; standard "
                 "errors need one"
             )
     return tuple(functions.items())

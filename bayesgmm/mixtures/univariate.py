@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import real_array, shown
+from bayesgmm.numerics.validation import real_array, short_repr
 
 _REACH = 9.0  # standard deviations around every component that are searched for modes
 _POINTS = 109  # six for every standard deviation
@@ -81,7 +81,7 @@ def check_probability(probability: ArrayLike, *, closed: bool) -> AnyArray:
         given = np.asarray(found)
         if not ((given >= 0) & (given <= 1) if closed else (given > 0) & (given < 1)).all():
             ends = "from 0 to 1" if closed else "between 0 and 1, without these"
-            raise InputError(f"probability={shown(probability)} must lie {ends}")
+            raise InputError(f"probability={short_repr(probability)} must lie {ends}")
     return found
 
 

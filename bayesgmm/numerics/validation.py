@@ -42,7 +42,7 @@ def real_array(value: Any, name: str) -> AnyArray:
         if isinstance(value, pandas.Series):
             return _real_column(table, name)
     if not _is_real(array.dtype):
-        found = f"dtype {array.dtype}" if array.ndim else shown(value)
+        found = f"dtype {array.dtype}" if array.ndim else short_repr(value)
         raise InputError(f"{name} must hold real numbers; got {found}. Convert it, or drop what is no number")
     return array
 
@@ -60,7 +60,7 @@ def _real_column(column: Any, name: str) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value in a message: on one line, and of a long one its beginning."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
@@ -136,7 +136,7 @@ def as_key(key: object) -> RandomKey:
             leading = key.shape[: key.ndim - len(shape)]
             raise InputError(f"key has shape {leading}: these are several keys; pass one of them, such as key[0]")
     seed = key if isinstance(key, int) else 0
-    raise InputError(f"key={shown(key)} is not a random key; pass key=jax.random.key({seed})")
+    raise InputError(f"key={short_repr(key)} is not a random key; pass key=jax.random.key({seed})")
 
 
 def whole_number(name: str, value: object, least: int = 1) -> int:
@@ -146,11 +146,11 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
         InputError: for anything but whole numbers from `least` on.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}={shown(value)} must be a whole number of at least {least}")
+        raise InputError(f"{name}={short_repr(value)} must be a whole number of at least {least}")
     return int(value)
 
 
-def finite_number(name: str, value: object, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float64) -> AnyArray:
+def nonnegative(name: str, value: object, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float64) -> AnyArray:
     """A number of at least 0, or where a shape is given also an array of them, in the given precision.
 
     Raises:
@@ -161,20 +161,20 @@ def finite_number(name: str, value: object, shape: tuple[int, ...] = (), dtype: 
     if array.shape not in ((), shape):
         raise InputError(f"{name} has shape {array.shape}; it must be {wanted}")
     if array.dtype == bool or not (is_traced(array) or (np.isfinite(array) & (np.asarray(array) >= 0)).all()):
-        raise InputError(f"{name}={shown(value)} must be {wanted}")
+        raise InputError(f"{name}={short_repr(value)} must be {wanted}")
     if is_traced(array):
         return jnp.asarray(array, jax.dtypes.canonicalize_dtype(dtype))
     return np.asarray(array, dtype)
 
 
-def truth_value(name: str, value: object) -> bool:
+def check_bool(name: str, value: object) -> bool:
     """True or False.
 
     Raises:
         InputError: for anything else.
     """
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name}={shown(value)} must be True or False")
+        raise InputError(f"{name}={short_repr(value)} must be True or False")
     return bool(value)
 
 
@@ -189,7 +189,7 @@ def one_of(name: str, value: object, known: Iterable[str], more: str = "") -> st
     known = tuple(known)
     closest = difflib.get_close_matches(str(value), known, 1)
     hint = f"did you mean {closest[0]!r}? " if closest else ""
-    raise InputError(f"{name}={shown(value)} is not known; {hint}choose one of {', '.join(known)}{more}")
+    raise InputError(f"{name}={short_repr(value)} is not known; {hint}choose one of {', '.join(known)}{more}")
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:

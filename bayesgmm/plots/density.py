@@ -11,7 +11,7 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import real_array, shown
+from bayesgmm.numerics.validation import real_array, short_repr
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import BLUE, DATA_GREY, INK, VERMILION, AxesLike
 from bayesgmm.plots.view import Columns, View, point_and_draws, view_rows
@@ -157,7 +157,7 @@ def plot_density_with_slice(
 def _real_number(name: str, value: object) -> float:
     number = real_array(value, name)
     if np.ndim(number) or not np.isfinite(number):
-        raise InputError(f"{name}={shown(value)} must be a finite number")
+        raise InputError(f"{name}={short_repr(value)} must be a finite number")
     return float(number)
 
 

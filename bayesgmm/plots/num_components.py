@@ -14,7 +14,7 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey
-from bayesgmm.numerics.validation import as_key, shown, whole_number
+from bayesgmm.numerics.validation import as_key, short_repr, whole_number
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import FONT_SIZE, INK, MARKERS, PALETTE, AxesLike
 from bayesgmm.plots.view import posterior_draws
@@ -50,7 +50,7 @@ def plot_criteria(
         InputError: for missing columns, a k that comes twice, or what is selected and is not in the table.
     """
     if not isinstance(table, pd.DataFrame):
-        raise InputError(f"table={shown(table)} must be a DataFrame, such as the candidates of a comparison")
+        raise InputError(f"table={short_repr(table)} must be a DataFrame, such as the candidates of a comparison")
     known = [name for name in CRITERIA if name in table.columns]
     if "num_components" not in table.columns or not known:
         raise InputError(f"table needs columns num_components and bic, aic or icl; got {', '.join(map(str, table))}")

@@ -17,7 +17,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 from bayesgmm.plots.panels import DATA_GREY, INK, cluster_colour, cluster_marker
 from bayesgmm.posterior.allocations import responsibility_blocks
 
@@ -121,7 +121,7 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     except (TypeError, ValueError):
         ordered = ()
     if not ordered or not all(0 < level < 1 for level in ordered):
-        raise InputError(f"levels={shown(levels)} must be probability masses between 0 and 1, such as (0.5, 0.9)")
+        raise InputError(f"levels={short_repr(levels)} must be probability masses between 0 and 1, such as (0.5, 0.9)")
     return ordered
 
 

@@ -13,7 +13,7 @@ from matplotlib.typing import LineStyleType
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import finite_number
+from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, PALETTE, AxesLike
 from bayesgmm.plots.view import engines_giving
@@ -186,7 +186,7 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
         InputError: for no fits, fits of several engines, or without a trace of steps, and where no run has a finite
             end.
     """
-    tolerance = float(finite_number("same_within", same_within))
+    tolerance = float(nonnegative("same_within", same_within))
     traces, results, objective = _runs(fits)
     ends = np.array([trace[-1] for trace in traces])
     failed = np.isin(results, _FAILED) | np.isnan(ends)

@@ -5,7 +5,7 @@ import numpy as np
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import is_traced
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, check_conjugate_prior
 from bayesgmm.priors.scales import HalfNormalScales
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -21,7 +21,7 @@ def check_prior(prior: object, num_components: int, num_features: int | None, fa
         return check_conjugate_prior(prior, num_components, num_features or len(prior.mean), family)
     if not isinstance(prior, WeaklyInformativePrior):
         raise InputError(
-            f"prior is {shown(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
+            f"prior is {short_repr(prior)}, which is no prior; make it with default_prior(x, {num_components}) or "
             f"conjugate_prior(x, {num_components}, {family.name!r})"
         )
     given = prior.concentration.shape[0], prior.mean_loc.shape[0]

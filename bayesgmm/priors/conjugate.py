@@ -31,7 +31,7 @@ from bayesgmm.mixtures.factors import Factor, pool
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import name_features, no_constant_column, shown, truth_value, whole_number
+from bayesgmm.numerics.validation import check_bool, name_features, no_constant_column, short_repr, whole_number
 from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
@@ -179,7 +179,7 @@ def conjugate_prior(
         scale=_scale(default_scale if scale is None else scale, values, family),
         column_mean=center,
         column_scale=covariance.diagonal() ** 0.5,
-        stick_breaking=truth_value("stick_breaking", stick_breaking),
+        stick_breaking=check_bool("stick_breaking", stick_breaking),
     )
     if not is_traced(prior.dof) and not prior.dof > lowest:
         raise InputError(
@@ -198,7 +198,7 @@ def check_conjugate_prior(prior: object, num_components: int, num_features: int,
     _conjugate_family(family)
     cure = f"make it with conjugate_prior(x, {num_components}, {family.name!r})"
     if not isinstance(prior, ConjugatePrior):
-        fault = "is one of default_prior" if isinstance(prior, WeaklyInformativePrior) else f"is {shown(prior)}"
+        fault = "is one of default_prior" if isinstance(prior, WeaklyInformativePrior) else f"is {short_repr(prior)}"
         raise InputError(f"prior {fault}, and this takes a conjugate prior; {cure}")
     shape = _scale_shape(family, num_features)
     if prior.concentration.shape != (num_components,) or prior.mean.shape != (num_features,):

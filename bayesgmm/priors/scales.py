@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced
-from bayesgmm.numerics.validation import one_of, real_array, shown
+from bayesgmm.numerics.validation import one_of, real_array, short_repr
 from bayesgmm.priors.description import Row, as_interval
 from bayesgmm.runtime.files import storable
 
@@ -189,5 +189,5 @@ def prior_number(
         return jnp.broadcast_to(given, shape)
     given = np.asarray(given, dtype)
     if not np.isfinite(given).all() or (positive and (given <= 0).any()):
-        raise InputError(f"prior {name}={shown(value)} must be finite{' and greater than 0' if positive else ''}")
+        raise InputError(f"prior {name}={short_repr(value)} must be finite{' and greater than 0' if positive else ''}")
     return np.broadcast_to(given, shape)

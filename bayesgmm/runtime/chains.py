@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 from bayesgmm.runtime.files import load_value, save_value
 from bayesgmm.runtime.progress import Progress
 
@@ -224,7 +224,7 @@ def check_checkpoint(checkpoint: object) -> str | Path | bool:
         InputError: for anything but a path, True and False.
     """
     if not isinstance(checkpoint, str | Path | bool):
-        raise InputError(f"checkpoint={shown(checkpoint)} must be the path of a file, True or False")
+        raise InputError(f"checkpoint={short_repr(checkpoint)} must be the path of a file, True or False")
     return checkpoint
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import ArrayLike, is_traced
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 
 FORMAT = "bayesgmm"
 FORMAT_VERSION = 1
@@ -69,7 +69,7 @@ def write_arrays(path: str | Path, header: Mapping[str, object], arrays: Mapping
     if taken := [name for name in _RESERVED if name in header]:
         raise InputError(f"header has {taken[0]!r}, which is written anyway; drop it")
     if not isinstance(header.get("kind"), str):
-        raise InputError(f"header has kind={shown(header.get('kind'))}; give a word that says what the file is")
+        raise InputError(f"header has kind={short_repr(header.get('kind'))}; give a word that says what the file is")
     own = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -119,7 +119,7 @@ def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
 def _check_version(header: Mapping[str, object], where: str) -> None:
     version = header["format_version"]
     if not isinstance(version, int) or version < 1:
-        raise ValueError(f"format_version={shown(version)}")
+        raise ValueError(f"format_version={short_repr(version)}")
     if version > FORMAT_VERSION:
         raise InputError(
             f"{where} was written by bayesgmm {header.get('package_version')} in format {version}, and this version "
@@ -197,7 +197,7 @@ def pack(value: object, arrays: dict[str, np.ndarray], name: str = "value") -> o
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         packed = {field: pack(item, arrays, f"{name}.{field}") for field, item in fields.items()}
         return {"type": type(value).__name__, "fields": packed}
-    raise InputError(f"{name}={shown(value)} cannot be stored; convert it to arrays, numbers and text")
+    raise InputError(f"{name}={short_repr(value)} cannot be stored; convert it to arrays, numbers and text")
 
 
 def unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -210,7 +210,7 @@ def unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
         return _unpack(packed, arrays)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"the header does not fit its arrays ({shown(error)}); take another copy of the file"
+            f"the header does not fit its arrays ({short_repr(error)}); take another copy of the file"
         ) from None
 
 

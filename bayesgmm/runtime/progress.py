@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 
 if TYPE_CHECKING:
     import rich.progress
@@ -20,7 +20,7 @@ def check_progress(progress: object) -> bool | Listener | None:
         InputError: for anything but True, False, None and functions.
     """
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
-        raise InputError(f"progress={shown(progress)} must be True for a bar, or a function of a sentence")
+        raise InputError(f"progress={short_repr(progress)} must be True for a bar, or a function of a sentence")
     return cast("bool | Listener | None", progress)
 
 

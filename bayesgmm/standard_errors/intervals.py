@@ -24,7 +24,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.quantities import entries
-from bayesgmm.numerics.validation import name_features, one_of, shown
+from bayesgmm.numerics.validation import name_features, one_of, short_repr
 from bayesgmm.standard_errors.replicates import is_failure
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Uncertainty:
         kind = ("percentile" if drawn else "normal") if kind is None else kind
         one_of("kind", kind, INTERVALS)
         if not isinstance(level, float) or not 0.0 < level < 1.0:
-            raise InputError(f"level={shown(level)} must lie between 0 and 1, such as 0.95")
+            raise InputError(f"level={short_repr(level)} must lie between 0 and 1, such as 0.95")
         if kind != "normal" and not drawn:
             raise InputError(
                 f"kind={kind!r} needs replicates drawn at random, which method={self.method!r} has not; use "

@@ -24,7 +24,7 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced
-from bayesgmm.numerics.validation import as_key, one_of, shown, whole_number
+from bayesgmm.numerics.validation import as_key, one_of, short_repr, whole_number
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.posterior.thresholds import MAX_DISTANCE, MIN_INFORMATION
 from bayesgmm.standard_errors.information import Information, information
@@ -93,7 +93,7 @@ def uncertainty(
     one_of("on_failure", on_failure, ("warn", "raise", "ignore"))
     one_of("method", method, METHODS)
     if not isinstance(fit, Fit) or ENGINES[fit.engine].prior != "none":
-        found = f"a fit by {fit.engine!r}" if isinstance(fit, Fit) else shown(fit)
+        found = f"a fit by {fit.engine!r}" if isinstance(fit, Fit) else short_repr(fit)
         raise InputError(f"fit is {found}; standard errors are those of a fit by fit_em. Posteriors have draws instead")
     if is_traced((fit, x, row_weights, key)) or fit.mixture.draw_shape:
         raise InputError(

@@ -13,7 +13,7 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import shown
+from bayesgmm.numerics.validation import short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.starts.kmeans import centre_and_scale, mixture_of_partition
 
@@ -219,7 +219,7 @@ def check_start(start: object, x: AnyArray, num_components: int, family: Family)
         InputError: for anything else, other components or features, and covariances that the family cannot have.
     """
     if not isinstance(start, Mixture):
-        raise InputError(f"start={shown(start)} must be a Mixture, such as the .mixture of a fit_em result")
+        raise InputError(f"start={short_repr(start)} must be a Mixture, such as the .mixture of a fit_em result")
     num_features = x.shape[1]
     if start.draw_shape:
         raise InputError(f"start has leading axes {start.draw_shape}; index it down to a single mixture")

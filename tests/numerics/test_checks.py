@@ -23,7 +23,7 @@ from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows, enough_rows
 from bayesgmm.mixtures import univariate
 from bayesgmm.mixtures.families import FAMILIES, get_family
-from bayesgmm.numerics.validation import as_key, as_matrix, finite_number, truth_value, whole_number
+from bayesgmm.numerics.validation import as_key, as_matrix, check_bool, nonnegative, whole_number
 from bayesgmm.plots import shapes
 from bayesgmm.posterior import allocations, convergence, matching
 from bayesgmm.priors.conjugate import maximise_posterior
@@ -137,7 +137,7 @@ WHOLE = (2.5, "3", None, True, 0, [2])
 NOT_NEGATIVE = (-1.0, np.nan, np.inf, True, "a", 1j, [1e-3] * 3)
 REFUSALS |= {f"a count of {value!r}": (lambda value=value: whole_number("num", value), ("num=",)) for value in WHOLE}
 REFUSALS |= {
-    f"a number of {value!r}": (lambda value=value: finite_number("tol", value), ("tol",))
+    f"a number of {value!r}": (lambda value=value: nonnegative("tol", value), ("tol",))
     for value in (*NOT_NEGATIVE, None, [1e-3])
 }
 
@@ -200,7 +200,7 @@ REFUSALS |= {
     "one number for levels": (lambda: inspect.unwrap(shapes.check_levels)(0.5), ("levels=0.5", "(0.5, 0.9)")),
     "a number for a table": (lambda: inspect.unwrap(plots.plot_criteria)(3), ("table=3", "DataFrame")),
 }
-REFUSALS["a word for a truth value"] = (lambda: truth_value("accelerate", "yes"), ("accelerate='yes'", "True or False"))
+REFUSALS["a word for a truth value"] = (lambda: check_bool("accelerate", "yes"), ("accelerate='yes'", "True or False"))
 
 
 @pytest.mark.parametrize(("call", "parts"), REFUSALS.values(), ids=list(REFUSALS))
@@ -293,7 +293,7 @@ def test_shapes_and_types_being_traced_are_checked():
         r"\(0, 2\)": (as_matrix, jax.ShapeDtypeStruct((0, 2), np.float32)),
         "at least 9 rows": (lambda x: enough_rows(as_rows(x), 9, DIAG), rows),
         r"\(8,\).*\(3,\)": (as_row_weights, ones, rows),
-        r"reg_covar has shape \(3,\)": (lambda value: finite_number("reg_covar", value, (2,)), ones),
+        r"reg_covar has shape \(3,\)": (lambda value: nonnegative("reg_covar", value, (2,)), ones),
     }
     for message, (check, *arguments) in refused.items():
         with pytest.raises(InputError, match=message):
@@ -302,11 +302,11 @@ def test_shapes_and_types_being_traced_are_checked():
 
 
 def test_numbers_that_pass_have_the_precision_asked_for():
-    assert finite_number("tol", 0).dtype == np.float64
-    assert finite_number("tol", jnp.float32(0.1), (), np.float32).dtype == np.float32
-    np.testing.assert_array_equal(finite_number("reg_covar", [1, 0], (2,)), [1.0, 0.0])
+    assert nonnegative("tol", 0).dtype == np.float64
+    assert nonnegative("tol", jnp.float32(0.1), (), np.float32).dtype == np.float32
+    np.testing.assert_array_equal(nonnegative("reg_covar", [1, 0], (2,)), [1.0, 0.0])
     assert [type(whole_number("num", value)) for value in (3, np.int64(3))] == [int, int]
-    assert truth_value("accelerate", np.True_) is True
+    assert check_bool("accelerate", np.True_) is True
 
 
 def test_tables_with_nullable_columns_are_rows():
