@@ -1,4 +1,4 @@
-r"""The conjugate distribution of a mixture: weights (`weights.py`) and, for every component, a normal-inverse-Wishart.
+r"""The conjugate distribution of a mixture: its weights and, for every component, a normal-inverse-Wishart.
 
 $$ w \sim \mathrm{Dirichlet}(\alpha), \quad \mu_j \mid \Sigma_j \sim \mathcal N(m_j, \Sigma_j / \kappa_j), \quad
    \Sigma_j \sim \mathrm{IW}(\nu_j, \Lambda_j), $$

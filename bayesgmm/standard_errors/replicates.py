@@ -1,6 +1,6 @@
 """The same fit to data that might have been: weights of the rows or rows drawn anew, and EM from the fit on each.
 
-All replicates of a method go through one compiled program, in lanes where they are small (`engines/lanes.py`); of many
+All replicates of a method go through one compiled program, in lanes where they are small (`runtime/lanes.py`); of many
 rows only as many replicates at a time as fit into memory.
 """
 

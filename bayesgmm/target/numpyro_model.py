@@ -1,4 +1,4 @@
-"""The NumPyro model of the mixture. Its likelihood is the density of `bayesgmm.mixture`, and no other.
+"""The NumPyro model of the mixture. Its likelihood is the density of `bayesgmm.mixtures.mixture`, and no other.
 
 `model` can be used by itself under any NumPyro inference; the engines of this package are ways to its mode, its
 approximation or its draws.
@@ -177,7 +177,7 @@ def _weights_distribution(prior: ConjugatePrior) -> dist.Distribution:
 
 
 class StickBreakingWeights(dist.Distribution):
-    """Weights of a Dirichlet process, truncated to as many components as there are concentrations: see `weights.py`."""
+    """Weights of a Dirichlet process, truncated to as many components as there are concentrations."""
 
     arg_constraints = {"concentration": constraints.positive}  # noqa: RUF012  # NumPyro declares it so
     support = constraints.simplex  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
