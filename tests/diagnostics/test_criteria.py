@@ -28,11 +28,8 @@ def test_number_of_parameters(family):
     assert family.num_parameters(3, 4) == PARAMETERS[family.name]
 
 
-@pytest.mark.parametrize(
-    ("family", "data"),
-    [(family, "faithful") for family in ("full", "tied", "diag", "spherical")]
-    + [("full", data) for data in ("galaxies", "iris", "simulated")],
-)
+@pytest.mark.parametrize("data", ["faithful", "galaxies", "iris", "simulated"])
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
 def test_bic_and_aic_are_those_of_scikit_learn(family, data):
     x, fit = DATA[data], em(data, 2, family)
     covariances = np.asarray(fit.mixture.covariances)

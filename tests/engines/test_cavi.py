@@ -6,7 +6,7 @@ from types import MappingProxyType
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_conjugate_family, each_representation
+from helpers import DATA, each_conjugate_family
 from scipy import stats
 from sklearn.mixture import BayesianGaussianMixture
 
@@ -101,7 +101,7 @@ def test_evidence_of_one_gaussian_by_quadrature(key):
     assert fit.summary["elbo"] == pytest.approx(top + np.log(total), abs=1e-6)
 
 
-@each_representation
+@each_conjugate_family
 def test_bound_rises_and_is_a_bound(family, key):
     x = DATA["faithful"]
     fit = fit_cavi(x, 3, family=family, key=key, num_restarts=5, tol=1e-9, num_draws=400, on_failure="ignore")

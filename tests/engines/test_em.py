@@ -13,6 +13,7 @@ from helpers import (
     DATA,
     assert_close,
     dense,
+    each_data_set,
     each_factor_shape,
     each_family,
     each_representation,
@@ -58,9 +59,6 @@ SKLEARN_SHAPES = {
     "diag": lambda covariances: np.diagonal(covariances, axis1=1, axis2=2),
     "spherical": lambda covariances: covariances[:, 0, 0],
 }
-# Every family in one and in many dimensions, and both representations on the other data too.
-WALKS = [(name, data) for name in SKLEARN_SHAPES for data in ("galaxies", "simulated")]
-WALKS += [(name, data) for name in ("full", "diag") for data in ("faithful", "iris")]
 
 
 def sklearn_fit(family, x, start, start_covariances, **options):
@@ -96,13 +94,14 @@ def assert_walks_alike(family, x, num_steps, rng):
     np.testing.assert_allclose(covariances / spread[family.name], expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("family", "data"), WALKS)
-def test_walks_where_scikit_learn_walks(family, data, rng):
-    assert_walks_alike(FAMILIES[family], DATA[data], 30, rng)
+@each_data_set
+@each_sklearn_family
+def test_walks_where_scikit_learn_walks(family, x, rng):
+    assert_walks_alike(family, x, 30, rng)
 
 
 @pytest.mark.parametrize("num_steps", [1, 5])
-@each_representation
+@each_sklearn_family
 def test_is_where_scikit_learn_is_after_few_steps(family, num_steps, rng):
     assert_walks_alike(family, DATA["simulated"], num_steps, rng)
 
@@ -235,7 +234,7 @@ def test_a_heavy_cluster_does_not_make_a_light_one_empty(rng):
     assert_close(few.mixture, weighted.mixture, 1e-9)
 
 
-@each_representation
+@each_family
 def test_float32_stays_float32(family, rng):
     x = DATA["faithful"]
     start, _ = rough_start(family, x, 2, rng)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fits import NUTS
-from helpers import CONJUGATE, DATA, at_length, each_factor_shape, each_representation, random_case
+from helpers import CONJUGATE, DATA, at_length, each_conjugate_family, each_factor_shape, random_case
 from scipy import stats
 
 import bayesgmm
@@ -56,7 +56,7 @@ def test_same_posterior_as_nuts(family, key):
             assert abs(one - other) < 5 * np.hypot(error, other_error), (name, moment)
 
 
-@each_representation
+@each_conjugate_family
 def test_one_component_against_the_closed_form(family, key):
     x = DATA["iris"][:40, :3]
     prior = conjugate_prior(x, 1, family, shrinkage=0.5, dof=6.0)

@@ -37,11 +37,8 @@ def assert_same_mixture(one, other, tolerance):
 
 
 @pytest.mark.filterwarnings("ignore:Best performing")
-@pytest.mark.parametrize(
-    ("family", "name"),
-    [(family, "iris") for family in ("full", "tied", "diag", "spherical")]
-    + [(family, name) for family in ("full", "diag") for name in ("faithful", "galaxies")],
-)
+@pytest.mark.parametrize("name", ["faithful", "iris", "galaxies"])
+@pytest.mark.parametrize("family", ["full", "tied", "diag", "spherical"])
 def test_same_seed_and_steps_give_scikit_learns_mixture(family, name):
     """Twenty steps of both from the same k-means, component for component."""
     options = {"n_components": 3, "covariance_type": family, "random_state": 1, "tol": 0, "max_iter": 20}

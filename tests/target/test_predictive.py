@@ -3,7 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from helpers import DATA, each_conjugate_family, each_family_and, random_case, random_draws, some_families, to_float32
+from helpers import (
+    DATA,
+    each_conjugate_family,
+    each_family,
+    each_family_and,
+    random_case,
+    random_draws,
+    to_float32,
+)
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.path import Path
 from scipy import integrate, stats
@@ -32,7 +40,7 @@ def of_first_scale(prior, family):
     return lambda scale: stats.f(2 * g, 2 * a).cdf(scale**2 * number * a / g)
 
 
-@some_families("full", "spherical")
+@each_family
 @each_scale_prior
 def test_prior_draws_have_the_stated_margins(scale_prior, family, key, rng):
     x = random_case(family, 2, 2, rng).rows(200, rng)
@@ -48,7 +56,7 @@ def test_prior_draws_have_the_stated_margins(scale_prior, family, key, rng):
     assert stats.kstest(scales, of_first_scale(prior, family)).pvalue > 1e-4
 
 
-@some_families("full", "spherical")
+@each_family
 def test_rates_drawn_given_the_scales_have_the_prior_of_the_rate(family, key, rng):
     """Scales from the prior and rates given them are draws from the joint prior, whose margin is the hyperprior."""
     prior = bayesgmm.default_prior(DATA["faithful"], 3, scale_prior="hierarchical", rate_shape=0.8)
@@ -163,7 +171,7 @@ def test_the_order_of_components_does_not_matter_to_an_even_prior(rng):
         np.testing.assert_allclose(before[name], after[name], rtol=1e-12)
 
 
-@some_families("full", "spherical")
+@each_family
 def test_prior_predictive_rows_have_the_spread_of_the_prior(family, key):
     x = DATA["faithful"]
     prior = bayesgmm.default_prior(x, 2, scale_sigma=0.3)
