@@ -303,12 +303,8 @@ def test_a_row_that_is_no_number_is_never_successful(family, bad, rng):
 
 
 @pytest.mark.parametrize("reg_covar", [0.0, None])
-@pytest.mark.parametrize(
-    ("family", "dtype"),
-    [(family, np.float64) for family in FAMILIES.values()]
-    + [(FAMILIES[name], np.float32) for name in ("full", "diag")],
-    ids=[*FAMILIES, "full-float32", "diag-float32"],
-)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@each_family
 def test_components_shrinking_onto_points_are_collapsed(family, dtype, reg_covar, rng):
     """All rows are copies of three, as many as there are components: no maximum exists in any family."""
     points = np.array([[0.0, 0.0], [5.0, 1.0], [2.0, 7.0]])

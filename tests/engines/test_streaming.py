@@ -52,7 +52,7 @@ def assert_same(actual, expected, rtol):
 @pytest.mark.parametrize(
     ("family", "dtype", "rtol"),
     [(family, np.float64, 1e-9) for family in ("full", "tied", "diag", "spherical")]
-    + [(family, np.float32, 2e-3) for family in ("full", "diag")],
+    + [(family, np.float32, 2e-3) for family in ("full", "tied", "diag", "spherical")],
 )
 def test_the_same_fit(family, dtype, rtol, rows, rng, monkeypatch):
     options = {"family": family, "start": np.arange(NUM_ROWS) % 3, "max_steps": 12, "tol": 0.0, "on_failure": "ignore"}
