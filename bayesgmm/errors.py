@@ -1,4 +1,4 @@
-"""The exception for what a caller can mend."""
+"""The exception for invalid input."""
 
 
 class InputError(ValueError):

@@ -91,7 +91,7 @@ def fit_cavi(
         key: `jax.random.key(seed)`.
         start: name of a start, as in `fit_em`; or a `Mixture`, a mapping with its parameters, responsibilities (n, k)
             or labels (n), from which one ascent starts, and whose labels are kept; or the `approximation` of an earlier
-            fit, from which it goes on.
+            fit, from which it continues.
         num_restarts: number of random starts, side by side; the highest bound is kept.
         row_weights: weight of every row (n); weight 2 is the row twice.
         tol: stop when a step changes the bound per row by less than this; 0 runs `max_steps`.

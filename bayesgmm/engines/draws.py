@@ -99,7 +99,7 @@ def pareto_khat(log_p: np.ndarray, log_q: np.ndarray) -> float:
 def with_convergence(fit: Fit, x: ArrayLike, *, log_likelihoods: ArrayLike | None = None) -> Fit:
     """The fit of a sampler with its result code and what tells how well its chains have mixed.
 
-    `log_likelihoods` of the draws (chain, draw) need not be worked out again where the sampler knows them.
+    `log_likelihoods` of the draws (chain, draw) need not be computed again where the sampler knows them.
     """
     assert fit.draws is not None
     known = {} if log_likelihoods is None else {"log_likelihood": log_likelihoods}

@@ -157,7 +157,7 @@ class ElboSchedule:
 
 
 def has_settled(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether two windows are told apart, and the second is higher by at most twice the error of the difference."""
+    """Whether two windows can be distinguished, the second higher by at most twice the error of the difference."""
     return can_resolve(before, after) and bool(after.mean() - before.mean() <= 2 * _error(before, after))
 
 

@@ -66,7 +66,7 @@ def fit_em(
     Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
     log-likelihood; or runs from a start that is given. Where n k d is above a million, starts and short runs see an
     evenly spaced sample of the rows, of 8,192 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
-    copied on a CPU, but passed over in chunks (starts of one's own other than a mixture copy them once).
+    copied on a CPU, but passed over in chunks (user-supplied starts other than a mixture copy them once).
 
     Usable inside the caller's `jit` and `vmap`, where shapes are checked but values are not, and a failure is only a
     result code.
@@ -88,7 +88,7 @@ def fit_em(
         max_steps: step limit of a run; 0 gives the start itself, with its log-likelihood.
         reg_covar: ridge added to the variances, in squared units of the data: a number or one for each feature. By
             default a tiny fraction of each column's variance (1e-10 in float64, 1e-7 in float32), and 0 where a prior
-            is given; 0 switches it off. Under one of your own, columns may be constant and rows may repeat.
+            is given; 0 switches it off. Under a user-supplied ridge, columns may be constant and rows may repeat.
         on_failure: "warn", "raise" or "ignore" when the best run did not converge.
 
     Returns:

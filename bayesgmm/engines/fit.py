@@ -66,7 +66,7 @@ _EXPLANATIONS = {
         "the prior"
     ),
     ResultCode.interrupted: (
-        "it was interrupted, and has only the draws that were made before; give checkpoint= a file, from which the "
+        "the run was interrupted and has only the draws made before; give checkpoint= a file, from which the "
         "same call resumes, or ask for fewer draws"
     ),
 }
@@ -109,8 +109,8 @@ class Fit:
             CAVI the ELBO of every step; Gibbs and NUTS the log posterior density of every draw, with chains as the
             first axis. NaN past `num_steps`.
         draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
-        sample_stats: what the sampler said about every draw, arrays (chain, draw) with ArviZ's names; else empty.
-        summary: single numbers that tell how far to trust the fit, such as NUTS's worst R-hat.
+        sample_stats: sampler statistics of every draw, arrays (chain, draw) with ArviZ's names; else empty.
+        summary: scalar diagnostics of the fit, such as NUTS's worst R-hat.
         approximation: the numbers of a conjugate approximation, a `ConjugateDistribution`; of CAVI only.
     """
 
@@ -144,7 +144,7 @@ class Fit:
 
 
 def report_failure(fit: Fit, on_failure: str) -> Fit:
-    """Tell the caller once, in one sentence, that a fit failed. Inside a caller's trace there is only the code.
+    """Warn once, or raise, when a fit did not succeed. Inside a caller's trace there is only the code.
 
     Raises:
         RuntimeError: for a fit that was not successful, when `on_failure` is "raise".

@@ -114,8 +114,8 @@ def fit_vi(
         guide: "normal" (mean-field), "full_rank" or "low_rank", normal distributions of the unconstrained sites. Or a
             class of `numpyro.infer.autoguide`, or a function that makes a guide of the model, such as
             `functools.partial(AutoBNAFNormal, num_flows=2)`: it is given the model in units of the posterior, so that 0
-            is the start. Or a guide of your own: a function of (x, num_components, family, prior) that samples the
-            sites of `bayesgmm.model`, or an instance made with that model; where it starts is its own affair.
+            is the start. Or a user-supplied guide: a function of (x, num_components, family, prior) that samples the
+            sites of `bayesgmm.model`, or an instance made with that model; it chooses its own starting point.
         rank: rank of "low_rank", by default the root of the number of coordinates.
         batch_size: rows in the estimate of the ELBO at every step; by default all of up to 100,000, and 4,096 of more.
         num_draws: draws taken from the fitted approximation.
@@ -124,7 +124,7 @@ def fit_vi(
         max_steps: limit on steps in all.
         progress: True for a bar, or a function called with a sentence after every window.
         checkpoint: the file where a run is saved once a minute, and on Ctrl-C; the same call resumes from there, to
-            the same draws. True for one in the user's cache folder, and none for a guide of your own, which a file
+            the same draws. True for one in the user's cache folder, and none for a user-supplied guide, which a file
             cannot tell from another. By default nowhere.
         on_failure: "warn", "raise" or "ignore" when the ELBO did not settle, or Ctrl-C came.
 

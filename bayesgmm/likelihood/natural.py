@@ -6,7 +6,7 @@ the block are one product $T R^\top$ with its responsibilities. That is half the
 the shape that processors like best.
 
 It has a price: a component that is narrow beside its distance from the origin is a small difference of large
-terms. The amplitude foretells how many digits that costs, and `moments` takes this form only where enough are left.
+terms. The amplitude estimates how many digits that costs, and `moments` takes this form only where enough are left.
 
 Which monomials of z are features depends on the representation of the covariances:
 

@@ -288,7 +288,7 @@ def log_normaliser(mixture: Mixture) -> Float[Array, " k"]:
 def joint_of_whitened(mixture: Mixture, whitened: Float[Array, "k d n"]) -> Float[Array, "k n"]:
     r"""$\log w_j + \log|F_j| - \tfrac d2 \log 2\pi - \tfrac12 \lVert F_j (x_i - \mu_j) \rVert^2$. The one density."""
     squares = jnp.square(whitened)
-    # Of few features written out, to be worked out together with what the squares are made of.
+    # Of few features written out, to be computed together with what the squares are made of.
     few = mixture.num_features <= UNROLLED
     squares = sum(squares[:, row] for row in range(mixture.num_features)) if few else squares.sum(1)
     return (mixture.log_weights + log_normaliser(mixture))[:, None] - 0.5 * squares
@@ -369,7 +369,7 @@ def _relative_to_largest(joint: Float[Array, "k n"]) -> tuple[Float[Array, " n"]
 
 
 def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
-    """Rows x (n, d), of any real dtype, with as many features as the mixture; their values are not looked at.
+    """Rows x (n, d), of any real dtype, with as many features as the mixture; values are not checked.
 
     Raises:
         InputError: for other shapes and for types that are not real numbers.

@@ -3,7 +3,7 @@
 LAPACK's triangular solve takes a thread for every core as soon as a matrix has a few rows, and OpenBLAS keeps those
 threads spinning for milliseconds afterwards, on the cores that the pass over the rows needs. Called once in every EM
 iteration that doubled the time of the iteration. Inversion by halves needs only products of matrices; the smallest
-matrices are worked out entry by entry, with the batch as the vector.
+matrices are computed entry by entry, with the batch as the vector.
 """
 
 import jax

@@ -72,7 +72,7 @@ def relabel_draws(
     """Undo label switching: every draw's components in the order in which the draws agree best.
 
     Responsibilities of a block of draws are in memory at a time, and kept from one iteration to the next up to 512 MB.
-    Of very many rows an evenly spaced part, such as `x[::10]`, is enough to tell components apart.
+    For many rows an evenly spaced part, such as `x[::10]`, is enough to tell components apart.
 
     Args:
         draws: a mixture with leading axes, such as (chain, draw).

@@ -176,7 +176,7 @@ def run_chains(
 
 
 class Checkpoint:
-    """A run on file: the state of the chains and their draws, for the same run to go on from.
+    """A run on file: the state of the chains and their draws, for the same run to resume from.
 
     What identifies the run is its engine, arguments and rows; a file of another run is not taken for it.
     """

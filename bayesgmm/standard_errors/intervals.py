@@ -66,7 +66,7 @@ class Uncertainty:
         estimates: quantities of that mixture.
         standard_errors: of the same shapes; NaN where `code` is not `sound` and the method is by theory.
         acceleration: Efron's a of every quantity, for BCa intervals; NaN where `code` is not `sound`.
-        code: an `UncertaintyCode`, of several troubles the worst.
+        code: an `UncertaintyCode`, the most severe of several problems.
         message: what is wrong and what to try; empty where nothing is.
         replicates: quantities of every replicate, with a leading axis r, None for methods by theory. Replicates that
             failed are among them, and are left out of all that is made of them.
@@ -193,7 +193,7 @@ def scale_of(name: str) -> Scale:
 def normal_interval(
     estimate: Float[np.ndarray, "..."], standard_error: Float[np.ndarray, "..."], level: float, scale: Scale
 ) -> Float[np.ndarray, "... 2"]:
-    """Normal limits, on the last axis. What has no error, such as a correlation with itself, is its own interval."""
+    """Normal limits, on the last axis. A quantity without error has an interval of no width."""
     certain = standard_error == 0
     with np.errstate(all="ignore"):
         half = ndtri(0.5 + 0.5 * level) * np.abs(scale.slope(estimate)) * standard_error

@@ -20,7 +20,7 @@ MAX_LLOYD_STEPS = 100
 
 
 def standardise(rows: Rows) -> Float[Array, "n d"]:
-    """Columns with weighted mean 0 and variance 1; a constant column stays at 0, but for rounding."""
+    """Columns with weighted mean 0 and variance 1; a constant column stays at 0, up to rounding."""
     centre, scale = centre_and_scale(rows)
     return (rows.values - centre[None]) / scale[None]
 

@@ -1,4 +1,4 @@
-"""What a prior says before any row is seen: mixtures drawn from it, and data sets drawn from those.
+"""Draws from the prior and its predictive distribution: mixtures drawn from it, and data sets drawn from those.
 
 Source: Gabry et al. (2019), Visualization in Bayesian workflow, section 3, on prior predictive checks.
 """
@@ -85,7 +85,8 @@ def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, 
 def draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, *, key: RandomKey) -> AnyArray:
     """Rates of hierarchical scales, shape (chain, draw, d) or (chain, draw, 1), drawn given the scales of each draw.
 
-    Rows tell of the rates by way of the scales alone, so that these are draws from the posterior if the mixtures are.
+    Given the scales, the rates are independent of the rows, so that these are draws from the
+    posterior if the mixtures are.
     """
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, draws.means.dtype), prior)
     return _draw_scale_rates(jax.tree.map(jnp.asarray, draws), family, prior, jax.random.split(key, draws.draw_shape))
