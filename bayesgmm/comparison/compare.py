@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
@@ -24,7 +25,6 @@ from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import DEFAULT_ENGINES
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.progress import Listener
@@ -220,21 +220,19 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     fits, partitions = {plan.base.name: best}, {}
     seconds = {plan.base.name: candidates[index]["seconds"]}
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
-    base_options = dict(plan.base.arguments)
-    base_key = base_options.pop("key")
-    starts: dict[tuple[bool, int], list[Mixture]] = {}  # the fit in the table comes first: its labels are kept
+    # The fit in the table comes first: its labels are kept.
+    starts = [best.mixture]
     for run in plan.runs:
         began = time.perf_counter()
         try:
-            looked_for = (run.engine.single_starts, run.num_starts)
-            if looked_for not in starts:
-                if run.num_starts > 1:
-                    tell(f"further EM optima, k = {count}")
-                options = {"key": base_key, "best": best.mixture, "single": run.engine.single_starts, **base_options}
-                starts[looked_for] = em_optima(plan.x, count, plan.family, run.num_starts, **options)
+            if len(starts) < run.num_starts:
+                tell(f"further EM optima, k = {count}")
+                own = dict(plan.base.arguments)
+                key = jax.random.fold_in(own.pop("key"), len(starts))
+                starts += em_optima(plan.x, count, plan.family, run.num_starts - len(starts), key=key, **own)
                 began = time.perf_counter()
             tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
-            start = starts[looked_for] if run.num_starts > 1 else best.mixture
+            start = starts[: run.num_starts] if run.num_starts > 1 else best.mixture
             found = run(plan.x, count, start=start, **shared)
         except KeyboardInterrupt:  # whoever stopped it wants to see what there is
             if len(fits) == 1:

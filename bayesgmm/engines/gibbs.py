@@ -118,7 +118,7 @@ def fit_gibbs(
     if start is None:
         starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, values, num_components, family)
+        starts = check_starts(start, num_components, values.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
     identity = ("gibbs", values, prior, starts, jax.random.key_data(key), counts, method, num_components, family.name)
     saved = checkpoint_of(checkpoint, identity)

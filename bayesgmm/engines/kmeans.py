@@ -11,19 +11,17 @@ import dataclasses
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import Count, Flag, Number, engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
+from bayesgmm.likelihood.rows import as_rows, enough_rows
 from bayesgmm.mixtures.families import get_family
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.posterior.matching import best_orders
-from bayesgmm.starts.kmeans import column_moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +108,8 @@ def fit_kmeans(
     used = weights > 0
     scale = np.ones(x.shape[1], x.dtype)
     if standardise:
-        scale = np.asarray(_column_variances(rows.at(np.flatnonzero(used)))) ** 0.5
+        centred = x[used] - np.average(x[used], axis=0, weights=weights[used])
+        scale = np.average(np.square(centred), axis=0, weights=weights[used]) ** 0.5
 
     from sklearn.cluster import KMeans  # on first use: it takes a second to import
 
@@ -133,11 +132,6 @@ def fit_kmeans(
         num_steps=int(found.n_iter_),
         code=ResultCode.successful if found.n_iter_ < max_steps else ResultCode.max_steps_reached,
     )
-
-
-@matching_precision
-def _column_variances(rows: Rows) -> AnyArray:
-    return column_moments(jax.tree.map(jnp.asarray, rows))[1]
 
 
 def inertia_of(

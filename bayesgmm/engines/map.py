@@ -41,16 +41,7 @@ _MOST_SADDLES = 3  # that a climb leaves before it gives up
 _SAME = 0.02  # of a component's own standard deviations: mixtures nearer to each other count as one
 
 
-@engine(
-    "map",
-    label="MAP",
-    method="MAP",
-    gives="point",
-    prior="mode",
-    trace="log posterior density",
-    streams=(0,),
-    single_starts=True,
-)
+@engine("map", label="MAP", method="MAP", gives="point", prior="mode", trace="log posterior density", streams=(0,))
 def fit_map(
     x: ArrayLike,
     num_components: Count,
@@ -76,8 +67,8 @@ def fit_map(
         prior: numbers of the prior, of `default_prior(x, num_components)`, used by default, or `conjugate_prior`, under
             which the mode is that of EM's M-step with this prior.
         key: `jax.random.key(seed)`; used by EM when no start is given.
-        start: where to start, a mixture or several of them; the labels of the first are kept. By default the best fit
-            by EM and `num_starts - 1` single runs of EM.
+        start: where to start, a mixture or several of them; the labels of the first are kept. By default the
+            optima of `num_starts` fits by EM.
         num_starts: how many ends of EM to start from when no start is given; ends that are the same are taken once.
         gtol: stop when no entry of the gradient of the log posterior density, per row and per unit of the
             unconstrained coordinates, exceeds this. Default 1e-9 in float64, 1e-5 in float32.
@@ -96,9 +87,10 @@ def fit_map(
         check_has_mode(prior)
     values, family, prior = prepare_problem(x, num_components, family, prior, key)
     if start is None:
-        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior, single=True)
+        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, values, num_components, family)
+        # One that is not finite is an end like others: of several the best is kept, and alone it is reported.
+        starts = check_starts(start, num_components, values.shape[1], family, finite=False)
     return report_failure(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)
 
 

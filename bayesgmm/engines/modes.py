@@ -25,24 +25,13 @@ def em_optima(
     *,
     key: RandomKey,
     prior: AnyPrior | None = None,
-    best: Mixture | None = None,
-    single: bool = False,
     **options: Any,
 ) -> list[Mixture]:
     """Optima of `num_starts` fits by EM, each the best of its restarts, highest log-likelihood first.
 
-    Optima may be the same. With `single` all but the first are single runs, which end in more places than the best of
-    several do. The first may be known already: `best`. Where rows are so few that their likelihood has no maximum, the
+    One program fits them all; optima may be the same. Where rows are so few that their likelihood has no maximum, the
     posterior under a conjugate `prior` is climbed. `options` are further arguments of `fit_em`.
     """
-    if single and best is None:
-        (best,) = em_optima(x, num_components, family, 1, key=key, prior=prior, **options)
-    if best is not None:
-        if num_starts == 1:
-            return [best]
-        further = {**options, "num_restarts": 1} if single else options
-        key = jax.random.fold_in(key, 1)
-        return [best, *em_optima(x, num_components, family, num_starts - 1, key=key, prior=prior, **further)]
     if isinstance(prior, ConjugatePrior) and not has_enough_rows(as_rows(x), num_components, family):
         # Its mode needs concentrations of at least 1; for a start these will do.
         options["prior"] = dataclasses.replace(prior, concentration=np.maximum(prior.concentration, 1.0))

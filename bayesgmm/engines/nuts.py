@@ -135,7 +135,7 @@ def fit_nuts(
     if start is None:
         starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
     else:
-        starts = check_starts(start, values, num_components, family)
+        starts = check_starts(start, num_components, values.shape[1], family)
     counts = (num_chains, num_warmup, num_draws)
     settings = (target_accept, float(jitter), max_tree_depth, method)
     identity = ("nuts", values, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)

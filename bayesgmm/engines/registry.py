@@ -97,7 +97,6 @@ class Engine:
         trace: what its trace shows, such as "ELBO"; empty where it has none.
         variants: the setting of which a comparison takes several values, for one fit each.
         streams: numbers of the random streams that a comparison gives its fits; by default from their names.
-        single_starts: whether its further starts are single runs of EM, as of `em_optima(single=True)`.
         start_settings: settings that look for a start. A comparison hands it one, so they are no settings there.
         together: checks settings against each other; its arguments are named as they are.
     """
@@ -111,7 +110,6 @@ class Engine:
     trace: str = ""
     variants: str | None = None
     streams: tuple[int, ...] = ()
-    single_starts: bool = False
     start_settings: tuple[str, ...] = ()
     together: Callable[..., None] | None = None
 

@@ -143,7 +143,7 @@ def fit_vi(
     if start is None:
         (start,) = em_optima(values, num_components, family, 1, key=key, prior=prior)
     else:
-        start = check_start(start, values, num_components, family)
+        start = check_start(start, num_components, values.shape[1], family)
     if batch_size is None:
         batch_size = values.shape[0] if values.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
     settings = _Settings(guide, rank, min(batch_size, values.shape[0]), num_draws, num_particles, window, max_steps)

@@ -242,7 +242,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         else:
             limits = {"tol": self.tol, "max_steps": self.max_iter, "reg_covar": self.reg_covar}
             problem = (rows.values, self.n_components, self._family, self._num_starts(engine))
-            starts = em_optima(*problem, key=key, single=engine.single_starts, start=self.init_params, **limits)
+            starts = em_optima(*problem, key=key, start=self.init_params, **limits)
         if self.verbose:
             print(f"{engine.name}: {len(starts)} starts by EM")
             if "progress" in engine.parameters:

@@ -1,5 +1,6 @@
 """Starts that a user gives (a mixture, some of its parameters, responsibilities, labels), checked and made mixtures."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def mixture_from_start(
     """
     rows = as_rows(x)
     if isinstance(start, Mixture):
-        return check_start(start, rows.values, num_components, family)
+        return _as_given(start, rows.values, num_components, family)
     if isinstance(start, Mapping):
         weights, means, given = _parameters(start, num_components, rows.num_features, family)
         if given is None:
@@ -83,6 +84,22 @@ def _nearest_means(rows: Rows, means: AnyArray) -> Array:
     standard, means = (rows.values - centre) / scale, (jnp.asarray(means, rows.dtype) - centre) / scale
     scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, standard.T, precision="highest")
     return scores.argmin(0)
+
+
+@matching_precision
+def _as_given(start: Mixture, x: AnyArray, num_components: int, family: Family) -> Mixture:
+    """The start in the precision of x, its precision factor in the representation of the family.
+
+    It is taken at its word: variances that differ by feature count in the first responsibilities of any family.
+    """
+    _check_size(start, num_components, x.shape[1])
+    _check_finite(start)
+    _check_representation(start, family)
+    factor = jnp.asarray(start.precision_factor, x.dtype)
+    if start.is_diagonal and not family.diagonal:
+        factor = factor[:, :, None] * jnp.eye(x.shape[1], dtype=factor.dtype)[None]
+    factor = jnp.broadcast_to(factor, (family.num_factors(num_components), *factor.shape[1:]))
+    return Mixture(jnp.asarray(start.log_weights, x.dtype), jnp.asarray(start.means, x.dtype), factor)
 
 
 def _parameters(
@@ -128,8 +145,6 @@ def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: in
     if is_traced(matrices):
         return jnp.broadcast_to(matrices, (num_matrices, *one))
     matrices = np.broadcast_to(matrices, (num_matrices, *one))
-    if family.isotropic and not _is_isotropic(matrices):
-        raise InputError(f"start: {kind} differ by feature, but a component of family={family.name!r} has one variance")
     for index, matrix in enumerate(matrices):
         name = kind if family.shared else f"{kind}[{index}]"
         if family.diagonal:
@@ -199,7 +214,9 @@ def responsibilities_from_start(start: object, rows: Rows, num_components: int) 
     return shares.astype(rows.dtype)
 
 
-def check_starts(start: object, x: AnyArray, num_components: int, family: Family) -> list[Mixture]:
+def check_starts(
+    start: object, num_components: int, num_features: int, family: Family, *, finite: bool = True
+) -> list[Mixture]:
     """The start or starts, a mixture or a sequence of them, as `check_start` gives them.
 
     Raises:
@@ -208,19 +225,36 @@ def check_starts(start: object, x: AnyArray, num_components: int, family: Family
     given = list(start) if isinstance(start, Sequence) and not isinstance(start, str) else [start]
     if not given:
         raise InputError("start is an empty sequence; give at least one Mixture, or leave it out to start from EM")
-    return [check_start(one, x, num_components, family) for one in given]
+    return [check_start(one, num_components, num_features, family, finite=finite) for one in given]
 
 
-@matching_precision
-def check_start(start: object, x: AnyArray, num_components: int, family: Family) -> Mixture:
-    """A mixture to start from, in the precision of x, its precision factor in the shape that the family has.
+def check_start(
+    start: object, num_components: int, num_features: int, family: Family, *, finite: bool = True
+) -> Mixture:
+    """A mixture that is a member of the family, with as many factors as the family has.
 
     Raises:
-        InputError: for anything else, other components or features, and covariances that the family cannot have.
+        InputError: for anything else, and where `finite` is asked for, for a mixture that is not.
     """
     if not isinstance(start, Mixture):
         raise InputError(f"start={short_repr(start)} must be a Mixture, such as the .mixture of a fit_em result")
-    num_features = x.shape[1]
+    _check_size(start, num_components, num_features)
+    _check_representation(start, family)
+    if start.is_diagonal and not family.diagonal:
+        raise InputError(
+            f"start has a diagonal factor, and family={family.name!r} needs a triangular one; start from a fit_em "
+            "result of the same family"
+        )
+    factor = np.asarray(start.precision_factor)
+    if family.isotropic and not np.allclose(factor, factor[:, :1], rtol=1e-5, atol=0.0, equal_nan=True):
+        raise InputError(f"start has variances that differ by feature, but family={family.name!r} has one for all")
+    if finite:
+        _check_finite(start)
+    factor = np.broadcast_to(factor, (family.num_factors(num_components), *factor.shape[1:]))
+    return dataclasses.replace(start, precision_factor=factor)
+
+
+def _check_size(start: Mixture, num_components: int, num_features: int) -> None:
     if start.draw_shape:
         raise InputError(f"start has leading axes {start.draw_shape}; index it down to a single mixture")
     if start.means.shape != (num_components, num_features):
@@ -228,23 +262,17 @@ def check_start(start: object, x: AnyArray, num_components: int, family: Family)
             f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
             f"{num_features} features"
         )
+
+
+def _check_representation(start: Mixture, family: Family) -> None:
+    if family.diagonal and not start.is_diagonal:
+        raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
+    if family.shared and (count := len(start.factor)) > 1:
+        raise InputError(f"start has {count} covariances, but the components of family={family.name!r} share one")
+
+
+def _check_finite(start: Mixture) -> None:
     for name in ("log_weights", "means", "precision_factor"):
         field = getattr(start, name)
         if not is_traced(field) and not np.isfinite(np.asarray(field)).all():
             raise InputError(f"start.{name} has NaN or infinite entries; start from a mixture that is finite")
-    if family.diagonal and not start.is_diagonal:
-        raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
-    factor = jnp.asarray(start.precision_factor, x.dtype)
-    if family.isotropic and not _is_isotropic(start.precision_factor):
-        raise InputError(f"start has variances that differ by feature, but family={family.name!r} has one for all")
-    if start.is_diagonal and not family.diagonal:
-        factor = factor[:, :, None] * jnp.eye(num_features, dtype=factor.dtype)[None]
-    if family.shared and len(factor) > 1:
-        raise InputError(f"start has {len(factor)} covariances, but the components of family={family.name!r} share one")
-    factor = jnp.broadcast_to(factor, (1 if family.shared else num_components, *factor.shape[1:]))
-    return Mixture(jnp.asarray(start.log_weights, x.dtype), jnp.asarray(start.means, x.dtype), factor)
-
-
-def _is_isotropic(diagonals: AnyArray) -> bool:
-    """Whether diagonals (e, d) are the same along every feature, up to rounding; not known of traced ones."""
-    return is_traced(diagonals) or bool(np.allclose(diagonals, np.asarray(diagonals)[:, :1], rtol=1e-5, atol=0.0))

@@ -454,9 +454,10 @@ def test_every_engine_checks_starts_alike(name, key):
             "start": fits.em("faithful", 2, "diag").mixture,
         },
         r"start has means of shape \(3, 2\), but num_components=2": {"start": fits.em("faithful", 3).mixture},
-        "start.means has NaN": {"start": dataclasses.replace(two, means=np.nan * two.means)},
         r"start has leading axes \(1,\)": {"start": jax.tree.map(lambda leaf: leaf[None], two)},
     }
+    if name != "map":  # which reports such an end, and drops it where it has a better one
+        refused["start.means has NaN"] = {"start": dataclasses.replace(two, means=np.nan * two.means)}
     for message, arguments in refused.items():
         with pytest.raises(InputError, match=message):
             fit(**arguments)
@@ -501,16 +502,6 @@ def test_every_engine_checks_starts_alike(name, key):
             r"precisions\[1\]=\[1.0, 0.0\] must be positive",
         ),
         ({"means": MEANS, "precisions": [1.0, -1.0]}, "spherical", r"precisions\[1\]=.* must be positive"),
-        (
-            {"means": MEANS, "covariances": [[1.0, 2.0], [1.0, 1.0]]},
-            "spherical",
-            "start: covariances differ by feature",
-        ),
-        (
-            Mixture.from_covariances(np.array([0.5, 0.5]), MEANS, np.array([[1.0, 2.0], [1.0, 1.0]])),
-            "spherical",
-            "start has variances that differ by feature, but family='spherical' has one for all",
-        ),
         (MIXTURE, "diag", "start has covariances between features"),
         (MIXTURE, "tied", "start has 2 covariances, but the components of family='tied' share one"),
         (
