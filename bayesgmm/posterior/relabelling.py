@@ -65,6 +65,11 @@ class Relabelling:
     method: str
     losses: Float[np.ndarray, " iterations"]
 
+    @property
+    def num_iterations(self) -> int:
+        """Passes over the draws, 1 where nothing is to iterate."""
+        return len(self.losses)
+
 
 def relabel_draws(
     draws: Mixture, *, method: str = "pivot", pivot: Mixture | None = None, x: ArrayLike | None = None

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit, ndtr, ndtri
 
+from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
@@ -95,6 +96,13 @@ class Uncertainty:
     def num_failed(self) -> int:
         """How many of them are no fits, and were left out."""
         return int((~self._kept).sum())
+
+    @property
+    def num_unconverged(self) -> int:
+        """How many were still moving at the step limit; they are counted in."""
+        return (
+            0 if self.replicate_results is None else int((self.replicate_results == ResultCode.max_steps_reached).sum())
+        )
 
     @property
     def _kept(self) -> np.ndarray:
