@@ -22,6 +22,7 @@ _LONG = 50  # steps from which the first ones may leave the panel, so that the e
 _SMOOTHED = 25  # the smoothed ELBO averages a window of this fraction of the steps
 _NOISY = 0.1  # share of steps that fall, from which an ELBO is an estimate that is smoothed
 _NAMED = 4  # optima that have a colour of their own
+_LEGEND_COLUMNS = 2  # under draws: the names of four chains in a line are wider than a panel
 _DASHES: LineStyleType = (0.0, (3.0, 2.0))
 _FAILED = (ResultCode.nonfinite, ResultCode.collapsed)
 
@@ -153,8 +154,8 @@ def _add_legend(ax: Axes, num_lines: int, *, is_sampler: bool) -> None:
     """Rising traces leave the lower right free; draws leave nothing free, so room is made below them."""
     if is_sampler:
         low, high = ax.get_ylim()
-        ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // 4), high)
-    place: dict[str, Any] = {"loc": "lower center", "ncols": 4} if is_sampler else {"loc": "lower right"}
+        ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // _LEGEND_COLUMNS), high)
+    place: dict[str, Any] = {"loc": "lower center", "ncols": _LEGEND_COLUMNS} if is_sampler else {"loc": "lower right"}
     legend = ax.legend(frameon=False, fontsize=FONT_SIZE - 1, handlelength=1.2, columnspacing=1.0, **place)
     for handle in legend.get_lines():
         handle.set_linewidth(1.6)
