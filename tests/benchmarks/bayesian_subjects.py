@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import bayesgmm
+from bayesgmm.target.unconstrained import Target, make_target, vector_of
 from tests.benchmarks.data import Parameters
 from tests.benchmarks.posteriors import Draws, Judged
 from tests.benchmarks.subjects import fit as fit_em
