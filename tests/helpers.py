@@ -48,6 +48,15 @@ def each_family_and(name, most, others):
     return pytest.mark.parametrize(("family", name), cases, ids=[f"{family.name}-{value}" for family, value in cases])
 
 
+def target_of(x, num_components, family, prior, start):
+    """The target density of rows that count once each."""
+    from bayesgmm.likelihood.rows import as_rows
+    from bayesgmm.target.problem import Problem
+    from bayesgmm.target.unconstrained import make_target
+
+    return make_target(Problem(as_rows(x), prior, num_components, family), start)
+
+
 def _columns(file_name, names):
     table = np.genfromtxt(str(resources.files("bayesgmm") / "datasets" / file_name), delimiter=",", names=True)
     return np.stack([table[name] for name in names], axis=1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_representation
+from helpers import DATA, each_representation, target_of
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.infer.util import log_density
 
@@ -22,7 +22,6 @@ from bayesgmm.mixtures import mixture as mixture_module
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior
 from bayesgmm.target.numpyro_model import sites_of_mixture
-from bayesgmm.target.unconstrained import make_target
 
 SHIFT = 0.75
 
@@ -38,7 +37,7 @@ def _scores(family, x, start):
     )
     fit = bayesgmm.Fit("em", family.name, start, jnp.nan, np.int32(0), np.int32(0), jnp.zeros(1))
     criteria = bayesgmm.information_criteria(fit, x)
-    target = make_target(x, 2, family, prior, start)
+    target = target_of(x, 2, family, prior, start)
     point = target.vector_of(start)
     return {
         "energy": (target.energy(point), -num_rows),

@@ -8,6 +8,7 @@ Source: Dempster, Laird & Rubin (1977); McLachlan & Peel (2000), section 3.2.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.likelihood.expectation import LARGE_FIT, Prepared, moments_of_rows, prepare, psum
+from bayesgmm.engines.loop import RUNNING, Loop
+from bayesgmm.likelihood.expectation import Prepared, moments_of_rows, psum
 from bayesgmm.likelihood.moments import Moments, maximise, moment_kind
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
@@ -23,9 +25,7 @@ from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import ConjugatePrior, log_prior, maximise_posterior
-from bayesgmm.runtime.lanes import batchable
 
-_RUNNING = -1
 _COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge
 _ROUNDING_WIDTH = 10.0  # or its standard deviation within this factor of what a number of the column is rounded by
 _LONGEST_FIRST_STRIDE, _STRIDE_GROWTH = 1e4, 4.0
@@ -58,32 +58,11 @@ class State(NamedTuple):
     trace: Array
 
 
-class Ascent(NamedTuple):
-    """The loop of EM, with what it is compiled for; a `Program` of `lanes.py`."""
+@dataclass(frozen=True)
+class Ascent(Loop):
+    """The loop of EM."""
 
-    family: Family
-    max_steps: int
     accelerate: bool = False
-    axis_name: str | None = None
-
-    @property
-    def large(self) -> int:
-        """The cost from which a fit runs on its own: its passes share what they prepare."""
-        return LARGE_FIT
-
-    def cost(self, problem: Problem) -> int:
-        """Rows x features x components."""
-        return problem.start.means.shape[0] * problem.rows.values.size
-
-    def run(self, problem: Problem) -> Fit:
-        """The whole fit; its passes share what they can."""
-        prepared = prepare(problem.start, problem.rows, self.family, axis_name=self.axis_name)
-        state = jax.lax.while_loop(
-            functools.partial(self.unfinished, problem),
-            lambda state: self.step(problem, state, jnp.asarray(True), prepared),
-            self.begin(problem),
-        )
-        return self.end(problem, state)
 
     def _plain_step(self, problem: Problem, moments: Moments, previous: Factor) -> Mixture:
         if problem.prior is None:
@@ -91,7 +70,7 @@ class Ascent(NamedTuple):
         return maximise_posterior(moments, self.family, problem.prior, problem.ridge, previous)
 
     def begin(self, problem: Problem) -> State:
-        """The state before the first pass, so that one compiled step evaluates the start and all that follows."""
+        """The state before the first pass."""
         dtype, start = problem.rows.dtype, problem.start
         count = jnp.zeros(start.num_components, dtype)
         second = jnp.zeros_like(start.precision_factor)
@@ -104,13 +83,9 @@ class Ascent(NamedTuple):
             extrapolate=jnp.asarray(False),
             longest_stride=jnp.asarray(_LONGEST_FIRST_STRIDE, dtype),
             num_steps=jnp.asarray(-1, jnp.int32),
-            result=jnp.asarray(_RUNNING, jnp.int32),
+            result=jnp.asarray(RUNNING, jnp.int32),
             trace=jnp.full(self.max_steps + 1, jnp.nan, dtype),
         )
-
-    def unfinished(self, problem: Problem, state: State) -> Array:
-        """Whether another step is due."""
-        return (state.result == _RUNNING) & (state.num_steps < problem.step_limit)
 
     def step(self, problem: Problem, state: State, running: Array, prepared: Prepared | None = None) -> State:
         """An M-step and the pass that follows; of a state that is not running, the state itself."""
@@ -150,9 +125,9 @@ class Ascent(NamedTuple):
         # No smaller than the objective can show.
         tol = jnp.where(tol > 0, jnp.maximum(tol, 2.0 * resolution * jnp.abs(state.objective) / total_weight), tol)
         settled = ~fresh & (jnp.abs(change) < tol)
-        result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, _RUNNING))
+        result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, RUNNING))
         result = jnp.where(usable, result, _failure(mixture))
-        result = jnp.where(far, _RUNNING, result).astype(jnp.int32)
+        result = jnp.where(far, RUNNING, result).astype(jnp.int32)
         if self.accelerate:
             previous = jax.tree.map(lambda new, old: jnp.where(running, new, old), state.mixture, previous)
             grown = jnp.where(stride >= longest_stride, _STRIDE_GROWTH * longest_stride, longest_stride)
@@ -181,7 +156,7 @@ class Ascent(NamedTuple):
 
     def end(self, problem: Problem, state: State) -> Fit:
         """The fit, and how it ended."""
-        result = jnp.where(state.result == _RUNNING, ResultCode.max_steps_reached, state.result)
+        result = jnp.where(state.result == RUNNING, ResultCode.max_steps_reached, state.result)
         lightest = _lightest_row(problem.rows.weights, self.axis_name)
         shrunk = _collapsed(state.mixture, state.moments.count, problem.ridge, lightest, problem.prior)
         result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
@@ -222,8 +197,7 @@ def run_em(
     """
     total_weight = psum(rows.total_weight, axis_name)
     problem = Problem(start, rows, ridge, tol, prior, jnp.asarray(max_steps, jnp.int32), total_weight)
-    ascent = Ascent(family, max_steps, accelerate, axis_name)
-    return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)
+    return Ascent(family, max_steps, axis_name, accelerate)(problem)
 
 
 def _further(state: State, plain: Mixture, family: Family) -> tuple[Mixture, Array]:

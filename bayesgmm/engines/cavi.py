@@ -3,37 +3,31 @@ r"""Variational inference by coordinate ascent, under the conjugate prior: every
 Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of components can be compared by it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
-from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
+from bayesgmm.engines.draws import MIN_DRAWS, fit_of_approximation
 from bayesgmm.engines.em import given_start
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import moments_of_partition
 from bayesgmm.likelihood.log_likelihood import log_likelihood
-from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
-from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.likelihood.rows import Rows, as_rows
+from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
-from bayesgmm.numerics.validation import as_key, nonnegative, whole_number
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
+from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.posterior.matching import match_labels
-from bayesgmm.priors.conjugate import (
-    ConjugatePrior,
-    PriorLike,
-    check_conjugate_prior,
-    conjugate_prior,
-    distribution_of_prior,
-)
+from bayesgmm.priors.conjugate import ConjugatePrior, PriorLike
 from bayesgmm.priors.mixing_weights import log_mean_weights
 from bayesgmm.priors.normal_inverse_wishart import (
     ConjugateDistribution,
@@ -45,6 +39,7 @@ from bayesgmm.priors.normal_inverse_wishart import (
 from bayesgmm.runtime import devices
 from bayesgmm.starts.given import StartLike, responsibilities_from_start
 from bayesgmm.starts.named import Start, check_named_start, column_moments, get_start, start_from
+from bayesgmm.target.problem import Problem, make_problem
 
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components
 
@@ -111,46 +106,37 @@ def fit_cavi(
         InputError: for arguments that cannot be fitted, before anything is compiled; a family without a conjugate
             update among them.
     """
-    family = get_family(family)
     rows = as_rows(x, row_weights).of_positive_weight()
-    tol = nonnegative("tol", tol, (), rows.dtype)
-    enough_rows(rows, num_components, family, bounded=True)
-    key = as_key(key)
-    if prior is None:
-        prior = conjugate_prior(rows, num_components, family)
-    prior = check_conjugate_prior(prior, num_components, rows.num_features, family)
+    problem = make_problem(rows, num_components, family, prior, key, conjugate=True)
     found = get_start(start) if isinstance(start, str) else start
-    settings = (num_restarts, max_steps, num_draws)
-    return report_failure(_fit(rows, num_components, family, prior, key, found, tol, settings), on_failure)
+    return report_failure(
+        _fit(problem, key, found, in_precision(tol, rows.dtype), num_restarts, max_steps, num_draws), on_failure
+    )
 
 
 @matching_precision
 def _fit(
-    rows: Rows,
-    num_components: int,
-    family: Family,
-    prior: ConjugatePrior,
+    problem: Problem,
     key: RandomKey,
     start: Start | StartLike,
     tol: ArrayLike,
-    settings: tuple[int, int, int],
+    num_restarts: int,
+    max_steps: int,
+    num_draws: int,
 ) -> Fit:
-    num_restarts, max_steps, num_draws = settings
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.dtype), prior)
+    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), problem)
+    rows, tol = problem.rows, jnp.asarray(tol)
     start_key, draw_key = jax.random.split(key)
-    mesh = devices.row_mesh(rows.values.size * num_components)
-    whole = jax.tree.map(jnp.asarray, rows)
-    placed = whole if mesh is None else rows.split(mesh)
-    options = {"family": family, "max_steps": max_steps, "mesh": mesh}
+    mesh = devices.row_mesh(rows.values.size * problem.num_components)
+    placed = problem if mesh is None else dataclasses.replace(problem, rows=rows.split(mesh))
     if isinstance(start, Start) and start.random:
-        starts = _starts(start_key, placed, num_components, family, start.name, num_restarts)
-        state = _best_ascent(starts, placed, jnp.asarray(tol), prior, **options)
+        starts = _starts(start_key, placed, start.name, num_restarts)
     else:
-        given = _given_start(start, rows, num_components, family, prior, start_key)
-        state = _ascent(given, placed, jnp.asarray(tol), prior, **options)
-    state = devices.off_mesh(state)
+        starts = jax.tree.map(lambda leaf: leaf[None], _given_start(start, problem, start_key))
+    state = devices.off_mesh(_best_ascent(starts, placed, tol, max_steps=max_steps, mesh=mesh))
     approximation = state.approximation
-    if not prior.stick_breaking:  # whose components are no longer the same in another order
+    assert isinstance(problem.prior, ConjugatePrior)
+    if not problem.prior.stick_breaking:  # whose components are no longer the same in another order
         order = None  # labels of a user-supplied start are kept: steps renumber nothing
         if isinstance(start, Start):
             order = jnp.lexsort(approximation.mean.T[::-1])
@@ -161,16 +147,16 @@ def _fit(
     point = mean_mixture_of(approximation)
     fit = Fit(
         engine="cavi",
-        family=family.name,
+        family=problem.family.name,
         mixture=point,
-        log_likelihood=log_likelihood(point, whole),
+        log_likelihood=log_likelihood(point, rows),
         result=jnp.where(state.result < 0, ResultCode.max_steps_reached, state.result).astype(jnp.int32),
         num_steps=state.num_steps,
         trace=state.trace,
         summary={"elbo": float(state.elbo)},
         approximation=approximation,
     )
-    return fit if num_draws == 0 else _with_draws(fit, whole, prior, num_draws, draw_key)
+    return fit if num_draws == 0 else _with_draws(fit, problem, num_draws, draw_key)
 
 
 def draw_from_approximation(
@@ -198,45 +184,36 @@ def draw_from_approximation(
     if fit.approximation is None:
         raise InputError(f"fit is by {fit.engine}, which has no approximation to draw from; give one by fit_cavi")
     rows = as_rows(x, row_weights).of_positive_weight()
-    k, family = fit.mixture.num_components, get_family(fit.family)
-    if prior is None:
-        prior = conjugate_prior(rows, k, family)
-    prior = check_conjugate_prior(prior, k, rows.num_features, family)
-    return _with_draws(fit, rows, prior, _num_draws("num_draws", num_draws, least=1), as_key(key))
+    problem = make_problem(rows, fit.mixture.num_components, fit.family, prior, key, conjugate=True)
+    return _with_draws(fit, problem, _num_draws("num_draws", num_draws, least=1), as_key(key))
 
 
 @matching_precision
-def _with_draws(fit: Fit, rows: Rows, prior: ConjugatePrior, num_draws: int, key: RandomKey) -> Fit:
-    rows, approximation = jax.tree.map(jnp.asarray, (rows, fit.approximation))
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.dtype), prior)
-    family = get_family(fit.family)
-    draws, log_p, log_q = _draw(approximation, rows, prior, key, family=family, num_draws=num_draws)
-    return fit_of_draws(
+def _with_draws(fit: Fit, problem: Problem, num_draws: int, key: RandomKey) -> Fit:
+    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), problem)
+    approximation = jax.tree.map(jnp.asarray, fit.approximation)
+    return fit_of_approximation(
         "cavi",
-        jax.tree.map(lambda leaf: leaf[None], draws),
-        rows,
-        family,
+        problem,
+        _draw(approximation, problem, key, num_draws=num_draws),
+        elbo=fit.summary["elbo"],
         result=fit.code,
         num_steps=int(fit.num_steps),
         trace=jnp.asarray(fit.trace),
-        sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
-        summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": fit.summary["elbo"]},
         approximation=fit.approximation,
     )
 
 
-def _given_start(
-    start: Start | StartLike, rows: Rows, num_components: int, family: Family, prior: ConjugatePrior, key: RandomKey
-) -> Mixture:
+def _given_start(start: Start | StartLike, problem: Problem, key: RandomKey) -> Mixture:
     """The mixture whose pass over the rows comes first."""
+    rows, k, family = problem.rows, problem.num_components, problem.family
     if isinstance(start, ConjugateDistribution):
-        return _expected(_check_approximation(start, distribution_of_prior(prior, family, num_components)))
+        return _expected(_check_approximation(start, problem.prior_distribution()))
     if isinstance(start, Start | Mixture | Mapping):
-        ridge = _start_ridge(jax.tree.map(jnp.asarray, rows))
-        return given_start(start, rows, num_components, family, ridge, key)
+        return given_start(start, rows, k, family, _start_ridge(rows), key)
     # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
-    shares = jnp.asarray(responsibilities_from_start(start, rows, num_components), rows.dtype)
-    return _expected_from_shares(jax.tree.map(jnp.asarray, rows), shares, prior, family=family)
+    shares = jnp.asarray(responsibilities_from_start(start, rows, k), rows.dtype)
+    return _expected_from_shares(problem, shares)
 
 
 def _check_approximation(start: ConjugateDistribution, prior: ConjugateDistribution) -> ConjugateDistribution:
@@ -252,47 +229,38 @@ def _check_approximation(start: ConjugateDistribution, prior: ConjugateDistribut
 _expected = jax.jit(expected_mixture)
 
 
-@functools.partial(jax.jit, static_argnames="family")
-def _expected_from_shares(rows: Rows, shares: Array, prior: ConjugatePrior, *, family: Family) -> Mixture:
-    moments = moments_of_partition(rows, shares, diagonal=family.diagonal)
-    return expected_mixture(update(distribution_of_prior(prior, family, shares.shape[1]), moments, family))
+@jax.jit
+def _expected_from_shares(problem: Problem, shares: Array) -> Mixture:
+    moments = moments_of_partition(problem.rows, shares, problem.family)
+    return expected_mixture(update(problem.prior_distribution(), moments, problem.family))
 
 
 def _start_ridge(rows: Rows) -> Array:
     return _START_RIDGE * column_moments(rows)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("num_components", "family", "start", "num_restarts"))
-def _starts(key: RandomKey, rows: Rows, num_components: int, family: Family, start: str, num_restarts: int) -> Mixture:
+@functools.partial(jax.jit, static_argnames=("start", "num_restarts"))
+def _starts(key: RandomKey, problem: Problem, start: str, num_restarts: int) -> Mixture:
+    rows = problem.rows
     ridge = _start_ridge(rows)
 
     def from_key(key: RandomKey) -> Mixture:
-        return start_from(rows, num_components, family, ridge, start=start, key=key)
+        return start_from(rows, problem.num_components, problem.family, ridge, start=start, key=key)
 
     return jax.lax.map(from_key, jax.random.split(key, num_restarts))
 
 
-@functools.partial(jax.jit, static_argnames=("family", "max_steps", "mesh"))
-def _ascent(
-    start: Mixture,
-    rows: Rows,
-    tol: Array,
-    prior: ConjugatePrior,
-    *,
-    family: Family,
-    max_steps: int,
-    mesh: Mesh | None,
-) -> State:
-    run = functools.partial(run_coordinate_ascent, family=family, max_steps=max_steps)
-    return devices.shard(run, mesh, start, rows, tol, prior)
+@functools.partial(jax.jit, static_argnames=("max_steps", "mesh"))
+def _best_ascent(starts: Mixture, problem: Problem, tol: Array, *, max_steps: int, mesh: Mesh | None) -> State:
+    """The ascent to the highest bound."""
+    run = functools.partial(run_coordinate_ascent, family=problem.family, max_steps=max_steps)
 
+    def ascend(start: Mixture) -> State:
+        return devices.shard(run, mesh, start, problem.rows, tol, problem.prior)
 
-@functools.partial(jax.jit, static_argnames=("family", "max_steps", "mesh"))
-def _best_ascent(starts: Mixture, rows: Rows, tol: Array, prior: ConjugatePrior, **options: Any) -> State:
-    def run(start: Mixture) -> State:
-        return _ascent(start, rows, tol, prior, **options)
-
-    states = jax.vmap(run)(starts) if options["mesh"] is None else jax.lax.map(run, starts)
+    if len(starts.means) == 1:
+        return ascend(jax.tree.map(lambda leaf: leaf[0], starts))
+    states = jax.vmap(ascend)(starts) if mesh is None else jax.lax.map(ascend, starts)
     best = jnp.argmax(jnp.where(jnp.isfinite(states.elbo), states.elbo, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], states)
 
@@ -310,22 +278,16 @@ def _permute(approximation: ConjugateDistribution, order: Array) -> ConjugateDis
     return jax.tree.map(lambda leaf: leaf if len(leaf) < len(order) else leaf[order], approximation)
 
 
-@functools.partial(jax.jit, static_argnames=("family", "num_draws"))
+@functools.partial(jax.jit, static_argnames="num_draws")
 def _draw(
-    approximation: ConjugateDistribution,
-    rows: Rows,
-    prior: ConjugatePrior,
-    key: RandomKey,
-    *,
-    family: Family,
-    num_draws: int,
+    approximation: ConjugateDistribution, problem: Problem, key: RandomKey, *, num_draws: int
 ) -> tuple[Mixture, Array, Array]:
     """Draws, and their log-densities under the posterior, up to the evidence, and under the approximation."""
-    prior_distribution = distribution_of_prior(prior, family, approximation.mean.shape[0])
+    prior = problem.prior_distribution()
     draws = jax.vmap(lambda key: sample_mixture(approximation, key=key))(jax.random.split(key, num_draws))
 
     def log_densities(mixture: Mixture) -> tuple[Array, Array]:
-        log_p = log_likelihood(mixture, rows) + log_prob_of_mixture(prior_distribution, mixture)
+        log_p = log_likelihood(mixture, problem.rows) + log_prob_of_mixture(prior, mixture)
         return log_p, log_prob_of_mixture(approximation, mixture)
 
     return draws, *jax.lax.map(log_densities, draws)

@@ -15,16 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from bayesgmm.engines.fit import ResultCode
-from bayesgmm.likelihood.expectation import LARGE_FIT, Prepared, moments_of_rows, prepare, psum
+from bayesgmm.engines.loop import RUNNING, Loop
+from bayesgmm.likelihood.expectation import Prepared, moments_of_rows, psum
 from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, moment_kind
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import ConjugatePrior, distribution_of_prior
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, log_evidence, update
-from bayesgmm.runtime.lanes import batchable
-
-_RUNNING = -1
 
 
 class Problem(NamedTuple):
@@ -34,6 +32,7 @@ class Problem(NamedTuple):
     rows: Rows
     tol: Array
     prior: ConjugatePrior
+    step_limit: Array
     total_weight: Array
 
 
@@ -48,30 +47,8 @@ class State(NamedTuple):
     trace: Array
 
 
-class CoordinateAscent(NamedTuple):
-    """The loop, with what it is compiled for; a `Program` of `lanes.py`."""
-
-    family: Family
-    max_steps: int
-    axis_name: str | None = None
-
-    @property
-    def large(self) -> int:
-        """The cost from which a fit runs on its own: its passes share what they prepare."""
-        return LARGE_FIT
-
-    def cost(self, problem: Problem) -> int:
-        """Rows x features x components."""
-        return problem.start.means.shape[0] * problem.rows.values.size
-
-    def run(self, problem: Problem) -> State:
-        """The whole ascent; its passes share what they can."""
-        prepared = prepare(problem.start, problem.rows, self.family, axis_name=self.axis_name)
-        return jax.lax.while_loop(
-            functools.partial(self.unfinished, problem),
-            lambda state: self.step(problem, state, jnp.asarray(True), prepared),
-            self.begin(problem),
-        )
+class CoordinateAscent(Loop):
+    """The loop of coordinate ascent."""
 
     def begin(self, problem: Problem) -> State:
         """The state before the first pass."""
@@ -82,13 +59,9 @@ class CoordinateAscent(NamedTuple):
             expected=problem.start,
             elbo=jnp.asarray(-jnp.inf, dtype),
             num_steps=jnp.asarray(-1, jnp.int32),
-            result=jnp.asarray(_RUNNING, jnp.int32),
+            result=jnp.asarray(RUNNING, jnp.int32),
             trace=jnp.full(self.max_steps + 1, jnp.nan, dtype),
         )
-
-    def unfinished(self, problem: Problem, state: State) -> Array:
-        """Whether another step is due."""
-        return (state.result == _RUNNING) & (state.num_steps < self.max_steps)
 
     def step(self, problem: Problem, state: State, running: Array, prepared: Prepared | None = None) -> State:
         """A pass and the update that follows; of a state that is not running, the state itself."""
@@ -103,7 +76,7 @@ class CoordinateAscent(NamedTuple):
         usable = jnp.isfinite(elbo)
         # The first bound is that of the allocations under the start, which may be too narrow for an exact one.
         fallen = usable & (change < -1e3 * resolution) & (state.num_steps > 0)
-        result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, _RUNNING))
+        result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, RUNNING))
         result = jnp.where(usable, result, ResultCode.nonfinite).astype(jnp.int32)
         kept = running & usable & ~fallen
         approximation, elbo = jax.tree.map(
@@ -123,10 +96,6 @@ class CoordinateAscent(NamedTuple):
             result=jnp.where(running, result, state.result),
             trace=state.trace.at[place].set(elbo, mode="drop"),
         )
-
-    def end(self, problem: Problem, state: State) -> State:
-        """The last state itself."""
-        return state
 
 
 def lower_bound(
@@ -162,6 +131,6 @@ def run_coordinate_ascent(
     Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
     `axis_name`, rows are those of one device inside `jax.shard_map`.
     """
-    problem = Problem(start, rows, tol, prior, psum(rows.total_weight, axis_name))
-    ascent = CoordinateAscent(family, max_steps, axis_name)
-    return ascent.run(problem) if axis_name is not None else batchable(ascent)(problem)
+    limit = jnp.asarray(max_steps, jnp.int32)
+    problem = Problem(start, rows, tol, prior, limit, psum(rows.total_weight, axis_name))
+    return CoordinateAscent(family, max_steps, axis_name)(problem)

@@ -1,33 +1,51 @@
-"""From posterior draws of mixtures to a `Fit`: their mean, its log-likelihood, and what can be said of them."""
+"""Runs that draw from a posterior, and the `Fit` made of the draws: their mean, its log-likelihood, diagnostics."""
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.log_likelihood import log_likelihood
-from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.posterior.convergence import convergence
 from bayesgmm.posterior.relabelling import relabel_draws
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
+from bayesgmm.runtime.chains import Drawn, Run, checkpoint_of
+from bayesgmm.runtime.progress import Listener, Progress
+from bayesgmm.target.problem import Problem
 
 _ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
 MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five
 
 
+def make_run(
+    engine: str,
+    problem: Problem,
+    arguments: PyTree,
+    *,
+    progress: bool | Listener | None,
+    checkpoint: str | Path | bool,
+    **steps: Any,
+) -> Run:
+    """A run of an engine, which its problem and its other arguments identify; `steps` are those of `Run`."""
+    family = problem.family.name
+    identity = (engine, problem.rows, problem.prior, problem.num_components, family, arguments)
+    display = Progress(f"{engine}, k = {problem.num_components}", progress)
+    return Run(progress=display, checkpoint=checkpoint_of(checkpoint, identity), **steps)
+
+
 def fit_of_draws(
     engine: str,
+    problem: Problem,
     draws: Mixture,
-    x: Array | Rows,
-    family: Family,
     *,
     result: ResultCode,
     num_steps: int,
@@ -41,13 +59,13 @@ def fit_of_draws(
     if pivot is not None:
         relabelled = relabel_draws(draws, pivot=pivot)
         draws, summary = relabelled.draws, {**summary, "num_relabelled": relabelled.num_relabelled}
-    mixture = mean_mixture(draws, family)
-    total = log_likelihood(mixture, x)
+    mixture = mean_mixture(draws, problem.family)
+    total = log_likelihood(mixture, problem.rows)
     if not np.isfinite(total):
         result = ResultCode.nonfinite
     return Fit(
         engine=engine,
-        family=family.name,
+        family=problem.family.name,
         mixture=mixture,
         log_likelihood=total,
         result=np.int32(result),
@@ -57,6 +75,46 @@ def fit_of_draws(
         sample_stats=sample_stats,
         summary=summary,
         approximation=approximation,
+    )
+
+
+def fit_of_chains(
+    engine: str,
+    problem: Problem,
+    found: Drawn,
+    draws: Mixture,
+    stats: dict[str, Any],
+    *,
+    pivot: Mixture,
+    summary: dict[str, Any],
+    log_likelihoods: ArrayLike | None = None,
+) -> Fit:
+    """The fit made of the draws of chains and their statistics, `lp` among them, with its convergence diagnosed."""
+    fit = fit_of_draws(
+        engine,
+        problem,
+        draws,
+        result=ResultCode.interrupted if found.interrupted else ResultCode.successful,
+        num_steps=found.num_steps,
+        trace=jnp.asarray(stats["lp"]),
+        sample_stats=stats,
+        summary=summary,
+        pivot=pivot,
+    )
+    return with_convergence(fit, problem.rows.values, log_likelihoods=log_likelihoods)
+
+
+def fit_of_approximation(
+    engine: str, problem: Problem, drawn: tuple[Mixture, Array, Array], *, elbo: float, **others: Any
+) -> Fit:
+    """The fit made of independent draws from an approximation, with their log-densities under posterior and it.
+
+    `others` are further arguments of `fit_of_draws`.
+    """
+    draws, log_p, log_q = jax.tree.map(lambda leaf: leaf[None], drawn)
+    summary = {"khat": pareto_khat(np.asarray(log_p[0]), np.asarray(log_q[0])), "elbo": elbo}
+    return fit_of_draws(
+        engine, problem, draws, sample_stats={"log_p": log_p, "log_q": log_q}, summary=summary, **others
     )
 
 

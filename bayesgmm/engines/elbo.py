@@ -32,6 +32,7 @@ from numpyro.infer import ELBO
 from numpyro.infer.util import get_importance_trace
 
 from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import RandomKey
 
@@ -49,13 +50,13 @@ class Tangent(NamedTuple):
 
 
 @jax.jit
-def tangent_at(reference: Mixture, x: Float[Array, "n d"]) -> Tangent:
+def tangent_at(reference: Mixture, rows: Rows) -> Tangent:
     """One pass over all rows."""
-    value, slope = jax.value_and_grad(lambda mixture: log_likelihood(mixture, x))(reference)
-    return Tangent(reference, slope, value, jnp.asarray(x.shape[0], x.dtype))
+    value, slope = jax.value_and_grad(lambda mixture: log_likelihood(mixture, rows))(reference)
+    return Tangent(reference, slope, value, jnp.asarray(len(rows), rows.dtype))
 
 
-def log_likelihood_of_batch(mixture: Mixture, batch: Float[Array, "b d"], tangent: Tangent) -> Float[Array, ""]:
+def log_likelihood_of_batch(mixture: Mixture, batch: Rows, tangent: Tangent) -> Float[Array, ""]:
     r"""The estimate $\hat L(\theta) - L(\theta_0)$; without the constant, lest what varies drown in its rounding."""
     reference, slope, _, num_rows = tangent
     away = jax.tree.map(jnp.subtract, mixture, reference)
@@ -118,11 +119,13 @@ class ElboSchedule:
         trace: ELBO of every step so far.
         settled: whether the ascent has settled at the last step size.
         failed: whether the last steps have an ELBO that is not finite.
+        taken: the step size of the last window.
     """
 
     def __init__(self, window: int, max_steps: int) -> None:
         self.trace = np.empty(0)
         self.settled = self.failed = False
+        self.taken = STEP_SIZES[0]
         self._window, self._max_steps = window, max_steps
         self._phase, self._began, self._span = 0, 0, window
 
@@ -138,22 +141,19 @@ class ElboSchedule:
         return self.trace[-self._window :]
 
     def add(self, elbo: np.ndarray) -> None:
-        """A window of steps has been taken."""
-        self.trace = np.append(self.trace, elbo)
-        self.failed = not np.isfinite(elbo).all()
-        if self.failed or len(self.trace) - self._began < 2 * self._span:
-            return
-        before, after = self.trace[-2 * self._span : -self._span], self.trace[-self._span :]
-        if has_settled(before, after):
-            self.settled = self._phase == len(STEP_SIZES) - 1
-            self._phase, self._began = self._phase + 1, len(self.trace)
-        elif not can_resolve(before, after):
-            self._span *= 2
-
-    def resume(self, trace: np.ndarray) -> None:
-        """The windows that were taken before."""
-        for elbo in trace.reshape(-1, self._window):
-            self.add(elbo)
+        """Windows of steps have been taken."""
+        for window in elbo.reshape(-1, self._window):
+            self.taken = STEP_SIZES[self._phase]
+            self.trace = np.append(self.trace, window)
+            self.failed = not np.isfinite(window).all()
+            if self.failed or len(self.trace) - self._began < 2 * self._span:
+                continue
+            before, after = self.trace[-2 * self._span : -self._span], self.trace[-self._span :]
+            if has_settled(before, after):
+                self.settled = self._phase == len(STEP_SIZES) - 1
+                self._phase, self._began = min(self._phase + 1, len(STEP_SIZES) - 1), len(self.trace)
+            elif not can_resolve(before, after):
+                self._span *= 2
 
 
 def has_settled(before: np.ndarray, after: np.ndarray) -> bool:

@@ -24,12 +24,20 @@ from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host,
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.precision import (
+    AnyArray,
+    ArrayLike,
+    KeyLike,
+    RandomKey,
+    in_precision,
+    is_traced,
+    matching_precision,
+)
 from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
-from bayesgmm.runtime.lanes import run_all
+from bayesgmm.runtime.lanes import run_together
 from bayesgmm.starts.given import StartLike
 from bayesgmm.starts.named import Start, check_named_start, column_moments, get_start, mixture_from_start, start_from
 
@@ -46,7 +54,7 @@ def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
 
 @engine("em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood", streams=(8,))
 def fit_em(
-    x: ArrayLike,
+    x: ArrayLike | Rows,
     num_components: Count,
     *,
     family: str | Family = "full",
@@ -102,7 +110,7 @@ def fit_em(
     rows = as_rows(x, row_weights)
     num_features, dtype = rows.num_features, rows.dtype
     settings = _Settings(num_components, family, num_restarts, max_steps, accelerate)
-    tol = nonnegative("tol", tol, (), dtype)
+    tol = in_precision(tol, dtype)
     reg_covar = None if reg_covar is None else nonnegative("reg_covar", reg_covar, (num_features,), dtype)
     ridged = reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all()))
     enough_rows(rows, settings.num_components, family, bounded=prior is not None, ridged=ridged)
@@ -111,7 +119,7 @@ def fit_em(
     if prior is not None:
         prior = check_conjugate_prior(prior, settings.num_components, num_features, family)
         check_has_mode(prior)
-        prior = jax.tree.map(lambda leaf: leaf if is_traced(leaf) else np.asarray(leaf, dtype), prior)
+        prior = in_precision(prior, dtype)
     # NaN stands for the default, so that no program is compiled for it alone.
     ridge = np.asarray(np.nan, dtype) if reg_covar is None else reg_covar
     ridge = (jnp if is_traced(ridge) else np).broadcast_to(ridge, num_features)
@@ -150,14 +158,13 @@ def _fit(
 ) -> Fit:
     traced = is_traced((rows, start, key, prior, tol, reg_covar))
     mesh = None if traced else devices.row_mesh(rows.values.size * settings.num_components)
-    placed = jax.tree.map(jnp.asarray, rows) if mesh is None else rows.split(mesh)
+    placed = rows if mesh is None else rows.split(mesh)
     if isinstance(start, Start) and start.random:
         options = {"settings": settings, "start": start.name, "mesh": mesh}
         fit = _best_of_restarts(key, placed, reg_covar, tol, prior, **options)
     else:
         start_ridge, ridge = _ridges(placed, reg_covar, prior)
-        used = placed if mesh is None else rows
-        given = given_start(start, used, settings.num_components, settings.family, start_ridge, key)
+        given = given_start(start, rows, settings.num_components, settings.family, start_ridge, key)
         fit = _run(given, placed, ridge, tol, prior, settings=settings, mesh=mesh)
     return fit if mesh is None else devices.off_mesh(fit)
 
@@ -178,7 +185,7 @@ def _fit_streamed(
     start_ridge = jnp.asarray(np.where(by_default, default, reg_covar), rows.dtype)
     ridge = start_ridge if prior is None else jnp.where(by_default, 0.0, start_ridge)
     tol = jnp.asarray(tol, rows.dtype)
-    ascent = Ascent(family, settings.max_steps, settings.accelerate)
+    ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate)
     local = jax.local_devices()[: devices.num_cores()]
 
     def run(start: Mixture) -> Fit:
@@ -277,18 +284,22 @@ def _best_of_restarts(
         starts = _promising_starts(keys, sample, start_ridge, ridge, tol, prior, settings=settings, start=start)
         fit = _best(jax.lax.map(long, starts))
     else:
-        # In lanes, side by side; short and long runs share one compiled loop.
+        # Short and long runs share one compiled loop, in which those that are not carried on take no pass.
         starts = map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys)
-        ascent = Ascent(family, settings.max_steps, settings.accelerate)
-        varies = Problem._make(name == "start" for name in Problem._fields)
+        ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate)
+        long_limits = jnp.where(jnp.arange(len(keys)) < settings.num_carried, settings.max_steps, -1)
+        axes = Problem._make(0 if name in ("start", "step_limit") else None for name in Problem._fields)
 
         def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
-            limit = jnp.where(last, settings.max_steps, min(_SHORT_STEPS, settings.max_steps))
+            limits = jnp.where(last, long_limits, min(_SHORT_STEPS, settings.max_steps))
             tol_now = jnp.where(last, tol, _short_tol(tol))
-            problems = Problem(starts, rows, ridge, tol_now, prior, limit, rows.total_weight)
-            num_tasks = jnp.where(last, settings.num_carried, settings.num_restarts)
-            fits = run_all(ascent, problems, varies, settings.num_restarts, num_tasks)
-            return _best(fits, settings.num_restarts).mixture, fits
+            problems = Problem(starts, rows, ridge, tol_now, prior, limits, rows.total_weight)
+            if rows.values.size * num_components < ascent.large:
+                fits = run_together(ascent, problems, axes)
+            else:
+                each = (starts, limits)
+                fits = jax.lax.map(lambda own: ascent.run(problems._replace(start=own[0], step_limit=own[1])), each)
+            return _best(fits, len(keys)).mixture, fits
 
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
         fit = _best(jax.tree.map(lambda leaf: leaf[1, : settings.num_carried], fits))

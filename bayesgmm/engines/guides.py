@@ -31,13 +31,14 @@ from numpyro.infer.initialization import init_to_feasible
 from bayesgmm.engines.elbo import Program, Tangent, log_likelihood_of_batch
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows
-from bayesgmm.mixtures.families import Family
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, matching_precision
+from bayesgmm.numerics.precision import matching_precision
 from bayesgmm.numerics.validation import one_of, short_repr
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.laplace import NormalApproximation
 from bayesgmm.target.numpyro_model import mixture_of_sites, sample_sites
+from bayesgmm.target.problem import Problem
 from bayesgmm.target.unconstrained import Target
 
 GUIDES: dict[str, type[AutoGuide]] = {
@@ -75,8 +76,8 @@ class Approximation(NamedTuple):
 
 def _log_likelihood(mixture: Mixture, target: Target, tangent: Tangent | None) -> Array:
     if tangent is None:
-        return log_likelihood_of_rows(mixture, target.x, target.prepared)
-    return log_likelihood_of_batch(mixture, target.x, tangent)
+        return log_likelihood_of_rows(mixture, target.rows, target.prepared)
+    return log_likelihood_of_batch(mixture, target.rows, tangent)
 
 
 def coordinates(target: Target, units: Units, tangent: Tangent | None = None) -> Array:
@@ -158,7 +159,7 @@ def approximation_by(guide: str | Program, rank: int | None = None) -> Approxima
         own = copy.copy(guide) if isinstance(guide, AutoGuide) else guide
 
         def on_sites(target: Target, *_: Any) -> Any:
-            return own(target.x, target.num_components, target.family, target.prior)
+            return own(target.rows.values, target.num_components, target.family, target.prior)
 
         return Approximation(target_of_sites, on_sites, in_units=False)
     already = getattr(guide, "keywords", {})
@@ -193,16 +194,16 @@ def _makes_guides(guide: Program) -> bool:
 
 
 @matching_precision
-def check_sites(guide: Program, x: AnyArray, num_components: int, family: Family, prior: AnyPrior) -> None:
+def check_sites(guide: Program, problem: Problem) -> None:
     """Check what a user-supplied guide samples, without computing anything.
 
     Raises:
         InputError: naming the sites that are missing or too many; for a guide that cannot be run, and for a point.
     """
 
-    def look(x: Array, prior: AnyPrior) -> None:
-        found, target = approximation_by(guide), Target(x, prior, None, num_components, family)
-        units = Units(jnp.zeros(target.size, x.dtype), jnp.ones(target.size, x.dtype))
+    def look(rows: Rows, prior: AnyPrior) -> None:
+        found, target = approximation_by(guide), Target(rows, prior, problem.num_components, problem.family)
+        units = Units(jnp.zeros(target.size, rows.dtype), jnp.ones(target.size, rows.dtype))
         sites = trace(seed(found.model, jax.random.key(0))).get_trace(target, units)
         try:
             guided = trace(seed(found.guide, jax.random.key(0))).get_trace(target, units)
@@ -213,7 +214,7 @@ def check_sites(guide: Program, x: AnyArray, num_components: int, family: Family
             ) from error
         _compare_sites(guide, sites, guided)
 
-    jax.eval_shape(look, *jax.tree.map(jnp.asarray, (x[:2], prior)))
+    jax.eval_shape(look, *jax.tree.map(jnp.asarray, (problem.rows.at(np.arange(2)), problem.prior)))
 
 
 def _compare_sites(guide: Program, sites: dict[str, Any], guided: dict[str, Any]) -> None:

@@ -24,17 +24,18 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
-from bayesgmm.engines.modes import NUM_STARTS, em_optima
+from bayesgmm.engines.modes import NUM_STARTS, starts_of
 from bayesgmm.engines.registry import Count, OnFailure, Positive, engine
 from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, matching_precision
 from bayesgmm.posterior.matching import relabel
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.starts.given import check_starts
-from bayesgmm.target.unconstrained import Energy, make_target, mixtures_at, prepare_problem, vector_of
+from bayesgmm.target.problem import Problem, make_problem
+from bayesgmm.target.unconstrained import Energy, make_target, mixtures_at, vector_of
 
 _MOST_POLISHED = 20  # Newton steps; they double the digits
 _MOST_SADDLES = 3  # that a climb leaves before it gives up
@@ -85,13 +86,10 @@ def fit_map(
     """
     if isinstance(prior, AnyPrior):
         check_has_mode(prior)
-    values, family, prior = prepare_problem(x, num_components, family, prior, key)
-    if start is None:
-        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
-    else:
-        # One that is not finite is an end like others: of several the best is kept, and alone it is reported.
-        starts = check_starts(start, num_components, values.shape[1], family, finite=False)
-    return report_failure(_fit(values, num_components, family, prior, starts, gtol, max_steps), on_failure)
+    problem = make_problem(unweighted_rows(x), num_components, family, prior, key)
+    # A start that is not finite is an end like others: of several the best is kept, and alone it is reported.
+    starts = starts_of(problem, start, num_starts, key=key, finite=False)
+    return report_failure(_fit(problem, starts, gtol, max_steps), on_failure)
 
 
 @dataclass(frozen=True)
@@ -129,20 +127,12 @@ class _Objective:
 
 
 @matching_precision
-def _fit(
-    x: AnyArray,
-    num_components: int,
-    family: Family,
-    prior: AnyPrior,
-    starts: list[Mixture],
-    gtol: float | None,
-    max_steps: int,
-) -> Fit:
-    target = make_target(x, num_components, family, prior, starts[0])
-    starts, dtype = jax.tree.map(jnp.asarray, starts), target.x.dtype
+def _fit(problem: Problem, starts: list[Mixture], gtol: float | None, max_steps: int) -> Fit:
+    target = make_target(problem, starts[0])
+    starts, dtype = jax.tree.map(jnp.asarray, starts), target.rows.dtype
     if gtol is None:
         gtol = 1e-9 if dtype == jnp.float64 else 1e-5
-    objective = _Objective(Energy(target, jacobian=0.0), gtol * len(x), float(jnp.finfo(dtype).eps) ** 0.5)
+    objective = _Objective(Energy(target, jacobian=0.0), gtol * len(target.rows), float(jnp.finfo(dtype).eps) ** 0.5)
     first_same = _first_same(starts)
     ends = {
         index: _climb(np.asarray(vector_of(target, starts[index]), np.float64), objective, max_steps)
@@ -154,9 +144,9 @@ def _fit(
     shift = target.log_unit()
     return Fit(
         engine="map",
-        family=family.name,
+        family=target.family.name,
         mixture=mixture,
-        log_likelihood=log_likelihood(mixture, target.x),
+        log_likelihood=log_likelihood(mixture, target.rows),
         result=np.int32(best.result),
         num_steps=np.int32(best.num_steps),
         trace=jnp.asarray(np.asarray(best.trace) + shift),
@@ -220,7 +210,7 @@ def _climb(point: np.ndarray, objective: _Objective, max_steps: int) -> _End:
     if not np.isfinite(trace[-1]):
         result = ResultCode.nonfinite
     target = objective.energy.target
-    mixture = mixtures_at(target, jnp.asarray(point, target.x.dtype))
+    mixture = mixtures_at(target, jnp.asarray(point, target.rows.dtype))
     return _End(mixture, result, num_steps, trace)
 
 

@@ -7,18 +7,34 @@ import jax
 import numpy as np
 
 from bayesgmm.engines.em import fit_em
-from bayesgmm.likelihood.rows import as_rows, has_enough_rows
+from bayesgmm.likelihood.rows import Rows, as_rows, has_enough_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, RandomKey
+from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
+from bayesgmm.starts.given import StartLike, check_starts
+from bayesgmm.target.problem import Problem
 
 NUM_STARTS = 4
 """Fits by EM around whose optima samplers start by default."""
 
 
+def starts_of(
+    problem: Problem, start: StartLike | None, num_starts: int, *, key: RandomKey, finite: bool = True
+) -> list[Mixture]:
+    """The mixtures to start from: those of the user, checked, or EM optima where there are none.
+
+    Raises:
+        InputError: for starts that do not suit the problem; where `finite` is asked for, for one that is not.
+    """
+    k, family, rows = problem.num_components, problem.family, problem.rows
+    if start is None:
+        return em_optima(rows, k, family, num_starts, key=key, prior=problem.prior)
+    return check_starts(start, k, rows.num_features, family, finite=finite)
+
+
 def em_optima(
-    x: AnyArray,
+    x: ArrayLike | Rows,
     num_components: int,
     family: Family,
     num_starts: int,
@@ -32,12 +48,13 @@ def em_optima(
     One program fits them all; optima may be the same. Where rows are so few that their likelihood has no maximum, the
     posterior under a conjugate `prior` is climbed. `options` are further arguments of `fit_em`.
     """
-    if isinstance(prior, ConjugatePrior) and not has_enough_rows(as_rows(x), num_components, family):
+    rows = as_rows(x)
+    if isinstance(prior, ConjugatePrior) and not has_enough_rows(rows, num_components, family):
         # Its mode needs concentrations of at least 1; for a start these will do.
         options["prior"] = dataclasses.replace(prior, concentration=np.maximum(prior.concentration, 1.0))
     keys = [key, *jax.random.split(jax.random.fold_in(key, 1), num_starts)[1:]]
     options = {"family": family, **options, "on_failure": "ignore"}
-    fits = [fit_em(x, num_components, key=each, **options) for each in keys]
+    fits = [fit_em(rows, num_components, key=each, **options) for each in keys]
     # A collapsed fit is no mode worth starting at where there is another.
     fits.sort(key=lambda fit: (not fit.successful, -float(fit.log_likelihood)))
     good = [fit.mixture for fit in fits if fit.successful]

@@ -9,7 +9,7 @@ Vehtari et al. (2021), as implemented in ArviZ.
 
 import functools
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from numpyro.infer import NUTS
 from numpyro.infer.hmc import HMCState
 from numpyro.infer.util import ParamInfo
 
-from bayesgmm.engines.draws import fit_of_draws, with_convergence
-from bayesgmm.engines.fit import Fit, ResultCode, report_failure
-from bayesgmm.engines.modes import NUM_STARTS, em_optima
+from bayesgmm.engines.draws import fit_of_chains, make_run
+from bayesgmm.engines.fit import Fit, report_failure
+from bayesgmm.engines.modes import NUM_STARTS, starts_of
 from bayesgmm.engines.registry import (
     ChainMethod,
     CheckpointOption,
@@ -33,24 +33,16 @@ from bayesgmm.engines.registry import (
     engine,
 )
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import ArrayLike, KeyLike, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.runtime.chains import (
-    Checkpoint,
-    best_chain_method,
-    check_draws,
-    checkpoint_of,
-    map_chains,
-    run_chains,
-    stretch,
-)
-from bayesgmm.runtime.progress import Progress
-from bayesgmm.starts.given import check_starts
+from bayesgmm.runtime.chains import Chains, Run, check_draws, fewest_draws, make_chains, run_in_stretches, stretch
 from bayesgmm.target.laplace import approximate, distinct, draw_starts
-from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at, prepare_problem
+from bayesgmm.target.problem import Problem, make_problem
+from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at
 
 _ROOM = 250  # steps that a stretch may have
 _ADAPTED_FROM = 10  # warm-up steps for each coordinate from which draws tell more of the posterior's shape
@@ -130,132 +122,108 @@ def fit_nuts(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
-    method = chain_method or best_chain_method(num_chains)
-    values, family, prior = prepare_problem(x, num_components, family, prior, key)
-    if start is None:
-        starts = em_optima(values, num_components, family, num_starts, key=key, prior=prior)
-    else:
-        starts = check_starts(start, num_components, values.shape[1], family)
-    counts = (num_chains, num_warmup, num_draws)
-    settings = (target_accept, float(jitter), max_tree_depth, method)
-    identity = ("nuts", values, prior, starts, jax.random.key_data(key), counts, settings, num_components, family.name)
-    saved = checkpoint_of(checkpoint, identity)
-    with Progress(f"nuts, k = {num_components}", progress) as shown:
-        fit = _fit(values, num_components, family, prior, starts, key, counts, settings, shown, saved)
-    return report_failure(fit, on_failure)
+    problem = make_problem(unweighted_rows(x), num_components, family, prior, key)
+    starts = starts_of(problem, start, num_starts, key=key)
+    chains = make_chains(num_chains, chain_method)
+    settings = (target_accept, float(jitter), max_tree_depth)
+    run = make_run(
+        "nuts",
+        problem,
+        (starts, key, chains, settings),
+        num_warmup=num_warmup,
+        num_draws=num_draws,
+        room=min(_ROOM, max(num_warmup, num_draws)),
+        fewest=fewest_draws(num_chains),
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return report_failure(_fit(problem, starts, key, chains, settings, run), on_failure)
 
 
 @matching_precision
 def _fit(
-    x: ArrayLike,
-    num_components: int,
-    family: Family,
-    prior: AnyPrior,
+    problem: Problem,
     starts: Sequence[Mixture],
-    key: Array,
-    counts: tuple[int, int, int],
-    settings: tuple[float, float, int, str],
-    progress: Progress,
-    checkpoint: Checkpoint | None,
+    key: RandomKey,
+    chains: Chains,
+    settings: tuple[float, float, int],
+    run: Run,
 ) -> Fit:
-    num_chains, num_warmup, num_draws = counts
-    target_accept, jitter, max_tree_depth, chain_method = settings
-    target = make_target(x, num_components, family, prior, starts[0])
-    starts, dtype = jax.tree.map(jnp.asarray, list(starts)), target.x.dtype
+    target_accept, jitter, max_tree_depth = settings
+    target = make_target(problem, starts[0])
+    starts, dtype = jax.tree.map(jnp.asarray, list(starts)), target.rows.dtype
     modes = distinct([approximate(target, start) for start in starts], _MODES_WITHIN)
     if not modes:
         raise InputError("x has no finite posterior density at any start; rescale its columns, or set the prior")
     size = modes[0].mode.size
-    options = {
-        "num_warmup": num_warmup,
-        "max_tree_depth": max_tree_depth,
-        "adapt_mass": num_warmup >= _ADAPTED_FROM * size,
-        "num_chains": num_chains,
-        "chain_method": chain_method,
-        "room": min(_ROOM, max(num_warmup, num_draws)),
-    }
+    kernel = _Kernel(run.num_warmup, max_tree_depth, adapt_mass=run.num_warmup >= _ADAPTED_FROM * size, chains=chains)
     start_key, run_key = jax.random.split(key)
-    noise = np.asarray(jax.random.normal(start_key, (num_chains, size)), np.float64)
-    chain_modes = [modes[chain % len(modes)] for chain in range(num_chains)]
+    noise = np.asarray(jax.random.normal(start_key, (chains.number, size)), np.float64)
+    chain_modes = [modes[chain % len(modes)] for chain in range(chains.number)]
     points, energies, gradients = draw_starts(chain_modes, jitter * noise, Energy(target))
     own = (
-        jax.random.split(run_key, num_chains),
+        jax.random.split(run_key, chains.number),
         ParamInfo(*(jnp.asarray(part, dtype) for part in (points, energies, gradients))),
         jnp.asarray(np.stack([mode.covariance for mode in chain_modes]), dtype),
     )
     shared = (target, jnp.asarray(target_accept, dtype))
-    state = _begin(own, *shared, **options)
 
     def advance(state: HMCState, first: int, count: int) -> tuple[HMCState, dict[str, Array]]:
-        return _advance(state, *shared, jnp.asarray(first), jnp.asarray(count), **options)
+        return _advance(state, *shared, jnp.asarray(first), jnp.asarray(count), kernel=kernel, room=run.room)
 
-    def tell(drawn: dict[str, Any]) -> str:
+    def remark(drawn: dict[str, Any]) -> str:
         return f"{int(np.sum(drawn['diverging']))} divergences, {np.mean(drawn['n_steps']):.0f} leapfrog steps a draw"
 
-    found = run_chains(
-        advance,
-        state,
-        num_warmup=num_warmup,
-        num_draws=num_draws,
-        room=options["room"],
-        progress=progress,
-        tell=tell,
-        checkpoint=checkpoint,
-    )
+    found = run_in_stretches(advance, _begin(own, *shared, kernel=kernel), run, remark)
     stats = dict(found.draws)
-    points = stats.pop("unconstrained")
+    draws = mixtures_at(target, jnp.asarray(stats.pop("unconstrained")))
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1.0)).astype(np.int64)
-    fit = fit_of_draws(
-        "nuts",
-        mixtures_at(target, jnp.asarray(points)),
-        target.x,
-        family,
-        result=ResultCode.interrupted if found.interrupted else ResultCode.successful,
-        num_steps=found.num_steps,
-        trace=jnp.asarray(stats["lp"]),
-        sample_stats=stats,
-        summary={"num_modes": min(len(modes), num_chains), "max_tree_depth": max_tree_depth},
-        pivot=starts[0],
-    )
-    return with_convergence(fit, x)
+    summary = {"num_modes": min(len(modes), chains.number), "max_tree_depth": max_tree_depth}
+    return fit_of_chains("nuts", target, found, draws, stats, pivot=starts[0], summary=summary)
 
 
-def _kernel(target: Target, accept: Array, mass: Array, **options: Any) -> NUTS:
-    return NUTS(
-        potential_fn=target.energy,
-        inverse_mass_matrix=mass,
-        dense_mass=mass.ndim == 2,
-        adapt_mass_matrix=options["adapt_mass"],
-        target_accept_prob=accept,  # pyright: ignore[reportArgumentType]
-        max_tree_depth=options["max_tree_depth"],
-    )
+class _Kernel(NamedTuple):
+    """What NumPyro's kernel is compiled for."""
+
+    num_warmup: int
+    max_tree_depth: int
+    adapt_mass: bool
+    chains: Chains
+
+    def nuts(self, target: Target, accept: Array, mass: Array) -> NUTS:
+        """The kernel with a first mass matrix."""
+        return NUTS(
+            potential_fn=target.energy,
+            inverse_mass_matrix=mass,
+            dense_mass=mass.ndim == 2,
+            adapt_mass_matrix=self.adapt_mass,
+            target_accept_prob=accept,  # pyright: ignore[reportArgumentType]
+            max_tree_depth=self.max_tree_depth,
+        )
 
 
-_STATIC = ("num_warmup", "max_tree_depth", "adapt_mass", "num_chains", "chain_method", "room")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _begin(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array, **options: Any) -> HMCState:
+@functools.partial(jax.jit, static_argnames="kernel")
+def _begin(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array, *, kernel: _Kernel) -> HMCState:
     def one(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array) -> HMCState:
         key, point, mass = own
-        return _kernel(target, accept, mass, **options).init(key, options["num_warmup"], point, (), {})
+        return kernel.nuts(target, accept, mass).init(key, kernel.num_warmup, point, (), {})
 
-    return map_chains(one, options["num_chains"], options["chain_method"])(own, target, accept)
+    return kernel.chains.map(one)(own, target, accept)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=("kernel", "room"))
 def _advance(
-    state: HMCState, target: Target, accept: Array, first: Array, count: Array, **options: Any
+    state: HMCState, target: Target, accept: Array, first: Array, count: Array, *, kernel: _Kernel, room: int
 ) -> tuple[HMCState, dict[str, Array]]:
     def one(state: HMCState, target: Target, accept: Array, first: Array, count: Array) -> Any:
-        kernel = _kernel(target, accept, state.adapt_state.inverse_mass_matrix, **options)
+        nuts = kernel.nuts(target, accept, state.adapt_state.inverse_mass_matrix)
         # Only so that the kernel knows its parts; with energy and gradient given it computes nothing.
         known = ParamInfo(state.z, state.potential_energy, state.z_grad)
-        kernel.init(state.rng_key, options["num_warmup"], known, (), {})
+        nuts.init(state.rng_key, kernel.num_warmup, known, (), {})
 
         def step(state: HMCState, _: Array) -> tuple[HMCState, dict[str, Array]]:
-            state = kernel.sample(state, (), {})
+            state = nuts.sample(state, (), {})
             return state, {
                 "unconstrained": state.z,
                 "lp": -state.potential_energy,
@@ -266,7 +234,6 @@ def _advance(
                 "step_size": state.adapt_state.step_size,
             }
 
-        return stretch(step, state, first, count, options["room"])
+        return stretch(step, state, first, count, room)
 
-    run = map_chains(one, options["num_chains"], options["chain_method"])
-    return run(state, target, accept, first, count)
+    return kernel.chains.map(one)(state, target, accept, first, count)

@@ -23,7 +23,7 @@ def load_fit(path: str | Path) -> Fit:
     """Read a fit that `save_fit` has written; its arrays are NumPy's.
 
     Raises:
-        InputError: as `read_arrays`.
+        InputError: as `load_value`.
     """
     fit = load_value(path, Fit, "fit")
     return dataclasses.replace(fit, summary={_RENAMED.get(name, name): value for name, value in fit.summary.items()})
@@ -42,6 +42,6 @@ def load_mixture(path: str | Path) -> Mixture:
     """Read a mixture that `save_mixture` has written; its arrays are NumPy's.
 
     Raises:
-        InputError: as `read_arrays`.
+        InputError: as `load_value`.
     """
     return load_value(path, Mixture, "mixture")

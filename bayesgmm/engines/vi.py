@@ -9,8 +9,6 @@ Source: Kucukelbir et al. (2017), automatic differentiation variational inferenc
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -22,7 +20,7 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 from numpyro.optim import Adam
 
-from bayesgmm.engines.draws import MIN_DRAWS, fit_of_draws, pareto_khat
+from bayesgmm.engines.draws import MIN_DRAWS, fit_of_approximation, make_run
 from bayesgmm.engines.elbo import (
     ALL_ROWS_UP_TO,
     BATCH_SIZE,
@@ -44,20 +42,20 @@ from bayesgmm.engines.guides import (
     parameters_at_start,
     units_of,
 )
-from bayesgmm.engines.modes import em_optima
+from bayesgmm.engines.modes import starts_of
 from bayesgmm.engines.registry import CheckpointOption, Count, OnFailure, ProgressOption, Rule, engine
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import short_repr, whole_number
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.runtime.chains import Checkpoint, checkpoint_of
-from bayesgmm.runtime.progress import Progress
-from bayesgmm.starts.given import check_start
+from bayesgmm.runtime.chains import Run, run_in_stretches
 from bayesgmm.target.laplace import approximate
-from bayesgmm.target.unconstrained import Target, make_target, prepare_problem
+from bayesgmm.target.problem import Problem, make_problem
+from bayesgmm.target.unconstrained import Target, make_target
 
 Parameters = dict[str, Any]
 """Parameters of a guide, by name."""
@@ -137,24 +135,26 @@ def fit_vi(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
-    values, family, prior = prepare_problem(x, num_components, family, prior, key)
-    if not isinstance(guide, str):
-        check_sites(guide, values, num_components, family, prior)
-    if start is None:
-        (start,) = em_optima(values, num_components, family, 1, key=key, prior=prior)
-    else:
-        start = check_start(start, num_components, values.shape[1], family)
-    if batch_size is None:
-        batch_size = values.shape[0] if values.shape[0] <= ALL_ROWS_UP_TO else BATCH_SIZE
-    settings = _Settings(guide, rank, min(batch_size, values.shape[0]), num_draws, num_particles, window, max_steps)
-    named = isinstance(guide, str)
+    problem = make_problem(unweighted_rows(x), num_components, family, prior, key)
+    named, num_rows = isinstance(guide, str), len(problem.rows)
+    if not named:
+        check_sites(guide, problem)
+    (start,) = starts_of(problem, None if start is None else [start], 1, key=key)
+    batch_size = min(batch_size or (num_rows if num_rows <= ALL_ROWS_UP_TO else BATCH_SIZE), num_rows)
+    settings = _Settings(guide, rank, batch_size, num_draws, num_particles, window)
     plain = settings if named else settings._replace(guide=getattr(guide, "__qualname__", type(guide).__qualname__))
-    identity = ("vi", values, prior, start, jax.random.key_data(key), tuple(plain), num_components, family.name)
-    saved = checkpoint_of(checkpoint if named or checkpoint is not True else False, identity)
-    what = f"vi ({guide.replace('_', ' ')})" if named else "vi"
-    with Progress(f"{what}, k = {num_components}", progress) as shown:
-        fit = _fit(values, num_components, family, prior, start, key, settings, shown, saved)
-    return report_failure(fit, on_failure)
+    run = make_run(
+        f"vi ({guide.replace('_', ' ')})" if named else "vi",
+        problem,
+        (start, key, tuple(plain), max_steps),
+        num_warmup=0,
+        num_draws=max_steps - max_steps % window,
+        room=window,
+        even=True,
+        progress=progress,
+        checkpoint=checkpoint if named or checkpoint is not True else False,
+    )
+    return report_failure(_fit(problem, start, key, settings, run), on_failure)
 
 
 class _Settings(NamedTuple):
@@ -164,97 +164,46 @@ class _Settings(NamedTuple):
     num_draws: int
     num_particles: int
     window: int
-    max_steps: int
 
 
 @matching_precision
-def _fit(
-    x: AnyArray,
-    num_components: int,
-    family: Family,
-    prior: AnyPrior,
-    start: Mixture,
-    key: Array,
-    settings: _Settings,
-    progress: Progress,
-    checkpoint: Checkpoint | None,
-) -> Fit:
-    target = make_target(x, num_components, family, prior, start)
-    x, start = target.x, jax.tree.map(jnp.asarray, start)
+def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, run: Run) -> Fit:
+    target, start = make_target(problem, start), jax.tree.map(jnp.asarray, start)
+    rows, batch_size = target.rows, settings.batch_size
     begin_key, draw_key = jax.random.split(key)
-    one_by_one = settings.batch_size * num_components * settings.num_particles > _AT_ONCE
+    one_by_one = batch_size * target.num_components * settings.num_particles > _AT_ONCE
     guide = settings.guide if isinstance(settings.guide, str) else _Supplied(settings.guide)
     plan = _Plan(guide, settings.rank, settings.num_particles, one_by_one)
     around = approximate(target, start)
-    units = units_of(around, x.dtype)
+    units = units_of(around, rows.dtype)
     given = parameters_at_start(guide, settings.rank, around, units) if isinstance(guide, str) else None
-    tangent = tangent_at(start, x) if settings.batch_size < x.shape[0] else None
-    state = _begin(begin_key, target, units, given, plan)
+    tangent = tangent_at(start, rows) if batch_size < len(rows) else None
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
+    schedule = ElboSchedule(settings.window, run.num_draws)
 
-    def advance(state: SVIState, step_size: float) -> tuple[SVIState, Parameters, np.ndarray]:
-        size = jnp.asarray(step_size, x.dtype)
-        state, mean, elbo = _advance(state, size, target, units, tangent, plan, settings.window, settings.batch_size)
-        return state, mean, constant + np.asarray(elbo, np.float64)
+    def advance(state: _State, first: int, count: int) -> tuple[_State, np.ndarray]:
+        size = jnp.asarray(schedule.step_size, rows.dtype)
+        state, elbo = _advance(state, size, target, units, tangent, plan, count, batch_size)
+        return state, constant + np.asarray(elbo, np.float64)[None]
 
-    schedule = ElboSchedule(settings.window, settings.max_steps)
-    mean, interrupted = _ascend(advance, state, schedule, settings.max_steps, progress, checkpoint)
+    def watch(elbo: np.ndarray) -> str:
+        schedule.add(elbo[0])
+        return f"ELBO {schedule.last.mean():.2f}, step size {schedule.taken:g}"
+
+    state = _begin(begin_key, target, units, given, plan)
+    found = run_in_stretches(advance, state, run, watch, lambda: schedule.step_size is not None)
     result = ResultCode.successful if schedule.settled else ResultCode.max_steps_reached
-    result = ResultCode.interrupted if interrupted else ResultCode.nonfinite if schedule.failed else result
-    draws, log_p, log_q = _draw(mean, draw_key, target, units, plan, settings.num_draws)
-    return fit_of_draws(
+    result = ResultCode.interrupted if found.interrupted else ResultCode.nonfinite if schedule.failed else result
+    return fit_of_approximation(
         "vi",
-        jax.tree.map(lambda leaf: leaf[None], draws),
-        x,
-        family,
+        target,
+        _draw(found.state.mean, draw_key, target, units, plan, settings.num_draws),
+        elbo=float(schedule.last.mean()),
         result=result,
         num_steps=len(schedule.trace),
-        trace=jnp.asarray(schedule.trace, x.dtype),
-        sample_stats={"log_p": log_p[None], "log_q": log_q[None]},
-        summary={"khat": pareto_khat(np.asarray(log_p), np.asarray(log_q)), "elbo": float(schedule.last.mean())},
+        trace=jnp.asarray(schedule.trace, rows.dtype),
         pivot=start,
     )
-
-
-def _ascend(
-    advance: Callable[[SVIState, float], tuple[SVIState, Parameters, np.ndarray]],
-    state: SVIState,
-    schedule: ElboSchedule,
-    max_steps: int,
-    progress: Progress,
-    checkpoint: Checkpoint | None,
-) -> tuple[Parameters, bool]:
-    """Windows of steps until the schedule ends or Ctrl-C comes: the guide's mean parameters, and whether it came."""
-    mean: Parameters | None = None
-    if checkpoint is not None and (found := checkpoint.load(state)) is not None:
-        state, (trace,), _ = found
-        schedule.resume(trace[0])
-        progress.tell(len(schedule.trace), max_steps, "resumed")
-    saved, whole = time.monotonic(), (state, schedule.trace)  # what belongs together, whenever someone stops it
-    try:
-        while (step_size := schedule.step_size) is not None:
-            state, mean, elbo = advance(state, step_size)
-            schedule.add(elbo)
-            whole = (state, schedule.trace)
-            remark = f"ELBO {schedule.last.mean():.2f}, step size {step_size:g}"
-            progress.tell(len(schedule.trace), max_steps, remark)
-            going_on = schedule.step_size is not None
-            if checkpoint is not None and going_on and time.monotonic() - saved > checkpoint.seconds:
-                checkpoint.save(state, [[schedule.trace[None]]], len(schedule.trace))
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        state, trace = whole
-        going_on = schedule.step_size is not None or len(trace) < len(schedule.trace)
-        if checkpoint is not None and going_on and len(trace):
-            checkpoint.save(state, [[trace[None]]], len(trace))
-        if mean is None:
-            raise
-        if going_on:  # else nothing is missing
-            return mean, True
-    if checkpoint is not None:
-        checkpoint.remove()
-    assert mean is not None
-    return mean, False
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +211,13 @@ class _Supplied:
     """A user-supplied guide, which need not be hashable: a program is compiled for each."""
 
     guide: Program
+
+
+class _State(NamedTuple):
+    """Where the ascent stands, and the guide's parameters in the mean over the last window."""
+
+    svi: SVIState
+    mean: Parameters
 
 
 class _Plan(NamedTuple):
@@ -288,15 +244,16 @@ class _Plan(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, plan: _Plan) -> SVIState:
+def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, plan: _Plan) -> _State:
     # The parameters are the guide's alone, so the model is spared.
     svi = SVI(lambda *_: None, plan.approximation.guide, Adam(STEP_SIZES[0]), Elbo())
-    return svi.init(key, target, units, init_params=given)
+    state = svi.init(key, target, units, init_params=given)
+    return _State(state, svi.get_params(state))
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "num_steps", "batch_size"))
 def _advance(
-    state: SVIState,
+    state: _State,
     step_size: Array,
     target: Target,
     units: Units,
@@ -304,23 +261,24 @@ def _advance(
     plan: _Plan,
     num_steps: int,
     batch_size: int,
-) -> tuple[SVIState, Parameters, Array]:
-    """So many steps: the state after them, the guide's parameters in the mean over them, and the ELBO of each."""
+) -> tuple[_State, Array]:
+    """So many steps: the state after them, and the ELBO of each."""
     svi = plan.svi(plan.approximation, step_size, target, units)
 
     def step(carry: tuple[SVIState, Parameters], _: None) -> tuple[tuple[SVIState, Parameters], Array]:
         state, total = carry
         seen = target
         if tangent is not None:
-            chosen = jax.random.randint(jax.random.fold_in(state.rng_key, 1), (batch_size,), 0, target.x.shape[0])
-            seen = dataclasses.replace(target, x=target.x[chosen], prepared=None)
+            chosen = jax.random.randint(jax.random.fold_in(state.rng_key, 1), (batch_size,), 0, len(target.rows))
+            batch = jax.tree.map(lambda leaf: leaf[chosen], target.rows)
+            seen = dataclasses.replace(target, rows=batch, prepared=None)
         state, loss = svi.update(state, seen, units, tangent)
         return (state, jax.tree.map(jnp.add, total, svi.optim.get_params(state.optim_state))), -loss
 
-    zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.optim_state))
-    (state, total), elbo = jax.lax.scan(step, (state, zeros), length=num_steps)
+    zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.svi.optim_state))
+    (last, total), elbo = jax.lax.scan(step, (state.svi, zeros), length=num_steps)
     assert svi.constrain_fn is not None
-    return state, svi.constrain_fn(jax.tree.map(lambda leaf: leaf / num_steps, total)), elbo
+    return _State(last, svi.constrain_fn(jax.tree.map(lambda leaf: leaf / num_steps, total))), elbo
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "num_draws"))
@@ -334,5 +292,5 @@ def _draw(
         sites, log_p, log_q = log_densities(key, approximation.model, approximation.guide, (target, units), parameters)
         return approximation.mixture(sites, target, units), log_p, log_q
 
-    size = even_size(num_draws, _DRAWS_AT_ONCE // (target.x.shape[0] * target.num_components))
+    size = even_size(num_draws, _DRAWS_AT_ONCE // (len(target.rows) * target.num_components))
     return map_in_batches(one, size, jax.random.split(key, num_draws))

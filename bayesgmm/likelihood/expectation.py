@@ -48,7 +48,6 @@ from bayesgmm.mixtures.mixture import (
 )
 from bayesgmm.numerics.blocks import block_size, sum_of_blocks
 from bayesgmm.numerics.precision import ArrayLike, matching_precision
-from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import real_array
 
 LARGE_PASS = 2**19  # rows x features x components from which the natural form is worth its compilation
@@ -98,7 +97,7 @@ def in_one_precision(
     return mixture, Rows(jnp.asarray(values, dtype), jnp.asarray(weights, dtype))
 
 
-def moments_of_partition(rows: Rows, responsibilities: Float[Array, "n k"], *, diagonal: bool) -> Moments:
+def moments_of_partition(rows: Rows, responsibilities: Float[Array, "n k"], family: Family) -> Moments:
     """Moments of given responsibilities, about the weighted means they imply; used to start an engine.
 
     Means come first, so that a component much narrower than the data loses no digits; what they are rounded by is left
@@ -106,7 +105,7 @@ def moments_of_partition(rows: Rows, responsibilities: Float[Array, "n k"], *, d
     """
     count = jnp.matmul(rows.weights, responsibilities, precision="highest")
     total = jnp.matmul(responsibilities.T, rows.values * rows.weights[:, None], precision="highest")
-    kind = MomentKind(diagonal=diagonal, pooled=False, averaged=False, shared=False)
+    kind = MomentKind(family.representation, pooled=False, averaged=False, shared=False)
     form = Centred(None, total / positive_count(count)[:, None], kind)
     moments, _ = form.moments(pass_over(form, rows, responsibilities=responsibilities)[0])
     return dataclasses.replace(moments, log_likelihood=jnp.asarray(jnp.nan, rows.dtype))
@@ -178,8 +177,10 @@ class Centred:
 
     def terms(self, values: Float[Array, "n d"], weights: Array, shares: Float[Array, "k n"]) -> tuple[Array, ...]:
         """Counts, first and second moments."""
-        first, second = weighted_sums(shares, values.T[None] - self.origin[:, :, None], self.kind.diagonal)
-        return shares.sum(1), first, second.sum(0, keepdims=True) if self.kind.pooled else second
+        centred = values.T[None] - self.origin[:, :, None]
+        weighted = shares[:, None, :] * centred
+        second = self.kind.representation.outer_sums(weighted, centred)
+        return shares.sum(1), weighted.sum(2), second.sum(0, keepdims=True) if self.kind.pooled else second
 
     def in_order[T](self, terms: T, assigned: Assigned) -> tuple[T, Assigned]:
         """Both, in whatever order they are computed."""
@@ -190,19 +191,6 @@ class Centred:
         count, first, second = sums.terms
         accurate = keeps_variances(count, first, second, self.kind)
         return Moments(self.origin, count, first, second, sums.log_likelihood), accurate
-
-
-def weighted_sums(shares: Float[Array, "k n"], centred: Float[Array, "k d n"], diagonal: bool) -> tuple[Array, Array]:
-    """First and second moments of centred rows, each row counted with the share its component has in it."""
-    shared_out = shares[:, None, :] * centred
-    if diagonal:
-        return shared_out.sum(2), (shared_out * centred).sum(2)
-    num_features = centred.shape[1]
-    if num_features <= UNROLLED:
-        parts = [[(shared_out[:, a] * centred[:, b]).sum(1) for b in range(a + 1)] for a in range(num_features)]
-        second = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
-        return shared_out.sum(2), jnp.stack([jnp.stack(row, 1) for row in second], 1)
-    return shared_out.sum(2), jnp.matmul(shared_out, jnp.swapaxes(centred, 1, 2), precision="highest")
 
 
 class Prepared(NamedTuple):

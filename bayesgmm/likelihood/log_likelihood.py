@@ -41,14 +41,14 @@ def log_likelihood(mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike
     return _log_likelihood(*in_one_precision(mixture, x, row_weights), None)
 
 
-def prepare_rows(mixture: Mixture, x: Float[Array, "n d"]) -> Prepared | None:
+def prepare_rows(mixture: Mixture, rows: Rows) -> Prepared | None:
     """What many evaluations of `log_likelihood_of_rows` on the same rows can share."""
-    return prepare_kind(mixture, Rows(x, jnp.ones(len(x), x.dtype)), score_kind(mixture))
+    return prepare_kind(mixture, rows, score_kind(mixture))
 
 
-def log_likelihood_of_rows(mixture: Mixture, x: Float[Array, "n d"], prepared: Prepared | None) -> Float[Array, ""]:
+def log_likelihood_of_rows(mixture: Mixture, rows: Rows, prepared: Prepared | None) -> Float[Array, ""]:
     """`log_likelihood` of rows that are evaluated many times, inside JAX programs."""
-    return _log_likelihood(mixture, Rows(x, jnp.ones(len(x), x.dtype)), prepared)
+    return _log_likelihood(mixture, rows, prepared)
 
 
 @matching_precision

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from bayesgmm.mixtures.factors import Factor
+from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, log_normaliser
 from bayesgmm.numerics.precision import AnyArray
@@ -25,13 +25,13 @@ class MomentKind(NamedTuple):
     """What second moments are made, and from mixtures of which representation: static in every program.
 
     Attributes:
-        diagonal: whether they are of squares alone, for diagonal precision factors.
+        representation: of the precision factors; second moments have its shape.
         pooled: whether they are summed over the components, each about its own origin.
         averaged: whether they need only be right on average over the features.
         shared: whether all components of the mixture have one precision factor.
     """
 
-    diagonal: bool
+    representation: type[Triangular] | type[Diagonal]
     pooled: bool
     averaged: bool
     shared: bool
@@ -41,23 +41,21 @@ class MomentKind(NamedTuple):
         """Which features of rows the natural form needs (`natural.py`)."""
         if self.pooled and self.shared:
             return "linear"
-        if not self.diagonal:
+        if self.representation is Triangular:
             return "products"
         return "sum of squares" if self.averaged else "squares"
 
 
 def moment_kind(mixture: Mixture, family: Family | None) -> MomentKind:
     """The moments that the M-step of a family needs; without one those of every component."""
-    shared = len(mixture.precision_factor) == 1
-    if family is None:
-        return MomentKind(mixture.is_diagonal, pooled=False, averaged=False, shared=shared)
-    return MomentKind(mixture.is_diagonal, pooled=family.shared, averaged=family.isotropic, shared=shared)
+    pooled, averaged = (False, False) if family is None else (family.shared, family.isotropic)
+    return MomentKind(type(mixture.factor), pooled, averaged, shared=len(mixture.factor) == 1)
 
 
 def score_kind(mixture: Mixture) -> MomentKind:
     """The moments that the gradient of the log-likelihood needs."""
-    shared = len(mixture.precision_factor) == 1
-    return MomentKind(mixture.is_diagonal, pooled=shared, averaged=False, shared=shared)
+    shared = len(mixture.factor) == 1
+    return MomentKind(type(mixture.factor), pooled=shared, averaged=False, shared=shared)
 
 
 @functools.partial(
@@ -108,21 +106,33 @@ def maximise(
     """
     count = positive_count(moments.count)
     shift = moments.first / count[:, None]
-    factor = family.representation.from_covariances(family.maximise(count, scatter(moments, reg_covar), previous))
+    scatter = scatter_of(moments, reg_covar, family.representation)
+    factor = family.representation.from_covariances(family.maximise(count, scatter, previous))
     return Mixture(jnp.log(count / count.sum()), moments.origin + shift, factor.array)
 
 
-def scatter(moments: Moments, reg_covar: Float[Array, " d"]) -> Array:
+def scatter_of(
+    moments: Moments, reg_covar: Float[Array, " d"], representation: type[Triangular] | type[Diagonal]
+) -> Array:
     r"""Scatter about the means, $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, (e, d, d) or (e, d)."""
     count = positive_count(moments.count)
-    shift = moments.first / count[:, None]
-    diagonal = moments.second.ndim == 2
-    moved = moments.first * shift if diagonal else moments.first[:, :, None] * shift[:, None, :]
-    if len(moments.second) < len(count):
-        moved, count = moved.sum(0, keepdims=True), count.sum()[None]
-    if diagonal:
-        return moments.second - moved + count[:, None] * reg_covar[None]
-    return moments.second - moved + count[:, None, None] * jnp.diag(reg_covar)[None]
+    moved = pool(representation.outer(moments.first, moments.first / count[:, None]), len(moments.second))
+    count = representation.of_each(pool(count, len(moments.second)))
+    return moments.second - moved + count * representation.of_diagonal(reg_covar)[None]
+
+
+def move_second(
+    factor: Factor | type[Triangular] | type[Diagonal],
+    second: Array,
+    move: Float[Array, "k d"],
+    first: Float[Array, "k d"],
+    centred: Float[Array, "k d"],
+) -> Array:
+    r"""Second moments about points moved by m: $S - m a^\top - (a - N m) m^\top$.
+
+    With the first moments before, a, and after; pooled ones are moved by all components together.
+    """
+    return second - pool(factor.outer(move, first) + factor.outer(centred, move), len(second))
 
 
 def expected_complete_log_prob(mixture: Mixture, moments: Moments) -> Float[Array, " k"]:
@@ -133,20 +143,12 @@ def expected_complete_log_prob(mixture: Mixture, moments: Moments) -> Float[Arra
     with the second moment $S_j$ moved from the origin of the moments to the mean of the component. Of pooled second
     moments every component takes an equal part.
     """
-    factor = mixture.precision_factor
-    move = mixture.means - moments.origin
-    centred_first = moments.first - moments.count[:, None] * move
-    num_parts = mixture.num_components // len(moments.second)
-    if mixture.is_diagonal:
-        moved = move * (moments.first + centred_first)
-        second = moments.second - (moved if num_parts == 1 else moved.sum(0, keepdims=True))
-        squares = (jnp.square(factor) * second).sum(1)
-    else:
-        moved = move[:, :, None] * moments.first[:, None, :] + centred_first[:, :, None] * move[:, None, :]
-        second = moments.second - (moved if num_parts == 1 else moved.sum(0, keepdims=True))
-        factor = jnp.broadcast_to(jnp.tril(factor), second.shape)
-        squares = (factor * jnp.matmul(factor, second, precision="highest")).sum((1, 2))
-    return moments.count * (mixture.log_weights + log_normaliser(mixture)) - 0.5 / num_parts * squares
+    factor, move = mixture.factor, mixture.means - moments.origin
+    centred = moments.first - moments.count[:, None] * move
+    second = move_second(factor, moments.second, move, moments.first, centred)
+    num_parts = mixture.num_components // len(second)
+    squares = factor.inner(second) / num_parts
+    return moments.count * (mixture.log_weights + log_normaliser(mixture)) - 0.5 * squares
 
 
 def positive_count(count: AnyArray) -> Array:
@@ -158,7 +160,7 @@ def keeps_variances(
     count: Float[Array, " k"], first: Float[Array, "k d"], second: Array, kind: MomentKind
 ) -> Bool[Array, ""]:
     """Whether the variances that moments imply are large enough beside the second moments they are taken from."""
-    squares = second if kind.diagonal else jnp.diagonal(second, axis1=1, axis2=2)
+    squares = kind.representation.diagonal_of(second)
     about_origin = jnp.square(first) / positive_count(count)[:, None]
     rounding = _POOLED_VARIANCE_ROUNDING if kind.pooled and len(count) > 1 else _VARIANCE_ROUNDING
     if kind.averaged:

@@ -31,6 +31,7 @@ from bayesgmm.likelihood.moments import (
     Moments,
     Sums,
     keeps_variances,
+    move_second,
     of_precision,
     positive_count,
 )
@@ -128,7 +129,7 @@ class Natural:
             second = second_of_rows if self.second is None else self.second
             log_likelihood = log_likelihood - 0.5 * (self.precision * second).sum()
         # The amplitude once more, for the rows that each component turned out to have.
-        squares = second if kind.diagonal else jnp.diagonal(second, axis1=1, axis2=2)
+        squares = kind.representation.diagonal_of(second)
         spread = squares / (count.sum() if kind.features == "linear" else positive_count(count)[:, None])
         accurate = amplitude(self.precision, jnp.broadcast_to(spread, first.shape), kind) <= amplitude_limit(
             count.dtype
@@ -194,16 +195,12 @@ def natural_form(mixture: Mixture, frame: Frame, second: Array | None, *, kind: 
     Those of an isotropic component are one term, the sum over a; it is infinite where the variances of one differ.
     """
     means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
-    precision = _precision(mixture, frame)
+    factor = mixture.factor.scaled(1.0 / frame.inverse_scale)
+    precision = factor.precisions()
     if kind.features != "linear":
         precision = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
-    diagonal = precision if kind.diagonal else jnp.diagonal(precision, axis1=1, axis2=2)
-    size = jnp.square(means) + jnp.maximum(1.0, 1.0 / diagonal)
-    if kind.diagonal:
-        linear = precision * means
-    else:
-        dense = jnp.broadcast_to(precision, (mixture.num_components, *precision.shape[1:]))
-        linear = (dense * means[:, None, :]).sum(2)
+    size = jnp.square(means) + jnp.maximum(1.0, 1.0 / factor.diagonal_of(precision))
+    linear = factor.times(precision, means)
     constant = joint_of_rows(mixture, frame.origin[None])
     if kind.features == "linear":
         theta = jnp.concatenate([linear, constant], 1)
@@ -225,11 +222,7 @@ def amplitude(precision: Array, size: Float[Array, "k d"], kind: MomentKind) -> 
     if kind.features == "sum of squares":
         same = (precision == precision[:, :1]).all()
         return jnp.where(same, (precision * size).sum(1).max(), jnp.inf)
-    squares = jnp.square(precision)
-    if kind.diagonal:
-        energy = (squares * jnp.square(size)).sum(1)
-    else:
-        energy = ((squares * size[:, None, :]).sum(2) * size).sum(1)
+    energy = (kind.representation.times(jnp.square(precision), size) * size).sum(1)
     return jnp.sqrt(energy.max())
 
 
@@ -261,10 +254,7 @@ def unpack(sums: Float[Array, "p k"], num_features: int, kind: MomentKind) -> tu
 
 def second_moment(z: Float[Array, "d n"], row_weights: Float[Array, " n"], kind: MomentKind) -> Array:
     """Weighted sum of products of standardised rows, whatever their component: (1, d, d), or of squares (1, d)."""
-    weighted = z * row_weights[None]
-    if kind.diagonal:
-        return (weighted * z).sum(1)[None]
-    return jnp.matmul(weighted, z.T, precision="highest")[None]
+    return kind.representation.outer_sums((z * row_weights[None])[None], z[None])
 
 
 def about_means(
@@ -277,18 +267,11 @@ def about_means(
 ) -> tuple[Array, Array]:
     """First and second moments in the frame, moved to the means of the mixture and to the units of the data."""
     means = (mixture.means - frame.origin[None]) * frame.inverse_scale[None]
-    centred = first - count[:, None] * means
-    unit = 1.0 / frame.inverse_scale
-    if kind.diagonal:
-        taken, units = means * (first + centred), jnp.square(unit)[None]
-        if kind.features == "sum of squares":  # such a frame has one scale
-            taken = jnp.broadcast_to(taken.mean(1, keepdims=True), taken.shape)
-    else:
-        taken = means[:, :, None] * first[:, None, :] + centred[:, :, None] * means[:, None, :]
-        units = (unit[:, None] * unit[None, :])[None]
-    if kind.pooled:
-        taken = taken.sum(0, keepdims=True)
-    return centred * unit[None], (second - taken) * units
+    centred, unit = first - count[:, None] * means, 1.0 / frame.inverse_scale
+    moved = move_second(kind.representation, second, means, first, centred)
+    if kind.features == "sum of squares":  # whose frame has one scale
+        moved = jnp.broadcast_to(moved.mean(1, keepdims=True), moved.shape)
+    return centred * unit[None], moved * kind.representation.outer(unit, unit)[None]
 
 
 def _pairs(
@@ -313,11 +296,3 @@ def _positions(num_features: int) -> Int[np.ndarray, "c c"]:
     positions = np.zeros((num_features + 1, num_features + 1), np.int32)
     positions[rows, columns] = positions[columns, rows] = np.arange(len(rows))
     return positions
-
-
-def _precision(mixture: Mixture, frame: Frame) -> Array:
-    """Precision in the frame, (e, d, d) or (e, d)."""
-    if mixture.is_diagonal:
-        return jnp.square(mixture.precision_factor / frame.inverse_scale[None])
-    factor = jnp.tril(mixture.precision_factor) / frame.inverse_scale[None, None]
-    return jnp.matmul(jnp.swapaxes(factor, 1, 2), factor, precision="highest")

@@ -97,6 +97,26 @@ class Triangular(_Factor):
         return left[..., :, None] * right[..., None, :]
 
     @staticmethod
+    def outer_sums(left: Float[Array, "k d n"], right: Float[Array, "k d n"]) -> Matrices:
+        r"""$\sum_i a_i b_i^\top$ of vectors that are symmetric together, rows being the fastest axis."""
+        num_features = left.shape[1]
+        if num_features > UNROLLED:
+            return jnp.matmul(left, jnp.swapaxes(right, 1, 2), precision="highest")
+        parts = [[(left[:, a] * right[:, b]).sum(1) for b in range(a + 1)] for a in range(num_features)]
+        rows = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
+        return jnp.stack([jnp.stack(row, 1) for row in rows], 1)
+
+    @staticmethod
+    def times(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
+        """Products of symmetric matrices and vectors (..., d)."""
+        return (matrices * vectors[..., None, :]).sum(-1)
+
+    @staticmethod
+    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
+        """Diagonals of matrices in this shape."""
+        return jnp.diagonal(matrices, axis1=-2, axis2=-1)
+
+    @staticmethod
     def of_diagonal(values: AnyArray) -> Matrices:
         """Diagonal matrices with these entries (..., d)."""
         return _diagonal_matrices(values)
@@ -164,6 +184,11 @@ class Triangular(_Factor):
         r"""Diagonals of $F \operatorname{diag}(v) F^\top$."""
         return (jnp.square(jnp.tril(self.array)) * variances[:, None, :]).sum(-1)
 
+    def inner(self, matrices: Matrices) -> Float[Array, " e"]:
+        r"""$\operatorname{tr} F_j S_j F_j^\top$ of matrices in this shape."""
+        factor = jnp.broadcast_to(jnp.tril(self.array), matrices.shape)
+        return (factor * jnp.matmul(factor, matrices, precision="highest")).sum((1, 2))
+
     def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
         """Factors of some features alone: from the rows b of $L = F^{-1}$ by a QR decomposition."""
         rows = inverse_of_lower(self.array)[:, columns]
@@ -219,8 +244,18 @@ class Diagonal(_Factor):
         return left * right
 
     @staticmethod
-    def of_diagonal(values: AnyArray) -> Matrices:
-        return jnp.asarray(values)
+    def outer_sums(left: Float[Array, "k d n"], right: Float[Array, "k d n"]) -> Matrices:
+        return (left * right).sum(2)
+
+    @staticmethod
+    def times(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
+        return matrices * vectors
+
+    @staticmethod
+    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
+        return jnp.asarray(matrices)
+
+    of_diagonal = diagonal_of
 
     @staticmethod
     def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
@@ -256,6 +291,9 @@ class Diagonal(_Factor):
 
     def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
         return jnp.square(self.array) * variances
+
+    def inner(self, matrices: Matrices) -> Float[Array, " e"]:
+        return (jnp.square(self.array) * matrices).sum(1)
 
     def marginal(self, columns: Int[np.ndarray, " b"]) -> Self:
         return dataclasses.replace(self, array=jnp.asarray(self.array)[:, columns])

@@ -70,6 +70,15 @@ def is_traced(value: PyTree) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def in_precision(values: PyTree, dtype: DTypeLike) -> PyTree:
+    """Arrays of a tree in this precision: of NumPy, or of JAX where they are being traced."""
+
+    def cast(leaf: PyTree) -> AnyArray:
+        return jnp.asarray(leaf, jax.dtypes.canonicalize_dtype(dtype)) if is_traced(leaf) else np.asarray(leaf, dtype)
+
+    return jax.tree.map(cast, values)
+
+
 def _as_numpy(leaf: PyTree) -> PyTree:
     if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf

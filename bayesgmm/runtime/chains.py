@@ -7,6 +7,7 @@ state of its chain and on its number alone, not on how the steps were divided.
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,52 +46,59 @@ def check_draws(num_chains: int, num_draws: int) -> None:
 
 
 class Drawn(NamedTuple):
-    """What was drawn: leaves (chain, draw, ...), whether someone stopped it, and the steps that were taken."""
+    """What was drawn: leaves (chain, draw, ...), the last state, whether someone stopped it, and the steps taken."""
 
     draws: PyTree
+    state: PyTree
     interrupted: bool
     num_steps: int
 
 
-def best_chain_method(num_chains: int) -> str:
-    """The best method here: parallel where several devices can share the chains evenly."""
-    if num_chains > 1 and _devices_for(num_chains) > 1:
-        return "parallel"
-    return "sequential" if jax.default_backend() == "cpu" else "vectorized"
+@dataclass(frozen=True)
+class Chains:
+    """So many chains, and how they are computed.
+
+    Parallel: on as many local devices as divide the chains evenly, side by side; vectorized: one program computes all;
+    sequential: one after the other.
+    """
+
+    number: int
+    method: str
+
+    def map(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(own, *shared)` of a chain, for all chains: the first argument and the results have a chain axis."""
+        if self.method == "vectorized":
+            return lambda own, *shared: jax.vmap(lambda own: function(own, *shared))(own)
+        if self.method == "sequential":
+            return lambda own, *shared: jax.lax.map(lambda own: function(own, *shared), own)
+        num_devices = _devices_for(self.number)
+        mesh = Mesh(np.array(jax.local_devices()[:num_devices]), ("chains",))
+
+        def on_mesh(own: PyTree, *shared: PyTree) -> PyTree:
+            def some(own: PyTree, *shared: PyTree) -> PyTree:
+                if num_devices == self.number:
+                    one = jax.tree.map(lambda leaf: leaf[0], own)
+                    return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))
+                return jax.lax.map(lambda own: function(own, *shared), own)
+
+            chains, whole = PartitionSpec("chains"), PartitionSpec()
+            specs = (chains, *(whole for _ in shared))
+            return jax.shard_map(some, mesh=mesh, in_specs=specs, out_specs=chains, check_vma=False)(own, *shared)
+
+        return on_mesh
+
+
+def make_chains(num_chains: int, chain_method: str | None) -> Chains:
+    """Chains by a method; by default parallel where several devices can share them evenly."""
+    if chain_method is None and num_chains > 1 and _devices_for(num_chains) > 1:
+        chain_method = "parallel"
+    return Chains(num_chains, chain_method or ("sequential" if jax.default_backend() == "cpu" else "vectorized"))
 
 
 def _devices_for(num_chains: int) -> int:
     """The most local devices that take the same number of chains each."""
     available = jax.local_device_count()
     return max(size for size in range(1, min(num_chains, available) + 1) if num_chains % size == 0)
-
-
-def map_chains(function: Callable[..., Any], num_chains: int, chain_method: str) -> Callable[..., Any]:
-    """`function(own, *shared)` of one chain, for all chains: the first argument and the results have a chain axis.
-
-    Parallel: on as many local devices as divide the chains evenly, side by side; vectorized: one program computes all;
-    sequential: one after the other.
-    """
-    if chain_method == "vectorized":
-        return lambda own, *shared: jax.vmap(lambda own: function(own, *shared))(own)
-    if chain_method == "sequential":
-        return lambda own, *shared: jax.lax.map(lambda own: function(own, *shared), own)
-    available = jax.local_devices()
-    num_devices = _devices_for(num_chains)
-    mesh = Mesh(np.array(available[:num_devices]), ("chains",))
-    chains, whole = PartitionSpec("chains"), PartitionSpec()
-
-    def on_mesh(own: PyTree, *shared: PyTree) -> PyTree:
-        def some(own: PyTree, *shared: PyTree) -> PyTree:
-            if num_devices == num_chains:
-                one = jax.tree.map(lambda leaf: leaf[0], own)
-                return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))
-            return jax.lax.map(lambda own: function(own, *shared), own)
-
-        specs = (chains, *(whole for _ in shared))
-        return jax.shard_map(some, mesh=mesh, in_specs=specs, out_specs=chains, check_vma=False)(own, *shared)
-
-    return on_mesh
 
 
 def stretch(
@@ -108,71 +116,93 @@ def stretch(
     return jax.lax.fori_loop(0, count, one, (state, drawn))
 
 
-def run_chains(
+@dataclass(frozen=True)
+class Run:
+    """How a long run is made.
+
+    Attributes:
+        num_warmup: steps that are not kept.
+        num_draws: steps that are, at most.
+        room: the longest stretch.
+        progress: reports after every stretch.
+        checkpoint: where the run is saved once a minute and on Ctrl-C, and found again.
+        fewest: kept steps that Ctrl-C must leave.
+        even: whether every stretch has all its room, and not as many steps as take about a second.
+    """
+
+    num_warmup: int
+    num_draws: int
+    room: int
+    progress: Progress
+    checkpoint: "Checkpoint | None" = None
+    fewest: int = 1
+    even: bool = False
+
+
+def run_in_stretches(
     advance: Callable[[Any, int, int], tuple[Any, Any]],
     state: PyTree,
-    *,
-    num_warmup: int,
-    num_draws: int,
-    room: int,
-    progress: Progress,
-    tell: Callable[[Any], str] | None = None,
-    checkpoint: "Checkpoint | None" = None,
+    run: Run,
+    watch: Callable[[Any], str] = lambda _: "",
+    unfinished: Callable[[], bool] = lambda: True,
 ) -> Drawn:
     """Warm up and draw, stretch by stretch.
 
     Args:
         advance: `(state, first, count) -> (state, drawn)`, drawn with leaves (chain, room, ...).
         state: where the chains start.
-        num_warmup: steps that are not kept.
-        num_draws: steps that are.
-        room: the longest stretch.
-        progress: reports after every stretch.
-        tell: a remark on what a stretch has drawn.
-        checkpoint: where the run is saved once a minute and on Ctrl-C, and found again.
+        run: how many steps, and what else is to be done.
+        watch: sees what every stretch has drawn; returns a remark.
+        unfinished: whether another stretch is due, before all steps are done.
 
     Raises:
-        KeyboardInterrupt: where too few draws of a chain were made before it for R-hat.
+        KeyboardInterrupt: where too few steps were made before it.
     """
-    total, done, kept, structure = num_warmup + num_draws, 0, [], None
+    total, done, kept = run.num_warmup + run.num_draws, 0, []
+    checkpoint, progress = run.checkpoint, run.progress
     if checkpoint is not None and (found := checkpoint.load(state)) is not None:
-        state, drawn_before, done = found
-        kept = [drawn_before] if drawn_before else []
+        state, kept, done = found
+        for drawn in kept:
+            watch(drawn)
         progress.tell(done, total, "resumed")
-    size, saved, interrupted = min(_FIRST_STRETCH, room), time.monotonic(), False
+    size, saved, interrupted = run.room if run.even else min(_FIRST_STRETCH, run.room), time.monotonic(), False
     whole = (state, len(kept), done)  # what belongs together, whenever someone stops it
+
+    def due() -> bool:
+        return done < total and unfinished()
+
     try:
-        while done < total:
+        while due():
             # Warm-up and draws are not mixed in a stretch.
-            count = min(size, room, (num_warmup if done < num_warmup else total) - done)
+            count = min(size, run.room, (run.num_warmup if done < run.num_warmup else total) - done)
             began = time.monotonic()
             state, drawn = advance(state, done, count)
-            leaves, structure = jax.tree.flatten(drawn)
-            leaves = [np.asarray(leaf)[:, :count] for leaf in leaves]
+            drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :count], drawn)  # noqa: B023
             took = time.monotonic() - began
-            if done > 0:  # the first call is mostly compilation
+            if done > 0 and not run.even:  # the first call is mostly compilation
                 size = max(1, int(count * min(4.0, _STRETCH_SECONDS / max(took, 1e-3))))
-            if done >= num_warmup:
-                kept.append(leaves)
+            if done >= run.num_warmup:
+                kept.append(drawn)
             done += count
             whole = (state, len(kept), done)
-            progress.tell(done, total, "" if tell is None else tell(structure.unflatten(leaves)))
-            if checkpoint is not None and done < total and time.monotonic() - saved > checkpoint.seconds:
+            progress.tell(done, total, watch(drawn))
+            if checkpoint is not None and due() and time.monotonic() - saved > checkpoint.seconds:
                 checkpoint.save(state, kept, done)
                 saved = time.monotonic()
     except KeyboardInterrupt:
         state, num_kept, done = whole
-        kept, interrupted = kept[:num_kept], done < total  # at the very end nothing is missing
+        kept, interrupted = kept[:num_kept], due()  # at the very end nothing is missing
         if checkpoint is not None and interrupted and done:
             checkpoint.save(state, kept, done)
-        if not kept or sum(part[0].shape[1] for part in kept) < fewest_draws(len(kept[0][0])):
+        if sum(jax.tree.leaves(drawn)[0].shape[1] for drawn in kept) < run.fewest:
             raise
     if checkpoint is not None and not interrupted:
         checkpoint.remove()
-    if structure is None:  # all draws were found on file
-        structure = jax.tree.structure(jax.eval_shape(lambda state: advance(state, 0, 1)[1], state))
-    draws = structure.unflatten(np.concatenate(parts, 1) for parts in zip(*kept, strict=True))
-    return Drawn(draws, interrupted, done)
+    return Drawn(_joined(kept), state, interrupted, done)
+
+
+def _joined(kept: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *parts: np.concatenate(parts, 1), *kept)
 
 
 class Checkpoint:
@@ -186,14 +216,14 @@ class Checkpoint:
         self.seconds = seconds
         self.identity = fingerprint(identity)
 
-    def save(self, state: PyTree, kept: list[list[np.ndarray]], done: int) -> None:
+    def save(self, state: PyTree, kept: list[PyTree], done: int) -> None:
         """Write the state of the chains and their draws so far."""
-        draws = [np.concatenate(parts, 1) for parts in zip(*kept, strict=True)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        saved = {"identity": self.identity, "done": done, "state": _plain(jax.tree.leaves(state)), "draws": draws}
+        kept = [_joined(kept)] if kept else []
+        saved = {"identity": self.identity, "done": done, "state": _plain(jax.tree.leaves(state)), "draws": kept}
         save_value(saved, self.path, _KIND)
 
-    def load(self, state: PyTree) -> tuple[Any, list[np.ndarray], int] | None:
+    def load(self, state: PyTree) -> tuple[Any, list[PyTree], int] | None:
         """State, draws and steps of the saved run, or None where there is none.
 
         Raises:

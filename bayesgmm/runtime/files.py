@@ -21,13 +21,13 @@ import jax
 import numpy as np
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.precision import ArrayLike, is_traced
+from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import short_repr
 
 FORMAT = "bayesgmm"
 FORMAT_VERSION = 1
 _HEADER = "header.json"
-_RESERVED = ("format", "format_version", "package_version", "arrays")
+_RESERVED = ("format", "format_version", "package_version", "kind", "arrays")
 _KINDS_OF_DTYPE = "biufcSU"  # truth values, numbers and text: what NumPy writes without pickle and reads back the same
 _TYPES: dict[str, Callable[..., Any]] = {}  # filled by `storable` and `stored_as`
 _DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, RecursionError, MemoryError)
@@ -49,50 +49,36 @@ def stored_as[F: Callable[..., Any]](name: str) -> Callable[[F], F]:
     return register
 
 
-def write_arrays(path: str | Path, header: Mapping[str, object], arrays: Mapping[str, ArrayLike]) -> None:
-    """Write arrays with their names, and a header that says what they are.
+def save_value(value: object, path: str | Path, kind: str) -> None:
+    """Write one value that `pack` can, as a file of this kind.
 
     The file is written beside its place and moved there whole: a crash leaves the old file, or none.
 
-    Args:
-        path: the file, taken as it is, with any suffix.
-        header: what JSON holds (no NaN); its `kind` says what the file is, such as "fit".
-        arrays: arrays of truth values, numbers or text, of NumPy or JAX.
-
     Raises:
-        InputError: for a header that JSON cannot hold, arrays of other types, and a path that cannot be written to.
+        InputError: as `pack`, and for a path that cannot be written to.
     """
-    given = {name: np.asarray(array) for name, array in arrays.items()}
-    for name, array in given.items():
-        if array.dtype.kind not in _KINDS_OF_DTYPE:
-            raise InputError(f"arrays[{name!r}] has dtype {array.dtype}, which cannot be stored; convert it to numbers")
-    if taken := [name for name in _RESERVED if name in header]:
-        raise InputError(f"header has {taken[0]!r}, which is written anyway; drop it")
-    if not isinstance(header.get("kind"), str):
-        raise InputError(f"header has kind={short_repr(header.get('kind'))}; give a word that says what the file is")
-    own = {
+    arrays: dict[str, np.ndarray] = {}
+    header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "package_version": importlib.metadata.version("bayesgmm"),
-        "arrays": list(given),
+        "kind": kind,
+        "content": pack(value, arrays, kind),
+        "arrays": list(arrays),
     }
-    try:
-        text = json.dumps(own | dict(header), indent=1, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"header cannot be written as JSON ({error}); put arrays into arrays") from None
     with written_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(_HEADER, text)
-        for name, array in given.items():
+        archive.writestr(_HEADER, json.dumps(header, indent=1, allow_nan=False))
+        for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read header and arrays of a file of `write_arrays`.
+def load_value[T](path: str | Path, cls: type[T], kind: str) -> T:
+    """Read a value of this class from a file of this kind.
 
     Raises:
         InputError: for a file that is not there, is damaged, comes from elsewhere, is of another `kind` than asked for,
-            or has a format newer than this version of the package knows.
+            holds something else, or has a format newer than this version of the package knows.
     """
     where = f"file {str(path)!r}"
     try:
@@ -101,9 +87,14 @@ def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise InputError(f"{where} is not of bayesgmm; give one that bayesgmm has written")
             _check_version(header, where)
-            if kind is not None and header["kind"] != kind:
+            if header["kind"] != kind:
                 raise InputError(f"{where} holds a {header['kind']}, not a {kind}; read it as what it is")
             arrays = {name: _read_array(archive, f"{name}.npy") for name in header["arrays"]}
+        # Estimators once had the entries of their content in the header itself.
+        entries = {name: part for name, part in header.items() if name not in _RESERVED}
+        value = unpack(entries.get("content", {"dict": entries}), arrays)
+        if not isinstance(value, cls):
+            raise ValueError(f"it holds {short_repr(value)}")
     except OSError as error:
         raise InputError(f"{where} cannot be read ({error.strerror or error}); check the path") from None
     except InputError:
@@ -113,7 +104,7 @@ def read_arrays(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
             raise InputError(f"{where} is not of bayesgmm; give one that bayesgmm has written") from None
         said = " ".join(str(error).split())[:100]
         raise InputError(f"{where} is damaged ({said}); take another copy, or fit again") from None
-    return header, arrays
+    return value
 
 
 def _check_version(header: Mapping[str, object], where: str) -> None:
@@ -183,6 +174,8 @@ def pack(value: object, arrays: dict[str, np.ndarray], name: str = "value") -> o
         while name in arrays:  # a dot in a word can make two names alike
             name += "'"
         arrays[name] = np.asarray(value)
+        if arrays[name].dtype.kind not in _KINDS_OF_DTYPE:
+            raise InputError(f"{name} has dtype {arrays[name].dtype}, which cannot be stored; convert it to numbers")
         return {"scalar" if isinstance(value, np.generic) else "array": name}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(float(value))}
@@ -201,27 +194,14 @@ def pack(value: object, arrays: dict[str, np.ndarray], name: str = "value") -> o
 
 
 def unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Restore the value that `pack` was given; its arrays are NumPy's.
-
-    Raises:
-        InputError: for what `pack` does not make.
-    """
-    try:
-        return _unpack(packed, arrays)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"the header does not fit its arrays ({short_repr(error)}); take another copy of the file"
-        ) from None
-
-
-def _unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Restore the value that `pack` was given; its arrays are NumPy's."""
     if isinstance(packed, list):
-        return [_unpack(item, arrays) for item in packed]
+        return [unpack(item, arrays) for item in packed]
     if not isinstance(packed, dict):
         return packed
     if "type" in packed:
         cls = _TYPES[packed["type"]]
-        fields = {name: _unpack(item, arrays) for name, item in packed["fields"].items()}
+        fields = {name: unpack(item, arrays) for name, item in packed["fields"].items()}
         return cls(**fields)
     ((tag, content),) = packed.items()
     if tag == "array":
@@ -231,33 +211,7 @@ def _unpack(packed: object, arrays: Mapping[str, np.ndarray]) -> Any:
     if tag == "float":
         return float(content)
     if tag == "tuple":
-        return tuple(_unpack(item, arrays) for item in content)
+        return tuple(unpack(item, arrays) for item in content)
     if tag == "dict":
-        return {key: _unpack(item, arrays) for key, item in content.items()}
+        return {key: unpack(item, arrays) for key, item in content.items()}
     raise ValueError(f"tag {tag!r}")
-
-
-def save_value(value: object, path: str | Path, kind: str) -> None:
-    """Write one value that `pack` can, as a file of this kind.
-
-    Raises:
-        InputError: as `pack` and `write_arrays`.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    packed = pack(value, arrays, kind)
-    write_arrays(path, {"kind": kind, "content": packed}, arrays)
-
-
-def load_value[T](path: str | Path, cls: type[T], kind: str) -> T:
-    """Read a value of this class from a file of this kind.
-
-    Raises:
-        InputError: as `read_arrays`, and for a file that holds something else.
-    """
-    header, arrays = read_arrays(path, kind)
-    # Estimators once had the entries of their content in the header itself.
-    entries = {name: part for name, part in header.items() if name not in (*_RESERVED, "kind")}
-    value = unpack(entries.get("content", {"dict": entries}), arrays)
-    if not isinstance(value, cls):
-        raise InputError(f"file {str(path)!r} holds no {kind}; take another copy, or fit again")
-    return value

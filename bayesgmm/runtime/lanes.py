@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from bayesgmm.numerics.precision import AnyArray, ArrayLike
+from bayesgmm.numerics.precision import AnyArray
 
 _MAX_LANES = 32
 
@@ -61,24 +61,27 @@ def batchable(program: Program) -> Callable[[PyTree], PyTree]:
 
     @run.def_vmap
     def run_batch(size: int, batched: list[PyTree], problem: PyTree) -> tuple[PyTree, PyTree]:
-        results = run_all(program, problem, batched[0], size)
+        leaves, structure = jax.tree.flatten(problem)
+        places = tuple((1, size) if vary else None for vary in jax.tree.leaves(batched[0]))
+        results = _queue(program, structure, places, size)(leaves)
         return results, jax.tree.map(lambda _: True, results)
 
     return run
 
 
-def run_all(
-    program: Program, problems: PyTree, varies: PyTree, size: int, num_tasks: ArrayLike | None = None
-) -> PyTree:
-    """Results of `size` problems, stacked, of which those leaves are stacked that `varies` marks as true.
+def run_together(program: Program, problems: PyTree, axes: PyTree) -> PyTree:
+    """Results of problems side by side, until the last one ends; their leaves are stacked where `axes` has 0."""
+    in_lanes = functools.partial(jax.vmap, in_axes=(axes, 0))
 
-    Only the first `num_tasks` are run where that is given, the largest of them under `vmap`; results of the others are
-    zeros.
-    """
-    leaves, structure = jax.tree.flatten(problems)
-    places = tuple((1, size) if vary else None for vary in jax.tree.leaves(jax.tree.broadcast(varies, problems)))
-    num_tasks = jnp.asarray(size if num_tasks is None else num_tasks, jnp.int32)
-    return _queue(program, structure, places, size, size)(leaves, num_tasks)
+    def running(states: PyTree) -> Array:
+        return in_lanes(program.unfinished)(problems, states)
+
+    def step(states: PyTree) -> PyTree:
+        return jax.vmap(program.step, in_axes=(axes, 0, 0))(problems, states, running(states))
+
+    first = jax.vmap(program.begin, in_axes=(axes,))(problems)
+    states = jax.lax.while_loop(lambda states: running(states).any(), step, first)
+    return in_lanes(program.end)(problems, states)
 
 
 # Where a leaf of problem number i is found: everywhere the same (None), or at (i // stride) % length.
@@ -87,9 +90,9 @@ _Place = tuple[int, int] | None
 
 @functools.cache
 def _queue(
-    program: Program, structure: PyTree, places: tuple[_Place, ...], size: int, group: int
-) -> Callable[[list[Array], Array], PyTree]:
-    """The runs of `size` problems, in groups of which each has so many tasks."""
+    program: Program, structure: PyTree, places: tuple[_Place, ...], size: int
+) -> Callable[[list[Array]], PyTree]:
+    """The runs of `size` problems."""
 
     def load(leaves: list[Array], index: Array) -> PyTree:
         return structure.unflatten(
@@ -98,18 +101,15 @@ def _queue(
         )
 
     @jax.custom_batching.custom_vmap
-    def run(leaves: list[AnyArray], num_tasks: AnyArray) -> PyTree:
+    def run(leaves: list[AnyArray]) -> PyTree:
         axes = structure.unflatten(None if place is None else 0 for place in places)
         one = jax.eval_shape(lambda leaves: load(leaves, jnp.asarray(0)), leaves)
         if program.cost(one) >= program.large:
-            return _run_in_turn(program, lambda index: load(leaves, index), size, group, num_tasks)
-        num_lanes = min(_MAX_LANES, size)
-        return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, group, num_lanes, num_tasks)
+            return jax.lax.map(lambda index: program.run(load(leaves, index)), jnp.arange(size, dtype=jnp.int32))
+        return _run_in_lanes(program, lambda index: load(leaves, index), axes, size, min(_MAX_LANES, size))
 
     @run.def_vmap
-    def run_batch(
-        outer: int, batched: list[PyTree], leaves: list[AnyArray], num_tasks: AnyArray
-    ) -> tuple[PyTree, PyTree]:
+    def run_batch(outer: int, batched: list[PyTree], leaves: list[AnyArray]) -> tuple[PyTree, PyTree]:
         more, more_places = [], []
         for leaf, place, vary in zip(leaves, places, batched[0], strict=True):
             if vary and place is not None:
@@ -121,25 +121,11 @@ def _queue(
             else:
                 more_places.append((size, outer) if vary else place)
             more.append(leaf)
-        num_tasks = num_tasks.max() if batched[1] else num_tasks
-        results = _queue(program, structure, tuple(more_places), outer * size, group)(more, num_tasks)
+        results = _queue(program, structure, tuple(more_places), outer * size)(more)
         results = jax.tree.map(lambda leaf: leaf.reshape(outer, size, *leaf.shape[1:]), results)
         return results, jax.tree.map(lambda _: True, results)
 
     return run
-
-
-def _run_in_turn(program: Program, load: Callable[[Array], PyTree], size: int, group: int, num_tasks: Array) -> PyTree:
-    shapes = jax.eval_shape(lambda: program.run(load(jnp.zeros((), jnp.int32))))
-
-    def run(index: Array) -> PyTree:
-        return jax.lax.cond(
-            index % group < num_tasks,
-            lambda: program.run(load(index)),
-            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-        )
-
-    return jax.lax.map(run, jnp.arange(size, dtype=jnp.int32))
 
 
 class _Lanes(NamedTuple):
@@ -151,25 +137,13 @@ class _Lanes(NamedTuple):
     results: PyTree
 
 
-def _run_in_lanes(
-    program: Program,
-    load: Callable[[Array], PyTree],
-    axes: PyTree,
-    size: int,
-    group: int,
-    num_lanes: int,
-    num_tasks: Array,
-) -> PyTree:
-    total = num_tasks * (size // group)
+def _run_in_lanes(program: Program, load: Callable[[Array], PyTree], axes: PyTree, size: int, num_lanes: int) -> PyTree:
     # Lanes are filled several at a time: to load a problem costs something for every lane.
     few = max(1, num_lanes // 4)
     in_lanes = functools.partial(jax.vmap, in_axes=(axes, 0))
 
-    def place_of(task: Array) -> Array:
-        return jnp.minimum((task // num_tasks) * group + task % num_tasks, size - 1)
-
     def load_lanes(tasks: Array) -> PyTree:
-        return jax.vmap(load, out_axes=axes)(place_of(tasks))
+        return jax.vmap(load, out_axes=axes)(jnp.minimum(tasks, size - 1))
 
     def choose(mask: Array, new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
@@ -178,7 +152,7 @@ def _run_in_lanes(
         return lanes.active & in_lanes(program.unfinished)(lanes.problems, lanes.states)
 
     def work(lanes: _Lanes) -> _Lanes:
-        tolerated = jnp.where(lanes.following < total, few, num_lanes)
+        tolerated = jnp.where(lanes.following < size, few, num_lanes)
 
         def busy(states: PyTree) -> Array:
             num_running = running(lanes._replace(states=states)).sum()
@@ -191,10 +165,10 @@ def _run_in_lanes(
         lanes = lanes._replace(states=jax.lax.while_loop(busy, step, lanes.states))
         ended = lanes.active & ~running(lanes)
         found = in_lanes(program.end)(lanes.problems, lanes.states)
-        target = jnp.where(ended, place_of(lanes.tasks), size)
+        target = jnp.where(ended, lanes.tasks, size)
         results = jax.tree.map(lambda whole, part: whole.at[target].set(part, mode="drop"), lanes.results, found)
         candidates = lanes.following + jnp.cumsum(ended, dtype=jnp.int32) - 1
-        filled = ended & (candidates < total)
+        filled = ended & (candidates < size)
         index = jnp.where(filled, candidates, lanes.tasks)
         problems = load_lanes(index)
         states = choose(filled, jax.vmap(program.begin, in_axes=(axes,))(problems), lanes.states)
@@ -206,5 +180,5 @@ def _run_in_lanes(
     states = jax.vmap(program.begin, in_axes=(axes,))(problems)
     shapes = jax.eval_shape(in_lanes(program.end), problems, states)
     results = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
-    first = _Lanes(index, index < total, problems, states, jnp.asarray(num_lanes, jnp.int32), results)
+    first = _Lanes(index, index < size, problems, states, jnp.asarray(num_lanes, jnp.int32), results)
     return jax.lax.while_loop(lambda lanes: lanes.active.any(), work, first).results

@@ -157,5 +157,5 @@ def mixture_of_partition(
     """The M-step from given responsibilities, with one ridge for all features or one for each (d)."""
     rows = jax.tree.map(jnp.asarray, rows)
     responsibilities, ridge = (jnp.asarray(value, rows.dtype) for value in (responsibilities, reg_covar))
-    moments = moments_of_partition(rows, responsibilities, diagonal=family.diagonal)
+    moments = moments_of_partition(rows, responsibilities, family)
     return maximise(moments, family, jnp.broadcast_to(ridge, rows.num_features))

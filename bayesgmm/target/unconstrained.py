@@ -11,6 +11,7 @@ is the energy of NUTS, variational inference and the Laplace approximation. With
 The log-likelihood is that of all rows in one: value and gradient for about the price of one EM iteration.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Hashable
@@ -29,15 +30,9 @@ from numpyro.infer.util import log_density
 
 from bayesgmm.likelihood.expectation import Prepared
 from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_rows
-from bayesgmm.likelihood.rows import enough_rows, unweighted_rows
-from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike
-from bayesgmm.numerics.validation import as_key
-from bayesgmm.priors.checks import check_prior
-from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
-from bayesgmm.priors.weakly_informative import default_prior
 from bayesgmm.target.numpyro_model import (
     CovarianceUnits,
     floor_weights,
@@ -45,6 +40,7 @@ from bayesgmm.target.numpyro_model import (
     sample_sites,
     sites_of_mixture,
 )
+from bayesgmm.target.problem import Problem
 
 _ROOM = 64  # points that a compiled call has room for
 
@@ -57,23 +53,6 @@ def in_column_units(site: dict[str, object]) -> TransformReparam | None:
 
 
 _standardised_prior = reparam(sample_sites, config=in_column_units)
-
-
-def prepare_problem(
-    x: ArrayLike, num_components: int, family: str | Family, prior: AnyPrior | None, key: KeyLike
-) -> tuple[AnyArray, Family, AnyPrior]:
-    """Checked rows, family and prior of a Bayesian engine, with the default prior where none is given.
-
-    Raises:
-        InputError: for arguments that cannot be fitted.
-    """
-    family = get_family(family)
-    rows = unweighted_rows(x)
-    # A conjugate prior bounds the likelihood; the others do not where rows are fewer than features.
-    enough_rows(rows, num_components, family, bounded=isinstance(prior, ConjugatePrior))
-    as_key(key)
-    prior = default_prior(rows, num_components) if prior is None else prior
-    return rows.values, family, check_prior(prior, num_components, rows.num_features, family)
 
 
 class _Site(NamedTuple):
@@ -105,26 +84,18 @@ def _layout(
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["x", "prior", "prepared"],
+    data_fields=["rows", "prior", "prepared"],
     meta_fields=["num_components", "family"],
 )
 @dataclass(frozen=True)
-class Target:
-    """The posterior density of rows and a prior, as a function of the flat vector; a pytree.
+class Target(Problem):
+    """The posterior density of a problem, as a function of the flat vector; a pytree.
 
     Attributes:
-        x: rows, shape (n, d).
-        prior: numbers of the prior.
         prepared: what evaluations on the same rows share, or None.
-        num_components: k.
-        family: covariance family.
     """
 
-    x: Float[Array, "n d"]
-    prior: AnyPrior
-    prepared: Prepared | None
-    num_components: int
-    family: Family
+    prepared: Prepared | None = None
 
     @property
     def _layout(self) -> list[_Site]:
@@ -185,7 +156,7 @@ class Target:
     def energy(self, vector: Float[Array, " p"], jacobian: float | Array = 1.0) -> Float[Array, ""]:
         """Minus the log posterior density of the coordinates, up to the evidence; with `jacobian` 0, of the sites."""
         mixture, log_prior = self.mixture_and_log_prior(vector, jacobian)
-        return -log_prior - log_likelihood_of_rows(mixture, self.x, self.prepared)
+        return -log_prior - log_likelihood_of_rows(mixture, self.rows, self.prepared)
 
     def log_unit(self) -> float:
         """Log density of the sites in the units of the data, less that of the standardised ones: a constant."""
@@ -196,10 +167,11 @@ class Target:
         return float(-times * unit.sum())
 
 
-def make_target(x: AnyArray, num_components: int, family: Family, prior: AnyPrior, start: Mixture) -> Target:
-    """The target of these rows, prepared for many evaluations around a start."""
-    x, prior, start = jax.tree.map(jnp.asarray, (x, prior, start))
-    return Target(x, prior, _prepare(start, x), num_components, family)
+def make_target(problem: Problem, start: Mixture) -> Target:
+    """The target of a problem, prepared for many evaluations around a start."""
+    problem, start = jax.tree.map(jnp.asarray, (problem, start))
+    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
+    return Target(**fields, prepared=_prepare(start, problem.rows))
 
 
 _prepare = jax.jit(prepare_rows)
@@ -243,7 +215,7 @@ class Energy:
 
     def __call__(self, vectors: Float[np.ndarray, "m p"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Energies (m) and gradients (m, p)."""
-        dtype = self.target.x.dtype
+        dtype = self.target.rows.dtype
         jacobian = np.asarray(self.jacobian, dtype)
 
         def evaluate(batch: np.ndarray) -> tuple[Array, Array]:
@@ -259,7 +231,7 @@ class Energy:
 
         By central differences of the exact gradient. They are best at about the cube root of the rounding.
         """
-        width = float(np.finfo(self.target.x.dtype).eps) ** (1 / 3)
+        width = float(np.finfo(self.target.rows.dtype).eps) ** (1 / 3)
         count, moves = len(directions), width * directions
         values, gradients = self(np.concatenate([vector + moves, vector - moves, vector[None]]))
         return float(values[-1]), gradients[-1], (gradients[:count] - gradients[count:-1]) / (2 * width)

@@ -9,6 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import bayesgmm
+from bayesgmm.likelihood.rows import as_rows
+from bayesgmm.target.problem import Problem
 from bayesgmm.target.unconstrained import Target, make_target, vector_of
 from tests.benchmarks.data import Parameters
 from tests.benchmarks.posteriors import Draws, Judged
@@ -81,7 +83,7 @@ def potential_and_start(x: jax.Array, start: Parameters, *, apart: float) -> tup
     family, prior = bayesgmm.FAMILIES["full"], bayesgmm.default_prior(np.asarray(x), num_components)
     with precision(dtype):
         mixture = mixture_of(start, "full", dtype)
-        target = make_target(x, num_components, family, prior, mixture)
+        target = make_target(Problem(as_rows(x), prior, num_components, family), mixture)
         point = target.split(vector_of(target, jax.tree.map(jax.numpy.asarray, mixture)))
         point = {name: leaf + apart * rng.normal(size=leaf.shape).astype(dtype) for name, leaf in point.items()}
 

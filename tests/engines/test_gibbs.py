@@ -11,6 +11,7 @@ from scipy import stats
 import bayesgmm
 from bayesgmm import InputError, conjugate_prior, fit_gibbs, fit_nuts
 from bayesgmm.engines.gibbs import allocated_moments
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.mixture import drawn_shares
 from bayesgmm.posterior.convergence import invariants
 
@@ -95,7 +96,7 @@ def test_moments_are_those_of_some_allocation(family, rng, key):
 
 def bayesgmm_moments(mixture, x, key, family):
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, allocated_moments(mixture, jax.numpy.asarray(x), family, key=key))
+        return jax.tree.map(np.asarray, allocated_moments(mixture, as_rows(jax.numpy.asarray(x)), family, key=key))
 
 
 def test_draws_are_the_same_by_every_chain_method(key):

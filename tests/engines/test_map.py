@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONJUGATE, DATA, at_length, each_representation
+from helpers import CONJUGATE, DATA, at_length, each_representation, target_of
 from numpyro.handlers import reparam
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
@@ -19,7 +19,7 @@ import bayesgmm
 from bayesgmm.engines import map as map_engine
 from bayesgmm.likelihood.expectation import expected_moments
 from bayesgmm.target.numpyro_model import sites_of_mixture
-from bayesgmm.target.unconstrained import Energy, in_column_units, make_target
+from bayesgmm.target.unconstrained import Energy, in_column_units
 
 standardised_model = reparam(bayesgmm.model, config=in_column_units)
 
@@ -119,7 +119,7 @@ def test_conjugate_mode_is_where_map_em_ends(family, num_components, key, x64):
     density = bayesgmm.log_likelihood(by_em, x) + bayesgmm.log_prior(by_em, family, prior)
     assert fit.trace[-1] == pytest.approx(float(density), abs=1e-8)
 
-    target = make_target(x, num_components, family, prior, by_em)
+    target = target_of(x, num_components, family, prior, by_em)
     _, gradient = Energy(target, jacobian=0.0)(np.asarray(target.vector_of(by_em))[None])
     assert np.abs(gradient).max() < 1e-8 * len(x)
 
@@ -201,7 +201,7 @@ def test_mode_in_the_unconstrained_space_is_another(key, x64):
     family, x = bayesgmm.FAMILIES["full"], jnp.asarray(DATA["galaxies"])
     prior = jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, 3))
     fit = bayesgmm.fit_map(x, 3, key=key)
-    target = make_target(x, 3, family, prior, fit.mixture)
+    target = target_of(x, 3, family, prior, fit.mixture)
     point = target.vector_of(fit.mixture)
 
     @jax.jit

@@ -9,7 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import DATA
+from helpers import DATA, target_of
 from numpyro.distributions import constraints
 from numpyro.handlers import reparam
 from numpyro.infer import Trace_ELBO
@@ -22,9 +22,10 @@ import bayesgmm
 from bayesgmm.engines import guides, vi
 from bayesgmm.engines.draws import pareto_khat
 from bayesgmm.engines.elbo import ALL_ROWS_UP_TO, can_resolve, has_settled, tangent_at
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.target.laplace import approximate
 from bayesgmm.target.numpyro_model import sites_of_mixture
-from bayesgmm.target.unconstrained import in_column_units, make_target
+from bayesgmm.target.unconstrained import in_column_units
 
 standardised_model = reparam(bayesgmm.model, config=in_column_units)
 
@@ -112,7 +113,7 @@ def test_minibatches_of_many_rows_have_the_posterior_of_all(key, x64):
     np.testing.assert_allclose(_deviations(fit.draws), _laplace_deviations(em.mixture, x), rtol=0.1)
     # The log-densities are those of all rows, in the coordinates that the guide moves in.
     family, prior = bayesgmm.FAMILIES["full"], jax.tree.map(jnp.asarray, bayesgmm.default_prior(x, 2))
-    target = make_target(x, 2, family, prior, em.mixture)
+    target = target_of(x, 2, family, prior, em.mixture)
     units = guides.units_of(approximate(target, em.mixture), x.dtype)
     point = target.split(target.vector_of(jax.tree.map(lambda leaf: leaf[0, 0], fit.draws)))
     density = -potential_energy(standardised_model, (x, 2, family, prior), {}, point) + jnp.log(units.scale).sum()
@@ -134,10 +135,10 @@ def _setting(x, num_components, guide="normal", one_by_one=False):
     """A fit's parts, at its beginning."""
     family = bayesgmm.FAMILIES["full"]
     start = jax.tree.map(jnp.asarray, bayesgmm.fit_em(x, num_components, key=jax.random.key(0)).mixture)
-    target = make_target(x, num_components, family, bayesgmm.default_prior(x, num_components), start)
+    target = target_of(x, num_components, family, bayesgmm.default_prior(x, num_components), start)
     plan = vi._Plan(guide, None, 8, one_by_one)
     around = approximate(target, start)
-    units = guides.units_of(around, target.x.dtype)
+    units = guides.units_of(around, target.rows.dtype)
     given = guides.parameters_at_start(guide, None, around, units)
     return plan, vi._begin(jax.random.key(0), target, units, given, plan), start, target, units
 
@@ -148,18 +149,19 @@ def test_elbo_of_minibatches_is_unbiased(away, key, x64):
     plan, state, start, target, units = _setting(DATA["faithful"], 2, "full_rank")
     model, guide, _ = approximation = plan.approximation
     svi = plan.svi(approximation, 0.1, target, units)
-    parameters, x = svi.get_params(state), target.x
+    parameters, x = svi.get_params(state.svi), target.rows.values
 
     @jax.jit
     def loss(x, tangent):
-        return vi.Elbo(4).loss(key, parameters, model, guide, dataclasses.replace(target, x=x), units, tangent)
+        seen = dataclasses.replace(target, rows=as_rows(x))
+        return vi.Elbo(4).loss(key, parameters, model, guide, seen, units, tangent)
 
     reference = bayesgmm.Mixture(
         start.log_weights + jnp.log(jnp.array([1.5, 0.5])) * away,
         start.means + away,
         start.precision_factor * 1.1**away,
     )
-    tangent = tangent_at(reference, x)
+    tangent = tangent_at(reference, target.rows)
     batches = np.random.default_rng(0).permutation(len(x)).reshape(17, 16)
     of_batches = np.array([-loss(x[rows], tangent) for rows in batches])
     assert of_batches.mean() + float(tangent.log_likelihood) == pytest.approx(-float(loss(x, None)), rel=1e-10)
@@ -179,7 +181,7 @@ def test_memory_holds_no_responsibilities_of_all_rows_and_particles(key):
     all_of_them = num_rows * num_particles * 2 * x.dtype.itemsize
     for size in (4096, num_rows):
         plan, state, start, target, units = _setting(x, 2, one_by_one=size == num_rows)
-        tangent = tangent_at(start, target.x) if size < num_rows else None
+        tangent = tangent_at(start, target.rows) if size < num_rows else None
         advance = vi._advance.lower(state, jnp.float32(0.1), target, units, tangent, plan, 100, size)
         assert advance.compile().memory_analysis().temp_size_in_bytes < all_of_them / 2
 
@@ -187,10 +189,10 @@ def test_memory_holds_no_responsibilities_of_all_rows_and_particles(key):
 def test_khat_is_that_of_numpyro(key, x64):
     """NumPyro's own diagnostic, given the same guide and the same random numbers; it fits the tail on its own."""
     plan, state, _, target, units = _setting(DATA["faithful"], 2)
-    state, mean, _ = vi._advance(state, jnp.asarray(0.04), target, units, None, plan, 500, len(target.x))
-    _, log_p, log_q = vi._draw(mean, key, target, units, plan, 1000)
+    state, _ = vi._advance(state, jnp.asarray(0.04), target, units, None, plan, 500, len(target.rows))
+    _, log_p, log_q = vi._draw(state.mean, key, target, units, plan, 1000)
     model, guide, _ = plan.approximation  # a guide set up anew takes the same numbers as in `_draw`
-    theirs = psis_diagnostic(key, mean, model, guide, target, units, num_particles=1000)
+    theirs = psis_diagnostic(key, state.mean, model, guide, target, units, num_particles=1000)
     assert pareto_khat(np.asarray(log_p), np.asarray(log_q)) == pytest.approx(theirs, abs=0.02)
 
 

@@ -286,13 +286,11 @@ def test_row_summaries(problem, blocking):
 
 @pytest.mark.usefixtures("x64")
 @each_representation
-def test_moments_of_a_partition(problem, blocking, rng):
+def test_moments_of_a_partition(problem, family, blocking, rng):
     _, x, row_weights = problem
     x = x + 1e6
     responsibilities = rng.dirichlet(np.ones(K), size=N)
-    result = moments_of_partition(
-        *to_jax((Rows(x, row_weights), responsibilities)), diagonal=problem[0].mixture.is_diagonal
-    )
+    result = moments_of_partition(*to_jax((Rows(x, row_weights), responsibilities)), family)
     shares = responsibilities * row_weights[:, None]
     means = shares.T @ (x - 1e6) / shares.sum(0)[:, None]
     assert_close(result.count, shares.sum(0), 1e-14)
@@ -309,7 +307,7 @@ def test_moments_of_a_partition(problem, blocking, rng):
 def test_a_partition_with_an_empty_component_has_finite_moments(rng):
     responsibilities = jnp.asarray(np.eye(3)[np.arange(N) % 2])
     x = jnp.asarray(rng.normal(size=(N, D)))
-    result = moments_of_partition(Rows(x, jnp.ones(N)), responsibilities, diagonal=False)
+    result = moments_of_partition(Rows(x, jnp.ones(N)), responsibilities, FAMILIES["full"])
     assert result.count[2] == 0
     assert all(np.isfinite(getattr(result, name)).all() for name in ("origin", "count", "first", "second"))
 

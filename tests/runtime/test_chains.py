@@ -8,7 +8,7 @@ import pytest
 from bayesgmm import FitWarning, InputError, fit_gibbs, fit_nuts
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.runtime import chains
-from bayesgmm.runtime.chains import Checkpoint, map_chains, run_chains, stretch
+from bayesgmm.runtime.chains import Chains, Checkpoint, Run, run_in_stretches, stretch
 from bayesgmm.runtime.progress import Progress
 
 
@@ -25,7 +25,7 @@ def walk(chain_method="parallel", num_chains=4, room=16):
         place, drawn = stretch(step, place, first, count, room)
         return (key, place), drawn
 
-    run = jax.jit(map_chains(one, num_chains, chain_method))
+    run = jax.jit(Chains(num_chains, chain_method).map(one))
     state = (jax.random.split(jax.random.key(3), num_chains), jnp.zeros(num_chains))
     return (lambda state, first, count: run(state, jnp.asarray(first), jnp.asarray(count))), state
 
@@ -40,10 +40,14 @@ def expected_walk(num_chains, num_steps):
 @pytest.mark.parametrize("num_chains", [1, 3, 4, 12])
 def test_draws_do_not_depend_on_how_they_are_divided(chain_method, num_chains):
     advance, state = walk(chain_method, num_chains)
-    found = run_chains(advance, state, num_warmup=7, num_draws=30, room=16, progress=Progress("walk", None))
+    found = run_in_stretches(advance, state, run_of(num_draws=30))
     np.testing.assert_allclose(found.draws["place"], expected_walk(num_chains, 37)[:, 7:], rtol=1e-5, atol=1e-5)
     assert not found.interrupted
     assert found.num_steps == 37
+
+
+def run_of(told=None, num_draws=60, **options):
+    return Run(num_warmup=7, num_draws=num_draws, room=16, progress=Progress("walk", told), fewest=4, **options)
 
 
 class Stop:
@@ -61,18 +65,16 @@ class Stop:
 
 def test_crashed_run_goes_on_to_the_same_draws(tmp_path):
     advance, state = walk()
-    options = {"num_warmup": 7, "num_draws": 60, "room": 16, "progress": Progress("walk", None)}
-    whole = run_chains(advance, state, **options)
+    whole = run_in_stretches(advance, state, run_of())
     path = tmp_path / "deep" / "run.npz"
     saving = Checkpoint(path, {"seed": 3}, seconds=-1.0)
     with pytest.raises(RuntimeError, match="power cut"):
-        run_chains(Stop(advance, 4, RuntimeError("power cut")), state, checkpoint=saving, **options)
+        run_in_stretches(Stop(advance, 4, RuntimeError("power cut")), state, run_of(checkpoint=saving))
     assert path.exists()
     assert [file.name for file in path.parent.iterdir()] == ["run.npz"]
     told = []
-    options["progress"] = Progress("walk", told.append)
     counted = Stop(advance, 100, None)
-    resumed = run_chains(counted, state, checkpoint=Checkpoint(path, {"seed": 3}), **options)
+    resumed = run_in_stretches(counted, state, run_of(told.append, checkpoint=Checkpoint(path, {"seed": 3})))
     assert "resumed" in told[0]
     np.testing.assert_array_equal(resumed.draws["place"], whole.draws["place"])
     assert not path.exists()
@@ -92,14 +94,13 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
 
 def test_interrupt_keeps_what_was_drawn():
     advance, state = walk()
-    options = {"num_warmup": 7, "num_draws": 60, "room": 16, "progress": Progress("walk", None)}
-    found = run_chains(Stop(advance, 4, KeyboardInterrupt()), state, **options)
+    found = run_in_stretches(Stop(advance, 4, KeyboardInterrupt()), state, run_of())
     assert found.interrupted
     kept = found.draws["place"].shape[1]
     assert 4 <= kept < 60
     np.testing.assert_allclose(found.draws["place"], expected_walk(4, 7 + kept)[:, 7:], rtol=1e-5, atol=1e-5)
     with pytest.raises(KeyboardInterrupt):
-        run_chains(Stop(advance, 1, KeyboardInterrupt()), state, **options)
+        run_in_stretches(Stop(advance, 1, KeyboardInterrupt()), state, run_of())
 
 
 def test_interrupt_at_the_very_end_loses_nothing(tmp_path):
@@ -110,8 +111,7 @@ def test_interrupt_at_the_very_end_loses_nothing(tmp_path):
         if message.startswith("walk: 67 of 67"):
             raise KeyboardInterrupt
 
-    options = {"num_warmup": 7, "num_draws": 60, "room": 16, "checkpoint": checkpoint}
-    found = run_chains(advance, state, progress=Progress("walk", stop), **options)
+    found = run_in_stretches(advance, state, run_of(stop, checkpoint=checkpoint))
     assert not found.interrupted
     assert found.draws["place"].shape[1] == 60
     assert not checkpoint.path.exists()
@@ -120,9 +120,9 @@ def test_interrupt_at_the_very_end_loses_nothing(tmp_path):
 def test_interrupt_right_after_resuming_keeps_what_was_on_file(tmp_path):
     advance, state = walk()
     checkpoint = Checkpoint(tmp_path / "run.npz", "walk")
-    options = {"num_warmup": 7, "num_draws": 60, "room": 16, "progress": Progress("walk", None)}
-    part = run_chains(Stop(advance, 4, KeyboardInterrupt()), state, checkpoint=checkpoint, **options)
-    again = run_chains(Stop(advance, 0, KeyboardInterrupt()), state, checkpoint=checkpoint, **options)
+    run = run_of(checkpoint=checkpoint)
+    part = run_in_stretches(Stop(advance, 4, KeyboardInterrupt()), state, run)
+    again = run_in_stretches(Stop(advance, 0, KeyboardInterrupt()), state, run)
     assert again.interrupted
     np.testing.assert_array_equal(again.draws["place"], part.draws["place"])
     assert checkpoint.path.exists()
@@ -176,6 +176,6 @@ def test_interrupted_single_chain_keeps_only_what_can_be_judged(key):
 
 
 def test_the_best_chain_method_uses_the_devices():
-    assert chains.best_chain_method(4) == "parallel"
-    assert chains.best_chain_method(10**6) == "parallel"  # by eighths
-    assert chains.best_chain_method(11) == chains.best_chain_method(1) == "sequential"
+    assert chains.make_chains(4, None).method == "parallel"
+    assert chains.make_chains(10**6, None).method == "parallel"  # by eighths
+    assert chains.make_chains(11, None).method == chains.make_chains(1, None).method == "sequential"

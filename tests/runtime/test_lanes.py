@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bayesgmm.runtime.lanes import batchable, run_all
+from bayesgmm.runtime.lanes import batchable, run_together
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -79,14 +79,7 @@ def test_a_vmap_of_a_vmap_is_one_queue_in_which_some_things_are_shared(program, 
     np.testing.assert_array_equal(found.num_steps, steps_needed(starts[:, None], factors[None]))
 
 
-@each_way
-def test_only_the_first_tasks_of_every_group_are_run(program, rng):
-    starts = jnp.asarray(rng.uniform(1, 10, size=(4, 6)), jnp.float32)
-    varies = Problem(True, False)
-
-    def first_two(starts):
-        return run_all(program, Problem(starts, jnp.float32(1.5)), varies, 6, 2)
-
-    found = jax.vmap(first_two)(starts)
-    np.testing.assert_array_equal(found.num_steps[:, :2], steps_needed(starts[:, :2], 1.5))
-    np.testing.assert_array_equal(found.num_steps[:, 2:], 0)
+def test_problems_run_together_end_where_each_would_alone(rng):
+    starts = jnp.asarray(rng.uniform(1, 10, size=6), jnp.float32)
+    found = run_together(IN_LANES, Problem(starts, jnp.float32(1.5)), Problem(0, None))
+    np.testing.assert_array_equal(found.num_steps, steps_needed(starts, 1.5))

@@ -13,6 +13,7 @@ from helpers import (
     each_family_and,
     each_representation,
     random_case,
+    target_of,
 )
 from numpyro import distributions as dist
 from numpyro.infer import Predictive, log_likelihood
@@ -20,8 +21,9 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 import bayesgmm
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.target.numpyro_model import MixtureDistribution, log_prior_of_sites, mixture_of_sites, sites_of_mixture
-from bayesgmm.target.unconstrained import Target, make_target
+from bayesgmm.target.unconstrained import Target
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -41,7 +43,7 @@ def test_sites_and_mixture_are_inverse(family, num_features, rng):
 def test_unconstrained_coordinates_and_mixture_are_inverse(family, num_features, rng):
     case = random_case(family, 2, num_features, rng)
     prior = bayesgmm.default_prior(case.rows(50, rng), 2)
-    target = make_target(case.rows(50, rng), 2, family, prior, case.mixture)
+    target = target_of(case.rows(50, rng), 2, family, prior, case.mixture)
     assert_close(target.mixture_at(target.vector_of(case.mixture)), case.mixture, 1e-12)
 
 
@@ -49,7 +51,7 @@ def test_unconstrained_coordinates_and_mixture_are_inverse(family, num_features,
 def test_unconstrained_dimension_is_the_number_of_parameters(family, rng):
     case = random_case(family, 3, 4, rng)
     x = case.rows(50, rng)
-    target = make_target(x, 3, family, bayesgmm.default_prior(x, 3), case.mixture)
+    target = target_of(x, 3, family, bayesgmm.default_prior(x, 3), case.mixture)
     assert target.vector_of(case.mixture).shape == (target.size,) == (family.num_parameters(3, 4),)
 
 
@@ -120,7 +122,7 @@ def test_other_priors_of_scales_are_scipys(scale_prior, num_features, family, rn
     total = sum(float(value) for value in found.values()) + float(bayesgmm.log_likelihood(case.mixture, x))
     density, _ = log_density(bayesgmm.model, (x, 2, family, prior), {}, sites)
     np.testing.assert_allclose(density, total, rtol=1e-11)
-    target = make_target(x, 2, family, prior, case.mixture)
+    target = target_of(x, 2, family, prior, case.mixture)
     point = target.vector_of(case.mixture)
     back = target.sites_at(point)[0]
     assert_close(target.mixture_of(back), case.mixture, 1e-12)
@@ -184,7 +186,7 @@ def test_conjugate_sites_and_unconstrained_coordinates_are_inverse(family, num_f
     sites = sites_of_mixture(case.mixture, family, prior)
     assert set(sites) == {"weights", "means", "variances" if family.diagonal else "covariances"}
     assert_close(mixture_of_sites(sites, family), case.mixture, 1e-12)
-    target = make_target(case.rows(50, rng), 2, family, prior, case.mixture)
+    target = target_of(case.rows(50, rng), 2, family, prior, case.mixture)
     assert target.size == family.num_parameters(2, num_features)
     assert_close(target.mixture_at(target.vector_of(case.mixture)), case.mixture, 1e-12)
 
@@ -201,14 +203,14 @@ def test_conjugate_log_density_is_the_shared_likelihood_plus_the_prior(family, n
     @jax.jit
     def densities(mixture, x, prior):
         sites = sites_of_mixture(mixture, family, prior)
-        target = Target(x, prior, None, 3, family)
+        target = Target(as_rows(x), prior, 3, family)
         return (
             log_density(bayesgmm.model, (x, 3, family, prior), {}, sites)[0],
             -target.energy(target.vector_of(mixture), jacobian=0.0),
         )
 
     of_model, of_target = densities(case.mixture, x, prior)
-    shift = make_target(x, 3, family, prior, case.mixture).log_unit()
+    shift = target_of(x, 3, family, prior, case.mixture).log_unit()
     np.testing.assert_allclose([of_model, of_target + shift], [expected, expected], rtol=1e-11)
 
 

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DATA, each_family_and
+from helpers import DATA, each_family_and, target_of
 from numpyro.handlers import reparam
 from numpyro.infer.util import potential_energy
 
 import bayesgmm
 from bayesgmm.target import laplace
 from bayesgmm.target.laplace import NormalApproximation
-from bayesgmm.target.unconstrained import Energy, in_column_units, make_target
+from bayesgmm.target.unconstrained import Energy, in_column_units
 
 standardised_model = reparam(bayesgmm.model, config=in_column_units)
 pytestmark = pytest.mark.usefixtures("x64")
@@ -28,7 +28,7 @@ def problem(family, key, x, num_components=2, conjugate=False):
 def test_energy_is_that_of_the_numpyro_model(family, conjugate, name, key, rng):
     """Of few rows, and of rows that are prepared for many passes (the natural form)."""
     em, x, prior = problem(family, key, DATA[name], conjugate=conjugate)
-    target = make_target(x, 2, family, prior, em)
+    target = target_of(x, 2, family, prior, em)
     point = target.vector_of(em)
     point = np.asarray(point) + 0.05 * rng.normal(size=point.shape)
     assert (target.prepared is None) == (name == "faithful")
@@ -44,7 +44,7 @@ def test_energy_is_that_of_the_numpyro_model(family, conjugate, name, key, rng):
 
 def test_approximation_is_the_mode_and_the_inverse_curvature(key):
     em, x, prior = problem(bayesgmm.FAMILIES["full"], key, DATA["faithful"])
-    target = make_target(x, 2, bayesgmm.FAMILIES["full"], prior, em)
+    target = target_of(x, 2, bayesgmm.FAMILIES["full"], prior, em)
     found = laplace.approximate(target, em)
     curvature = np.asarray(jax.jit(jax.hessian(target.energy))(jnp.asarray(found.mode)))
     np.testing.assert_allclose(found.covariance @ curvature, np.eye(len(curvature)), atol=1e-5)
@@ -58,7 +58,7 @@ def test_many_coordinates_have_a_diagonal(key, monkeypatch):
     monkeypatch.setattr(laplace, "MAX_DENSE", 5)
     family = bayesgmm.FAMILIES["diag"]
     em, x, prior = problem(family, key, DATA["faithful"])
-    target = make_target(x, 2, family, prior, em)
+    target = target_of(x, 2, family, prior, em)
     found = laplace.approximate(target, em)
     monkeypatch.undo()
     exact = laplace.approximate(target, em)

@@ -1,0 +1,73 @@
+"""What every Bayesian engine is asked for: rows, a number of components, a family and a prior, checked once."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+
+from bayesgmm.likelihood.rows import Rows, enough_rows
+from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.numerics.precision import KeyLike
+from bayesgmm.numerics.validation import as_key
+from bayesgmm.priors.checks import check_prior
+from bayesgmm.priors.conjugate import (
+    AnyPrior,
+    ConjugatePrior,
+    PriorLike,
+    check_conjugate_prior,
+    conjugate_prior,
+    distribution_of_prior,
+)
+from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
+from bayesgmm.priors.weakly_informative import default_prior
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["rows", "prior"], meta_fields=["num_components", "family"]
+)
+@dataclass(frozen=True)
+class Problem:
+    """A posterior: of the parameters of a mixture, given rows and a prior. A pytree.
+
+    Attributes:
+        rows: the rows and their weights.
+        prior: numbers of the prior.
+        num_components: k.
+        family: covariance family.
+    """
+
+    rows: Rows
+    prior: AnyPrior
+    num_components: int
+    family: Family
+
+    def prior_distribution(self) -> ConjugateDistribution:
+        """The prior of every component, where it is a conjugate one."""
+        assert isinstance(self.prior, ConjugatePrior)
+        return distribution_of_prior(self.prior, self.family, self.num_components)
+
+
+def make_problem(
+    rows: Rows,
+    num_components: int,
+    family: str | Family,
+    prior: PriorLike,
+    key: KeyLike,
+    *,
+    conjugate: bool = False,
+) -> Problem:
+    """The checked problem of a Bayesian engine, with the default prior where none is given.
+
+    With `conjugate`, the prior must be a conjugate one.
+
+    Raises:
+        InputError: for arguments that cannot be fitted, before anything is compiled.
+    """
+    family = get_family(family)
+    # A conjugate prior bounds the likelihood; the others do not where rows are fewer than features.
+    enough_rows(rows, num_components, family, bounded=conjugate or isinstance(prior, ConjugatePrior))
+    as_key(key)
+    check = check_conjugate_prior if conjugate else check_prior
+    if prior is None:
+        prior = conjugate_prior(rows, num_components, family) if conjugate else default_prior(rows, num_components)
+    return Problem(rows, check(prior, num_components, rows.num_features, family), num_components, family)
