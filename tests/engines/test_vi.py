@@ -413,7 +413,7 @@ def _broken(x, num_components, family, prior):
 )
 def test_bad_arguments(settings, message, key, monkeypatch):
     """Refused before anything is fitted."""
-    monkeypatch.setattr(vi, "em_optima", lambda *_, **__: pytest.fail("fitted"))
+    monkeypatch.setattr(vi, "starts_of", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(bayesgmm.InputError, match=message):
         bayesgmm.fit_vi(DATA["faithful"], 2, family="diag", key=key, **settings)
 
