@@ -38,8 +38,9 @@ from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_together
-from bayesgmm.starts.given import StartLike
-from bayesgmm.starts.named import Start, check_named_start, column_moments, get_start, mixture_from_start, start_from
+from bayesgmm.starts.given import StartLike, mixture_from_start
+from bayesgmm.starts.kmeans import column_moments
+from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4

@@ -31,7 +31,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
-from bayesgmm.starts.named import get_start, mixture_from_start, start_from
+from bayesgmm.starts.given import mixture_from_start
+from bayesgmm.starts.named import get_start, start_from
 
 _BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
 _SMALLEST_BLOCK = 16

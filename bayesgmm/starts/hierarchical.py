@@ -65,7 +65,7 @@ def agglomerate(x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> 
     return _remembered_tree(x.tobytes(), count.tobytes(), x.shape)
 
 
-def share_out(
+def cut_tree_of_rows(
     x: Float[np.ndarray, "n d"],
     num_components: int,
     row_weights: Float[np.ndarray, " n"],
@@ -138,24 +138,24 @@ class _Clusters:
 
     def merge_costs(self, i: int, others: slice) -> Float[np.ndarray, " m"]:
         """What it costs to merge cluster i with each of the others."""
+        return self._terms(*self._union(i, others)) - self.term[i] - self.term[others]
+
+    def _union(self, i: int, others: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Count, trace and scatter of the union of cluster i with each of the others."""
         count = self.count[i] + self.count[others]
         share = self.count[i] * self.count[others] / count
         difference = self.mean[others] - self.mean[i]
         trace = self.trace[i] + self.trace[others] + share * np.square(difference).sum(1)
         scatter = self.scatter[i] + self.scatter[others]
         scatter += (share[:, None] * difference)[:, :, None] * difference[:, None, :]
-        return self._terms(count, trace, scatter) - self.term[i] - self.term[others]
+        return count, trace, scatter
 
     def merge(self, i: int, j: int, last: int) -> None:
         """Put the union of i and j at i, and the last cluster at j."""
-        count = self.count[i] + self.count[j]
-        share = self.count[i] * self.count[j] / count
-        difference = self.mean[j] - self.mean[i]
-        self.scatter[i] += self.scatter[j] + share * np.outer(difference, difference)
-        self.trace[i] += self.trace[j] + share * difference @ difference
-        self.mean[i] += self.count[j] / count * difference
-        self.count[i] = count
-        self.term[i] = self._terms(self.count[[i]], self.trace[[i]], self.scatter[[i]])[0]
+        union = self._union(i, slice(j, j + 1))
+        self.mean[i] += self.count[j] / union[0][0] * (self.mean[j] - self.mean[i])
+        self.term[i] = self._terms(*union)[0]
+        self.count[i], self.trace[i], self.scatter[i] = (part[0] for part in union)
         for field in (self.count, self.mean, self.trace, self.scatter, self.term):
             field[j] = field[last]
 

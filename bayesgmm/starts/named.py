@@ -2,13 +2,12 @@
 
 A start is a partition of the rows, hard or soft. It is made on standardised columns, so that the unit of a feature does
 not decide it; the mixture is then estimated in the original units by the same M-step that EM uses. `STARTS` holds the
-starts that have a name; `mixture_from_start` reads those that a user gives.
+starts that have a name; `given.py` reads those that a user gives.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,10 @@ from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_key, one_of
-from bayesgmm.starts.given import StartLike, mixture_from_start
-from bayesgmm.starts.hierarchical import share_out
+from bayesgmm.starts.given import StartLike
+from bayesgmm.starts.hierarchical import cut_tree_of_rows
 from bayesgmm.starts.kmeans import (
     centre_and_scale,
-    column_moments,
     draw_row,
     kmeans_plus_plus,
     lloyd,
@@ -35,69 +33,8 @@ from bayesgmm.starts.kmeans import (
     whitened_rows,
 )
 
-__all__ = [
-    "STARTS",
-    "Start",
-    "column_moments",
-    "get_start",
-    "kmeans_plus_plus",
-    "mixture_from_start",
-    "mixture_of_partition",
-    "standardise",
-    "start_from",
-]
-
 MAX_HIERARCHICAL_ROWS = 2000
 _ASSIGNED_AT_ONCE = 65536  # rows
-
-
-def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
-    labels = kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key)
-    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
-
-
-def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
-    white = whitened_rows(rows)
-    labels = kmeans_plus_plus(white.T, num_components, rows.weights, key=key)
-    return jax.nn.one_hot(lloyd(white, labels, num_components, rows.weights), num_components, dtype=rows.dtype)
-
-
-def _from_random_responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
-    # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
-    # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
-    num_draws = 2 * (rows.num_features + 1) * num_components
-    drawn = jax.vmap(lambda key: draw_row(rows.weights, key=key))(jax.random.split(key, num_draws))
-    # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
-    counts = (
-        jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
-    )
-    return counts / jnp.where(rows.weights > 0, rows.weights, 1.0)[:, None]
-
-
-def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
-    def if_new(nearest: Array) -> Array:
-        return (nearest > 0).astype(rows.dtype)
-
-    labels = partition_around_seeds(standardise(rows).T, num_components, rows.weights, if_new, key)
-    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
-
-
-@matching_precision
-def _from_hierarchy(rows: Rows, num_components: int, *, key: RandomKey | None = None) -> AnyArray:
-    if is_traced(rows):
-        raise InputError(
-            "start='hierarchical' cannot be made inside jit, vmap or grad; make it outside, with fit_em(..., "
-            "start='hierarchical', max_steps=1), and pass the .mixture of that fit as start"
-        )
-    x, weights = np.asarray(rows.values), np.asarray(rows.weights)
-    used, shares = share_out(x, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
-    if (weights > 0).sum() == len(used):
-        return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
-    part = jax.tree.map(jnp.asarray, rows.at(used))
-    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part)[1])
-    mixture = mixture_of_partition(part, shares[used], FAMILIES["full"], ridge)
-    blocks = (x[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(x), _ASSIGNED_AT_ONCE))
-    return np.concatenate([mixture.responsibilities(block) for block in blocks])
 
 
 @dataclass(frozen=True)
@@ -118,45 +55,79 @@ class Start:
     random: bool = True
 
 
-def _compiled(function: Callable[..., Array]) -> Callable[..., AnyArray]:
-    return matching_precision(jax.jit(function, static_argnames="num_components"))
+STARTS: dict[str, Start] = {}
+"""The starts that have a name, by that name."""
 
 
-STARTS: Mapping[str, Start] = MappingProxyType(
-    {
-        start.name: start
-        for start in (
-            Start(
-                name="k-means++",
-                description="nearest of k rows drawn far apart, on standardised columns",
-                responsibilities=_compiled(_from_kmeans_plus_plus),
-            ),
-            Start(
-                name="kmeans",
-                description="k-means after k-means++, on whitened rows",
-                responsibilities=_compiled(_from_kmeans),
-            ),
-            Start(
-                name="random_responsibilities",
-                description="2 (d + 1) rows for each component, drawn at random; all others left out",
-                responsibilities=_compiled(_from_random_responsibilities),
-            ),
-            Start(
-                name="random_rows",
-                description="nearest of k different rows drawn at random, on standardised columns",
-                responsibilities=_compiled(_from_random_rows),
-            ),
-            Start(
-                name="hierarchical",
-                description=(
-                    f"model-based agglomeration; above {MAX_HIERARCHICAL_ROWS} rows of a random subset, whose mixture "
-                    "shares out the rest"
-                ),
-                responsibilities=_from_hierarchy,
-                random=False,
-            ),
+def _start(name: str, description: str) -> Callable[[Callable[..., Array]], Callable[..., AnyArray]]:
+    """Enter a function of rows, number of components and key as a random start, compiled."""
+
+    def enter(function: Callable[..., Array]) -> Callable[..., AnyArray]:
+        compiled = matching_precision(jax.jit(function, static_argnames="num_components"))
+        STARTS[name] = Start(name, description, compiled)
+        return compiled
+
+    return enter
+
+
+@_start("k-means++", "nearest of k rows drawn far apart, on standardised columns")
+def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+    labels = kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key)
+    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
+
+
+@_start("kmeans", "k-means after k-means++, on whitened rows")
+def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+    white = whitened_rows(rows)
+    labels = kmeans_plus_plus(white.T, num_components, rows.weights, key=key)
+    return jax.nn.one_hot(lloyd(white, labels, num_components, rows.weights), num_components, dtype=rows.dtype)
+
+
+@_start("random_responsibilities", "2 (d + 1) rows for each component, drawn at random; all others left out")
+def _from_random_responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+    # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
+    # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
+    num_draws = 2 * (rows.num_features + 1) * num_components
+    drawn = jax.vmap(lambda key: draw_row(rows.weights, key=key))(jax.random.split(key, num_draws))
+    # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
+    counts = (
+        jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
+    )
+    return counts / jnp.where(rows.weights > 0, rows.weights, 1.0)[:, None]
+
+
+@_start("random_rows", "nearest of k different rows drawn at random, on standardised columns")
+def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+    def if_new(nearest: Array) -> Array:
+        return (nearest > 0).astype(rows.dtype)
+
+    labels = partition_around_seeds(standardise(rows).T, num_components, rows.weights, if_new, key)
+    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
+
+
+@matching_precision
+def _from_hierarchy(rows: Rows, num_components: int, *, key: RandomKey | None = None) -> AnyArray:
+    if is_traced(rows):
+        raise InputError(
+            "start='hierarchical' cannot be made inside jit, vmap or grad; make it outside, with fit_em(..., "
+            "start='hierarchical', max_steps=1), and pass the .mixture of that fit as start"
         )
-    }
+    x, weights = np.asarray(rows.values), np.asarray(rows.weights)
+    used, shares = cut_tree_of_rows(x, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
+    if (weights > 0).sum() == len(used):
+        return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
+    part = jax.tree.map(jnp.asarray, rows.at(used))
+    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part)[1])
+    mixture = mixture_of_partition(part, shares[used], FAMILIES["full"], ridge)
+    blocks = (x[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(x), _ASSIGNED_AT_ONCE))
+    return np.concatenate([mixture.responsibilities(block) for block in blocks])
+
+
+STARTS["hierarchical"] = Start(
+    "hierarchical",
+    f"model-based agglomeration; above {MAX_HIERARCHICAL_ROWS} rows of a random part, whose mixture assigns the others",
+    _from_hierarchy,
+    random=False,
 )
 
 _SCIKIT_LEARN_NAMES = {"random": "random_responsibilities", "random_from_data": "random_rows"}

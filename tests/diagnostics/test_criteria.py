@@ -11,7 +11,7 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import bayesgmm
 from bayesgmm.likelihood.rows import as_rows
-from bayesgmm.starts.named import mixture_of_partition
+from bayesgmm.starts.kmeans import mixture_of_partition
 
 PARAMETERS = {  # from the formulas of the families, (k, d) = (3, 4)
     "full": 2 + 12 + 3 * 10,

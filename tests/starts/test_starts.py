@@ -29,17 +29,17 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.starts import kmeans as partitions
-from bayesgmm.starts.kmeans import draw_row, lloyd, whitened_rows
-from bayesgmm.starts.named import (
-    STARTS,
+from bayesgmm.starts.given import mixture_from_start
+from bayesgmm.starts.kmeans import (
     column_moments,
-    get_start,
+    draw_row,
     kmeans_plus_plus,
-    mixture_from_start,
+    lloyd,
     mixture_of_partition,
     standardise,
-    start_from,
+    whitened_rows,
 )
+from bayesgmm.starts.named import STARTS, get_start, start_from
 
 pytestmark = pytest.mark.usefixtures("strict")
 
