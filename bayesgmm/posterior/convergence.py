@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import entr
 from jaxtyping import Array, Float, Int
+from scipy.sparse.csgraph import connected_components
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
@@ -282,9 +283,8 @@ def groups_of_chains(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> l
     ranges = np.stack([np.quantile(value, MODE_RANGE, axis=1) for value in values.values()])  # (q, 2, chain)
     low, high = ranges[:, 0], ranges[:, 1]
     connected = ((low[:, :, None] <= high[:, None]) & (low[:, None] <= high[:, :, None])).all(0)
-    for _ in range(len(connected)):
-        connected = (connected.astype(int) @ connected) > 0
-    return sorted({tuple(np.flatnonzero(row).tolist()) for row in connected})
+    num_groups, group = connected_components(connected, directed=False)
+    return [tuple(np.flatnonzero(group == index).tolist()) for index in range(num_groups)]
 
 
 def chains_with_two_modes(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
+from scipy.stats.contingency import crosstab
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
@@ -91,10 +92,10 @@ def partition_rows(
     flat, rows = flat_draws(draws), rows_of_draws(draws, x)
     check_num_rows(rows, max_rows)
     similarity = similarity_of_shares(responsibility_blocks(flat, rows), len(rows))
+    expected = ExpectedBinder(similarity)
     if loss == "vi":
-        partitions = sampled_allocations(flat, rows, key=key)
-        return least_expected_loss(ExpectedVariation(partitions, similarity), similarity, hard_allocations(flat, rows))
-    return least_expected_loss(ExpectedBinder(similarity), similarity, hard_allocations(flat, rows))
+        expected = ExpectedVariation(sampled_allocations(flat, rows, key=key), similarity)
+    return least_expected_loss(expected, similarity, hard_allocations(flat, rows))
 
 
 def binder_loss(labels: ArrayLike, other: ArrayLike) -> float:
@@ -115,9 +116,7 @@ def _contingency(labels: ArrayLike, other: ArrayLike) -> np.ndarray:
     first, second = np.asarray(labels), np.asarray(other)
     if first.ndim != 1 or first.shape != second.shape or not first.size:
         raise InputError(f"partitions have shapes {first.shape} and {second.shape}; give one label for each row, twice")
-    first, second = (np.unique(one, return_inverse=True)[1] for one in (first, second))
-    shape = (int(first.max()) + 1, int(second.max()) + 1)
-    return np.bincount(first * shape[1] + second, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+    return np.asarray(crosstab(first, second)[1])
 
 
 def _times_log2(counts: np.ndarray) -> np.ndarray:
@@ -265,11 +264,9 @@ def _candidates(similarity: np.ndarray, hard: np.ndarray) -> tuple[np.ndarray, n
 
 def _in_order(partitions: np.ndarray) -> np.ndarray:
     """Partitions (m, n) with labels 0, 1, ... in order of first appearance."""
-    num_labels = int(partitions.max()) + 1
-    same = np.stack([partitions == label for label in range(num_labels)], 1)
-    first = np.where(same.any(2), same.argmax(2), partitions.shape[1])
-    rank = first.argsort(1, kind="stable").argsort(1, kind="stable")
-    return np.take_along_axis(rank, partitions.astype(np.intp), 1).astype(np.intp)
+    import pandas as pd
+
+    return np.stack([pd.factorize(labels)[0] for labels in partitions])
 
 
 def _screened(

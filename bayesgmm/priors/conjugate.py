@@ -32,7 +32,7 @@ from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import check_bool, name_features, no_constant_column, short_repr, whole_number
-from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights
+from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights, rows_with_intervals
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -88,10 +88,10 @@ class ConjugatePrior:
         margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof
         margin_scale = np.broadcast_to(scale.diagonal() if scale.ndim == 2 else scale, mean.shape)
         rows = rows_of_sticks(self.concentration) if self.stick_breaking else rows_of_weights(self.concentration)
-        for name, value, s in zip(names, mean, margin_scale, strict=True):
-            assumed = f"Normal, {name}: mean {value:.4g}, variance the component's over {kappa:g}"
-            margin = stats.t(margin_dof, value, np.sqrt(s / margin_dof / kappa)).interval(0.95)
-            rows.append(("means", assumed, as_interval(*margin)))
+        centred = "Normal, {}: mean {:.4g}, variance the component's over {:g}"
+        assumed = [centred.format(name, value, kappa) for name, value in zip(names, mean, strict=True)]
+        margin = stats.t(margin_dof, mean, np.sqrt(margin_scale / margin_dof / kappa)).interval(0.95)
+        rows += rows_with_intervals("means", assumed, margin)
         edges = stats.chi2(margin_dof).ppf([0.975, 0.025])
         of_sds = [f"sd {as_interval(*np.sqrt(s / edges))}" for s in margin_scale]
         if scale.ndim == 2:
@@ -286,7 +286,7 @@ def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components:
     """The prior with its numbers written out for every component."""
     num_features = prior.mean.shape[0]
     num_factors = family.num_factors(num_components)
-    shape = (1,) if family.isotropic else family.representation.shape(num_features)
+    shape = _scale_shape(family, num_features) or (1,)
     concentration = jnp.asarray(prior.concentration)
     return ConjugateDistribution(
         concentration=jnp.ones_like(concentration) if prior.stick_breaking else concentration,

@@ -42,6 +42,14 @@ def rows_of_sticks(concentration: AnyArray) -> list[Row]:
     return [("weights", assumed, ""), ("weights", "of the first", as_interval(*stats.beta(1, gamma[0]).interval(0.95)))]
 
 
+def rows_with_intervals(
+    quantity: str, assumed: Sequence[str], limits: tuple[AnyArray, AnyArray], prefix: str = ""
+) -> list[Row]:
+    """Rows of one quantity, each with the interval between its lower and upper limit."""
+    intervals = (prefix + as_interval(*pair) for pair in zip(*np.atleast_1d(*limits), strict=True))
+    return [(quantity, text, interval) for text, interval in zip(assumed, intervals, strict=True)]
+
+
 def as_interval(low: float, high: float) -> str:
     """Two numbers as words."""
     return f"{low:.3g} to {high:.3g}"

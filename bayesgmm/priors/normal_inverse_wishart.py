@@ -75,6 +75,10 @@ class ConjugateDistribution:
         """Whether it is one of variances, not of covariance matrices."""
         return self.scale.ndim == self.mean.ndim
 
+    def free_scales(self) -> Float[Array, "e v p p"]:
+        """The scales as matrices of covariances that are independent: v of one dimension for variances, else one."""
+        return self.scale[:, :, None, None] if self.is_diagonal else self.scale[:, None]
+
     def predictive_log_prob(self, x: ArrayLike) -> Float[AnyArray, " n"]:
         r"""Log-density of new rows x (n, d) with weights, means and covariances integrated out, shape (n).
 
@@ -176,16 +180,14 @@ def _log_constant(distribution: ConjugateDistribution) -> Array:
     d, dof = count_features(distribution), distribution.dof
     of_weights = log_constant_of_weights(distribution.concentration, distribution.remainder)
     of_means = -0.5 * d * jnp.log(distribution.shrinkage).sum()
-    if distribution.is_diagonal:
-        half = 0.5 * dof[:, None]
-        of_covariances = gammaln(half) - half * jnp.log(0.5 * distribution.scale)
-    else:
-        of_covariances = 0.5 * dof * (d * math.log(2.0) - _log_det(distribution.scale)) + multigammaln(0.5 * dof, d)
-    return of_weights + of_means + of_covariances.sum()
+    return of_weights + of_means + _log_constants_of_covariances(dof, distribution.free_scales()).sum()
 
 
-def _log_det(matrices: Float[Array, "e d d"]) -> Float[Array, " e"]:
-    return 2.0 * jnp.log(jnp.diagonal(cholesky(matrices), axis1=1, axis2=2)).sum(1)
+def _log_constants_of_covariances(dof: Array, scales: Float[Array, "e v p p"]) -> Float[Array, "e v"]:
+    """Of inverse-Wishart distributions; in one dimension they are inverse-gamma."""
+    size, half = scales.shape[-1], 0.5 * dof[:, None]
+    log_det = 2.0 * jnp.log(jnp.diagonal(cholesky(scales), axis1=-2, axis2=-1)).sum(-1)
+    return half * (size * math.log(2.0) - log_det) + multigammaln(half, size)
 
 
 def log_prob_of_mixture(distribution: ConjugateDistribution, mixture: Mixture) -> Float[Array, ""]:
@@ -195,23 +197,15 @@ def log_prob_of_mixture(distribution: ConjugateDistribution, mixture: Mixture) -
     """
     d = count_features(distribution)
     of_weights = log_prob_of_weights(distribution.concentration, distribution.remainder, mixture.log_weights)
-    factor, dof, scale = mixture.precision_factor, distribution.dof, distribution.scale
-    away = mixture.means - distribution.mean
-    if distribution.is_diagonal:
-        whitened = factor * away
-        variances = jnp.square(1.0 / factor[:, : scale.shape[1]])
-        half = 0.5 * dof[:, None]
-        of_covariances = half * jnp.log(0.5 * scale) - gammaln(half)
-        of_covariances = of_covariances - (half + 1.0) * jnp.log(variances) - 0.5 * scale / variances
-    else:
-        factor = jnp.tril(factor)
-        whitened = (factor * away[:, None, :]).sum(2)
-        root = cholesky(scale)
-        log_det_scale = 2.0 * jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum(1)
-        log_det = -2.0 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
-        traces = jnp.square(jnp.matmul(factor, root, precision="highest")).sum((1, 2))
-        of_covariances = 0.5 * dof * (log_det_scale - d * math.log(2.0)) - multigammaln(0.5 * dof, d)
-        of_covariances = of_covariances - 0.5 * (dof + d + 1.0) * log_det - 0.5 * traces
+    scales = distribution.free_scales()  # (e, v, p, p), one p-dimensional covariance for each
+    num_free, size = scales.shape[1:3]
+    factor = mixture.precision_factor
+    factor = factor[:, :num_free, None, None] if distribution.is_diagonal else jnp.tril(factor)[:, None]
+    log_det = -2.0 * jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+    traces = jnp.square(jnp.matmul(factor, cholesky(scales), precision="highest")).sum((-2, -1))
+    of_covariances = -0.5 * (distribution.dof[:, None] + size + 1.0) * log_det - 0.5 * traces
+    of_covariances = of_covariances - _log_constants_of_covariances(distribution.dof, scales)
+    whitened = mixture.factor.whiten((mixture.means - distribution.mean)[:, :, None])[:, :, 0]
     of_means = log_normaliser(mixture) + 0.5 * d * jnp.log(distribution.shrinkage)
     of_means = of_means - 0.5 * distribution.shrinkage * jnp.square(whitened).sum(1)
     return of_weights + of_means.sum() + of_covariances.sum()

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced
 from bayesgmm.numerics.validation import one_of, real_array, short_repr
-from bayesgmm.priors.description import Row, as_interval
+from bayesgmm.priors.description import Row, rows_with_intervals
 from bayesgmm.runtime.files import storable
 
 
@@ -49,12 +49,9 @@ class LogNormalScales:
         from scipy import stats
 
         sigma = float(np.asarray(self.sigma))
-        rows = []
-        for name, median in zip(names, np.asarray(self.median), strict=True):
-            low, high = stats.lognorm(sigma, scale=median).interval(0.95)
-            assumed = f"LogNormal, {name}: median {median:.4g}, log-sd {sigma:g}"
-            rows.append(("scales", assumed, f"sd {as_interval(low, high)}"))
-        return rows
+        named = zip(names, np.asarray(self.median), strict=True)
+        assumed = [f"LogNormal, {name}: median {median:.4g}, log-sd {sigma:g}" for name, median in named]
+        return rows_with_intervals("scales", assumed, stats.lognorm(sigma, scale=self.median).interval(0.95), "sd ")
 
 
 @storable
@@ -88,11 +85,8 @@ class HalfNormalScales:
         """Rows of the description, one for each feature."""
         from scipy import stats
 
-        rows = []
-        for name, sd in zip(names, np.asarray(self.sd), strict=True):
-            low, high = stats.halfnorm(scale=sd).interval(0.95)
-            rows.append(("scales", f"HalfNormal, {name}: sd {sd:.4g}", f"sd {as_interval(low, high)}"))
-        return rows
+        assumed = [f"HalfNormal, {name}: sd {sd:.4g}" for name, sd in zip(names, np.asarray(self.sd), strict=True)]
+        return rows_with_intervals("scales", assumed, stats.halfnorm(scale=self.sd).interval(0.95), "sd ")
 
 
 @storable
@@ -132,14 +126,15 @@ class HierarchicalScales:
         from scipy import stats
 
         a, g = float(np.asarray(self.precision_shape)), float(np.asarray(self.rate_shape))
-        rows, rates = [], []
-        for name, h in zip(names, np.asarray(self.rate_rate), strict=True):
-            # A ratio of gamma variables, rate over reciprocal variance, has an F distribution.
-            low, high = np.sqrt(g / a / h * stats.f(2 * g, 2 * a).ppf([0.025, 0.975]))
-            rows.append(("scales", f"{name}: 1 / variance Gamma({a:g}, rate)", f"sd {as_interval(low, high)}"))
-            interval = as_interval(*stats.gamma(g, scale=1.0 / h).interval(0.95))
-            rates.append(("scale rate", f"{name}: Gamma({g:g}, {h:.4g})", interval))
-        return rows + rates
+        rates = np.asarray(self.rate_rate)
+        # A ratio of gamma variables, rate over reciprocal variance, has an F distribution.
+        low, high = (np.sqrt(g / a / rates * limit) for limit in stats.f(2 * g, 2 * a).interval(0.95))
+        assumed = [f"{name}: 1 / variance Gamma({a:g}, rate)" for name in names]
+        of_rates = [f"{name}: Gamma({g:g}, {h:.4g})" for name, h in zip(names, rates, strict=True)]
+        return [
+            *rows_with_intervals("scales", assumed, (low, high), "sd "),
+            *rows_with_intervals("scale rate", of_rates, stats.gamma(g, scale=1.0 / rates).interval(0.95)),
+        ]
 
 
 Scales = LogNormalScales | HalfNormalScales | HierarchicalScales
