@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from bayesgmm.likelihood.log_likelihood import log_likelihood
@@ -34,7 +35,7 @@ _DIRECTIONS_AT_ONCE = 32
 
 
 class Information(NamedTuple):
-    r"""First-order theory at a mixture, with quantities end to end on one axis q (`flat`).
+    r"""First-order theory at a mixture, with quantities end to end on one axis q, in the order of their names.
 
     Attributes:
         covariance: of the free coordinates, (p, p).
@@ -93,7 +94,7 @@ def information(
     root = jax.scipy.linalg.solve_triangular(lower, directions, lower=True, trans=1)
     inverse = jnp.matmul(root / shares[None], root.T, precision="highest")
 
-    jacobian = jax.jacfwd(lambda vector: flat(quantities_of(mixture_at(vector), functions)))(at)
+    jacobian = jax.jacfwd(lambda vector: ravel_pytree(quantities_of(mixture_at(vector), functions))[0])(at)
     towards = jnp.matmul(jacobian, inverse, precision="highest")
     meat, squares, cubes = _sums_of_scores(mixture_at, at, x, row_weights, towards)
     covariance = jnp.matmul(jnp.matmul(inverse, meat, precision="highest"), inverse, precision="highest")
@@ -107,11 +108,6 @@ def information(
         flattest=directions[:, 0],
         distance=jnp.sqrt(jnp.square(jnp.matmul(root.T, gradient, precision="highest")) @ (1.0 / jnp.abs(shares))),
     )
-
-
-def flat(quantities: dict[str, Array]) -> Float[Array, " q"]:
-    """Quantities end to end, in the order of their names, which JAX gives to what passes through it."""
-    return jnp.concatenate([quantities[name].ravel() for name in sorted(quantities)])
 
 
 def _information_of_known_labels(

@@ -43,44 +43,33 @@ class Refits(NamedTuple):
         return is_failure(self.results)
 
 
-def refit_reweighted(
+def refit(
     start: Mixture,
-    x: Float[Array, "n d"],
-    weights_of: Callable[[Array], Float[Array, " n"]],
+    draw: Callable[[Array], Array],
     inputs: Array,
     ridge: Float[Array, " d"],
     *,
+    values: Float[Array, "n d"] | None = None,
+    weights: Float[Array, " n"] | None = None,
     family: Family,
     tol: float,
 ) -> Refits:
-    """EM from the start on the rows, weighted by `weights_of` each of the inputs (r, ...), keys or numbers of rows."""
-    numbers = jnp.asarray(tol, x.dtype)
+    """EM from the start on a replicate of the rows for each of the inputs (r, ...), keys or numbers of rows.
 
-    def refit(part: Array) -> tuple[Mixture, Array]:
-        weights = jax.vmap(weights_of)(part)
-        return _refit_weights(start, x, weights, ridge, numbers, family=family)
+    `draw` makes of an input the weights of the rows with these `values`, or the rows that have these `weights`.
+    Replicates go in parts of one size, for which one program is compiled.
+    """
+    number = jnp.asarray(tol, start.means.dtype)
 
-    return _in_parts(refit, inputs, len(x) * x.dtype.itemsize)
+    def of_part(part: Array) -> tuple[Mixture, Array]:
+        drawn = jax.vmap(draw)(part)
+        rows = (drawn, weights) if values is None else (values, drawn)
+        return _refit_each(start, *rows, ridge, number, family=family)
 
-
-def refit_simulated(
-    start: Mixture,
-    num_rows: int,
-    keys: Array,
-    ridge: Float[Array, " d"],
-    *,
-    family: Family,
-    tol: float,
-) -> Refits:
-    """EM from the start on rows drawn from it with each of the keys (r)."""
-    dtype = start.means.dtype
-    numbers = jnp.asarray(tol, dtype)
-
-    def refit(part: Array) -> tuple[Mixture, Array]:
-        rows = jax.vmap(lambda key: start.sample(num_rows, key=key))(part)
-        return _refit_rows(start, rows, ridge, numbers, family=family)
-
-    return _in_parts(refit, keys, num_rows * start.num_features * dtype.itemsize)
+    drawn = jax.eval_shape(draw, inputs[0])
+    size = even_size(len(inputs), _BYTES_AT_ONCE // (drawn.size * drawn.dtype.itemsize))
+    mixtures, results = in_batches(of_part, size, inputs)
+    return Refits(mixtures, np.asarray(results))
 
 
 def bootstrap_weights(row_weights: Float[Array, " n"], num_rows: int) -> Callable[[RandomKey], Float[Array, " n"]]:
@@ -114,30 +103,23 @@ def jackknife_weights(row_weights: Float[Array, " n"]) -> Callable[[Array], Floa
     return lambda row: row_weights.at[row].add(-1.0)
 
 
-def _in_parts(refit: Callable[[Array], tuple[Mixture, Array]], inputs: Array, bytes_each: int) -> Refits:
-    """The refits of all inputs, in parts of one size, for which one program is compiled."""
-    size = even_size(len(inputs), _BYTES_AT_ONCE // bytes_each)
-    mixtures, results = in_batches(refit, size, inputs)
-    return Refits(mixtures, np.asarray(results))
+def simulated_rows(mixture: Mixture, num_rows: int) -> Callable[[RandomKey], Float[Array, "n d"]]:
+    """So many rows drawn from the mixture."""
+    return lambda key: mixture.sample(num_rows, key=key)
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def _refit_weights(
-    start: Mixture, x: Array, weights: Array, ridge: Array, tol: Array, *, family: Family
+def _refit_each(
+    start: Mixture,
+    values: Float[Array, "n d"] | Float[Array, "r n d"],
+    weights: Float[Array, " n"] | Float[Array, "r n"],
+    ridge: Array,
+    tol: Array,
+    *,
+    family: Family,
 ) -> tuple[Mixture, Array]:
-    def fit(v: Array) -> tuple[Mixture, Array]:
+    def fit(x: Array, v: Array) -> tuple[Mixture, Array]:
         found = run_em(start, Rows(x, v), ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
         return found.mixture, found.result
 
-    return jax.vmap(fit)(weights)
-
-
-@functools.partial(jax.jit, static_argnames="family")
-def _refit_rows(start: Mixture, rows: Array, ridge: Array, tol: Array, *, family: Family) -> tuple[Mixture, Array]:
-    ones = jnp.ones(rows.shape[1], rows.dtype)
-
-    def fit(x: Array) -> tuple[Mixture, Array]:
-        found = run_em(start, Rows(x, ones), ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
-        return found.mixture, found.result
-
-    return jax.vmap(fit)(rows)
+    return jax.vmap(fit, (0 if values.ndim == 3 else None, 0 if weights.ndim == 2 else None))(values, weights)

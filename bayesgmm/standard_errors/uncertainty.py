@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from bayesgmm.engines.em import default_ridge
@@ -35,8 +36,8 @@ from bayesgmm.standard_errors.replicates import (
     bootstrap_weights,
     dirichlet_weights,
     jackknife_weights,
-    refit_reweighted,
-    refit_simulated,
+    refit,
+    simulated_rows,
 )
 
 if TYPE_CHECKING:
@@ -176,23 +177,22 @@ def _refit(
     key: RandomKey | None,
 ) -> Refits:
     """EM fits of the replicates, with the labels of the mixture."""
-    options = {"family": family, "tol": _TOL}
-    ridge = default_ridge(Rows(x, row_weights))
     num_rows = round(float(row_weights.sum()))
+    shared: dict[str, Array] = {"values": x}
     if method == "jackknife":
-        rows = jnp.flatnonzero(row_weights > 0)
-        refits = refit_reweighted(mixture, x, jackknife_weights(row_weights), rows, ridge, **options)
+        draw, inputs = jackknife_weights(row_weights), jnp.flatnonzero(row_weights > 0)
     else:
         assert num_replicates is not None
-        assert key is not None
-        keys = jax.random.split(key, num_replicates)
-        if method == "parametric":
-            refits = refit_simulated(mixture, num_rows, keys, ridge, **options)
+        inputs = jax.random.split(as_key(key), num_replicates)
+        if method == "bootstrap":
+            draw = bootstrap_weights(row_weights, num_rows)
+        elif method == "weighted":
+            draw = dirichlet_weights(row_weights)
         else:
-            weights_of = (
-                bootstrap_weights(row_weights, num_rows) if method == "bootstrap" else dirichlet_weights(row_weights)
-            )
-            refits = refit_reweighted(mixture, x, weights_of, keys, ridge, **options)
+            draw = simulated_rows(mixture, num_rows)
+            shared = {"weights": jnp.ones(num_rows, x.dtype)}
+    ridge = default_ridge(Rows(x, row_weights))
+    refits = refit(mixture, draw, inputs, ridge, family=family, tol=_TOL, **shared)
     return Refits(relabel(refits.mixtures, mixture), refits.results)
 
 
@@ -217,10 +217,15 @@ def _assemble(
     problems = [] if (problem := _problem(fit, row_weights, family, theory)) is None else [problem]
     sound = all(code.sound for code, _ in problems)
     nothing = np.full(len(theory.standard_errors), np.nan)
+
+    def split(values: AnyArray) -> dict[str, np.ndarray]:
+        by_name = ravel_pytree(estimates)[1](values)
+        return {name: np.asarray(by_name[name]) for name in estimates}
+
     found: dict[str, Any] = {
         "estimates": estimates,
-        "standard_errors": _split(theory.standard_errors if sound else nothing, estimates),
-        "acceleration": _split(theory.acceleration if sound else nothing, estimates),
+        "standard_errors": split(theory.standard_errors if sound else nothing),
+        "acceleration": split(theory.acceleration if sound else nothing),
     }
     if refits is not None:
         if not sound:
@@ -256,16 +261,6 @@ def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: st
     share = (counts / counts.sum()).reshape(-1, *(1,) * (replicates.ndim - 1))
     mean = (share * replicates).sum(0)
     return np.asarray(np.sqrt((total - 1.0) * (share * np.square(replicates - mean)).sum(0)))
-
-
-def _split(values: AnyArray, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The reverse of `flat`: values end to end as arrays by name."""
-    values, found, first = np.asarray(values), {}, 0
-    for name in sorted(like):
-        size = like[name].size
-        found[name] = values[first : first + size].reshape(like[name].shape)
-        first += size
-    return {name: found[name] for name in like}
 
 
 def _failures(refits: Refits, method: str) -> str | None:

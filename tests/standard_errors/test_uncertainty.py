@@ -23,7 +23,7 @@ from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.quantities import quantities_of
 from bayesgmm.standard_errors.information import information
 from bayesgmm.standard_errors.intervals import LOG, LOGIT, bca_interval, normal_interval, percentile_interval, scale_of
-from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit_reweighted
+from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit
 
 DRAWING = ("bootstrap", "weighted", "parametric")
 NUM_ROWS = 500  # of most data sets here, so that they share programs
@@ -380,8 +380,8 @@ def test_labels_of_replicates_are_those_of_the_fit(key, rng):
     with jax.enable_x64(True):
         start, rows = jax.tree.map(jnp.asarray, (fit.mixture, x))
         weights_of = bootstrap_weights(jnp.ones(50), 50)
-        options = {"family": FAMILIES["full"], "tol": 1e-8}
-        refits = refit_reweighted(start, rows, weights_of, jax.random.split(key, 300), jnp.zeros(1), **options)
+        options = {"values": rows, "family": FAMILIES["full"], "tol": 1e-8}
+        refits = refit(start, weights_of, jax.random.split(key, 300), jnp.zeros(1), **options)
     own = bayesgmm.match_labels(refits.mixtures, fit.mixture)[~refits.failed]
     assert 0 < (own[:, 0] == 1).sum() < 0.5 * len(own)
 
