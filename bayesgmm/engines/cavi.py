@@ -197,7 +197,7 @@ def _with_draws(fit: Fit, problem: Problem, num_draws: int, key: RandomKey) -> F
         "cavi",
         problem,
         _draw(approximation, problem, key, num_draws=num_draws),
-        elbo=fit.summary["elbo"],
+        elbo=float(fit.summary["elbo"]),
         result=fit.code,
         num_steps=int(fit.num_steps),
         trace=jnp.asarray(fit.trace),
