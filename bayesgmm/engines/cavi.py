@@ -125,7 +125,7 @@ def _fit(
     max_steps: int,
     num_draws: int,
 ) -> Fit:
-    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), problem)
+    problem = problem.placed()
     rows, tol = problem.rows, jnp.asarray(tol)
     start_key, draw_key = jax.random.split(key)
     mesh = devices.row_mesh(rows.values.size * problem.num_components)
@@ -191,7 +191,7 @@ def draw_from_approximation(
 
 @matching_precision
 def _with_draws(fit: Fit, problem: Problem, num_draws: int, key: RandomKey) -> Fit:
-    problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), problem)
+    problem = problem.placed()
     approximation = jax.tree.map(jnp.asarray, fit.approximation)
     return fit_of_approximation(
         "cavi",

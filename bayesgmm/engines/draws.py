@@ -18,7 +18,7 @@ from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.posterior.convergence import convergence
 from bayesgmm.posterior.relabelling import relabel_draws
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
-from bayesgmm.runtime.chains import Drawn, Run, checkpoint_of
+from bayesgmm.runtime.chains import Chains, Drawn, Run, checkpoint_of, fewest_draws
 from bayesgmm.runtime.progress import Listener, Progress
 from bayesgmm.target.problem import Problem
 
@@ -40,6 +40,30 @@ def make_run(
     identity = (engine, problem.rows, problem.prior, problem.num_components, family, arguments)
     display = Progress(f"{engine}, k = {problem.num_components}", progress)
     return Run(progress=display, checkpoint=checkpoint_of(checkpoint, identity), **steps)
+
+
+def make_chain_run(
+    engine: str,
+    problem: Problem,
+    arguments: PyTree,
+    chains: Chains,
+    num_steps: tuple[int, int],
+    longest: int,
+    progress: bool | Listener | None,
+    checkpoint: str | Path | bool,
+) -> Run:
+    """The run of a sampler: so many steps of warm-up and draws of each chain, in stretches up to the longest."""
+    return make_run(
+        engine,
+        problem,
+        (chains, arguments),
+        num_warmup=num_steps[0],
+        num_draws=num_steps[1],
+        room=min(longest, max(num_steps)),
+        fewest=fewest_draws(chains.number),
+        progress=progress,
+        checkpoint=checkpoint,
+    )
 
 
 def fit_of_draws(

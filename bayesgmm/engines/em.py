@@ -291,6 +291,11 @@ def _best_of_restarts(
         long_limits = jnp.where(jnp.arange(len(keys)) < settings.num_carried, settings.max_steps, -1)
         axes = Problem._make(0 if name in ("start", "step_limit") else None for name in Problem._fields)
 
+        def alone(problems: Problem, start: Mixture, limit: Array) -> Fit:
+            problem = problems._replace(start=start, step_limit=limit)
+            nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(ascent, problem))
+            return jax.lax.cond(limit < 0, lambda: nothing, lambda: ascent(problem))
+
         def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
             limits = jnp.where(last, long_limits, min(_SHORT_STEPS, settings.max_steps))
             tol_now = jnp.where(last, tol, _short_tol(tol))
@@ -298,8 +303,7 @@ def _best_of_restarts(
             if rows.values.size * num_components < ascent.large:
                 fits = run_together(ascent, problems, axes)
             else:
-                each = (starts, limits)
-                fits = jax.lax.map(lambda own: ascent.run(problems._replace(start=own[0], step_limit=own[1])), each)
+                fits = jax.lax.map(lambda own: alone(problems, *own), (starts, limits))
             return _best(fits, len(keys)).mixture, fits
 
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]

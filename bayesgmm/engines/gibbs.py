@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from bayesgmm.engines.draws import fit_of_chains, make_run
+from bayesgmm.engines.draws import fit_of_chains, make_chain_run
 from bayesgmm.engines.fit import Fit, report_failure
 from bayesgmm.engines.modes import NUM_STARTS, starts_of
 from bayesgmm.engines.registry import ChainMethod, CheckpointOption, Count, OnFailure, ProgressOption, engine
@@ -28,7 +28,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.priors.conjugate import PriorLike
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
-from bayesgmm.runtime.chains import Chains, Run, check_draws, fewest_draws, make_chains, run_in_stretches, stretch
+from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
 from bayesgmm.starts.given import StartLike
 from bayesgmm.target.problem import Problem, make_problem
 
@@ -95,23 +95,15 @@ def fit_gibbs(
     problem = make_problem(unweighted_rows(x), num_components, family, prior, key, conjugate=True)
     starts = starts_of(problem, start, num_starts, key=key)
     chains = make_chains(num_chains, chain_method)
-    run = make_run(
-        "gibbs",
-        problem,
-        (starts, key, chains),
-        num_warmup=num_warmup,
-        num_draws=num_draws,
-        room=min(_ROOM, max(num_warmup, num_draws)),
-        fewest=fewest_draws(num_chains),
-        progress=progress,
-        checkpoint=checkpoint,
-    )
+    steps = (num_warmup, num_draws)
+    run = make_chain_run("gibbs", problem, (starts, key), chains, steps, _ROOM, progress, checkpoint)
     return report_failure(_fit(problem, starts, key, chains, run), on_failure)
 
 
 @matching_precision
 def _fit(problem: Problem, starts: list[Mixture], key: RandomKey, chains: Chains, run: Run) -> Fit:
-    problem, starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), (problem, starts))
+    problem = problem.placed()
+    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), starts)
     start_key, run_key = jax.random.split(key)
     begun = [
         _begin(starts[chain % len(starts)], problem, each)

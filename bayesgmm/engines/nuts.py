@@ -19,7 +19,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.hmc import HMCState
 from numpyro.infer.util import ParamInfo
 
-from bayesgmm.engines.draws import fit_of_chains, make_run
+from bayesgmm.engines.draws import fit_of_chains, make_chain_run
 from bayesgmm.engines.fit import Fit, report_failure
 from bayesgmm.engines.modes import NUM_STARTS, starts_of
 from bayesgmm.engines.registry import (
@@ -39,7 +39,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.runtime.chains import Chains, Run, check_draws, fewest_draws, make_chains, run_in_stretches, stretch
+from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
 from bayesgmm.target.laplace import approximate, distinct, draw_starts
 from bayesgmm.target.problem import Problem, make_problem
 from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at
@@ -126,17 +126,8 @@ def fit_nuts(
     starts = starts_of(problem, start, num_starts, key=key)
     chains = make_chains(num_chains, chain_method)
     settings = (target_accept, float(jitter), max_tree_depth)
-    run = make_run(
-        "nuts",
-        problem,
-        (starts, key, chains, settings),
-        num_warmup=num_warmup,
-        num_draws=num_draws,
-        room=min(_ROOM, max(num_warmup, num_draws)),
-        fewest=fewest_draws(num_chains),
-        progress=progress,
-        checkpoint=checkpoint,
-    )
+    steps = (num_warmup, num_draws)
+    run = make_chain_run("nuts", problem, (starts, key, settings), chains, steps, _ROOM, progress, checkpoint)
     return report_failure(_fit(problem, starts, key, chains, settings, run), on_failure)
 
 

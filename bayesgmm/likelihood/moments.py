@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PyTree
 
-from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular, pool
+from bayesgmm.mixtures.factors import Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, log_normaliser
 from bayesgmm.numerics.precision import AnyArray
@@ -31,7 +31,7 @@ class MomentKind(NamedTuple):
         shared: whether all components of the mixture have one precision factor.
     """
 
-    representation: type[Triangular] | type[Diagonal]
+    representation: type[Factor]
     pooled: bool
     averaged: bool
     shared: bool
@@ -111,9 +111,7 @@ def maximise(
     return Mixture(jnp.log(count / count.sum()), moments.origin + shift, factor.array)
 
 
-def scatter_of(
-    moments: Moments, reg_covar: Float[Array, " d"], representation: type[Triangular] | type[Diagonal]
-) -> Array:
+def scatter_of(moments: Moments, reg_covar: Float[Array, " d"], representation: type[Factor]) -> Array:
     r"""Scatter about the means, $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, (e, d, d) or (e, d)."""
     count = positive_count(moments.count)
     moved = pool(representation.outer(moments.first, moments.first / count[:, None]), len(moments.second))
@@ -122,7 +120,7 @@ def scatter_of(
 
 
 def move_second(
-    factor: Factor | type[Triangular] | type[Diagonal],
+    factor: Factor | type[Factor],
     second: Array,
     move: Float[Array, "k d"],
     first: Float[Array, "k d"],

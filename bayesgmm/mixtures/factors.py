@@ -98,7 +98,7 @@ class Triangular(_Factor):
 
     @staticmethod
     def outer_sums(left: Float[Array, "k d n"], right: Float[Array, "k d n"]) -> Matrices:
-        r"""$\sum_i a_i b_i^\top$ of vectors that are symmetric together, rows being the fastest axis."""
+        r"""$\sum_i a_i b_i^\top$ where that is symmetric, with rows as the fastest axis."""
         num_features = left.shape[1]
         if num_features > UNROLLED:
             return jnp.matmul(left, jnp.swapaxes(right, 1, 2), precision="highest")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, RandomKey, in_precision, is_traced
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, RandomKey, is_traced
 
 
 def real_array(value: Any, name: str) -> AnyArray:
@@ -162,7 +162,9 @@ def nonnegative(name: str, value: object, shape: tuple[int, ...] = (), dtype: DT
         raise InputError(f"{name} has shape {array.shape}; it must be {wanted}")
     if array.dtype == bool or not (is_traced(array) or (np.isfinite(array) & (np.asarray(array) >= 0)).all()):
         raise InputError(f"{name}={short_repr(value)} must be {wanted}")
-    return in_precision(array, dtype)
+    if is_traced(array):
+        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(dtype))
+    return np.asarray(array, dtype)
 
 
 def check_bool(name: str, value: object) -> bool:

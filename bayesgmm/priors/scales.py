@@ -49,9 +49,10 @@ class LogNormalScales:
         from scipy import stats
 
         sigma = float(np.asarray(self.sigma))
-        named = zip(names, np.asarray(self.median), strict=True)
+        medians = np.asarray(self.median)
+        named = zip(names, medians, strict=True)
         assumed = [f"LogNormal, {name}: median {median:.4g}, log-sd {sigma:g}" for name, median in named]
-        return rows_with_intervals("scales", assumed, stats.lognorm(sigma, scale=self.median).interval(0.95), "sd ")
+        return rows_with_intervals("scales", assumed, stats.lognorm(sigma, scale=medians).interval(0.95), "sd ")
 
 
 @storable
@@ -85,8 +86,9 @@ class HalfNormalScales:
         """Rows of the description, one for each feature."""
         from scipy import stats
 
-        assumed = [f"HalfNormal, {name}: sd {sd:.4g}" for name, sd in zip(names, np.asarray(self.sd), strict=True)]
-        return rows_with_intervals("scales", assumed, stats.halfnorm(scale=self.sd).interval(0.95), "sd ")
+        sds = np.asarray(self.sd)
+        assumed = [f"HalfNormal, {name}: sd {sd:.4g}" for name, sd in zip(names, sds, strict=True)]
+        return rows_with_intervals("scales", assumed, stats.halfnorm(scale=sds).interval(0.95), "sd ")
 
 
 @storable

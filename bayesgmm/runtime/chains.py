@@ -172,23 +172,24 @@ def run_in_stretches(
         return done < total and unfinished()
 
     try:
-        while due():
-            # Warm-up and draws are not mixed in a stretch.
-            count = min(size, run.room, (run.num_warmup if done < run.num_warmup else total) - done)
-            began = time.monotonic()
-            state, drawn = advance(state, done, count)
-            drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :count], drawn)  # noqa: B023
-            took = time.monotonic() - began
-            if done > 0 and not run.even:  # the first call is mostly compilation
-                size = max(1, int(count * min(4.0, _STRETCH_SECONDS / max(took, 1e-3))))
-            if done >= run.num_warmup:
-                kept.append(drawn)
-            done += count
-            whole = (state, len(kept), done)
-            progress.tell(done, total, watch(drawn))
-            if checkpoint is not None and due() and time.monotonic() - saved > checkpoint.seconds:
-                checkpoint.save(state, kept, done)
-                saved = time.monotonic()
+        with progress:
+            while due():
+                # Warm-up and draws are not mixed in a stretch.
+                count = min(size, run.room, (run.num_warmup if done < run.num_warmup else total) - done)
+                began = time.monotonic()
+                state, drawn = advance(state, done, count)
+                drawn = _first(count, drawn)
+                took = time.monotonic() - began
+                if done > 0 and not run.even:  # the first call is mostly compilation
+                    size = max(1, int(count * min(4.0, _STRETCH_SECONDS / max(took, 1e-3))))
+                if done >= run.num_warmup:
+                    kept.append(drawn)
+                done += count
+                whole = (state, len(kept), done)
+                progress.tell(done, total, watch(drawn))
+                if checkpoint is not None and due() and time.monotonic() - saved > checkpoint.seconds:
+                    checkpoint.save(state, kept, done)
+                    saved = time.monotonic()
     except KeyboardInterrupt:
         state, num_kept, done = whole
         kept, interrupted = kept[:num_kept], due()  # at the very end nothing is missing
@@ -199,6 +200,10 @@ def run_in_stretches(
     if checkpoint is not None and not interrupted:
         checkpoint.remove()
     return Drawn(_joined(kept), state, interrupted, done)
+
+
+def _first(count: int, drawn: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:, :count], drawn)
 
 
 def _joined(kept: list[PyTree]) -> PyTree:

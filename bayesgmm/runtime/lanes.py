@@ -70,18 +70,32 @@ def batchable(program: Program) -> Callable[[PyTree], PyTree]:
 
 
 def run_together(program: Program, problems: PyTree, axes: PyTree) -> PyTree:
-    """Results of problems side by side, until the last one ends; their leaves are stacked where `axes` has 0."""
+    """Results of problems side by side, until the last one ends; their leaves are stacked where `axes` has 0.
+
+    Under `vmap` there may be many, which then go into one queue.
+    """
     in_lanes = functools.partial(jax.vmap, in_axes=(axes, 0))
 
-    def running(states: PyTree) -> Array:
-        return in_lanes(program.unfinished)(problems, states)
+    @jax.custom_batching.custom_vmap
+    def run(problems: PyTree) -> PyTree:
+        def running(states: PyTree) -> Array:
+            return in_lanes(program.unfinished)(problems, states)
 
-    def step(states: PyTree) -> PyTree:
-        return jax.vmap(program.step, in_axes=(axes, 0, 0))(problems, states, running(states))
+        def step(states: PyTree) -> PyTree:
+            return jax.vmap(program.step, in_axes=(axes, 0, 0))(problems, states, running(states))
 
-    first = jax.vmap(program.begin, in_axes=(axes,))(problems)
-    states = jax.lax.while_loop(lambda states: running(states).any(), step, first)
-    return in_lanes(program.end)(problems, states)
+        first = jax.vmap(program.begin, in_axes=(axes,))(problems)
+        states = jax.lax.while_loop(lambda states: running(states).any(), step, first)
+        return in_lanes(program.end)(problems, states)
+
+    @run.def_vmap
+    def run_batch(_: int, batched: list[PyTree], problems: PyTree) -> tuple[PyTree, PyTree]:
+        outer = jax.tree.map(lambda vary: 0 if vary else None, batched[0])
+        each = jax.vmap(batchable(program), in_axes=(axes,))
+        results = jax.vmap(each, in_axes=(outer,))(problems)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return run(problems)
 
 
 # Where a leaf of problem number i is found: everywhere the same (None), or at (i // stride) % length.

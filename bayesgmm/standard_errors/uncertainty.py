@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from bayesgmm.engines.em import default_ridge
@@ -217,15 +216,10 @@ def _assemble(
     problems = [] if (problem := _problem(fit, row_weights, family, theory)) is None else [problem]
     sound = all(code.sound for code, _ in problems)
     nothing = np.full(len(theory.standard_errors), np.nan)
-
-    def split(values: AnyArray) -> dict[str, np.ndarray]:
-        by_name = ravel_pytree(estimates)[1](values)
-        return {name: np.asarray(by_name[name]) for name in estimates}
-
     found: dict[str, Any] = {
         "estimates": estimates,
-        "standard_errors": split(theory.standard_errors if sound else nothing),
-        "acceleration": split(theory.acceleration if sound else nothing),
+        "standard_errors": _split(theory.standard_errors if sound else nothing, estimates),
+        "acceleration": _split(theory.acceleration if sound else nothing, estimates),
     }
     if refits is not None:
         if not sound:
@@ -261,6 +255,14 @@ def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: st
     share = (counts / counts.sum()).reshape(-1, *(1,) * (replicates.ndim - 1))
     mean = (share * replicates).sum(0)
     return np.asarray(np.sqrt((total - 1.0) * (share * np.square(replicates - mean)).sum(0)))
+
+
+def _split(values: AnyArray, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The reverse of `ravel_pytree`, in NumPy, where it is no program: values end to end as arrays by name."""
+    names = sorted(like)
+    parts = np.split(np.asarray(values), np.cumsum([like[name].size for name in names])[:-1])
+    by_name = {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
+    return {name: by_name[name] for name in like}
 
 
 def _failures(refits: Refits, method: str) -> str | None:

@@ -6,8 +6,9 @@ starts that have a name; `given.py` reads those that a user gives.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,8 @@ class Start:
     random: bool = True
 
 
-STARTS: dict[str, Start] = {}
+_ENTERED: dict[str, Start] = {}
+STARTS: Mapping[str, Start] = MappingProxyType(_ENTERED)
 """The starts that have a name, by that name."""
 
 
@@ -64,7 +66,7 @@ def _start(name: str, description: str) -> Callable[[Callable[..., Array]], Call
 
     def enter(function: Callable[..., Array]) -> Callable[..., AnyArray]:
         compiled = matching_precision(jax.jit(function, static_argnames="num_components"))
-        STARTS[name] = Start(name, description, compiled)
+        _ENTERED[name] = Start(name, description, compiled)
         return compiled
 
     return enter
@@ -123,7 +125,7 @@ def _from_hierarchy(rows: Rows, num_components: int, *, key: RandomKey | None = 
     return np.concatenate([mixture.responsibilities(block) for block in blocks])
 
 
-STARTS["hierarchical"] = Start(
+_ENTERED["hierarchical"] = Start(
     "hierarchical",
     f"model-based agglomeration; above {MAX_HIERARCHICAL_ROWS} rows of a random part, whose mixture assigns the others",
     _from_hierarchy,

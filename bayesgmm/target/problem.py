@@ -2,8 +2,10 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Self
 
 import jax
+import jax.numpy as jnp
 
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
@@ -40,6 +42,10 @@ class Problem:
     prior: AnyPrior
     num_components: int
     family: Family
+
+    def placed(self) -> Self:
+        """The problem in arrays of JAX, its prior in the precision of the rows."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.rows.dtype), self)
 
     def prior_distribution(self) -> ConjugateDistribution:
         """The prior of every component, where it is a conjugate one."""

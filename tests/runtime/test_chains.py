@@ -1,5 +1,7 @@
 """Runs in stretches: the same draws however they are divided, resumed from a file, kept after Ctrl-C."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +103,14 @@ def test_interrupt_keeps_what_was_drawn():
     np.testing.assert_allclose(found.draws["place"], expected_walk(4, 7 + kept)[:, 7:], rtol=1e-5, atol=1e-5)
     with pytest.raises(KeyboardInterrupt):
         run_in_stretches(Stop(advance, 1, KeyboardInterrupt()), state, run_of())
+
+
+def test_a_bar_is_shown_where_one_is_asked_for(capsys):
+    advance, state = walk()
+    run_in_stretches(advance, state, run_of(True))
+    assert re.search(r"walk.*67/67", capsys.readouterr().err)
+    run_in_stretches(advance, state, run_of(None))
+    assert not capsys.readouterr().err
 
 
 def test_interrupt_at_the_very_end_loses_nothing(tmp_path):

@@ -83,3 +83,11 @@ def test_problems_run_together_end_where_each_would_alone(rng):
     starts = jnp.asarray(rng.uniform(1, 10, size=6), jnp.float32)
     found = run_together(IN_LANES, Problem(starts, jnp.float32(1.5)), Problem(0, None))
     np.testing.assert_array_equal(found.num_steps, steps_needed(starts, 1.5))
+
+
+@each_way
+def test_many_that_run_together_go_into_one_queue_under_vmap(program, rng):
+    starts = jnp.asarray(rng.uniform(1, 10, size=(9, 6)), jnp.float32)
+    factors = jnp.asarray(rng.uniform(1.05, 3, size=9), jnp.float32)
+    found = jax.vmap(lambda *each: run_together(program, Problem(*each), Problem(0, None)))(starts, factors)
+    np.testing.assert_array_equal(found.num_steps, steps_needed(starts, factors[:, None]))
