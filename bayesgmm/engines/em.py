@@ -37,7 +37,7 @@ from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
-from bayesgmm.runtime.lanes import run_together
+from bayesgmm.runtime.lanes import run_all
 from bayesgmm.starts.given import StartLike, mixture_from_start
 from bayesgmm.starts.kmeans import column_moments
 from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
@@ -289,21 +289,13 @@ def _best_of_restarts(
         starts = map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys)
         ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate)
         long_limits = jnp.where(jnp.arange(len(keys)) < settings.num_carried, settings.max_steps, -1)
-        axes = Problem._make(0 if name in ("start", "step_limit") else None for name in Problem._fields)
-
-        def alone(problems: Problem, start: Mixture, limit: Array) -> Fit:
-            problem = problems._replace(start=start, step_limit=limit)
-            nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(ascent, problem))
-            return jax.lax.cond(limit < 0, lambda: nothing, lambda: ascent(problem))
+        varies = Problem._make(name in ("start", "step_limit") for name in Problem._fields)
 
         def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
             limits = jnp.where(last, long_limits, min(_SHORT_STEPS, settings.max_steps))
             tol_now = jnp.where(last, tol, _short_tol(tol))
             problems = Problem(starts, rows, ridge, tol_now, prior, limits, rows.total_weight)
-            if rows.values.size * num_components < ascent.large:
-                fits = run_together(ascent, problems, axes)
-            else:
-                fits = jax.lax.map(lambda own: alone(problems, *own), (starts, limits))
+            fits = run_all(ascent, problems, varies, limits >= 0)
             return _best(fits, len(keys)).mixture, fits
 
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]

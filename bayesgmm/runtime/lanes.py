@@ -69,15 +69,18 @@ def batchable(program: Program) -> Callable[[PyTree], PyTree]:
     return run
 
 
-def run_together(program: Program, problems: PyTree, axes: PyTree) -> PyTree:
-    """Results of problems side by side, until the last one ends; their leaves are stacked where `axes` has 0.
+def run_all(program: Program, problems: PyTree, varies: PyTree, wanted: Array) -> PyTree:
+    """Results of a few problems, stacked, of which those leaves are stacked that `varies` marks as true.
 
-    Under `vmap` there may be many, which then go into one queue.
+    Small ones run side by side until the last one ends, large ones one after the other, with zeros for those that are
+    not `wanted`, which have no step due. Under `vmap` there may be many, which go into one queue.
     """
+    leaves, structure = jax.tree.flatten(problems)
+    stacked = jax.tree.leaves(jax.tree.broadcast(varies, problems))
+    axes = structure.unflatten(0 if vary else None for vary in stacked)
     in_lanes = functools.partial(jax.vmap, in_axes=(axes, 0))
 
-    @jax.custom_batching.custom_vmap
-    def run(problems: PyTree) -> PyTree:
+    def side_by_side(problems: PyTree) -> PyTree:
         def running(states: PyTree) -> Array:
             return in_lanes(program.unfinished)(problems, states)
 
@@ -88,14 +91,34 @@ def run_together(program: Program, problems: PyTree, axes: PyTree) -> PyTree:
         states = jax.lax.while_loop(lambda states: running(states).any(), step, first)
         return in_lanes(program.end)(problems, states)
 
+    @jax.custom_batching.custom_vmap
+    def run(leaves: list[Array], wanted: Array) -> PyTree:
+        def load(index: Array) -> PyTree:
+            return structure.unflatten(
+                leaf[index] if vary else leaf for leaf, vary in zip(leaves, stacked, strict=True)
+            )
+
+        def alone(index: Array) -> PyTree:
+            problem = load(index)
+            shapes = jax.eval_shape(program.run, problem)
+            return jax.lax.cond(
+                wanted[index],
+                lambda: program.run(problem),
+                lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+            )
+
+        if program.cost(jax.eval_shape(load, jnp.asarray(0))) < program.large:
+            return side_by_side(structure.unflatten(leaves))
+        return jax.lax.map(alone, jnp.arange(len(wanted), dtype=jnp.int32))
+
     @run.def_vmap
-    def run_batch(_: int, batched: list[PyTree], problems: PyTree) -> tuple[PyTree, PyTree]:
-        outer = jax.tree.map(lambda vary: 0 if vary else None, batched[0])
+    def run_batch(_: int, batched: list[PyTree], leaves: list[Array], wanted: Array) -> tuple[PyTree, PyTree]:
         each = jax.vmap(batchable(program), in_axes=(axes,))
-        results = jax.vmap(each, in_axes=(outer,))(problems)
+        outer = [0 if vary else None for vary in batched[0]]
+        results = jax.vmap(lambda leaves: each(structure.unflatten(leaves)), in_axes=(outer,))(leaves)
         return results, jax.tree.map(lambda _: True, results)
 
-    return run(problems)
+    return run(leaves, wanted)
 
 
 # Where a leaf of problem number i is found: everywhere the same (None), or at (i // stride) % length.

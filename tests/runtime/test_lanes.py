@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bayesgmm.runtime.lanes import batchable, run_together
+from bayesgmm.runtime.lanes import batchable, run_all
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -79,15 +79,27 @@ def test_a_vmap_of_a_vmap_is_one_queue_in_which_some_things_are_shared(program, 
     np.testing.assert_array_equal(found.num_steps, steps_needed(starts[:, None], factors[None]))
 
 
-def test_problems_run_together_end_where_each_would_alone(rng):
+@each_way
+def test_a_few_problems_end_where_each_would_alone(program, rng):
     starts = jnp.asarray(rng.uniform(1, 10, size=6), jnp.float32)
-    found = run_together(IN_LANES, Problem(starts, jnp.float32(1.5)), Problem(0, None))
+    found = run_all(program, Problem(starts, jnp.float32(1.5)), Problem(True, False), jnp.ones(6, bool))
     np.testing.assert_array_equal(found.num_steps, steps_needed(starts, 1.5))
 
 
+def test_large_problems_that_are_not_wanted_are_not_run(rng):
+    starts = jnp.asarray(rng.uniform(1, 10, size=6), jnp.float32)
+    wanted = jnp.arange(6) < 2
+    found = run_all(IN_TURN, Problem(starts, jnp.float32(1.5)), Problem(True, False), wanted)
+    np.testing.assert_array_equal(found.num_steps, np.where(wanted, steps_needed(starts, 1.5), 0))
+
+
 @each_way
-def test_many_that_run_together_go_into_one_queue_under_vmap(program, rng):
+def test_under_vmap_a_few_problems_each_go_into_one_queue(program, rng):
     starts = jnp.asarray(rng.uniform(1, 10, size=(9, 6)), jnp.float32)
     factors = jnp.asarray(rng.uniform(1.05, 3, size=9), jnp.float32)
-    found = jax.vmap(lambda *each: run_together(program, Problem(*each), Problem(0, None)))(starts, factors)
+
+    def all_of(*each):
+        return run_all(program, Problem(*each), Problem(True, False), jnp.ones(6, bool))
+
+    found = jax.vmap(all_of)(starts, factors)
     np.testing.assert_array_equal(found.num_steps, steps_needed(starts, factors[:, None]))
