@@ -91,7 +91,7 @@ def parameter_table(
         if entry.name in SHOWN
     ]
     reference = _reference(fits)
-    likelihood = next((name for name, fit in fits.items() if ENGINES[fit.engine].prior == "none"), None)
+    likelihood = next((name for name, fit in fits.items() if not fit.has_prior), None)
     values = {name: _values_of(fit, lines) for name, fit in fits.items()}
     draws = None if reference is None else values[reference]
     columns: dict[str, Any] = {"cluster": [line.cluster for line in lines], "quantity": [line.label for line in lines]}
@@ -135,9 +135,9 @@ def with_uncertainty(value: float, sd: float | None) -> str:
 
 
 def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:
-    """Standard errors of an EM fit by its observed information, None where it has too many parameters."""
+    """Standard errors of an EM fit by its observed information, None under a prior or of too many parameters."""
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
-    if num_parameters > MOST_PARAMETERS:
+    if fit.has_prior or num_parameters > MOST_PARAMETERS:
         return None
     return uncertainty(fit, x, on_failure="ignore")
 

@@ -49,11 +49,11 @@ def to_datatree(
 
     Raises:
         InputError: for a prior of another number of components or another family, for names that are not one for each
-            column, and for a fit by EM, which has no posterior.
+            column, and for a fit by EM without a prior, which has no posterior.
     """
     import arviz
 
-    if ENGINES[as_fit(fit).engine].prior == "none":
+    if not as_fit(fit).has_prior:
         raise InputError(
             f"fit is by {ENGINES[fit.engine].label}, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts"
         )

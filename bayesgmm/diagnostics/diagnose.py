@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
 from bayesgmm.engines.fit import Fit, ResultCode, as_fit
-from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
@@ -310,7 +309,7 @@ def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) 
     elif (share := (counts < needed).any(1).mean()) >= EMPTY_PROBABILITY:
         yield Finding(
             "few rows",
-            _CAUTION if ENGINES[fit.engine].prior == "none" else _NOTE,
+            _NOTE if fit.has_prior else _CAUTION,
             f"{_which((counts < needed).mean(0))} fewer rows than the {needed} that a covariance needs"
             f"{in_draws.format(percent(share))}",
             "fewer components, or a more restricted family",

@@ -168,6 +168,7 @@ class Ascent(Loop):
             result=result.astype(jnp.int32),
             num_steps=state.num_steps,
             trace=state.trace,
+            prior_given=problem.prior is not None,
         )
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
@@ -90,7 +91,7 @@ class FitWarning(UserWarning):
         "summary",
         "approximation",
     ],
-    meta_fields=["engine", "family"],
+    meta_fields=["engine", "family", "prior_given"],
 )
 @dataclass(frozen=True)
 class Fit:
@@ -112,6 +113,7 @@ class Fit:
         sample_stats: sampler statistics of every draw, arrays (chain, draw) with ArviZ's names; else empty.
         summary: scalar diagnostics of the fit, such as NUTS's worst R-hat.
         approximation: the numbers of a conjugate approximation, a `ConjugateDistribution`; of CAVI only.
+        prior_given: whether an engine that needs no prior was given one; not in older files.
     """
 
     engine: str
@@ -125,6 +127,12 @@ class Fit:
     sample_stats: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     approximation: ConjugateDistribution | None = None
+    prior_given: bool = False
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the parameters had a prior: if not, this is a fit by maximum likelihood."""
+        return self.prior_given or ENGINES[self.engine].prior != "none"
 
     @property
     def code(self) -> ResultCode:

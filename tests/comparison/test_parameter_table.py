@@ -204,6 +204,18 @@ def test_forest_is_measured_in_the_reference(em, errors):
     assert alone.get_xlabel() == "distance from em, in its standard errors"
 
 
+def test_em_under_a_prior_is_not_maximum_likelihood(em, errors):
+    x = DATA["faithful"]
+    mode = bayesgmm.fit_em(x, 2, prior=bayesgmm.conjugate_prior(x, 2), key=jax.random.key(0))
+    assert mode.has_prior
+    assert not em.has_prior
+    assert errors_of_em(mode, x) is None
+    assert parameter_table({"mode": mode}).likelihood is None
+    table = parameter_table({"mode": mode, "em": em}, errors)
+    assert table.likelihood == "em"
+    assert "mode sd" not in table.frame
+
+
 def test_forest_of_many_parameters_leaves_correlations_out(rng):
     x = np.concatenate([rng.normal(size=(60, 5)), 9 + rng.normal(size=(60, 5))])
     fit = bayesgmm.fit_em(x, 2, key=jax.random.key(0))

@@ -272,6 +272,7 @@ def test_few_rows(healthy, x, rng):
     assert not diagnose(with_small_weight(healthy, 12.0, rng), x)
     mixture = dataclasses.replace(healthy.mixture, log_weights=np.log([0.995, 0.005]))
     only(diagnose(point(healthy, "em", mixture), x), "few rows", "caution")
+    only(diagnose(point(healthy, "em", mixture, prior_given=True), x), "few rows", "note")
     only(diagnose(point(healthy, "map", mixture), x), "few rows", "note")
     shared = dataclasses.replace(mixture, precision_factor=mixture.precision_factor[:1])
     assert not diagnose(dataclasses.replace(point(healthy, "em", shared), family="tied"), x)

@@ -221,6 +221,15 @@ def test_em_has_no_tree(key):
         bayesgmm.to_datatree(fit, x, prior=bayesgmm.default_prior(x, 2), key=key)
 
 
+def test_em_under_a_prior_has_a_tree_as_the_mode_has(key):
+    x = DATA["faithful"]
+    prior = bayesgmm.conjugate_prior(x, 2)
+    fit = bayesgmm.fit_em(x, 2, prior=prior, key=key)
+    tree = bayesgmm.to_datatree(fit, x, prior=prior, key=key)
+    np.testing.assert_allclose(tree.posterior["means"].values[0, 0], fit.mixture.means)
+    assert tree.attrs["engine"] == "em"
+
+
 def test_of_many_rows_and_draws_some_are_kept_in_all_groups(fits, monkeypatch, key):
     from bayesgmm.diagnostics import datatree as diagnostics
 

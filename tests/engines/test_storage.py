@@ -92,6 +92,7 @@ def _fits():
     common = {"family": "full", "start": start, "key": key, "on_failure": "ignore"}
     return {
         "em": lambda: em("faithful", 2, "diag"),
+        "em under a prior": lambda: fit_em(x, 2, prior=conjugate, **common),
         "em of float32": lambda: fit_em(x.astype(np.float32), 2, key=key, on_failure="ignore"),
         "map": lambda: fit_map(x, 2, prior=weak, **common),
         "vi": lambda: fit_vi(x, 2, prior=weak, max_steps=1000, num_draws=1000, **common),
@@ -101,7 +102,7 @@ def _fits():
     }
 
 
-@pytest.mark.parametrize("name", ["em", "em of float32", "map", "vi", "cavi", "gibbs", "nuts"])
+@pytest.mark.parametrize("name", ["em", "em under a prior", "em of float32", "map", "vi", "cavi", "gibbs", "nuts"])
 def test_fits_of_every_engine_come_back_whole(name, tmp_path):
     fit = _fits()[name]()
     save_fit(fit, tmp_path / "fit.npz")
@@ -109,6 +110,7 @@ def test_fits_of_every_engine_come_back_whole(name, tmp_path):
     identical(read, fit)
     assert read.code is fit.code
     assert (read.engine, read.family) == (fit.engine, fit.family)
+    assert read.has_prior == fit.has_prior == (name not in ("em", "em of float32"))
     assert type(read.approximation) is type(fit.approximation)
     assert list(read.sample_stats) == list(fit.sample_stats)
     assert bayesgmm.bic(read, DATA["faithful"]) == bayesgmm.bic(fit, DATA["faithful"])
@@ -127,6 +129,7 @@ def test_fits_of_earlier_versions_are_read(name, means, log_likelihood):
     np.testing.assert_allclose(fit.mixture.means, means, rtol=1e-9)
     assert fit.log_likelihood == pytest.approx(log_likelihood, rel=1e-12)
     assert (fit.engine, fit.family) == (name, {"em": "full", "gibbs": "tied"}[name])
+    assert fit.has_prior == (name == "gibbs")
     x = DATA["faithful"] if name == "em" else DATA["galaxies"]
     assert float(bayesgmm.log_likelihood(fit.mixture, x)) == pytest.approx(log_likelihood, rel=1e-9)
     if name == "gibbs":
