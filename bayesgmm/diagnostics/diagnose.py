@@ -19,28 +19,13 @@ from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.posterior import thresholds as limits
 from bayesgmm.posterior.convergence import (
     ChainDiagnostics,
     Convergence,
     chains_with_two_modes,
     convergence,
     groups_of_chains,
-)
-from bayesgmm.posterior.thresholds import (
-    EMPTY_PROBABILITY,
-    HOPELESS_R_HAT,
-    MANY_DIVERGENCES,
-    MAX_R_HAT,
-    MAX_RELABELLED,
-    MAX_REPEATED,
-    MAX_SD_RATIO,
-    MAX_SENSITIVITY,
-    MAX_TREE_DEPTH,
-    MIN_ACCEPTANCE,
-    MIN_E_BFMI,
-    MIN_ESS_PER_CHAIN,
-    MIN_WIDTH,
-    pareto_k_limit,
 )
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
@@ -50,6 +35,99 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 _NOTE, _CAUTION, _SERIOUS = Severity.note, Severity.caution, Severity.serious
+
+# What is found, and what to try, by cause. What follows a colon distinguishes two texts of one cause.
+_TEXTS = {
+    "divergences": (
+        "{number} of {total} draws ended a trajectory that diverged; the parts of the posterior near them may be "
+        "missing",
+        "target_accept=0.95 or higher; if they stay, a tighter prior of the scales, or fewer components",
+    ),
+    "tree depth": (
+        "{share} of the draws hit the tree-depth limit, {most}, which is slow, not wrong",
+        "a longer warm-up, or a tighter prior: the posterior is far longer in one direction than in another",
+    ),
+    "E-BFMI": (
+        "E-BFMI is {least:.2f}, below {limit}, in {chains}: the energy changes too slowly for the tails to be reached",
+        "a longer warm-up, a tighter prior of the scales, or fewer components",
+    ),
+    "k-hat": (
+        "Pareto k-hat is {k_hat:.2f}, above {limit:.2f}: the approximation misses part of the posterior, and its "
+        "uncertainties cannot be trusted",
+        "another approximation (for fit_vi, guide='full_rank'), or draws from the posterior itself by fit_nuts",
+    ),
+    "k-hat: unknown": (
+        "Pareto k-hat cannot be estimated: log posterior densities of the draws differ by little more than rounding",
+        "float64 rows",
+    ),
+    "not finite": (
+        "{what} infinite or NaN",
+        "look for huge values in the data, rescale its columns, or compute in float64",
+    ),
+    "stuck chain": (
+        "{chains} of {total} hardly moved",
+        "another key or another start, a smaller jitter, a longer warm-up",
+    ),
+    "one chain": (
+        "there is a single chain, so R-hat can compare its parts only, and modes that it never visited go unseen",
+        "num_chains=4, from different starting points",
+    ),
+    "several modes": (
+        "{groups} stayed in different parts of the posterior, whatever the labels; R-hat is {r_hat:.2f}",
+        "more chains, to see which modes recur; fewer components, a more restricted family or a tighter prior. Do not "
+        "pool the chains: how many of them end in a mode does not estimate its weight",
+    ),
+    "several modes: in a chain": (
+        "{chains} moved between two modes: two peaks of {quantity}, hardly a draw between",
+        "reading draws and predictions, not means over draws, which lie between the modes; fewer components",
+    ),
+    "labels": (
+        "the disagreement is in the labels only: R-hat is up to {labelled:.2f} for components of the relabelled draws"
+        "{share}, but {invariant:.3f} for everything that has no labels",
+        "read densities, predictions and who is clustered with whom, not single components; or fewer components",
+    ),
+    "label switching": (
+        "the components of {share} of the draws were renumbered, and agree since",
+        "nothing, where components are far apart; else look at the draws before reading a single component",
+    ),
+    "R-hat": (
+        "the chains disagree: R-hat is up to {worst:.3f} ({name}), and above {limit} for {number} of {total} "
+        "quantities",
+        "more draws (num_draws) and a longer warm-up; if it stays, fewer components or a tighter prior",
+    ),
+    "effective draws": (
+        "the draws are worth as few as {few}; {needed} are needed, {each:g} a chain",
+        "more draws (num_draws), in proportion to what is missing",
+    ),
+    "empty component": (
+        "{which} less than one of {n} rows{where}",
+        "fewer components: the data do not ask for this many; or, if all of them are known to be there, a larger "
+        "concentration in the prior",
+    ),
+    "few rows": (
+        "{which} fewer rows than the {needed} that a covariance needs{where}",
+        "fewer components, or a more restricted family",
+    ),
+    "narrow component": (
+        "{which}: down to {least:.1e} of the data's width in some direction, perhaps a spike on rows that are equal or "
+        "in line",
+        "other starts, a prior, a more restricted family or a larger reg_covar; look for repeated rows",
+    ),
+    "labels of the prior": (
+        "the prior distinguishes components by their concentrations, but {number} draws were renumbered to match a "
+        "pivot: parameters of single components are not those of the stated posterior",
+        "equal concentrations; or only what has no labels: densities, similarity of rows, log-likelihood",
+    ),
+    "prior": (
+        "the prior outweighs the data for {ruled}",
+        "fewer components or more rows; or, if the prior states what is known, vary it to see what changes",
+    ),
+    "prior sensitivity": (
+        "{number} of {total} parameters move with the power of the prior, most of all {name} ({most:.2f}, above "
+        "{limit}); {data}",
+        "vary the prior and see what changes; where prior and data disagree, ask which of them is wrong",
+    ),
+}
 
 _ALSO_REPORTED_BY = {
     ResultCode.not_mixed: {"R-hat", "effective draws", "several modes", "labels", "stuck chain"},
@@ -88,11 +166,16 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
             findings += _sensitivity_findings(tree)
     else:
         what = "the mixture is" if fit.draws is None else f"{percent(1 - finite.mean())} of the draws are"
-        advice = "look for huge values in the data, rescale its columns, or compute in float64"
-        findings.append(Finding("not finite", _SERIOUS, f"{what} infinite or NaN", advice))
+        findings.append(_finding("not finite", _SERIOUS, what=what))
     findings += _result_findings(fit, {finding.cause for finding in findings})
     title = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components})"
     return Diagnosis(title, tuple(sorted(findings, key=lambda finding: -finding.severity)))
+
+
+def _finding(text: str, severity: Severity, **evidence: object) -> Finding:
+    """The finding with this text of the table, its numbers filled in."""
+    detail, advice = _TEXTS[text]
+    return Finding(text.partition(":")[0], severity, detail.format(**evidence), advice)
 
 
 def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
@@ -124,57 +207,31 @@ def _sampler_findings(fit: Fit) -> Iterator[Finding]:
     """Divergences, trajectories that were cut short, and energies that change too slowly, of NUTS."""
     stats = {name: np.asarray(value) for name, value in fit.sample_stats.items()}
     if "diverging" in stats and (number := int(stats["diverging"].sum())):
-        yield Finding(
-            "divergences",
-            _SERIOUS if number / stats["diverging"].size > MANY_DIVERGENCES else _CAUTION,
-            f"{number} of {stats['diverging'].size} draws ended a trajectory that diverged; the parts of the posterior "
-            "near them may be missing",
-            "target_accept=0.95 or higher; if they stay, a tighter prior of the scales, or fewer components",
-        )
-    most = fit.summary.get("max_tree_depth", int(MAX_TREE_DEPTH))
+        total = stats["diverging"].size
+        severity = _SERIOUS if number / total > limits.MANY_DIVERGENCES else _CAUTION
+        yield _finding("divergences", severity, number=number, total=total)
+    most = fit.summary.get("max_tree_depth", int(limits.MAX_TREE_DEPTH))
     if "tree_depth" in stats and (share := (stats["tree_depth"] >= most).mean()) > 0:
-        yield Finding(
-            "tree depth",
-            _NOTE,
-            f"{percent(share)} of the draws hit the tree-depth limit, {most}, which is slow, not wrong",
-            "a longer warm-up, or a tighter prior: the posterior is far longer in one direction than in another",
-        )
+        yield _finding("tree depth", _NOTE, share=percent(share), most=most)
     if "energy" in stats:
         from arviz_stats.base.array import array_stats
 
         with np.errstate(all="ignore"):  # the energy of a stuck chain does not vary
             e_bfmi: np.ndarray = np.array(array_stats.bfmi(stats["energy"]), ndmin=1)
-        if (low := np.flatnonzero(e_bfmi < MIN_E_BFMI)).size:
-            yield Finding(
-                "E-BFMI",
-                _CAUTION,
-                f"E-BFMI is {e_bfmi[low].min():.2f}, below {MIN_E_BFMI}, in {listed('chain', low)}: the energy changes "
-                "too slowly for the tails to be reached",
-                "a longer warm-up, a tighter prior of the scales, or fewer components",
-            )
+        if (low := np.flatnonzero(e_bfmi < limits.MIN_E_BFMI)).size:
+            evidence = {"least": e_bfmi[low].min(), "limit": limits.MIN_E_BFMI, "chains": listed("chain", low)}
+            yield _finding("E-BFMI", _CAUTION, **evidence)
 
 
 def _approximation_findings(fit: Fit) -> Iterator[Finding]:
     """Pareto k-hat of the ratios of the posterior to its approximation."""
     if fit.draws is None or "khat" not in fit.summary:
         return
-    k_hat, limit = float(fit.summary["khat"]), pareto_k_limit(int(np.prod(fit.draws.draw_shape)))
+    k_hat, limit = float(fit.summary["khat"]), limits.pareto_k_limit(int(np.prod(fit.draws.draw_shape)))
     if np.isnan(k_hat):
-        yield Finding(
-            "k-hat",
-            _CAUTION,
-            "Pareto k-hat cannot be estimated: log posterior densities of the draws differ by little more than "
-            "rounding",
-            "float64 rows",
-        )
-    elif not k_hat <= limit:
-        yield Finding(
-            "k-hat",
-            _CAUTION if k_hat <= 1 else _SERIOUS,
-            f"Pareto k-hat is {k_hat:.2f}, above {limit:.2f}: the approximation misses part of the posterior, and its "
-            "uncertainties cannot be trusted",
-            "another approximation (for fit_vi, guide='full_rank'), or draws from the posterior itself by fit_nuts",
-        )
+        yield _finding("k-hat: unknown", _CAUTION)
+    elif k_hat > limit:
+        yield _finding("k-hat", _CAUTION if k_hat <= 1 else _SERIOUS, k_hat=k_hat, limit=limit)
 
 
 def _chain_findings(fit: Fit, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
@@ -184,23 +241,13 @@ def _chain_findings(fit: Fit, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
     """
     if fit.draws is None or {"khat", "elbo"} & set(fit.summary):
         return
-    stuck = (np.diff(np.asarray(fit.draws.means), axis=1) == 0).all((2, 3)).mean(1) > MAX_REPEATED
+    stuck = (np.diff(np.asarray(fit.draws.means), axis=1) == 0).all((2, 3)).mean(1) > limits.MAX_REPEATED
     if "acceptance_rate" in fit.sample_stats:
-        stuck |= np.asarray(fit.sample_stats["acceptance_rate"]).mean(1) < MIN_ACCEPTANCE
+        stuck |= np.asarray(fit.sample_stats["acceptance_rate"]).mean(1) < limits.MIN_ACCEPTANCE
     if stuck.any():
-        yield Finding(
-            "stuck chain",
-            _SERIOUS,
-            f"{listed('chain', np.flatnonzero(stuck))} of {stuck.size} hardly moved",
-            "another key or another start, a smaller jitter, a longer warm-up",
-        )
+        yield _finding("stuck chain", _SERIOUS, chains=listed("chain", np.flatnonzero(stuck)), total=stuck.size)
     elif stuck.size == 1:
-        yield Finding(
-            "one chain",
-            _NOTE,
-            "there is a single chain, so R-hat can compare its parts only, and modes that it never visited go unseen",
-            "num_chains=4, from different starting points",
-        )
+        yield _finding("one chain", _NOTE)
     if not stuck.all():
         log_density = {"lp": np.asarray(fit.sample_stats["lp"])[~stuck]} if "lp" in fit.sample_stats else {}
         found = convergence(fit.draws[~stuck], x, extra=log_density)
@@ -219,121 +266,69 @@ def _agreement_findings(
         chains: their numbers.
         relabelled: share of all draws whose components were renumbered, where it is known.
     """
-    groups = groups_of_chains(found.values)
+    groups = [list(group) for group in groups_of_chains(found.values)]
     if len(groups) > 1:  # R-hat and effective draws would report the same, less clearly
         level = found.values["log_likelihood"].mean(1)
-        each = " and ".join(
-            f"{listed('chain', chains[list(group)])} (log-likelihood {level[list(group)].mean():.1f})"
-            for group in groups
-        )
-        yield Finding(
-            "several modes",
-            _SERIOUS,
-            f"{each} stayed in different parts of the posterior, whatever the labels; R-hat is "
-            f"{found.invariant.max_r_hat:.2f}",
-            "more chains, to see which modes recur; fewer components, a more restricted family or a tighter prior. Do "
-            "not pool the chains: how many of them end in a mode does not estimate its weight",
-        )
+        each = [f"{listed('chain', chains[group])} (log-likelihood {level[group].mean():.1f})" for group in groups]
+        yield _finding("several modes", _SERIOUS, groups=" and ".join(each), r_hat=found.invariant.max_r_hat)
         return
     if moving := chains_with_two_modes(found.values):
         name, seen_in = max(moving.items(), key=lambda item: len(item[1]))
-        yield Finding(
-            "several modes",
-            _CAUTION,
-            f"{listed('chain', chains[seen_in])} moved between two modes: two peaks of {name}, hardly a draw between",
-            "reading draws and predictions, not means over draws, which lie between the modes; fewer components",
-        )
+        yield _finding("several modes: in a chain", _CAUTION, chains=listed("chain", chains[seen_in]), quantity=name)
     labels_only = relabelled != 0 and found.invariant.agrees and not found.labelled.agrees
     if labels_only:
         share = "" if relabelled is None else f", {percent(relabelled)} of which were relabelled"
-        yield Finding(
-            "labels",
-            _CAUTION,
-            f"the disagreement is in the labels only: R-hat is up to {found.labelled.max_r_hat:.2f} for components of "
-            f"the relabelled draws{share}, but {found.invariant.max_r_hat:.3f} for everything that has no labels",
-            "read densities, predictions and who is clustered with whom, not single components; or fewer components",
-        )
-    elif relabelled is not None and relabelled >= MAX_RELABELLED and found.labelled.agrees:
-        yield Finding(
-            "label switching",
-            _NOTE,
-            f"the components of {percent(relabelled)} of the draws were renumbered, and agree since",
-            "nothing, where components are far apart; else look at the draws before reading a single component",
-        )
+        r_hats = {"labelled": found.labelled.max_r_hat, "invariant": found.invariant.max_r_hat}
+        yield _finding("labels", _CAUTION, share=share, **r_hats)
+    elif relabelled is not None and relabelled >= limits.MAX_RELABELLED and found.labelled.agrees:
+        yield _finding("label switching", _NOTE, share=percent(relabelled))
     yield from _mixing_findings([found.invariant] if labels_only else [found.invariant, found.labelled])
 
 
 def _mixing_findings(parts: Sequence[ChainDiagnostics]) -> Iterator[Finding]:
     names = [name for part in parts for name in part.names]
-    r_hats, *effective = (
-        np.concatenate([getattr(part, column) for part in parts]) for column in ("r_hat", "ess_bulk", "ess_tail")
-    )
-    worst = int(r_hats.argmax())
-    if r_hats[worst] > MAX_R_HAT:
-        yield Finding(
-            "R-hat",
-            _SERIOUS if r_hats[worst] > HOPELESS_R_HAT else _CAUTION,
-            f"the chains disagree: R-hat is up to {r_hats[worst]:.3f} ({names[worst]}), and above {MAX_R_HAT} for "
-            f"{(r_hats > MAX_R_HAT).sum()} of {len(names)} quantities",
-            "more draws (num_draws) and a longer warm-up; if it stays, fewer components or a tighter prior",
-        )
-    needed = int(MIN_ESS_PER_CHAIN) * parts[0].num_chains
-    few = [
-        f"{values.min():.0f} for the {where} of {names[values.argmin()]}"
-        for where, values in zip(("bulk", "tail"), effective, strict=True)
-        if values.min() < needed
-    ]
+    r_hats = np.concatenate([part.r_hat for part in parts])
+    above, worst = r_hats > limits.MAX_R_HAT, int(r_hats.argmax())
+    if above.any():
+        severity = _SERIOUS if r_hats[worst] > limits.HOPELESS_R_HAT else _CAUTION
+        evidence = {"worst": r_hats[worst], "name": names[worst], "number": above.sum(), "total": len(names)}
+        yield _finding("R-hat", severity, limit=limits.MAX_R_HAT, **evidence)
+    needed = int(limits.MIN_ESS_PER_CHAIN) * parts[0].num_chains
+    few = []
+    for where in ("bulk", "tail"):
+        effective = np.concatenate([getattr(part, f"ess_{where}") for part in parts])
+        if effective.min() < needed:
+            few.append(f"{effective.min():.0f} for the {where} of {names[effective.argmin()]}")
     if few:
-        yield Finding(
-            "effective draws",
-            _CAUTION,
-            f"the draws are worth as few as {' and '.join(few)}; {needed} are needed, {MIN_ESS_PER_CHAIN:g} a chain",
-            "more draws (num_draws), in proportion to what is missing",
-        )
+        each = limits.MIN_ESS_PER_CHAIN
+        yield _finding("effective draws", _CAUTION, few=" and ".join(few), needed=needed, each=each)
 
 
 def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
     """Components with next to no rows, and those of a point that are much narrower than the data."""
-    (n, d), family = x.shape, get_family(fit.family)
+    n, d = x.shape
     counts = n * _weights_by_draw(points)
-    needed = family.min_component_rows(d)
-    in_draws = "" if fit.draws is None else " in {} of the draws"
-    if (share := (counts < 1).any(1).mean()) >= EMPTY_PROBABILITY:
-        yield Finding(
-            "empty component",
-            _CAUTION,
-            f"{_which((counts < 1).mean(0))} less than one of {n} rows{in_draws.format(percent(share))}",
-            "fewer components: the data do not ask for this many; or, if all of them are known to be there, a larger "
-            "concentration in the prior",
-        )
-    elif (share := (counts < needed).any(1).mean()) >= EMPTY_PROBABILITY:
-        yield Finding(
-            "few rows",
-            _NOTE if fit.has_prior else _CAUTION,
-            f"{_which((counts < needed).mean(0))} fewer rows than the {needed} that a covariance needs"
-            f"{in_draws.format(percent(share))}",
-            "fewer components, or a more restricted family",
-        )
+    needed = get_family(fit.family).min_component_rows(d)
+    for text, least, severity in (
+        ("empty component", 1, _CAUTION),
+        ("few rows", needed, _NOTE if fit.has_prior else _CAUTION),
+    ):
+        few = counts < least
+        if (share := few.any(1).mean()) >= limits.EMPTY_PROBABILITY:
+            where = "" if fit.draws is None else f" in {percent(share)} of the draws"
+            # Those to which it happens at least half as often as to the first of them.
+            often = np.flatnonzero(few.mean(0) >= few.mean(0).max() / 2)
+            which = f"{listed('component', often)} {'hold' if often.size > 1 else 'holds'}"
+            yield _finding(text, severity, which=which, n=n, needed=needed, where=where)
+            break
     if fit.draws is None and fit.code is not ResultCode.collapsed:
         widths = _widths(fit.mixture, x)
-        if (narrow := np.flatnonzero(widths < MIN_WIDTH)).size:
-            yield Finding(
-                "narrow component",
-                _CAUTION,
-                f"{listed('component', narrow)}: down to {widths.min():.1e} of the data's width in some direction, "
-                "perhaps a spike on rows that are equal or in line",
-                "other starts, a prior, a more restricted family or a larger reg_covar; look for repeated rows",
-            )
+        if (narrow := np.flatnonzero(widths < limits.MIN_WIDTH)).size:
+            yield _finding("narrow component", _CAUTION, which=listed("component", narrow), least=widths.min())
 
 
 def _weights_by_draw(points: Mixture) -> Float[np.ndarray, "draws k"]:
     return np.exp(np.asarray(points.log_weights, np.float64)).reshape(-1, points.num_components)
-
-
-def _which(shares: Float[np.ndarray, " k"]) -> str:
-    """The components to which something happens, at least half as often as to the first of them, and their verb."""
-    often = np.flatnonzero(shares >= shares.max() / 2)
-    return f"{listed('component', often)} {'hold' if often.size > 1 else 'holds'}"
 
 
 def _widths(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " k"]:
@@ -357,20 +352,9 @@ def _prior_findings(fit: Fit, points: Mixture, n: int, prior: AnyPrior, labels_h
     elif fit.draws is not None and labels_hold:
         ruled += _ruled_by_spread(fit.draws, prior)
     if np.ptp(concentration) > 0 and (relabelled := fit.summary.get("num_relabelled")):
-        yield Finding(
-            "labels of the prior",
-            _CAUTION,
-            f"the prior distinguishes components by their concentrations, but {relabelled} draws were renumbered to "
-            "match a pivot: parameters of single components are not those of the stated posterior",
-            "equal concentrations; or only what has no labels: densities, similarity of rows, log-likelihood",
-        )
+        yield _finding("labels of the prior", _CAUTION, number=relabelled)
     if ruled:
-        yield Finding(
-            "prior",
-            _CAUTION,
-            f"the prior outweighs the data for {'; '.join(ruled)}",
-            "fewer components or more rows; or, if the prior states what is known, vary it to see what changes",
-        )
+        yield _finding("prior", _CAUTION, ruled="; ".join(ruled))
 
 
 def _ruled_by_counts(counts: Float[np.ndarray, " k"], prior: ConjugatePrior, family_name: str) -> Iterator[str]:
@@ -393,7 +377,7 @@ def _ruled_by_spread(draws: Mixture, prior: WeaklyInformativePrior) -> Iterator[
         ("scales", np.log(np.asarray(draws.scales)), prior.scales.log_sd),
     ):
         ratio = values.std((0, 1)) / prior_sd
-        if (ruled := np.flatnonzero((ratio > MAX_SD_RATIO).any(1))).size:
+        if (ruled := np.flatnonzero((ratio > limits.MAX_SD_RATIO).any(1))).size:
             spread = f"up to {ratio.max():.2f} of the prior's standard deviation is left"
             yield f"{name} of {listed('component', ruled)} ({spread})"
 
@@ -403,14 +387,10 @@ def _sensitivity_findings(tree: "DataTree") -> Iterator[Finding]:
 
     found = prior_sensitivity(tree, round_to=6)
     to_prior, to_data = (np.asarray(found[column], np.float64) for column in ("prior", "likelihood"))
-    sensitive = to_prior > MAX_SENSITIVITY
+    sensitive = to_prior > limits.MAX_SENSITIVITY
     if sensitive.any():
-        weak = bool((to_data[sensitive] <= MAX_SENSITIVITY).any())
-        yield Finding(
-            "prior sensitivity",
-            _CAUTION if weak else _NOTE,
-            f"{sensitive.sum()} of {sensitive.size} parameters move with the power of the prior, most of all "
-            f"{found.index[int(to_prior.argmax())]} ({to_prior.max():.2f}, above {MAX_SENSITIVITY}); "
-            + ("some of them do not move with that of the data" if weak else "they move with that of the data too"),
-            "vary the prior and see what changes; where prior and data disagree, ask which of them is wrong",
-        )
+        weak = bool((to_data[sensitive] <= limits.MAX_SENSITIVITY).any())
+        data = "some of them do not move with that of the data" if weak else "they move with that of the data too"
+        evidence = {"number": sensitive.sum(), "total": sensitive.size, "limit": limits.MAX_SENSITIVITY, "data": data}
+        most = {"name": found.index[int(to_prior.argmax())], "most": to_prior.max()}
+        yield _finding("prior sensitivity", _CAUTION if weak else _NOTE, **evidence, **most)
