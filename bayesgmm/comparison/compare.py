@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from bayesgmm.comparison.agreement import agreement_columns
+from bayesgmm.comparison.agreement import agreement_columns, check_labels
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
-from bayesgmm.comparison.plan import Counts, Plan, make_plan
+from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
 from bayesgmm.diagnostics.criteria import information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnose import diagnose
@@ -24,8 +24,10 @@ from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import DEFAULT_ENGINES
-from bayesgmm.mixtures.families import Family
+from bayesgmm.likelihood.rows import unweighted_rows
+from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.numerics.precision import KeyLike
+from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.progress import Listener
 from bayesgmm.standard_errors.intervals import Uncertainty
@@ -108,8 +110,9 @@ class Comparison:
             for finding in diagnosis
             if finding.severity > Severity.note
         ]
-        unreliable = [
+        found += [
             (
+                Severity.note,
                 row["engine"],
                 f"the Pareto k of leave-one-out is up to {row['max_pareto_k']:.2f}, so its ELPD-LOO is unreliable for "
                 f"{row['num_bad_k']:.0f} of {len(self.x)} rows",
@@ -117,8 +120,7 @@ class Comparison:
             for row in self.table.to_dict("records")
             if row["num_bad_k"] > 0
         ]
-        found.sort(key=lambda one: -one[0])
-        return [(name, sentence) for _, name, sentence in found] + unreliable
+        return [(name, sentence) for _, name, sentence in sorted(found, key=lambda one: -one[0])]
 
 
 def compare(
@@ -166,23 +168,25 @@ def compare(
         InputError: for arguments that cannot be fitted, before anything is compiled.
         KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
-    plan = make_plan(
-        x,
-        num_components,
+    family, key, rows = get_family(family), as_key(key), unweighted_rows(x)
+    values = np.asarray(rows.values)
+    counts = check_counts(num_components, rows, family)
+    offered = {"checkpoint": checkpoint, **({} if on_step is None else {"progress": on_step})}
+    runs, tree_key = plan_runs(engines, settings or {}, offered, key)
+    plan = Plan(
+        x=values,
+        feature_names=name_features(feature_names, rows.num_features, x),
         family=family,
-        engines=engines,
-        key=key,
-        feature_names=feature_names,
-        select_by=select_by,
-        prior=prior,
-        prior_settings=prior_settings,
-        settings=settings,
-        labels=labels,
-        checkpoint=checkpoint,
-        on_step=on_step,
+        counts=counts,
+        select_by=one_of("select_by", select_by, CRITERIA),
+        labels=check_labels(labels, len(values)),
+        priors=make_priors(values, counts, family, prior, prior_settings or {}, runs),
+        base=runs[0],
+        runs=runs[1:],
+        tree_key=tree_key,
     )
     tell = on_progress or (lambda _: None)
-    return _tabulate(plan, _assess(plan, _fit(plan, tell), tell))
+    return _assess(plan, _fit(plan, tell), tell)
 
 
 @dataclass(frozen=True)
@@ -193,16 +197,6 @@ class _Fitted:
     partitions: dict[str, KMeansFit]
     seconds: dict[str, float]
     candidates: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class _Assessed:
-    fitted: _Fitted
-    prior: AnyPrior
-    errors: Uncertainty | None
-    trees: dict[str, "DataTree"]
-    loos: dict[str, Loo | None]
-    diagnoses: dict[str, Diagnosis]
 
 
 def _fit(plan: Plan, tell: Listener) -> _Fitted:
@@ -250,43 +244,40 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     return _Fitted(fits, partitions, seconds, frame)
 
 
-def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> _Assessed:
-    """Standard errors, leave-one-out and diagnoses of the fits."""
-    fits, prior = fitted.fits, plan.priors[next(iter(fitted.fits.values())).mixture.num_components]
+def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
+    """Standard errors, leave-one-out and diagnoses of the fits, and the table of it all."""
+    fits, partitions, seconds = fitted.fits, fitted.partitions, fitted.seconds
+    prior = plan.priors[next(iter(fits.values())).mixture.num_components]
     tell("standard errors")
     errors = errors_of_em(fits[plan.base.name], plan.x)
-    bayesian = {run.name for run in plan.runs if run.engine.prior != "none"} & set(fits)
-    trees, loos = {}, {}
-    for name in filter(bayesian.__contains__, fits):
-        tell(f"diagnostics of {name}")
-        trees[name] = to_datatree(fits[name], plan.x, prior=prior, key=plan.tree_key, feature_names=plan.feature_names)
-        loos[name] = loo(trees[name])
+    bayesian = {run.name for run in plan.runs if run.engine.prior != "none"}
+    trees, rows = {}, []
+    for name, fit in fits.items():
+        leave_one_out = None
+        if name in bayesian:
+            tell(f"diagnostics of {name}")
+            trees[name] = to_datatree(fit, plan.x, prior=prior, key=plan.tree_key, feature_names=plan.feature_names)
+            leave_one_out = loo(trees[name])
+        rows.append(_row(name, fit, plan.x, leave_one_out, seconds[name]))
     tell("diagnoses")
     diagnoses = {name: diagnose(fit, plan.x, prior if name in bayesian else None) for name, fit in fits.items()}
-    return _Assessed(fitted, prior, errors, trees, loos, diagnoses)
-
-
-def _tabulate(plan: Plan, assessed: _Assessed) -> Comparison:
-    """Put it all side by side."""
-    fits, partitions, seconds = assessed.fitted.fits, assessed.fitted.partitions, assessed.fitted.seconds
+    table = pd.DataFrame(rows + [_partition_row(name, one, seconds[name]) for name, one in partitions.items()])
+    text = table.select_dtypes(exclude="number").columns
+    table[text] = table[text].fillna("")
     comparison = Comparison(
         x=plan.x,
         feature_names=plan.feature_names,
         fits=fits,
-        trees=assessed.trees,
-        table=pd.DataFrame(),
-        candidates=assessed.fitted.candidates,
+        trees=trees,
+        table=table,
+        candidates=fitted.candidates,
         selected_by=plan.select_by if len(plan.counts) > 1 else None,
-        prior=assessed.prior,
-        diagnoses=assessed.diagnoses,
+        prior=prior,
+        diagnoses=diagnoses,
         partitions=partitions,
         labels=plan.labels,
-        errors=assessed.errors,
+        errors=errors,
     )
-    rows = [_row(name, fit, plan.x, assessed.loos.get(name), seconds[name]) for name, fit in fits.items()]
-    table = pd.DataFrame(rows + [_partition_row(name, one, seconds[name]) for name, one in partitions.items()])
-    text = table.select_dtypes(exclude="number").columns
-    table[text] = table[text].fillna("")
     agreement = agreement_columns(plan.x, comparison.assignments, partitions, plan.labels)
     return dataclasses.replace(comparison, table=table.assign(**agreement))
 
@@ -308,34 +299,28 @@ def _select(candidates: pd.DataFrame, select_by: str) -> int:
     return int(np.argmin(np.where(converged, values, np.inf) if converged.any() else values))
 
 
+_LOO_COLUMNS = {"elpd_loo": "elpd", "elpd_loo_se": "se", "max_pareto_k": "max_pareto_k", "num_bad_k": "num_bad"}
+
+
 def _row(name: str, fit: Fit, x: Float[np.ndarray, "n d"], leave_one_out: Loo | None, seconds: float) -> dict[str, Any]:
-    nothing = float("nan")
     return {
         "engine": name,
         "family": fit.family,
         "num_components": fit.mixture.num_components,
         **vars(information_criteria(fit, x)),
-        "elpd_loo": leave_one_out.elpd if leave_one_out else nothing,
-        "elpd_loo_se": leave_one_out.se if leave_one_out else nothing,
-        "max_pareto_k": leave_one_out.max_pareto_k if leave_one_out else nothing,
-        "num_bad_k": leave_one_out.num_bad if leave_one_out else nothing,
-        **{name: fit.summary.get(name, nothing) for name in ("r_hat", "ess_bulk", "divergences", "khat")},
-        "num_steps": int(fit.num_steps),
-        "seconds": seconds,
-        "result": fit.code.name,
-        "message": fit.code.explanation,
+        **{column: getattr(leave_one_out, field, np.nan) for column, field in _LOO_COLUMNS.items()},
+        **{name: fit.summary.get(name, np.nan) for name in ("r_hat", "ess_bulk", "divergences", "khat")},
+        **_end(fit, seconds),
     }
 
 
 def _partition_row(name: str, partition: KMeansFit, seconds: float) -> dict[str, Any]:
     """A partition has no likelihood: the other columns stay empty."""
-    num_clusters, num_features = partition.centres.shape
-    return {
-        "engine": name,
-        "num_components": num_clusters,
-        "num_parameters": num_clusters * num_features,
-        "num_steps": partition.num_steps,
-        "seconds": seconds,
-        "result": partition.code.name,
-        "message": partition.code.explanation,
-    }
+    k, d = partition.centres.shape
+    return {"engine": name, "num_components": k, "num_parameters": k * d, **_end(partition, seconds)}
+
+
+def _end(found: Fit | KMeansFit, seconds: float) -> dict[str, Any]:
+    code = found.code
+    ended = {"result": code.name, "message": code.explanation}
+    return {"num_steps": int(found.num_steps), "seconds": seconds, **ended}

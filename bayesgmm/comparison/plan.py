@@ -10,17 +10,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from bayesgmm.comparison.agreement import check_labels
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.rows import enough_rows, unweighted_rows
-from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey
-from bayesgmm.numerics.validation import as_key, name_features, one_of, whole_number
+from bayesgmm.likelihood.rows import Rows, enough_rows
+from bayesgmm.mixtures.families import Family
+from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.priors.weakly_informative import default_prior
-from bayesgmm.runtime.progress import Listener
 
 if TYPE_CHECKING:
     Counts = int | Iterable[int]
@@ -56,8 +54,7 @@ class Run:
 
     def __call__(self, x: Float[np.ndarray, "n d"], num_components: int, **shared: Any) -> Any:
         """Fit, with those of the shared arguments that the engine takes."""
-        taken = {name: value for name, value in shared.items() if name in self.engine.parameters}
-        return self.engine.fit(x, num_components, **{**taken, **self.arguments})
+        return self.engine.fit(x, num_components, **{**self.engine.taken_of(shared), **self.arguments})
 
 
 @dataclass(frozen=True)
@@ -89,50 +86,42 @@ class Plan:
     tree_key: RandomKey
 
 
-def make_plan(
-    x: ArrayLike,
-    num_components: Counts,
-    *,
-    family: str | Family,
-    engines: Sequence[str],
-    key: KeyLike,
-    feature_names: Sequence[str] | None,
-    select_by: str,
-    prior: str,
-    prior_settings: Mapping[str, Any] | None,
-    settings: Mapping[str, Mapping[str, Any]] | None,
-    labels: ArrayLike | None,
-    checkpoint: bool,
-    on_step: Listener | None,
-) -> Plan:
-    """Check the arguments of `compare`, and give each engine its key and settings.
+def check_counts(num_components: Counts, rows: Rows, family: Family) -> list[int]:
+    """Numbers of components, ascending.
 
     Raises:
-        InputError: for whatever would be refused later.
+        InputError: for none, for what are no numbers, and for more than there are rows for.
     """
-    family = get_family(family)
-    table, rows, key = x, unweighted_rows(x), as_key(key)
-    x = np.asarray(rows.values)
-    names = name_features(feature_names, x.shape[1], table)
     several = isinstance(num_components, Iterable) and not isinstance(num_components, str)
     values: Iterable[Any] = num_components if several else [num_components]  # pyright: ignore[reportAssignmentType]
     counts = sorted({whole_number("num_components", count) for count in values})
     if not counts:
         raise InputError("num_components is empty; give one number or several")
+    for count in counts:
+        enough_rows(rows, count, family)
+    return counts
+
+
+def plan_runs(
+    engines: Sequence[str], settings: Mapping[str, Mapping[str, Any]], offered: Mapping[str, Any], key: RandomKey
+) -> tuple[list[Run], RandomKey]:
+    """The runs of the engines, that of EM first and partitions last, each with its key and settings; and a further key.
+
+    What is `offered` goes to the engines that take it.
+
+    Raises:
+        InputError: for unknown engines and settings, and for values that an engine refuses.
+    """
     if isinstance(engines, str):
         raise InputError(f"engines={engines!r} is one text; give a list, such as engines=[{engines!r}]")
     for name in engines:
         one_of("engines", name, ENGINES)
-    one_of("select_by", select_by, CRITERIA)
-    for count in counts:
-        enough_rows(rows, count, family)
-    settings, chosen = settings or {}, [name for name in ENGINES if name in (BASE_ENGINE, *engines)]
+    chosen = [name for name in ENGINES if name in (BASE_ENGINE, *engines)]
     if unread := [name for name in settings if name not in chosen]:
         raise InputError(f"settings has {unread[0]!r}, which is none of the engines {', '.join(chosen)}; drop it")
-    em_key, *keys, tree_key = jax.random.split(key, 6)
+    em_key, *keys, further_key = jax.random.split(key, 6)
     keys = [*keys, *jax.random.split(jax.random.fold_in(key, 1), 4), em_key]
-    offered = {"checkpoint": checkpoint, **({} if on_step is None else {"progress": on_step})}
-    runs: dict[str, list[Run]] = {}
+    runs = []
     for name in chosen:
         engine, own = ENGINES[name], settings.get(name, {})
         if "row_weights" in own:
@@ -142,26 +131,11 @@ def make_plan(
             )
         reserved = _SHARED if engine.prior == "none" else (*_SHARED, "prior", "start", *engine.start_settings)
         check_names(name, [each for each in engine.parameters if each not in reserved], own)
-        offered_here = {each: value for each, value in offered.items() if each in engine.parameters}
-        runs[name] = []
-        for index, (fit, arguments) in enumerate(engine.variants_of({**offered_here, **own}).items()):
+        for index, (fit, arguments) in enumerate(engine.variants_of({**engine.taken_of(offered), **own}).items()):
             stream = engine.streams[index] if index < len(engine.streams) else zlib.crc32(fit.encode())
             own_key = keys[stream] if stream < len(keys) else jax.random.fold_in(key, stream - len(keys))
-            keyed = {"key": own_key} if "key" in engine.parameters else {}
-            runs[name].append(Run(fit, engine, {**keyed, **arguments}))
-    (base,) = runs.pop(BASE_ENGINE)
-    return Plan(
-        x=x,
-        feature_names=names,
-        family=family,
-        counts=counts,
-        select_by=select_by,
-        labels=check_labels(labels, len(x)),
-        priors=_priors(x, counts, family, prior, prior_settings or {}, [ENGINES[name] for name in chosen]),
-        base=base,
-        runs=sorted((run for some in runs.values() for run in some), key=lambda run: run.engine.gives != "partition"),
-        tree_key=tree_key,
-    )
+            runs.append(Run(fit, engine, {**engine.taken_of({"key": own_key}), **arguments}))
+    return sorted(runs, key=lambda run: (run.engine.name != BASE_ENGINE, run.engine.gives != "partition")), further_key
 
 
 def check_names(what: str, known: Sequence[str], given: Mapping[str, Any]) -> None:
@@ -174,24 +148,28 @@ def check_names(what: str, known: Sequence[str], given: Mapping[str, Any]) -> No
         raise InputError(f"{what} has {unknown[0]!r}, which is no option of it here; there are {', '.join(known)}")
 
 
-def _priors(
+def make_priors(
     x: Float[np.ndarray, "n d"],
     counts: Sequence[int],
     family: Family,
     kind: str,
     settings: Mapping[str, Any],
-    engines: Sequence[Engine],
+    runs: Sequence[Run],
 ) -> dict[int, AnyPrior]:
-    """The prior of all engines, for every number of components that may be chosen."""
+    """The prior of all runs, for every number of components that may be chosen.
+
+    Raises:
+        InputError: for an unknown kind or settings, and a prior that one of the engines does not take.
+    """
     maker = PRIORS[one_of("prior", kind, PRIORS)]
-    needing = [engine.name for engine in engines if engine.prior == "conjugate"]
+    needing = [run.engine.name for run in runs if run.engine.prior == "conjugate"]
     if needing and kind != "conjugate":
         raise InputError(f"engines has {needing[0]!r}, which needs a conjugate prior; set prior='conjugate' for all")
     known = inspect.signature(maker).parameters
     check_names("prior_settings", [name for name in known if name not in _SHARED], settings)
     arguments = {"family": family} if "family" in known else {}
     priors = {count: maker(x, count, **arguments, **settings) for count in counts}
-    if any(engine.prior == "mode" for engine in engines):
+    if any(run.engine.prior == "mode" for run in runs):
         for prior in priors.values():
             check_has_mode(prior)
     return priors

@@ -118,6 +118,10 @@ class Engine:
         """Parameters of its function by name."""
         return inspect.signature(self.fit).parameters
 
+    def taken_of(self, offered: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the arguments that its function has."""
+        return {name: value for name, value in offered.items() if name in self.parameters}
+
     @property
     def takes_weights(self) -> bool:
         """Whether rows may have weights."""
