@@ -9,13 +9,11 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from bayesgmm.cli.config import CommonConfig
     from bayesgmm.datasets import Dataset
 
@@ -49,10 +47,18 @@ def compare(
     """Fit one data set by several engines, print them side by side, and write tables, posteriors and a report."""
     began = time.perf_counter()
     with _one_line_errors():
-        settings, data, folder, seed = _read(config, out, seed, overwrite)
+        from bayesgmm.cli.config import load_config
+        from bayesgmm.cli.outputs import check_folder
+
+        settings = load_config(config)
+        if seed is not None:
+            settings = settings.model_copy(update={"seed": seed})
+        folder = settings.output.directory if out is None else out
+        check_folder(folder, overwrite)
+        data = settings.data.load()
         _use_host_devices(_num_devices(settings))
         _remember_programs()
-        _compare(settings, data, folder, seed, overwrite, began)
+        _compare(settings, data, folder, overwrite, began)
 
 
 def main() -> None:
@@ -74,19 +80,6 @@ def _one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
-
-
-def _read(
-    config: Path, out: Path | None, seed: int | None, overwrite: bool
-) -> tuple["CommonConfig", "Dataset", Path, int]:
-    """The settings, the rows, the folder and the seed; `compare` checks whether the rows can be fitted."""
-    from bayesgmm.cli.config import load_config
-    from bayesgmm.cli.outputs import check_folder
-
-    settings = load_config(config)
-    folder = settings.output.directory if out is None else out
-    check_folder(folder, overwrite)
-    return settings, settings.data.load(), folder, settings.seed if seed is None else seed
 
 
 def _num_devices(settings: "CommonConfig") -> int:
@@ -124,7 +117,7 @@ def _remember_programs() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, seed: int, overwrite: bool, began: float) -> None:
+def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, overwrite: bool, began: float) -> None:
     import jax
     import numpy as np
     from rich.console import Console
@@ -147,43 +140,26 @@ def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, seed: int,
         comparison = run_comparison(
             x,
             settings.mixture.num_components,
-            key=jax.random.key(seed),
+            family=settings.mixture.family,
+            engines=settings.engines,
+            key=jax.random.key(settings.seed),
             feature_names=data.feature_names,
+            select_by=settings.mixture.select_by,
+            prior=settings.prior.kind,
+            prior_settings=settings.prior.keywords(x.std(0)),
+            settings=settings.settings,
             labels=data.labels,
+            checkpoint=True,
             on_progress=on_progress,
             on_step=status.update,
-            **_keywords(settings, x),
         )
         on_progress("figures and files")
-        source = {"name": data.name, "units": data.units, "source": data.source}
-        files = write_outputs(
-            comparison,
-            folder,
-            title=settings.title,
-            seed=seed,
-            settings={**settings.to_dict(), "seed": seed},
-            data_source=source,
-            overwrite=overwrite,
-        )
+        files = write_outputs(comparison, folder, settings, data, overwrite=overwrite)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in rich_tables(comparison):
-        console.print(table)
-        console.print()
+        console.print(table, "")
     for name, caution in comparison.cautions:
         console.print(f"{name}: {caution}.", markup=False, highlight=False)
     console.print(f"{len(files)} files in {folder} after {time.perf_counter() - began:.0f} s:", highlight=False)
     for file in files:
         console.print(f"  {file.name}", highlight=False)
-
-
-def _keywords(settings: "CommonConfig", x: "np.ndarray") -> dict[str, Any]:
-    """Settings as keyword arguments of `bayesgmm.compare`."""
-    return {
-        "family": settings.mixture.family,
-        "engines": settings.engines,
-        "select_by": settings.mixture.select_by,
-        "prior": settings.prior.kind,
-        "prior_settings": settings.prior.keywords(x.std(0)),
-        "settings": settings.settings,
-        "checkpoint": True,
-    }

@@ -5,9 +5,9 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from pydantic_core import to_json
 
+from bayesgmm.cli.config import CommonConfig
 from bayesgmm.cli.report import render_report
 from bayesgmm.comparison.compare import Comparison
+from bayesgmm.datasets import Dataset
 from bayesgmm.diagnostics.datatree import save_datatree
 from bayesgmm.engines.fit import Fit
-from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.errors import InputError
 
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
@@ -45,14 +46,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def write_outputs(
-    comparison: Comparison,
-    folder: Path,
-    *,
-    title: str,
-    seed: int,
-    settings: Mapping[str, Any],
-    data_source: Mapping[str, Any],
-    overwrite: bool = False,
+    comparison: Comparison, folder: Path, settings: CommonConfig, data: Dataset, *, overwrite: bool = False
 ) -> list[Path]:
     """Write `comparison.csv`, `comparison.json`, `parameters.csv`, `report.html`, and a NetCDF file for each posterior.
 
@@ -76,27 +70,26 @@ def write_outputs(
         raise InputError(f"output folder {str(folder)!r} cannot be made ({error.strerror}); choose another") from None
     try:
         comparison.table.to_csv(staging / "comparison.csv", index=False)
-        parameter_lines(comparison).to_csv(staging / "parameters.csv", index=False)
-        record = _record(comparison, seed, settings, data_source)
+        parameters = comparison.parameters.frame
+        parameters.assign(flagged=parameters["flagged"].str.join(", ")).to_csv(staging / "parameters.csv", index=False)
+        if comparison.has_agreement:
+            known = {} if comparison.labels is None else {"label": comparison.labels}
+            pd.DataFrame({**comparison.assignments, **known}).to_csv(staging / "assignments.csv", index_label="row")
+        origin = provenance()
+        record = {**origin, **_record(comparison, settings, data)}
         # JSON has no NaN or infinity: they become null, and arrays lists.
         text = to_json(record, indent=2, inf_nan_mode="null", fallback=lambda array: np.asarray(array).tolist())
         (staging / "comparison.json").write_bytes(text + b"\n")
-        if comparison.has_agreement:
-            _assignments(comparison).to_csv(staging / "assignments.csv", index_label="row")
         for name, tree in comparison.trees.items():
-            save_datatree(tree, staging / f"{file_stem(name)}.nc")
-        report = render_report(comparison, title=title, seed=seed, data_source=data_source, provenance=provenance())
+            stem = re.sub(r"[()]", "", name).replace(" ", "_")  # "vi (full rank)" becomes "vi_full_rank"
+            save_datatree(tree, staging / f"{stem}.nc")
+        report = render_report(comparison, settings, data, origin)
         (staging / "report.html").write_text(report, encoding="utf-8")
         staging.chmod(0o755)
         _move_into_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return sorted(folder.iterdir())
-
-
-def file_stem(name: str) -> str:
-    """A fit's name as a file name: "vi (full rank)" becomes "vi_full_rank"."""
-    return name.replace(" ", "_").replace("(", "").replace(")", "")
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:
@@ -115,34 +108,26 @@ def _move_into_place(staging: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _assignments(comparison: Comparison) -> pd.DataFrame:
-    frame = pd.DataFrame(comparison.assignments)
-    return frame if comparison.labels is None else frame.assign(label=comparison.labels)
-
-
-def parameter_lines(comparison: Comparison) -> pd.DataFrame:
-    """The table of parameters as a file: fits that a note is about as one text."""
-    frame = comparison.parameters.frame
-    return frame.assign(flagged=[", ".join(names) for names in frame["flagged"]])
-
-
-def _record(
-    comparison: Comparison, seed: int, settings: Mapping[str, Any], data_source: Mapping[str, Any]
-) -> dict[str, Any]:
-    fits = {}
-    for row in comparison.table.to_dict("records"):
-        fit = comparison.of_row(row["engine"])
-        fits[row["engine"]] = {**row, "result_code": int(fit.code), "parameters": parameters(fit)}
+def _record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> dict[str, Any]:
+    points = {name: _parameters(fit) for name, fit in comparison.fits.items()}
+    for name, partition in comparison.partitions.items():
+        points[name] = {"shares": partition.shares, "centres": partition.centres}
     return {
-        **provenance(),
-        "seed": seed,
-        "dtype": str(np.asarray(comparison.x).dtype),
-        "settings": dict(settings),
-        "data": {**data_source, "num_rows": comparison.x.shape[0], "feature_names": comparison.feature_names},
+        "seed": settings.seed,
+        "dtype": str(comparison.x.dtype),
+        "settings": settings.to_dict(),
+        "data": {
+            **{name: getattr(data, name) for name in ("name", "units", "source")},
+            "num_rows": len(comparison.x),
+            "feature_names": comparison.feature_names,
+        },
         "selected_by": comparison.selected_by,
         "candidates": comparison.candidates.to_dict("records"),
         "prior": dataclasses.asdict(comparison.prior),
-        "fits": fits,
+        "fits": {
+            name: {**row, "result_code": int(comparison.of_row(name).code), "parameters": points[name]}
+            for name, row in comparison.table.set_index("engine", drop=False).to_dict("index").items()
+        },
         "parameter_remarks": comparison.parameters.remarks,
     }
 
@@ -159,16 +144,10 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def parameters(fit: Fit | KMeansFit) -> dict[str, Any]:
-    """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws.
-
-    Of k-means, the shares of the rows and the centres.
-    """
-    if isinstance(fit, KMeansFit):
-        return {"shares": fit.shares.tolist(), "centres": fit.centres.tolist()}
-    names = ("weights", "means", "covariances")
-    found = {name: np.asarray(getattr(fit.mixture, name)).tolist() for name in names}
+def _parameters(fit: Fit) -> dict[str, Any]:
+    """Weights, means and covariances of a fit's point, with posterior standard deviations where it has draws."""
+    found = {name: getattr(fit.mixture, name) for name in ("weights", "means", "covariances")}
     if fit.draws is not None:
-        for name in names[:2]:
-            found[f"{name}_sd"] = np.asarray(getattr(fit.draws, name)).std((0, 1), ddof=1).tolist()
+        spreads = {"weights_sd": fit.draws.weights, "means_sd": fit.draws.means}
+        found |= {name: np.asarray(draws).std((0, 1), ddof=1) for name, draws in spreads.items()}
     return found

@@ -1,86 +1,98 @@
-"""Tables that a person can read in a terminal, from a `Comparison`."""
+"""Tables that a person can read, from a `Comparison`: their cells as text, and how a terminal shows them."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from rich.table import Table
 
 from bayesgmm.comparison.compare import Comparison
 from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
-from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
+LEFT = {"engine", "converged", "cluster", "quantity"}
+"""Columns of text; those of numbers are aligned on the right."""
 
-def engine_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of engines."""
-    header = ["engine", "log-lik.", "BIC", "AIC", "ICL", "ELPD-LOO", "seconds", "converged"]
-    rows = []
-    for row in comparison.table.to_dict("records"):
-        elpd = "–" if math.isnan(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['elpd_loo_se']:.1f}"
-        likelihoods = [row[name] for name in ("log_likelihood", "bic", "aic", "icl")]
-        rows.append(
-            [
-                row["engine"],
-                *("–" if math.isnan(value) else f"{value:.2f}" for value in likelihoods),
-                elpd,
-                f"{row['seconds']:.1f}",
-                verdict(comparison.of_row(row["engine"])),
-            ]
-        )
-    return header, rows
+_CRITERIA = {"BIC": "bic", "AIC": "aic", "ICL": "icl"}
+_EVIDENCE = {"r_hat": "R-hat {:.3f}", "divergences": "{} divergences", "khat": "k-hat {:.2f}"}
 
 
-def agreement_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of hard assignments: what k-means makes small, and adjusted Rand indices."""
+def engine_table(comparison: Comparison) -> pd.DataFrame:
+    """The engines side by side."""
+    table = comparison.table
+    elpds = zip(_numbers(table["elpd_loo"], ".1f"), _numbers(table["elpd_loo_se"], ".1f"), strict=True)
+    cells = {
+        "engine": table["engine"],
+        **{title: _numbers(table[name]) for title, name in {"log-lik.": "log_likelihood", **_CRITERIA}.items()},
+        "ELPD-LOO": [elpd if elpd == "–" else f"{elpd} ± {se}" for elpd, se in elpds],
+        "seconds": _numbers(table["seconds"], ".1f"),
+        "converged": [f"{_ended(row)} ({_evidence(comparison, row)})" for row in table.to_dict("records")],
+    }
+    return pd.DataFrame(cells)
+
+
+def agreement_table(comparison: Comparison) -> pd.DataFrame:
+    """Hard assignments: what k-means makes small, and adjusted Rand indices."""
     partitions = {f"ari_{name}": f"ARI with {ENGINES[name].label}" for name in comparison.partitions}
-    names = {"inertia": "inertia", **partitions, "ari_labels": "ARI with labels"}
-    present = [name for name in names if comparison.table[name].notna().to_numpy().any()]
-    rows = [
-        [row["engine"], *(f"{row[name]:.4g}" if name == "inertia" else f"{row[name]:.3f}" for name in present)]
-        for row in comparison.table.to_dict("records")
-    ]
-    return ["engine", *(names[name] for name in present)], rows
+    titles = {"inertia": "inertia", **partitions, "ari_labels": "ARI with labels"}
+    found = comparison.table[["engine", *titles]].dropna(axis="columns", how="all")
+    cells = {name: _numbers(found[name], ".4g" if name == "inertia" else ".3f") for name in found if name in titles}
+    return found.assign(**cells).rename(columns=titles)
 
 
-def verdict(fit: Fit | KMeansFit) -> str:
-    """Whether a fit converged, with the evidence."""
-    summary = fit.summary if isinstance(fit, Fit) else {}
-    steps = f"{int(fit.num_steps)} steps"
-    if isinstance(fit, Fit) and ENGINES[fit.engine].gives == "draws":
-        evidence = f"R-hat {summary.get('r_hat', math.nan):.3f}"
-        if "divergences" in summary:
-            evidence += f", {summary['divergences']} divergences"
-    else:
-        evidence = f"{steps}, k-hat {summary['khat']:.2f}" if "khat" in summary else steps
-    yes = "yes" if fit.code is ResultCode.successful else f"no: {fit.code.name.replace('_', ' ')}"
-    return f"{yes} ({evidence})"
-
-
-def component_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of parameters: one row for each, one column for each engine.
+def component_table(comparison: Comparison) -> pd.DataFrame:
+    """The parameters: one row for each, one column for each engine.
 
     Uncertainties that are far from the sampler's carry a mark (`flag_legend`). Of k-means, shares of the rows and
     centres.
     """
-    table, partitions = comparison.parameters, comparison.partitions
-    header = ["cluster", "quantity", *table.names, *partitions]
-    rows = []
-    for line in table.frame.to_dict("records"):
-        cells = [
-            with_uncertainty(line[name], line.get(f"{name} sd")) + _flag(line, name, table) for name in table.names
-        ]
-        cells += [
-            _of_partition(partition, line["cluster"], line["quantity"], comparison.feature_names)
-            for partition in partitions.values()
-        ]
-        rows.append([line["cluster"], line["quantity"], *cells])
-    return header, rows
+    table = comparison.parameters
+    lines = table.frame.to_dict("records")
+    cells: dict[str, Iterable[str]] = {name: table.frame[name] for name in ("cluster", "quantity")}
+    for name in table.names:
+        cells[name] = [with_uncertainty(one[name], one.get(f"{name} sd")) + _flag(one, name, table) for one in lines]
+    for name, partition in comparison.partitions.items():
+        known = _centres(partition, comparison.feature_names)
+        cells[name] = _numbers((known.get((one["cluster"], one["quantity"]), math.nan) for one in lines), ".4g")
+    return pd.DataFrame(cells)
 
 
-def _flag(line: dict[Hashable, Any], name: str, table: ParameterTable) -> str:
+def candidate_table(comparison: Comparison) -> pd.DataFrame:
+    """The fits over numbers of components."""
+    table = comparison.candidates
+    cells = {
+        "k": [f"{count}{' ←' if count == comparison.num_components else ''}" for count in table["num_components"]],
+        "log-lik.": _numbers(table["log_likelihood"]),
+        "parameters": table["num_parameters"].astype(str),
+        **{title: _numbers(table[name]) for title, name in _CRITERIA.items()},
+        "converged": [_ended(row) for row in table.to_dict("records")],
+    }
+    return pd.DataFrame(cells)
+
+
+def _numbers(values: Iterable[float], style: str = ".2f") -> list[str]:
+    """Numbers as text, a dash where there is none."""
+    return ["–" if math.isnan(value) else format(value, style) for value in values]
+
+
+def _ended(row: Mapping[Hashable, Any]) -> str:
+    """Whether the fit of a row converged."""
+    return "yes" if row["result"] == ResultCode.successful.name else f"no: {row['result'].replace('_', ' ')}"
+
+
+def _evidence(comparison: Comparison, row: Mapping[Hashable, Any]) -> str:
+    """What convergence is judged by: R-hat and divergences of chains, else steps, with k-hat of an approximation."""
+    summary = comparison.fits[row["engine"]].summary if row["engine"] in comparison.fits else {}
+    found = [words.format(summary[name]) for name, words in _EVIDENCE.items() if name in summary]
+    return ", ".join(found if "r_hat" in summary else [f"{row['num_steps']} steps", *found])
+
+
+def _flag(line: Mapping[Hashable, Any], name: str, table: ParameterTable) -> str:
     """The mark of an uncertainty far from the reference's: their ratio, and the coverage of EM's interval."""
     if name not in line["flagged"]:
         return ""
@@ -101,62 +113,43 @@ def flag_legend(table: ParameterTable) -> str:
     return meaning
 
 
-def _of_partition(partition: KMeansFit, cluster: str, quantity: str, feature_names: tuple[str, ...]) -> str:
-    """A cluster's share of the rows or an entry of its centre; k-means does not estimate spread."""
-    if quantity == "weight":
-        return f"{partition.shares[int(cluster)]:.4g}"
-    means = [f"mean {name}" for name in feature_names]
-    return f"{partition.centres[int(cluster)][means.index(quantity)]:.4g}" if quantity in means else "–"
-
-
-def candidate_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table over numbers of components."""
-    header = ["k", "log-lik.", "parameters", "BIC", "AIC", "ICL", "converged"]
-    rows = []
-    for row in comparison.candidates.to_dict("records"):
-        mark = " ←" if row["num_components"] == comparison.num_components else ""
-        rows.append(
-            [
-                f"{row['num_components']}{mark}",
-                f"{row['log_likelihood']:.2f}",
-                str(row["num_parameters"]),
-                *(f"{row[name]:.2f}" for name in ("bic", "aic", "icl")),
-                "yes" if row["result"] == ResultCode.successful.name else f"no: {row['result'].replace('_', ' ')}",
-            ]
-        )
-    return header, rows
+def _centres(partition: KMeansFit, feature_names: tuple[str, ...]) -> dict[tuple[str, str], float]:
+    """Shares of the rows and entries of the centres, by cluster and quantity; k-means does not estimate spread."""
+    quantities = ["weight", *(f"mean {name}" for name in feature_names)]
+    values = np.column_stack([partition.shares, partition.centres])
+    return {(str(cluster), quantities[column]): value for (cluster, column), value in np.ndenumerate(values)}
 
 
 def rich_tables(comparison: Comparison) -> list[Table]:
     """The tables of a comparison for a terminal."""
-    tables = []
+    count, family, parameters = comparison.num_components, comparison.base.family, comparison.parameters
+    tables = {f"k = {count}, family {family}: {len(comparison.x)} rows on one likelihood": engine_table(comparison)}
     if comparison.selected_by is not None:
-        title = f"Number of components by EM; {comparison.selected_by.upper()} selects k = {comparison.num_components}"
-        tables.append(_table(title, *candidate_rows(comparison), num_left=0))
-    family = comparison.base.family
-    title = f"k = {comparison.num_components}, family {family}: {len(comparison.x)} rows on one likelihood"
-    tables.append(_table(title, *engine_rows(comparison), num_left=1))
+        title = f"Number of components by EM; {comparison.selected_by.upper()} selects k = {count}"
+        tables = {title: candidate_table(comparison), **tables}
     if comparison.has_agreement:
         title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
-        tables.append(_table(title, *agreement_rows(comparison), num_left=1))
-    table = comparison.parameters
-    tables.append(
-        _table("Parameters (EM ± standard error, posterior mean ± sd)", *component_rows(comparison), num_left=2)
-    )
-    tables[-1].caption = "\n".join(filter(None, [flag_legend(table), *table.remarks])) or None
-    tables[-1].caption_justify = "left"
-    return tables
+        tables[title] = agreement_table(comparison)
+    tables["Parameters (EM ± standard error, posterior mean ± sd)"] = component_table(comparison)
+    found = [_rich_table(title, frame) for title, frame in tables.items()]
+    found[-1].caption = "\n".join(filter(None, [flag_legend(parameters), *parameters.remarks])) or None
+    found[-1].caption_justify = "left"
+    return found
 
 
-def _table(title: str, header: list[str], rows: list[list[str]], num_left: int) -> Table:
+def _rich_table(title: str, frame: pd.DataFrame) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(header):
-        left = index < num_left or name == "converged"
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "converged")
-    previous = None
-    for row in rows:
-        if num_left == 2 and previous not in (None, row[0]):
+    for name in frame:
+        table.add_column(str(name), justify="left" if name in LEFT else "right", no_wrap=name != "converged")
+    for row, is_first in zip(frame.itertuples(index=False), first_of_cluster(frame), strict=True):
+        if is_first:
             table.add_section()
-        previous = row[0]
         table.add_row(*row)
     return table
+
+
+def first_of_cluster(frame: pd.DataFrame) -> list[bool]:
+    """Whether a row is the first of another cluster than the row before it, of which a line parts it."""
+    if "cluster" not in frame:
+        return [False] * len(frame)
+    return (frame["cluster"] != frame["cluster"].shift(fill_value=frame["cluster"].iloc[0])).tolist()

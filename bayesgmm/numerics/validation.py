@@ -66,6 +66,17 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
 
 
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Words as a sentence has them: "a, b and c"."""
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 row", "2 rows"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def as_matrix(x: ArrayLike, name: str = "x") -> AnyArray:
     """Rows as a floating-point array (n, d): integers become float64, one-dimensional data one column.
 

@@ -9,7 +9,7 @@ from helpers import DATA
 from plot_helpers import by_gid, check_drawable
 
 import bayesgmm
-from bayesgmm.cli.terminal import component_rows, flag_legend, rich_tables
+from bayesgmm.cli.terminal import component_table, flag_legend, rich_tables
 from bayesgmm.comparison.parameter_table import errors_of_em, parameter_table
 from bayesgmm.plots import plot_parameter_forest
 from bayesgmm.standard_errors.uncertainty import uncertainty
@@ -155,14 +155,14 @@ def test_compare_has_it_all_in_one_table(key):
     means = frame[frame["quantity"].str.startswith("mean")]
     # The posterior under a weak prior and the likelihood of 272 rows are nearly one normal.
     np.testing.assert_allclose(means["em ratio"], 1.0, atol=0.2)
-    header, rows = component_rows(found)
-    assert header == ["cluster", "quantity", "em", "nuts"]
-    assert len(rows) == len(frame)
-    assert all("±" in row[2] and "±" in row[3] for row in rows)
+    cells = component_table(found)
+    assert list(cells) == ["cluster", "quantity", "em", "nuts"]
+    assert len(cells) == len(frame)
+    assert all("±" in cell for name in ("em", "nuts") for cell in cells[name])
     # Standard errors that are told to be too small by a third are marked where they stand.
     shrunk = {name: 0.6 * value for name, value in found.errors.standard_errors.items()}
     doubtful = dataclasses.replace(found, errors=dataclasses.replace(found.errors, standard_errors=shrunk))
-    marks = [row[2].split("[")[-1] for row in component_rows(doubtful)[1]]
+    marks = [cell.split("[")[-1] for cell in component_table(doubtful)["em"]]
     ratios = doubtful.parameters.frame["em ratio"]
     assert [mark.startswith(f"×{ratio:.2f}") for mark, ratio in zip(marks, ratios, strict=True)] == list(ratios < 0.7)
     assert (ratios < 0.7).sum() >= len(ratios) - 2

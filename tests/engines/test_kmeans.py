@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import bayesgmm
 from bayesgmm.cli import main as cli
-from bayesgmm.cli.terminal import agreement_rows, component_rows, engine_rows
+from bayesgmm.cli.terminal import agreement_table, component_table, engine_table
 from bayesgmm.comparison.agreement import adjusted_rand_index, check_labels
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans, inertia_of
@@ -182,17 +182,16 @@ def test_comparison_on_irises(iris):
 
 
 def test_tables_of_a_comparison(iris):
-    header, rows = engine_rows(iris)
-    last = dict(zip(header, rows[-1], strict=True))
+    last = engine_table(iris).iloc[-1]
     assert last["engine"] == "kmeans"
     assert last["log-lik."] == last["BIC"] == last["ELPD-LOO"] == "–"
     assert last["converged"] == f"yes ({iris.partitions['kmeans'].num_steps} steps)"
-    header, rows = agreement_rows(iris)
-    assert header == ["engine", "inertia", "ARI with k-means", "ARI with labels"]
-    assert rows[-1] == ["kmeans", "78.85", "1.000", "0.730"]
-    header, rows = component_rows(iris)
-    assert header[-1] == "kmeans"
-    np.testing.assert_allclose([float(row[-1]) for row in rows[:5]], [50 / 150, 5.006, 3.428, 1.462, 0.246], rtol=1e-3)
+    agreement = agreement_table(iris)
+    assert list(agreement) == ["engine", "inertia", "ARI with k-means", "ARI with labels"]
+    assert list(agreement.iloc[-1]) == ["kmeans", "78.85", "1.000", "0.730"]
+    components = component_table(iris)
+    assert list(components)[-1] == "kmeans"
+    np.testing.assert_allclose(components["kmeans"][:5].astype(float), [1 / 3, 5.006, 3.428, 1.462, 0.246], rtol=1e-3)
 
 
 def test_without_k_means_or_labels_nothing_is_said_of_them(key):
@@ -203,7 +202,7 @@ def test_without_k_means_or_labels_nothing_is_said_of_them(key):
     assert "ari_kmeans" not in found.table
     labelled = bayesgmm.compare(x, 2, engines=["em"], key=key, labels=x[:, 1] > 70)
     assert labelled.partitions == {}
-    assert agreement_rows(labelled)[0] == ["engine", "inertia", "ARI with labels"]
+    assert list(agreement_table(labelled)) == ["engine", "inertia", "ARI with labels"]
     assert labelled.table["ari_labels"][0] > 0.8
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import DATA
 
 import bayesgmm
-from bayesgmm.cli.terminal import engine_rows
+from bayesgmm.cli.terminal import engine_table
 from bayesgmm.engines import registry
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import warn_or_raise
@@ -45,7 +45,7 @@ def test_a_new_engine_runs_through_a_comparison(toy, key):
     assert list(found.fits) == list(found.table["engine"]) == list(found.diagnoses) == ["em", "toy"]
     assert int(found.fits["toy"].num_steps) == 2
     assert np.isfinite(found.table["bic"]).all()
-    assert [row[0] for row in engine_rows(found)[1]] == ["em", "toy"]
+    assert list(engine_table(found)["engine"]) == ["em", "toy"]
     panels = plot_traces(found.fits)
     assert (panels[1].get_title(), panels[1].get_ylabel()) == ("A toy", "toy objective")
     for settings in ({"num_toys": 0}, {"num_toys": 1.5}):
