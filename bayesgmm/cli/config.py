@@ -4,10 +4,9 @@ The classes are the reference; `configs/` holds commented examples. Whatever is 
 once, one line for each problem, before any data are read.
 """
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -30,7 +29,7 @@ from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.engines.registry import BASE_ENGINE, DEFAULT_ENGINES, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import NAMES, get_family
-from bayesgmm.numerics.validation import one_of, real_array, short_repr
+from bayesgmm.numerics.validation import did_you_mean, one_of, real_array, short_repr
 from bayesgmm.priors.scales import SCALE_PRIORS
 from bayesgmm.priors.weakly_informative import default_prior
 
@@ -74,17 +73,18 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _key(description: str) -> Any:
+    """A key that may be left out."""
+    return Field(default=None, description=description)
+
+
 class DataConfig(_Table):
     """`[data]`: the rows to fit. Exactly one of `dataset` and `path`."""
 
-    dataset: Annotated[str, _one_of(tuple(SHIPPED))] | None = Field(
-        default=None, description=f"shipped data set: {', '.join(SHIPPED)}"
-    )
-    path: _Path | None = Field(
-        default=None, description="a .csv, .parquet or .npy file; relative to the folder of the settings file"
-    )
-    columns: Annotated[tuple[str, ...], *_List] | None = Field(
-        default=None, description="list of names of the columns to use, all numeric ones by default; only with path"
+    dataset: Annotated[str, _one_of(SHIPPED)] | None = _key(f"shipped data set: {', '.join(SHIPPED)}")
+    path: _Path | None = _key("a .csv, .parquet or .npy file; relative to the folder of the settings file")
+    columns: Annotated[tuple[str, ...], *_List] | None = _key(
+        "list of names of the columns to use, all numeric ones by default; only with path"
     )
 
     @model_validator(mode="after")
@@ -128,11 +128,6 @@ def _numbers(*, positive: bool) -> AfterValidator:
     return AfterValidator(lambda value, info: check(str(info.field_name), value))
 
 
-def _key(description: str) -> Any:
-    """A key that may be left out."""
-    return Field(default=None, description=description)
-
-
 _Numbers = Annotated[Any, _numbers(positive=False)] | None
 _Positives = Annotated[Any, _numbers(positive=True)] | None
 
@@ -170,9 +165,10 @@ class PriorConfig(_Table):
     @model_validator(mode="after")
     def _read_by_kind(self) -> "PriorConfig":
         scale_prior = self.scale_prior or signature(default_prior).parameters["scale_prior"].default
+        readers = {kind: signature(maker).parameters for kind, maker in PRIORS.items()}
         for name in self._given():
-            if name not in signature(PRIORS[self.kind]).parameters:
-                (kind,) = (kind for kind, maker in PRIORS.items() if name in signature(maker).parameters)
+            if name not in readers[self.kind]:
+                (kind,) = (kind for kind, read in readers.items() if name in read)
                 raise ValueError(f'[prior] has {name}, which only kind = "{kind}" reads; drop it, or set kind')
             owners = [each for each, record in SCALE_PRIORS.items() if name in record.arguments]
             if owners and scale_prior not in owners:
@@ -264,18 +260,16 @@ def load_config(path: str | PathLike[str]) -> CommonConfig:
     """
     path = Path(path)
     try:
-        config = Config.model_validate(_read_toml(path))
+        config = Config.model_validate({"title": path.stem, **_read_toml(path)})
     except ValidationError as error:
         lines = [f"{path}: {line}" for problem in error.errors() for line in _explain(problem)]
         raise ConfigError("\n".join(lines)) from None
-    resolved: dict[str, Any] = {}
-    if "title" not in config.model_fields_set:
-        resolved["title"] = path.stem
-    if config.data.path is not None:
-        resolved["data"] = config.data.model_copy(update={"path": path.parent / config.data.path})
-    if "directory" not in config.output.model_fields_set:
-        resolved["output"] = config.output.model_copy(update={"directory": Path("results", path.stem)})
-    return config.model_copy(update=resolved)
+    data, output = config.data, config.output
+    if data.path is not None:
+        data = data.model_copy(update={"path": path.parent / data.path})
+    if "directory" not in output.model_fields_set:
+        output = OutputConfig(directory=Path("results", path.stem))
+    return config.model_copy(update={"data": data, "output": output})
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -332,7 +326,7 @@ def _explain(problem: Mapping[str, Any]) -> list[str]:
         return [f"{key} is missing; add {_EXAMPLES[key]}"]
     fault = problem["msg"].replace("Input should", "must").replace("tuple", "list")
     fault = "must be text in quotes" if kind in ("path_type", "string_type") else fault
-    hint = _closest(value, re.findall("'(.*?)'", fault)) if kind == "literal_error" else ""
+    hint = did_you_mean(value, re.findall("'(.*?)'", fault)) if kind == "literal_error" else ""
     return [f"{shown} {fault}; {hint}{names[-1]} is: {table.model_fields[names[-1]].description}"]
 
 
@@ -345,9 +339,4 @@ def _home(name: str, table: type[BaseModel]) -> str:
     homes = [f"[{home}]" for home, kind in _TABLES.items() if name in kind.model_fields]
     if homes:
         return f"{name} belongs in {' or '.join(homes)}"
-    return f"{_closest(name, list(table.model_fields))}the keys here are {', '.join(table.model_fields)}"
-
-
-def _closest(value: object, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(str(value), known, 1)
-    return f"did you mean {found[0]!r}? " if found else ""
+    return f"{did_you_mean(name, list(table.model_fields))}the keys here are {', '.join(table.model_fields)}"

@@ -6,7 +6,7 @@ but no contents to look at.
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -198,9 +198,14 @@ def one_of(name: str, value: object, known: Iterable[str], more: str = "") -> st
     if isinstance(value, str) and value in known:
         return value
     known = tuple(known)
-    closest = difflib.get_close_matches(str(value), known, 1)
-    hint = f"did you mean {closest[0]!r}? " if closest else ""
+    hint = did_you_mean(value, known)
     raise InputError(f"{name}={short_repr(value)} is not known; {hint}choose one of {', '.join(known)}{more}")
+
+
+def did_you_mean(value: object, known: Sequence[str]) -> str:
+    """A question about the closest of the known words, or nothing where none is close."""
+    closest = difflib.get_close_matches(str(value), known, 1)
+    return f"did you mean {closest[0]!r}? " if closest else ""
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:
