@@ -1,6 +1,7 @@
 """The rows coloured by the cluster they are assigned to, by a mixture and, beside it, by k-means."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.validation import counted
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import FONT_SIZE, INK, AxesLike, Panels
-from bayesgmm.plots.view import Columns, View, one_mixture, view_rows
+from bayesgmm.plots.view import Columns, Names, View, one_mixture, view_rows
 
 _SIDE = 400  # pixels of the plane that is tinted by nearest centre
 
@@ -28,7 +30,7 @@ def plot_assignments(
     *,
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
     levels: Sequence[float] = (0.5, 0.9),
 ) -> Axes | np.ndarray:
     """Draw the rows coloured by hard assignment, `Mixture.predict(x)`, and the components of the mixture.
@@ -57,40 +59,44 @@ def plot_assignments(
     levels = shapes.check_levels(levels)
     view = view_rows(mixture, x, columns, feature_names)
     grid = panels.make_panels(view, ax)
-    _draw_mixture(grid, view, mixture, levels)
-    return panels.finish(grid, view)
+    _draw_mixture(grid, view, mixture, np.asarray(mixture.predict(view.x)), levels)
+    return grid.drawn
 
 
-def _draw_mixture(grid: Panels, view: View, mixture: Mixture, levels: Sequence[float]) -> None:
-    labels = np.asarray(mixture.predict(view.x))
-    panels.label_clusters(grid.first, np.asarray(mixture.weights))
+def _draw_rows(
+    grid: Panels, view: View, labels: Int[np.ndarray, " n"], shares: Float[np.ndarray, " k"], word: str
+) -> None:
+    """The rows in the colours of their clusters, with what these are called in the legend."""
+    panels.label_clusters(grid.first, shares, word)
     for (i, j), panel in grid.axes.items():
         if i == j:
-            _draw_densities(panel, view.marginal(mixture, i), view.shown[:, i], labels, is_alone=view.num_shown == 1)
+            shapes.draw_histogram(panel, view.shown[:, i], labels, len(shares), rug=view.num_shown == 1)
         else:
-            shapes.draw_points(panel, view.shown[:, [j, i]], labels, mixture.num_components)
+            shapes.draw_points(panel, view.shown[:, [j, i]], labels, len(shares))
+
+
+def _draw_mixture(
+    grid: Panels, view: View, mixture: Mixture, labels: Int[np.ndarray, " n"], levels: Sequence[float]
+) -> None:
+    _draw_rows(grid, view, labels, np.asarray(mixture.weights), "weight")
+    for (i, j), panel in grid.axes.items():
+        if i != j:
             shapes.draw_components(panel, view.marginal(mixture, j, i), levels)
+            continue
+        single = view.marginal(mixture, i)
+        line = shapes.density_grid(single, view.shown[:, i])
+        for cluster, density in enumerate(shapes.component_densities(single, line).T):
+            panel.plot(line, density, color=panels.cluster_colour(cluster), linewidth=1.4, gid=f"component {cluster}")
+        panel.plot(line, shapes.densities(single, line), color=INK, linewidth=1.6, label="mixture", gid="mixture")
+        panel.set_ylim(0.0, 1.05 * panel.dataLim.y1)
+        if view.num_shown == 1:
+            means = np.asarray(single.means)
+            heights = np.diagonal(shapes.component_densities(single, means[:, 0]))
+            shapes.draw_centres(panel, np.column_stack([means, heights]), "mean")
+            panel.set(xlim=line[[0, -1]], ylabel="density")
     if view.num_shown > 1:
         panels.label_masses(grid.first, levels)
-
-
-def _draw_densities(
-    ax: Axes, single: Mixture, values: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], *, is_alone: bool
-) -> None:
-    shapes.draw_histogram(ax, values, labels, single.num_components)
-    grid = shapes.density_grid(single, values)
-    for cluster, density in enumerate(shapes.component_densities(single, grid).T):
-        ax.plot(grid, density, color=panels.cluster_colour(cluster), linewidth=1.4, gid=f"component {cluster}")
-    ax.plot(grid, shapes.densities(single, grid), color=INK, linewidth=1.6, label="mixture", gid="mixture")
-    ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
-    if not is_alone:
-        return
-    means = np.asarray(single.means)[:, 0]
-    look = {"marker": "X", "markersize": 7.0, "markeredgecolor": "white", "color": INK}
-    for cluster, height in enumerate(np.diagonal(shapes.component_densities(single, means))):
-        shapes.draw_rug(ax, values[labels == cluster], panels.cluster_colour(cluster))
-        ax.plot(means[cluster], height, gid=f"mean {cluster}", **look)
-    shapes.frame_curves(ax, grid)
+    panels.finish_grid(grid, view)
 
 
 def plot_partitions(
@@ -100,7 +106,7 @@ def plot_partitions(
     *,
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
     levels: Sequence[float] = (0.5, 0.9),
 ) -> np.ndarray:
     """Draw the rows twice: on the left as `plot_assignments` does, on the right with the partition of k-means.
@@ -134,18 +140,16 @@ def plot_partitions(
             f"{view.x.shape}; give the partition of these rows"
         )
     left, right = (panels.make_panels(view, one) for one in _two_pictures(ax, view.num_shown))
-    _draw_mixture(left, view, mixture, levels)
-    panels.finish(left, view)
     labels = np.asarray(mixture.predict(view.x))
     partition = partition.matched_to(labels)
+    _draw_mixture(left, view, mixture, labels, levels)
     _draw_partition(right, view, partition, partition.labels != labels)
-    panels.finish(right, view)
     _share_limits(left, right)
     if view.num_shown == 2 and set(view.columns) == set(range(mixture.num_features)):
         _tint(right.first, partition, view)
     by = f", {ENGINES[mixture_or_fit.engine].label}" if isinstance(mixture_or_fit, Fit) else ""
-    agreement = adjusted_rand_index(labels, partition.labels)
     left.first.set_title(f"mixture{by}", fontsize=FONT_SIZE + 1)
+    agreement = adjusted_rand_index(labels, partition.labels)
     right.first.set_title(f"k-means, adjusted Rand index {agreement:.2f}", fontsize=FONT_SIZE + 1)
     return np.stack([np.asarray(left.drawn, object), np.asarray(right.drawn, object)])
 
@@ -162,44 +166,32 @@ def _two_pictures(ax: AxesLike, num_shown: int) -> np.ndarray:
 
 
 def _draw_partition(grid: Panels, view: View, partition: KMeansFit, differs: Bool[np.ndarray, " n"]) -> None:
-    panels.label_clusters(grid.first, partition.shares, "share")
+    _draw_rows(grid, view, partition.labels, partition.shares, "share")
+    centres = view.coordinates(partition.centres)
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.9, "zorder": 3, "gid": "differs"}
     for (i, j), panel in grid.axes.items():
-        if i == j:
-            _draw_column(panel, partition, view, i)
-        else:
-            _draw_pair(panel, partition, view, (j, i), differs)
+        if i != j:
+            panel.scatter(*view.shown[differs][:, [j, i]].T, s=4.0 * shapes.point_size(len(view.x)), **ring)
+            shapes.draw_centres(panel, centres[:, [j, i]], "centre")
     if view.num_shown > 1:
         panels.add_label(grid.first, "centre", marker="X", markersize=6.0, linestyle="none")
-        rows = f"assigned otherwise\n({differs.sum()} row{'' if differs.sum() == 1 else 's'})"
+        rows = f"assigned otherwise\n({counted(int(differs.sum()), 'row')})"
         panels.add_label(grid.first, rows, marker="o", markersize=7.0, markerfacecolor="none", linestyle="none")
+    else:
+        _draw_cuts(grid.first, centres[:, 0], everything=partition.centres.shape[1] == 1)
+    panels.finish_grid(grid, view)
 
 
-def _draw_column(ax: Axes, partition: KMeansFit, view: View, column: int) -> None:
-    values = view.shown[:, column]
-    shapes.draw_histogram(ax, values, partition.labels, partition.num_clusters)
-    centres = view.coordinates(partition.centres)[:, column]
-    if view.num_shown > 1:
-        return
+def _draw_cuts(ax: Axes, centres: Float[np.ndarray, " k"], *, everything: bool) -> None:
+    """Lines at the centres along a column, and half-way between them where that column is everything."""
     for cluster, centre in enumerate(centres):
-        shapes.draw_rug(ax, values[partition.labels == cluster], panels.cluster_colour(cluster))
         ax.axvline(centre, color=panels.cluster_colour(cluster), linewidth=1.4, gid=f"centre {cluster}")
-    if partition.centres.shape[1] == 1:
-        ordered = np.sort(centres)
+    if everything:
         look = {"color": INK, "linewidth": 1.0, "linestyle": "--"}
         panels.add_label(ax, "half-way between centres", **look)
-        for between in 0.5 * (ordered[1:] + ordered[:-1]):
-            ax.axvline(between, gid="boundary", **look)
+        for start, end in itertools.pairwise(np.sort(centres)):
+            ax.axvline(0.5 * (start + end), gid="boundary", **look)
     ax.set_ylabel("density")
-
-
-def _draw_pair(
-    ax: Axes, partition: KMeansFit, view: View, pair: tuple[int, int], differs: Bool[np.ndarray, " n"]
-) -> None:
-    points = view.shown[:, list(pair)]
-    shapes.draw_points(ax, points, partition.labels, partition.num_clusters)
-    look: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.9, "zorder": 3, "gid": "differs"}
-    ax.scatter(*points[differs].T, s=4.0 * shapes.point_size(len(points)), **look)
-    shapes.draw_centres(ax, view.coordinates(partition.centres)[:, list(pair)], "centre")
 
 
 def _share_limits(left: Panels, right: Panels) -> None:

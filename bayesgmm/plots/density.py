@@ -13,8 +13,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import real_array, short_repr
 from bayesgmm.plots import panels, shapes
-from bayesgmm.plots.panels import BLUE, DATA_GREY, INK, VERMILION, AxesLike
-from bayesgmm.plots.view import Columns, View, point_and_draws, view_rows
+from bayesgmm.plots.panels import BLUE, INK, VERMILION, AxesLike
+from bayesgmm.plots.view import Columns, Names, View, point_and_draws, view_rows
 
 _PLANE_DRAWS = 100  # averaged into a density over the plane: more of them move no contour
 _BAND_DRAWS = 400
@@ -27,7 +27,7 @@ def plot_density_contours(
     levels: Sequence[float] = (0.5, 0.9, 0.99),
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> Axes:
     """Draw the regions of highest density that hold given parts of the mass, over two columns, with the rows.
 
@@ -54,8 +54,7 @@ def plot_density_contours(
     view = _plane_of(draws, x, columns, feature_names)
     ax = panels.one_axes(ax, (6.4, 4.2))
     _draw_regions(ax, draws, view, levels)
-    panels.legend_beside(ax)
-    return ax
+    return panels.finish(ax)
 
 
 def plot_density_slice(
@@ -66,7 +65,7 @@ def plot_density_slice(
     at: Mapping[int | str, float] | None = None,
     span: tuple[float, float] | None = None,
     ax: AxesLike = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> Axes:
     """Draw the density along one column, where others have given values, with a band that holds 90% of the draws.
 
@@ -101,8 +100,7 @@ def plot_density_slice(
         span = (low, high)
     ax = panels.one_axes(ax, (6.4, 3.4))
     _draw_slice(ax, draws, view, values, span)
-    panels.legend_beside(ax)
-    return ax
+    return panels.finish(ax)
 
 
 def plot_density_with_slice(
@@ -113,7 +111,7 @@ def plot_density_with_slice(
     levels: Sequence[float] = (0.5, 0.9, 0.99),
     ax: AxesLike = None,
     columns: Iterable[int | str] | None = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> np.ndarray:
     """Draw the density over two columns, and beneath it the density along a level slice with the band of the draws.
 
@@ -149,9 +147,7 @@ def plot_density_with_slice(
     slice_.set_ylabel(f"density at\n{view.names[1]} = {place:g}")
     if plane.get_subplotspec() is not None and slice_.get_shared_x_axes().joined(plane, slice_):
         plane.set_xlabel("")
-    for one in (plane, slice_):
-        panels.legend_beside(one)
-    return np.array([plane, slice_])
+    return np.array([panels.finish(one) for one in (plane, slice_)])
 
 
 def _real_number(name: str, value: object) -> float:
@@ -161,7 +157,7 @@ def _real_number(name: str, value: object) -> float:
     return float(number)
 
 
-def _plane_of(draws: Mixture, x: ArrayLike, columns: Columns, feature_names: Iterable[str] | None) -> View:
+def _plane_of(draws: Mixture, x: ArrayLike, columns: Columns, feature_names: Names) -> View:
     """A view of exactly two coordinates."""
     view = view_rows(draws, x, columns, feature_names, at_most=2)
     if view.num_shown != 2:
@@ -185,8 +181,7 @@ def _draw_regions(ax: Axes, draws: Mixture, view: View, levels: tuple[float, ...
     for level, colour in zip(levels, reversed(colours), strict=True):
         panels.add_swatch(ax, f"{100 * level:g}% of {of}", facecolor=colour, edgecolor=BLUE, linewidth=0.8)
     panels.label_rows(ax)
-    shapes.frame_plane(ax, horizontal, vertical)
-    panels.tidy(ax, *view.names)
+    ax.set(xlim=horizontal[[0, -1]], ylim=vertical[[0, -1]], xlabel=view.names[0], ylabel=view.names[1])
 
 
 def _draw_slice(ax: Axes, draws: Mixture, view: View, at: list[float], span: tuple[float, float] | None) -> None:
@@ -201,9 +196,8 @@ def _draw_slice(ax: Axes, draws: Mixture, view: View, at: list[float], span: tup
     else:
         ax.plot(grid, curves, color=INK, linewidth=1.6, label="density", gid="density")
     if not at:
-        shapes.draw_histogram(ax, values, label="rows, histogram")
-        shapes.draw_rug(ax, values, DATA_GREY)
-    ax.set_ylim(0.0, 1.08 * max(float(ax.dataLim.y1), np.finfo(float).tiny))
+        shapes.draw_histogram(ax, values, label="rows, histogram", rug=True)
     places = ", ".join(f"{name} = {value:g}" for name, value in zip(view.names[1:], at, strict=True))
-    shapes.frame_curves(ax, grid, f"density at {places}" if places else "density")
-    panels.tidy(ax, view.names[0])
+    highest = 1.08 * max(float(ax.dataLim.y1), np.finfo(float).tiny)
+    ax.set(xlim=grid[[0, -1]], ylim=(0.0, highest), xlabel=view.names[0])
+    ax.set_ylabel(f"density at {places}" if places else "density")

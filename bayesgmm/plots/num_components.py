@@ -1,7 +1,7 @@
 """How many components: criteria over k, weights of every k, and the components that draws fill."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from bayesgmm.plots.view import posterior_draws
 from bayesgmm.posterior.allocations import flat_draws, rows_of_draws, sampled_allocations
 
 CRITERIA = ("bic", "aic", "icl")
-_WEIGHTS = {"bic": "by BIC: exp(−BIC/2)", "weight": "stacking by LOO"}
+_RING: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "linestyle": "none"}
 
 
 def plot_criteria(
@@ -52,99 +52,73 @@ def plot_criteria(
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"table={short_repr(table)} must be a DataFrame, such as the candidates of a comparison")
     known = [name for name in CRITERIA if name in table.columns]
-    if "num_components" not in table.columns or not known:
-        raise InputError(f"table needs columns num_components and bic, aic or icl; got {', '.join(map(str, table))}")
+    _check_counts(table, known, "bic, aic or icl")
     chosen = known if criteria is None else list(criteria)
     missing = [name for name in chosen if name not in known]
     if missing or not chosen:
         raise InputError(f"criteria has {missing or 'none'}; the table has {', '.join(known)}")
     table = table.assign(family=table["family"].astype(str) if "family" in table.columns else "")
-    _check_once(table)
     families = list(dict.fromkeys(table["family"]))
-    table = table.sort_values("num_components")
-    lines = {family: table.loc[(table["family"] == family).to_numpy()] for family in families}
-    picked = None if selected is None else _picked(selected, lines)
-    if len(lines) == 1:
-        single = panels.one_axes(ax, (5.4, 3.4))
-        _draw_one_family(single, {name: _points(table, name) for name in chosen}, picked)
-        return single
-    axes = panels.wrapped_axes(ax, len(chosen), len(chosen), (2.7, 3.2), 1.4, f"{len(chosen)} criteria need")
+    table = table.sort_values("num_components", ignore_index=True)
+    picked = None if selected is None else _picked(selected, table, families)
+    if len(families) == 1:
+        axes, titles = np.full(len(chosen), panels.one_axes(ax, (5.4, 3.4)), object), ["criterion (smaller is better)"]
+    else:
+        axes = panels.wrapped_axes(ax, len(chosen), len(chosen), (2.7, 3.2), 1.4, f"{len(chosen)} criteria need")
+        titles = [name.upper() for name in chosen]
     for criterion, panel in zip(chosen, axes, strict=True):
-        _draw_families(panel, {family: _points(rows, criterion) for family, rows in lines.items()}, criterion, picked)
+        _draw_criterion(panel, table, criterion, families)
+    for panel, title in zip(dict.fromkeys(axes), titles, strict=True):
+        panels.add_label(panel, "minimum", markersize=10.0, markeredgewidth=1.2, **_RING)
+        if picked is not None:
+            words = f" k = {picked[1]}" if len(families) == 1 else f"\n{picked[0]}, k = {picked[1]}"
+            look = {"color": "#E8E8E8", "zorder": 0, "linewidth": 0.0, "label": f"selected:{words}"}
+            panel.axvspan(picked[1] - 0.25, picked[1] + 0.25, **look)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panels.tidy(panel, xlabel="number of clusters k", ylabel=title)
     panels.legend_beside(axes[-1])
-    return axes
+    return axes[0] if len(families) == 1 else axes
 
 
-def _points(rows: pd.DataFrame, criterion: str) -> Float[np.ndarray, "m 2"]:
-    """Numbers of components, and the criterion at each."""
-    return rows[["num_components", criterion]].to_numpy(float)
-
-
-def _check_once(table: pd.DataFrame) -> None:
-    """Refuse a number of components that comes twice, for one family where the table has families."""
+def _check_counts(table: pd.DataFrame, found: Sequence[str], wanted: str) -> None:
+    """Refuse a table without numbers of components, or where one comes twice for a family."""
+    if "num_components" not in table.columns or not found:
+        raise InputError(f"table needs columns num_components and {wanted}; got {', '.join(map(str, table))}")
     if table.duplicated([name for name in ("family", "num_components") if name in table.columns]).any():
         raise InputError("table has some num_components more than once; give one row for each k and family")
 
 
-def _picked(selected: int | tuple[str, int], lines: Mapping[str, pd.DataFrame]) -> tuple[str, int]:
+def _picked(selected: int | tuple[str, int], table: pd.DataFrame, families: Sequence[str]) -> tuple[str, int]:
     """The family and the number of components that are selected."""
-    if len(lines) == 1:
-        family, count = next(iter(lines)), selected[-1] if isinstance(selected, tuple) else selected
+    if len(families) == 1:
+        family, count = families[0], selected[-1] if isinstance(selected, tuple) else selected
     elif isinstance(selected, tuple) and len(selected) == 2:
         family, count = str(selected[0]), selected[1]
     else:
         raise InputError(f'selected={selected!r} must be a pair such as ("full", 3), as the table has several families')
-    if family not in lines:
-        raise InputError(f"selected has family {family!r}, which is not among {', '.join(lines)}")
-    counts = lines[family]["num_components"].astype(int).tolist()
+    if family not in families:
+        raise InputError(f"selected has family {family!r}, which is not among {', '.join(families)}")
+    counts = table.loc[(table["family"] == family).to_numpy(), "num_components"].astype(int).tolist()
     if whole_number("selected", count) not in counts:
         raise InputError(f"selected={count} is not among the num_components {counts} of the table")
     return family, int(count)
 
 
-def _draw_one_family(ax: Axes, lines: Mapping[str, Float[np.ndarray, "_ 2"]], picked: tuple[str, int] | None) -> None:
-    for name, points in lines.items():
-        position = CRITERIA.index(name)
-        _draw_line(ax, points, position, label=name.upper(), gid=name)
-        _mark_smallest(ax, {position: points}, f"minimum {name}")
-    _finish_criteria(ax, "criterion (smaller is better)", picked, "" if picked is None else f" k = {picked[1]}")
-    panels.legend_beside(ax)
-
-
-def _draw_families(
-    ax: Axes, lines: Mapping[str, Float[np.ndarray, "_ 2"]], criterion: str, picked: tuple[str, int] | None
-) -> None:
-    for position, (family, points) in enumerate(lines.items()):
-        _draw_line(ax, points, position, label=family, gid=family)
-    _mark_smallest(ax, dict(enumerate(lines.values())), f"minimum {criterion}")
-    _finish_criteria(ax, criterion.upper(), picked, "" if picked is None else f"\n{picked[0]}, k = {picked[1]}")
-
-
-def _draw_line(ax: Axes, points: Float[np.ndarray, "m 2"], position: int, *, label: str, gid: str) -> None:
-    marker, colour = MARKERS[position % len(MARKERS)], PALETTE[position % len(PALETTE)]
-    ax.plot(*points.T, color=colour, linewidth=1.4, marker=marker, markersize=4.5, label=label, gid=gid)
-
-
-def _mark_smallest(ax: Axes, lines: Mapping[int, Float[np.ndarray, "_ 2"]], gid: str) -> None:
-    """A ring about the smallest finite value of some lines, if there is one."""
-    finite = [(value, count, position)
-              for position, points in lines.items() for count, value in points if np.isfinite(value)]  # fmt: skip
-    if finite:
-        value, count, position = min(finite)
-        ring: dict[str, Any] = {"markersize": 12.0, "markeredgewidth": 1.6, **_RING}
-        ax.plot(count, value, color=PALETTE[position % len(PALETTE)], gid=gid, **ring)
-
-
-def _finish_criteria(ax: Axes, y_label: str, picked: tuple[str, int] | None, words: str) -> None:
-    panels.add_label(ax, "minimum", markersize=10.0, markeredgewidth=1.2, **_RING)
-    if picked is not None:
-        low, high = picked[1] - 0.25, picked[1] + 0.25
-        ax.axvspan(low, high, color="#E8E8E8", zorder=0, linewidth=0.0, label=f"selected:{words}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels.tidy(ax, "number of clusters k", y_label)
-
-
-_RING: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "linestyle": "none"}
+def _draw_criterion(ax: Axes, table: pd.DataFrame, criterion: str, families: Sequence[str]) -> None:
+    """A line for every family, of one family that of the criterion, and a ring about the smallest finite value."""
+    values = table[criterion].to_numpy(float)
+    best = int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+    for position, family in enumerate(families):
+        name, label, number = family, family, position
+        if len(families) == 1:
+            name, label, number = criterion, criterion.upper(), CRITERIA.index(criterion)
+        look: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
+        rows = (table["family"] == family).to_numpy()
+        counts = table["num_components"].to_numpy()
+        ax.plot(counts[rows], values[rows], linewidth=1.4, markersize=4.5, label=label, gid=name, **look)
+        if rows[best] and np.isfinite(values[best]):
+            ring = {"color": look["color"], "markersize": 12.0, "markeredgewidth": 1.6, "zorder": 2.1, **_RING}
+            ax.plot(counts[best], values[best], gid=f"minimum {criterion}", **ring)
 
 
 def plot_num_components(table: pd.DataFrame, *, ax: AxesLike = None) -> Axes:
@@ -167,21 +141,11 @@ def plot_num_components(table: pd.DataFrame, *, ax: AxesLike = None) -> Axes:
             negative or do not add up to one.
     """
     found = [name for name in _WEIGHTS if name in table.columns]
-    if "num_components" not in table.columns or not found:
-        raise InputError(f"table needs columns num_components and bic or weight; got {', '.join(map(str, table))}")
-    _check_once(table)
-    weights = {name: _WEIGHERS[name](table[name].to_numpy(float)) for name in found}
+    _check_counts(table, found, "bic or weight")
     shown, rows = np.unique(table["num_components"].to_numpy(int), return_inverse=True)
-    ax = panels.one_axes(ax, (5.4, 3.0))
-    width = 0.7 / len(found)
-    for position, name in enumerate(found):
-        places = np.arange(len(shown)) + (position - (len(found) - 1) / 2) * width
-        _draw_bars(ax, places, np.bincount(rows, weights[name]), 0.92 * width, PALETTE[position], name)
-    alone = "posterior probability (BIC)" if found == ["bic"] else "stacking weight (LOO)"
-    _finish_bars(ax, shown, "number of clusters k", "weight" if len(found) > 1 else alone)
-    if len(found) > 1:
-        panels.legend_beside(ax)
-    return ax
+    heights = {name: np.bincount(rows, _WEIGHTS[name].weigh(table[name].to_numpy(float))) for name in found}
+    title = "weight" if len(found) > 1 else _WEIGHTS[found[0]].alone
+    return _draw_bars(panels.one_axes(ax, (5.4, 3.0)), shown, heights, "number of clusters k", title)
 
 
 def plot_occupied_components(fit_or_draws: Fit | Mixture, x: ArrayLike, *, key: KeyLike, ax: AxesLike = None) -> Axes:
@@ -205,11 +169,9 @@ def plot_occupied_components(fit_or_draws: Fit | Mixture, x: ArrayLike, *, key: 
     """
     draws = flat_draws(posterior_draws(fit_or_draws))
     probabilities = occupied_probabilities(draws, rows_of_draws(draws, x), as_key(key))
-    ax = panels.one_axes(ax, (5.4, 3.0))
-    shown = np.arange(1, len(probabilities) + 1)
-    _draw_bars(ax, np.arange(float(len(shown))), probabilities, 0.64, PALETTE[0], "occupied")
-    _finish_bars(ax, shown, f"occupied components, of {len(probabilities)}", "posterior probability")
-    return ax
+    shown, title = np.arange(1, len(probabilities) + 1), f"occupied components, of {len(probabilities)}"
+    bars = {"occupied": probabilities}
+    return _draw_bars(panels.one_axes(ax, (5.4, 3.0)), shown, bars, title, "posterior probability")
 
 
 def occupied_probabilities(draws: Mixture, x: AnyArray, key: RandomKey) -> Float[np.ndarray, " k"]:
@@ -233,22 +195,30 @@ def _given_weights(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     return values
 
 
-_WEIGHERS = {"bic": _bic_weights, "weight": _given_weights}
+class _Weights(NamedTuple):
+    """Weights of the numbers of components that a column of a table gives, and what they are called."""
+
+    weigh: Callable[[Float[np.ndarray, " m"]], Float[np.ndarray, " m"]]
+    label: str
+    alone: str
+
+
+_WEIGHTS = {
+    "bic": _Weights(_bic_weights, "by BIC: exp(−BIC/2)", "posterior probability (BIC)"),
+    "weight": _Weights(_given_weights, "stacking by LOO", "stacking weight (LOO)"),
+}
 
 
 def _draw_bars(
-    ax: Axes, places: Float[np.ndarray, " m"], heights: Float[np.ndarray, " m"], width: float, colour: str, gid: str
-) -> None:
-    bars = ax.bar(places, heights, width=width, color=colour, linewidth=0.0, label=_WEIGHTS.get(gid))
-    for bar, height in zip(bars, heights, strict=True):
-        bar.set_gid(gid)
-        text = "0" if height < 0.0005 else f"{height:.2f}" if height >= 0.005 else "<0.01"
-        place, look = (bar.get_x() + bar.get_width() / 2, height), {"fontsize": FONT_SIZE - 1.5, "color": INK}
-        ax.annotate(text, place, xytext=(0, 2), textcoords="offset points", ha="center", **look)
-
-
-def _finish_bars(ax: Axes, shown: Int[np.ndarray, " m"], x_label: str, y_label: str) -> None:
-    ax.set_xticks(range(len(shown)), [str(count) for count in shown])
-    ax.set_xlim(-0.6, len(shown) - 0.4)
-    ax.set_ylim(0.0, 1.08)
-    panels.tidy(ax, x_label, y_label)
+    ax: Axes, shown: Int[np.ndarray, " m"], heights: Mapping[str, Float[np.ndarray, " m"]], x_label: str, y_label: str
+) -> Axes:
+    """Bars side by side at every number that is shown, with their heights above them."""
+    width = 0.7 / len(heights)
+    for position, (name, values) in enumerate(heights.items()):
+        places = np.arange(len(shown)) + (position - (len(heights) - 1) / 2) * width
+        look = {"color": PALETTE[position], "label": _WEIGHTS[name].label if len(heights) > 1 else None, "gid": name}
+        bars = ax.bar(places, values, 0.92 * width, linewidth=0.0, **look)
+        texts = ["0" if value < 0.0005 else f"{value:.2f}" if value >= 0.005 else "<0.01" for value in values]
+        ax.bar_label(bars, texts, fontsize=FONT_SIZE - 1.5, color=INK)
+    ax.set(xticks=range(len(shown)), xticklabels=shown, xlabel=x_label, ylabel=y_label)
+    return panels.finish(ax, xlim=(-0.6, len(shown) - 0.4), ylim=(0.0, 1.08))

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.typing import LineStyleType
@@ -65,16 +64,24 @@ def line_styles(fits: Mapping[str, Fit]) -> dict[str, LineStyleType]:
     return styles
 
 
-def tidy(ax: Axes, x_label: str | None = None, y_label: str | None = None) -> None:
-    """Two spines, small ticks, and labels of one size."""
-    if x_label is not None:
-        ax.set_xlabel(x_label)
-    if y_label is not None:
-        ax.set_ylabel(y_label)
+def tidy(ax: Axes, **properties: object) -> None:
+    """Properties of the axes, such as `xlabel`; two spines, small ticks, and labels of one size."""
+    ax.set(**properties)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=FONT_SIZE, length=3.0)
     for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
         text.set_fontsize(FONT_SIZE + 1)
+
+
+def finish(ax: Axes, *, title: str | None = None, **properties: object) -> Axes:
+    """Tidy the axes, and put the legend of what is labelled on them beside them, with a title.
+
+    Returns:
+        The same axes, which the caller gets back.
+    """
+    tidy(ax, **properties)
+    legend_beside(ax, title=title)
+    return ax
 
 
 def add_label(ax: Axes, label: str, **look: Any) -> None:
@@ -107,21 +114,20 @@ def label_rows(ax: Axes) -> None:
     add_label(ax, "rows", marker="o", markersize=3.5, linestyle="none")
 
 
-def labelled(axes: Iterable[Axes]) -> dict[str, Artist | Container]:
-    """What is labelled on some axes, each label once, in the order in which it was drawn."""
-    found: dict[str, Artist | Container] = {}
+def add_legend(place: Axes | Figure, *axes: Axes, **look: object) -> Legend | None:
+    """A legend of what is labelled on some axes, each label once, in the order in which it was drawn; or none."""
+    found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    return found
+    options: dict[str, Any] = {"frameon": False, "fontsize": FONT_SIZE, **look}
+    return place.legend(list(found.values()), list(found), **options) if found else None
 
 
 def legend_beside(ax: Axes, *others: Axes, title: str | None = None) -> None:
     """A legend to the right of the axes, where it hides nothing; constrained layout makes room for it."""
-    found = labelled((*others, ax))
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    look: dict[str, Any] = {"frameon": False, "fontsize": FONT_SIZE, "title_fontsize": FONT_SIZE}
-    ax.legend(list(found.values()), list(found), title=title, alignment="left", **place, **look)
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    add_legend(ax, *others, ax, title=title, title_fontsize=FONT_SIZE, alignment="left", **place)
 
 
 def add_colourbar(ax: Axes, values: ScalarMappable, label: str, inside: Axes | None = None) -> None:
@@ -161,17 +167,17 @@ def new_axes(figsize: tuple[float, float], num_rows: int = 1, num_columns: int =
     return pyplot.subplots(num_rows, num_columns, figsize=figsize, layout="constrained", **options)[1]
 
 
-def one_axes(ax: AxesLike, figsize: tuple[float, float]) -> Axes:
+def one_axes(ax: AxesLike, figsize: tuple[float, float], cure: str = "; give one") -> Axes:
     """The caller's axes, or new ones.
 
     Raises:
-        InputError: for what is not one `Axes`.
+        InputError: for what is not one `Axes`; `cure` ends the message where there are several.
     """
     if ax is None:
         return new_axes(figsize)
     given = np.asarray(ax, object)
     if given.size != 1:
-        raise InputError(f"ax holds {given.size} axes; give one")
+        raise InputError(f"ax holds {given.size} axes{cure}")
     single = given.item()
     if not isinstance(single, Axes):
         raise InputError(f"ax must be matplotlib Axes; got {type(single).__name__}")
@@ -217,9 +223,7 @@ def make_panels(view: View, ax: AxesLike, *, diagonal: bool = True) -> Panels:
     """
     count = view.num_shown
     if count <= 2:
-        if ax is not None and (size := np.asarray(ax, object).size) != 1:
-            raise InputError(f"ax holds {size} axes, but {count} columns need one")
-        ax = one_axes(ax, (6.4, 3.4) if count == 1 else (6.4, 4.2))
+        ax = one_axes(ax, (6.4, 3.4 if count == 1 else 4.2), f", but {count} columns need one")
         return Panels(ax, {(count - 1, 0): ax}, None)
     first = 0 if diagonal else 1
     side = count - first
@@ -231,7 +235,7 @@ def make_panels(view: View, ax: AxesLike, *, diagonal: bool = True) -> Panels:
     return Panels(grid, axes, grid[0, -1])
 
 
-def finish(panels: Panels, view: View) -> Axes | np.ndarray:
+def finish_grid(panels: Panels, view: View) -> Axes | np.ndarray:
     """Equal limits along the rows and columns of the grid, feature names outside, the legend where it hides nothing.
 
     Returns:
@@ -254,22 +258,17 @@ def finish(panels: Panels, view: View) -> Axes | np.ndarray:
             ax.set_ylim(_limits(panels, i))
             ax.tick_params(labelleft=j == 0)
         ax.tick_params(labelbottom=i == last)
-    if found := labelled(panels.axes.values()):
-        if panels.corner is None:
-            legend_beside(panels.first)
-        else:
-            look: dict[str, Any] = {"loc": "upper right", "frameon": False, "fontsize": FONT_SIZE}
-            # It may reach over the other empty panels without pushing anything aside.
-            panels.corner.legend(list(found.values()), list(found), **look).set_in_layout(False)
+    if panels.corner is None:
+        legend_beside(panels.first)
+    elif legend := add_legend(panels.corner, *panels.axes.values(), loc="upper right"):
+        legend.set_in_layout(False)  # it may reach over the other empty panels without pushing anything aside
     return panels.drawn
 
 
 def root_figure(drawn: Figure | Axes | np.ndarray) -> Figure:
     """The figure that axes belong to, through any sub-figures; a figure is its own."""
     first = np.ravel(np.asarray(drawn, object))[0]
-    figure = first if isinstance(first, Figure) else first.get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return figure
+    return first if isinstance(first, Figure) else first.get_figure(root=True)
 
 
 def _limits(panels: Panels, feature: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Parameters by engine: posterior densities with the point estimates marked in them, and a forest of intervals."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from bayesgmm.comparison.parameter_table import LEVEL, ParameterTable, with_unce
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.plots import panels
-from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, INK, MARKERS, AxesLike
-from bayesgmm.plots.view import engines_giving, name_columns
+from bayesgmm.plots.panels import DATA_GREY, INK, MARKERS, AxesLike
+from bayesgmm.plots.view import Names, engines_giving, name_columns
 
 _MOST_FEATURES = 8
 _POINT_MARKERS = ("v", "^", "D", "s")
@@ -25,7 +25,7 @@ _WIDTH, _LETTER = 4.8, 0.075  # inches of the axes with their legend, and of a l
 
 
 def plot_posterior_parameters(
-    fits: Mapping[str, Fit], *, feature_names: Iterable[str] | None = None, ax: AxesLike = None
+    fits: Mapping[str, Fit], *, feature_names: Names = None, ax: AxesLike = None
 ) -> np.ndarray:
     """Draw the posterior densities of the weights (first row) and of the means along every feature (a row for each).
 
@@ -83,17 +83,13 @@ def plot_posterior_parameters(
             panel.margins(y=0.15)
             if row == 0:
                 panel.set_title(f"cluster {cluster}", color=colour)
-            panels.tidy(panel, name, "density" if cluster == 0 else None)
+            panels.tidy(panel, xlabel=name, ylabel="density" if cluster == 0 else "")
             panel.set_yticks([])
     if ax is not None:
         panels.legend_beside(axes[0, -1], axes[0, 0])
-        return axes
-    handles = panels.labelled([axes[0, 0]])
-    look: dict[str, Any] = {"frameon": False, "fontsize": FONT_SIZE, "handlelength": 2.6}
-    num_columns = min(len(handles), max(int(size[0] / 1.4), 1))
-    panels.root_figure(axes).legend(
-        handles=list(handles.values()), loc="outside lower center", ncols=num_columns, **look
-    )
+    else:
+        place = {"loc": "outside lower center", "ncols": min(len(fits), max(int(size[0] / 1.4), 1))}
+        panels.add_legend(panels.root_figure(axes), axes[0, 0], handlelength=2.6, **place)
     return axes
 
 
@@ -183,7 +179,7 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     ax.set_yticks(ticks, labels)
     ax.set_ylim(-len(lines) * step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
     units = "posterior sd" if base == table.reference else "standard errors"
-    panels.tidy(ax, f"distance from {base}, in its {units}")
+    ax.set_xlabel(f"distance from {base}, in its {units}")
     for text, line in zip(ax.get_yticklabels(), lines, strict=True):
         text.set_color(_colour(line["cluster"]))
     for name in dict.fromkeys(line["cluster"] for line in lines):
@@ -193,8 +189,7 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     if any(line["flagged"] for line in lines):
         hollow = f"hollow: far from {table.reference}"
         panels.add_label(ax, hollow, markerfacecolor="white", linewidth=1.2, **_forest_mark(0))
-    panels.legend_beside(ax)
-    return ax
+    return panels.finish(ax)
 
 
 def _lines(table: ParameterTable, base: str) -> list[dict[Hashable, Any]]:

@@ -1,6 +1,5 @@
 """Components of many posterior draws over the rows: the uncertainty of their shapes and places."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import whole_number
 from bayesgmm.plots import panels, shapes
-from bayesgmm.plots.panels import DATA_GREY, INK, PALETTE, AxesLike
-from bayesgmm.plots.view import Columns, one_mixture, posterior_draws, thinned_draws, view_rows
+from bayesgmm.plots.panels import INK, PALETTE, AxesLike
+from bayesgmm.plots.view import Columns, Names, one_mixture, posterior_draws, thinned_draws, view_rows
 
 _BAND_DRAWS = 400  # quantiles of a band want more draws than the eye can tell apart as lines
 
@@ -29,7 +28,7 @@ def plot_posterior_ellipses(
     level: float = 0.9,
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> Axes | np.ndarray:
     """Draw the components of posterior draws over the rows, and those of a point: how far the draws spread about it.
 
@@ -76,7 +75,7 @@ def plot_posterior_ellipses(
             shapes.draw_plain_points(panel, view.shown[:, [j, i]])
             _draw_draws(panel, view.marginal(shown, j, i), level)
             shapes.draw_components(panel, view.marginal(bold, j, i), (level,))
-    return panels.finish(grid, view)
+    return panels.finish_grid(grid, view)
 
 
 def _draw_draws(ax: Axes, pair: Mixture, level: float) -> None:
@@ -97,7 +96,7 @@ def _draw_densities(
     *,
     is_alone: bool,
 ) -> None:
-    shapes.draw_histogram(ax, values)
+    shapes.draw_histogram(ax, values, rug=is_alone)
     grid = shapes.density_grid(point, values)
     panels.add_label(ax, f"density of {who}", linewidth=1.6)
     panels.add_label(ax, "density of a draw", color=PALETTE[0], linewidth=0.6, alpha=0.7)
@@ -109,8 +108,7 @@ def _draw_densities(
     ax.plot(grid, shapes.densities(point, grid), color=INK, linewidth=1.6, gid="mixture")
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if is_alone:
-        shapes.draw_rug(ax, values, DATA_GREY)
-        shapes.frame_curves(ax, grid)
+        ax.set(xlim=grid[[0, -1]], ylabel="density")
 
 
 def _name_of(point: Mixture | Fit) -> str:

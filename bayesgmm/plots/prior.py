@@ -1,6 +1,6 @@
 """The rows beside data sets drawn from the prior: whether the prior allows for such data, and for how much else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, INK, PALETTE, AxesLike
-from bayesgmm.plots.view import Columns, thinned_draws, view_rows
+from bayesgmm.plots.view import Columns, Names, thinned_draws, view_rows
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.prior_predictive import prior_draws
 
@@ -37,7 +37,7 @@ def plot_prior_predictive(
     levels: tuple[float, float] = (0.5, 0.9),
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> Axes | np.ndarray:
     """Draw the rows over the prior predictive density, and the components of some mixtures drawn from the prior.
 
@@ -92,7 +92,7 @@ def plot_prior_predictive(
             _draw_regions(panel, new[:, [j, i]], masses)
             _draw_components(panel, view.marginal(few, j, i), masses[1])
             shapes.draw_ground(panel, view.shown[:, [j, i]])
-    drawn_axes = panels.finish(grid, view)
+    drawn_axes = panels.finish_grid(grid, view)
     for (i, j), panel in grid.axes.items():
         panel.set_xlim(spans[j])
         if i != j:

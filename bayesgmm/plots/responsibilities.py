@@ -54,11 +54,8 @@ def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax:
         ax.stairs(tops[:, cluster + 1], edges, baseline=tops[:, cluster], label=name, gid=name, rasterized=many, **look)
     for start in starts[1:]:
         ax.axvline(start, color="white", linewidth=1.2, gid="border")
-    ax.set_xlim(0, num_rows)
-    ax.set_ylim(0.0, 1.0)
-    panels.tidy(ax, "rows, by cluster and responsibility", "responsibility")
-    panels.legend_beside(ax)
-    return ax
+    labels = {"xlabel": "rows, by cluster and responsibility", "ylabel": "responsibility"}
+    return panels.finish(ax, xlim=(0, num_rows), ylim=(0.0, 1.0), **labels)
 
 
 def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
@@ -81,7 +78,7 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     for start in starts[1:]:
         ax.axhline(start, color=INK, linewidth=0.6, gid="border")
     ax.set_xticks(range(num_clusters))
-    panels.tidy(ax, "cluster", "rows, by cluster and responsibility")
+    panels.tidy(ax, xlabel="cluster", ylabel="rows, by cluster and responsibility")
     for cluster, label in enumerate(ax.get_xticklabels()):
         label.set_color(panels.cluster_colour(cluster))
         label.set_fontweight("bold")
@@ -147,7 +144,7 @@ def plot_similarity_matrix(
         for start, size in _runs(partition[order]):
             look = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}
             ax.add_patch(Rectangle((start, start), size, size, gid="cluster", **look))
-    panels.tidy(ax, "rows, ordered", "rows, ordered")
+    panels.tidy(ax, xlabel="rows, ordered", ylabel="rows, ordered")
     panels.add_colourbar(ax, image, "probability of a common cluster")
     return ax
 

@@ -203,34 +203,34 @@ def draw_histogram(
     labels: Int[np.ndarray, " n"] | None = None,
     num_clusters: int = 1,
     label: str | None = None,
+    *,
+    rug: bool = False,
 ) -> None:
     """Histogram of one column with area 1; with labels, the clusters' shares stacked in pale tints of their colours."""
     look: dict[str, Any] = {"bins": bin_edges(values), "density": True, "linewidth": 0.0}
     if labels is None:
+        parts, colours = [values], [DATA_GREY]
         ax.hist(values, color=DATA_GREY, alpha=0.35, label=label, **look)
-        return
-    clusters = range(num_clusters)
-    parts = [values[labels == cluster] for cluster in clusters]
-    ax.hist(parts, color=[cluster_colour(cluster) for cluster in clusters], alpha=0.3, stacked=True, **look)
+    else:
+        parts = [values[labels == cluster] for cluster in range(num_clusters)]
+        colours = [cluster_colour(cluster) for cluster in range(num_clusters)]
+        ax.hist(parts, color=colours, alpha=0.3, stacked=True, **look)
+    if rug:
+        for part, colour in zip(parts, colours, strict=True):
+            draw_rug(ax, part, colour)
 
 
 def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str) -> None:
     """A short tick for every row, at the foot of the axes."""
-    mark: dict[str, Any] = {"linestyle": "none", "marker": "|", "markersize": 7.0, "markeredgewidth": 0.8}
+    mark: dict[str, Any] = {
+        "linestyle": "none",
+        "marker": "|",
+        "markersize": 7.0,
+        "markeredgewidth": 0.8,
+        "zorder": 2.1,
+    }
     place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "rasterized": len(values) > MANY_ROWS}
     ax.plot(values, np.full(len(values), 0.0175), color=colour, alpha=0.8, gid="rug", **mark, **place)
-
-
-def frame_curves(ax: Axes, grid: Float[np.ndarray, " g"], y_label: str = "density") -> None:
-    """The axes of curves along the grid: its ends as limits, and what the curves are."""
-    ax.set_xlim(float(grid[0]), float(grid[-1]))
-    ax.set_ylabel(y_label)
-
-
-def frame_plane(ax: Axes, horizontal: Float[np.ndarray, " g"], vertical: Float[np.ndarray, " g"]) -> None:
-    """The axes of a plane: the ends of its coordinates as limits."""
-    ax.set_xlim(horizontal[0], horizontal[-1])
-    ax.set_ylim(vertical[0], vertical[-1])
 
 
 def fill_matrix(

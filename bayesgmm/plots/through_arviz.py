@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.diagnostics.loo import num_draws, pointwise_loo
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import one_of, whole_number
+from bayesgmm.numerics.validation import counted, one_of, whole_number
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, AxesLike
 from bayesgmm.plots.view import engines_giving, evenly_spaced
@@ -64,13 +64,11 @@ def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
             },
         )
     num_bad = int((np.asarray(found.pareto_k) > limit).sum())
-    label = f"k = {limit:.2f}; {num_bad} row{'s' if num_bad != 1 else ''} above"
+    label = f"k = {limit:.2f}; {counted(num_bad, 'row')} above"
     look: dict[str, Any] = {"color": VERMILION, "linewidth": 1.2, "linestyle": (0.0, (5.0, 2.0))}
     ax.axhline(limit, label=label, gid="threshold", **look)
     ax.set_ylim(top=max(ax.get_ylim()[1], limit + 0.15))
-    panels.tidy(ax, "row", "Pareto shape k")
-    panels.legend_beside(ax)
-    return ax
+    return panels.finish(ax, xlabel="row", ylabel="Pareto shape k")
 
 
 def plot_posterior_predictive(
@@ -113,7 +111,7 @@ def plot_posterior_predictive(
             },
         )
     for name, panel in zip(features, axes, strict=True):
-        panels.tidy(panel, name)
+        panels.tidy(panel, xlabel=name)
     axes[0].set_ylabel("distribution function" if kind == "ecdf" else "density")
     last = axes[min(3, len(axes) - 1)]
     panels.add_label(last, "data", linewidth=1.6)
@@ -220,8 +218,8 @@ def _by_chain(
             visuals={"dist": {"width": 1.2}, column: {"width": 0.5 if column == "trace" else 1.2}},
         )
     for name, (density, chains) in zip(names, axes, strict=True):
-        panels.tidy(density, name)
-        panels.tidy(chains, "", "")
+        panels.tidy(density, xlabel=name)
+        panels.tidy(chains, xlabel="", ylabel="")
         for panel in (density, chains):
             panel.title.set_fontsize(FONT_SIZE)
         density.xaxis.set_major_locator(MaxNLocator(4))

@@ -13,7 +13,7 @@ from matplotlib.typing import LineStyleType
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import nonnegative
+from bayesgmm.numerics.validation import counted, nonnegative
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, PALETTE, AxesLike
 from bayesgmm.plots.view import engines_giving
@@ -117,7 +117,7 @@ def _draw_panel(ax: Axes, engine: Engine, fits: Mapping[str, Fit]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    panels.tidy(ax, "draw" if is_sampler else "step", engine.trace)
+    panels.tidy(ax, xlabel="draw" if is_sampler else "step", ylabel=engine.trace)
     if 1 < drawn <= 8:
         _add_legend(ax, drawn, is_sampler=is_sampler)
 
@@ -205,9 +205,7 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
     ax.set_xlim(0.0, 1.04 * max(longest, 1))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    panels.tidy(ax, "step", objective)
-    panels.legend_beside(ax, title="ended at")
-    return ax
+    return panels.finish(ax, title="ended at", xlabel="step", ylabel=objective)
 
 
 def group_ends(ends: Float[np.ndarray, " r"], same_within: float) -> Int[np.ndarray, " r"]:
@@ -272,15 +270,11 @@ def _restart_limits(
 def _label_optima(ax: Axes, ends: Float[np.ndarray, " r"], optima: Int[np.ndarray, " r"]) -> None:
     for optimum in range(min(int(optima.max()) + 1, _NAMED)):
         members = ends[optima == optimum]
-        label = f"{members.max():.1f}: {_starts(len(members))}".replace("-", "−")
+        label = f"{members.max():.1f}: {counted(len(members), 'start')}".replace("-", "−")
         width = 1.6 if optimum == 0 else 1.1
         panels.add_label(ax, label, color=_colour(optimum), linewidth=width, marker="o", markersize=4.0)
     grey: dict[str, Any] = {"color": DATA_GREY, "linewidth": 1.1}
     if num_other := int((optima >= _NAMED).sum()):
-        panels.add_label(ax, f"lower: {_starts(num_other)}", marker="o", markersize=4.0, **grey)
+        panels.add_label(ax, f"lower: {counted(num_other, 'start')}", marker="o", markersize=4.0, **grey)
     if num_failed := int((optima < 0).sum()):
-        panels.add_label(ax, f"failed: {_starts(num_failed)}", linestyle=_DASHES, **grey)
-
-
-def _starts(count: int) -> str:
-    return f"{count} start{'s' if count > 1 else ''}"
+        panels.add_label(ax, f"failed: {counted(num_failed, 'start')}", linestyle=_DASHES, **grey)

@@ -1,6 +1,5 @@
 """The uncertainty of assignments: of every row, and of a row that would lie anywhere in the plane."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, INK, AxesLike
-from bayesgmm.plots.view import Columns, View, point_and_draws, view_rows
+from bayesgmm.plots.view import Columns, Names, View, point_and_draws, view_rows
 
 _MOST_DRAWS = 200
 _PLANE_DRAWS = 50  # whose responsibilities are averaged at every point of a grid
@@ -29,7 +28,7 @@ def plot_responsibility_uncertainty(
     *,
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> Axes | np.ndarray:
     """Draw the uncertainty of the assignment of every row: 1 less the largest of its responsibilities.
 
@@ -60,7 +59,7 @@ def plot_responsibility_uncertainty(
     grid = panels.make_panels(view, ax, diagonal=False)
     if view.x.shape[1] == 1:
         _draw_responsibilities(grid.first, draws, view.x[:, 0])
-        return panels.finish(grid, view)
+        return panels.finish_grid(grid, view)
     uncertainty = 1.0 - shapes.mean_responsibilities(draws, view.x).max(1)
     highest = 1.0 - 1.0 / max(draws.num_components, 2)
     # The most uncertain rows last, on top.
@@ -71,7 +70,7 @@ def plot_responsibility_uncertainty(
             shapes.draw_outlines(panel, view.marginal(point, j, i), zorder=1)
     scale = ScalarMappable(Normalize(0.0, highest), _COLOURS)
     panels.add_colourbar(grid.first, scale, "uncertainty of the assignment", inside=grid.corner)
-    return panels.finish(grid, view)
+    return panels.finish_grid(grid, view)
 
 
 def _draw_points(
@@ -99,8 +98,7 @@ def _draw_responsibilities(ax: Axes, draws: Mixture, values: Float[np.ndarray, "
     ax.plot(grid, uncertainty, color=INK, linewidth=1.2, linestyle="--", label="uncertainty", gid="uncertainty")
     if draws.draw_shape:
         panels.add_swatch(ax, "90% of draws", color=INK, alpha=0.2)
-    ax.set_ylim(-0.06, 1.02)
-    shapes.frame_curves(ax, grid, "responsibility")
+    ax.set(xlim=grid[[0, -1]], ylim=(-0.06, 1.02), ylabel="responsibility")
 
 
 def plot_assignment_entropy(
@@ -109,7 +107,7 @@ def plot_assignment_entropy(
     *,
     ax: AxesLike = None,
     columns: Columns = None,
-    feature_names: Iterable[str] | None = None,
+    feature_names: Names = None,
 ) -> Axes:
     r"""Draw the entropy of the assignment that a row at each point would have, $-\sum_j r_j \log_2 r_j$, in bits.
 
@@ -143,7 +141,7 @@ def plot_assignment_entropy(
         _draw_plane(ax, point, draws, view, highest)
     else:
         _draw_line(ax, draws, view, highest)
-    panels.tidy(ax, view.names[0])
+    panels.tidy(ax, xlabel=view.names[0])
     return ax
 
 
@@ -158,8 +156,7 @@ def _draw_plane(ax: Axes, point: Mixture | None, draws: Mixture, view: View, hig
     shapes.draw_ground(ax, points)
     if point is not None:
         shapes.draw_outlines(ax, view.marginal(point, 0, 1), zorder=2)
-    shapes.frame_plane(ax, horizontal, vertical)
-    ax.set_ylabel(view.names[1])
+    ax.set(xlim=horizontal[[0, -1]], ylim=vertical[[0, -1]], ylabel=view.names[1])
     panels.add_colourbar(ax, image, "entropy of the assignment (bits)")
 
 
@@ -170,5 +167,5 @@ def _draw_line(ax: Axes, draws: Mixture, view: View, highest: float) -> None:
     ax.fill_between(grid, 0.0, entropy, color=shapes.UNCERTAINTY(0.5), alpha=0.3, linewidth=0.0)
     ax.plot(grid, entropy, color=INK, linewidth=1.6, gid="entropy")
     shapes.draw_rug(ax, values, DATA_GREY)
-    ax.set_ylim(-0.06 * highest, 1.02 * highest)
-    shapes.frame_curves(ax, grid, "entropy of the\nassignment (bits)")
+    limits = (-0.06 * highest, 1.02 * highest)
+    ax.set(xlim=grid[[0, -1]], ylim=limits, ylabel="entropy of the\nassignment (bits)")

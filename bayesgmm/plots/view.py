@@ -13,12 +13,15 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import name_features
+from bayesgmm.numerics.validation import listed, name_features
 
 MAX_COLUMNS = 4
 
 type Columns = Iterable[int | str] | str | None
 """Columns by number or name, "pca", or None for the first ones."""
+
+type Names = Iterable[str] | None
+"""Names of all features, or None for those of a data frame, or numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def view_rows(
     mixture: Mixture,
     x: ArrayLike,
     columns: Columns,
-    feature_names: Iterable[str] | None,
+    feature_names: Names,
     *,
     at_most: int = MAX_COLUMNS,
 ) -> View:
@@ -101,7 +104,7 @@ def view_rows(
     return View(rows, tuple(names[column] for column in chosen), chosen)
 
 
-def name_columns(feature_names: Iterable[str] | None, num_features: int, table: object = None) -> tuple[str, ...]:
+def name_columns(feature_names: Names, num_features: int, table: object = None) -> tuple[str, ...]:
     """Names of all features, which are numbered from 0 where neither the user nor a data frame names them."""
     return name_features(feature_names, num_features, table, "feature {}" if num_features > 1 else "x")
 
@@ -135,8 +138,8 @@ def _principal_view(rows: Float[np.ndarray, "n d"]) -> View:
 
 def engines_giving(*kinds: str) -> str:
     """The labels of the engines that give "point", say, for a message; by default of those whose fits have draws."""
-    labels = [engine.label for engine in ENGINES.values() if engine.gives in (kinds or ("approximation", "draws"))]
-    return " or ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+    kinds = kinds or ("approximation", "draws")
+    return listed((engine.label for engine in ENGINES.values() if engine.gives in kinds), "or")
 
 
 def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
