@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.loop import RUNNING, Loop
@@ -24,16 +24,22 @@ from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.priors.conjugate import ConjugatePrior, log_prior, maximise_posterior
 
 _COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge
 _ROUNDING_WIDTH = 10.0  # or its standard deviation within this factor of what a number of the column is rounded by
 _LONGEST_FIRST_STRIDE, _STRIDE_GROWTH = 1e4, 4.0
+_ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
 _ACCELERATED_TOL = 0.1  # of tol: extrapolation comes to a point of small steps from elsewhere, often earlier on the way
 
 
 class Problem(NamedTuple):
-    """One fit: its start, its rows and what they are fitted with."""
+    """One fit: its start, its rows and what they are fitted with.
+
+    A start may have more components than are fitted, so that a program serves several numbers of them: those which are
+    not `active` (k) stay absent.
+    """
 
     start: Mixture
     rows: Rows
@@ -42,6 +48,7 @@ class Problem(NamedTuple):
     prior: ConjugatePrior | None
     step_limit: Array
     total_weight: Array
+    active: Array | None = None
 
 
 class State(NamedTuple):
@@ -66,8 +73,10 @@ class Ascent(Loop):
 
     def _plain_step(self, problem: Problem, moments: Moments, previous: Factor) -> Mixture:
         if problem.prior is None:
-            return maximise(moments, self.family, problem.ridge, previous)
-        return maximise_posterior(moments, self.family, problem.prior, problem.ridge, previous)
+            mixture = maximise(moments, self.family, problem.ridge, previous)
+        else:
+            mixture = maximise_posterior(moments, self.family, problem.prior, problem.ridge, previous)
+        return mixture if problem.active is None else without_absent(mixture, problem.active)
 
     def begin(self, problem: Problem) -> State:
         """The state before the first pass."""
@@ -158,7 +167,7 @@ class Ascent(Loop):
         """The fit, and how it ended."""
         result = jnp.where(state.result == RUNNING, ResultCode.max_steps_reached, state.result)
         lightest = _lightest_row(problem.rows.weights, self.axis_name)
-        shrunk = _collapsed(state.mixture, state.moments.count, problem.ridge, lightest, problem.prior)
+        shrunk = _collapsed(state.mixture, state.moments.count, problem, lightest)
         result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
         return Fit(
             engine="em",
@@ -172,6 +181,16 @@ class Ascent(Loop):
         )
 
 
+def without_absent(mixture: Mixture, active: Array) -> Mixture:
+    """The mixture in which components that are not active are the first one again, of a weight next to nothing."""
+
+    def first_again(field: Array) -> Array:
+        return jnp.where(jnp.expand_dims(active, range(1, field.ndim)), field, field[:1]) if len(field) > 1 else field
+
+    log_weights = jnp.where(active, mixture.log_weights, _ABSENT)
+    return Mixture(log_weights, first_again(mixture.means), first_again(mixture.precision_factor))
+
+
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "accelerate", "axis_name"))
 def run_em(
     start: Mixture,
@@ -179,6 +198,8 @@ def run_em(
     ridge: Float[Array, " d"],
     tol: Float[Array, ""],
     prior: ConjugatePrior | None = None,
+    step_limit: Int[AnyArray, ""] | None = None,
+    active: Bool[AnyArray, " k"] | None = None,
     *,
     family: Family,
     max_steps: int,
@@ -195,9 +216,13 @@ def run_em(
 
     Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
     `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
+
+    Where a `step_limit` is given, `max_steps` is only the room that the trace has. Where `active` components are, the
+    others of the start are none.
     """
     total_weight = psum(rows.total_weight, axis_name)
-    problem = Problem(start, rows, ridge, tol, prior, jnp.asarray(max_steps, jnp.int32), total_weight)
+    limit = jnp.asarray(max_steps if step_limit is None else step_limit, jnp.int32)
+    problem = Problem(start, rows, ridge, tol, prior, limit, total_weight, active)
     return Ascent(family, max_steps, axis_name, accelerate)(problem)
 
 
@@ -242,9 +267,7 @@ def _failure(mixture: Mixture) -> Array:
     return jnp.where(singular, ResultCode.collapsed, ResultCode.nonfinite)
 
 
-def _collapsed(
-    mixture: Mixture, count: Array, ridge: Array, lightest_row: Array, prior: ConjugatePrior | None
-) -> Array:
+def _collapsed(mixture: Mixture, count: Array, problem: Problem, lightest_row: Array) -> Array:
     """Whether a component has not half a row, or has a variance that is the ridge's or rounding's and not the data's.
 
     Rounding is that of the numbers themselves, for sums are taken about the means: clusters however far apart keep
@@ -252,12 +275,15 @@ def _collapsed(
     direction is what is left. Under a prior an empty component is no accident: it has the prior's own mode.
     """
     eps = jnp.finfo(mixture.means.dtype).eps
-    floor = jnp.maximum(_COLLAPSED_WIDTH * ridge, _mean_squares(mixture) * (_ROUNDING_WIDTH * eps) ** 2)[None]
+    floor = jnp.maximum(_COLLAPSED_WIDTH * problem.ridge, _mean_squares(mixture) * (_ROUNDING_WIDTH * eps) ** 2)[None]
     floor = jnp.maximum(floor, _ROUNDING_WIDTH * eps * mixture.factor.variances())
     # In units of the floor the narrowest direction, along the axes or not, gives the factor a row longer than one.
     longest = mixture.factor.whitened_variances(floor).max()
-    empty = (count < 0.5 * lightest_row).any() if prior is None else False
-    return empty | (longest > 1.0)
+    if problem.prior is not None:
+        return longest > 1.0
+    empty = count < 0.5 * lightest_row
+    empty = empty if problem.active is None else empty & problem.active
+    return empty.any() | (longest > 1.0)
 
 
 def _mean_squares(mixture: Mixture) -> Float[Array, " d"]:

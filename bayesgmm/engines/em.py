@@ -1,29 +1,36 @@
 """Maximum likelihood, or the posterior mode under a conjugate prior, by expectation-maximisation from several starts.
 
-Many short runs, of which the best are carried on (Biernacki, Celeux & Govaert 2003): most starts that will lose
-show it early. Large data sets make the short runs on a sample of their rows, and share the rows of the long ones out
-over the processor's cores where JAX has a device for each.
+Few rows are fitted by programs that serve other fits too (`restarts.py`). Many rows are shared out over the processor's
+cores where JAX has a device for each, and those that do not fit into memory are passed over in chunks.
 """
 
 import dataclasses
-import functools
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from bayesgmm.engines.ascent import Ascent, Problem, run_em
-from bayesgmm.engines.fit import Fit, ResultCode, report_failure
+from bayesgmm.engines.ascent import Ascent
+from bayesgmm.engines.fit import Fit, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, engine
+from bayesgmm.engines.restarts import (
+    IN_STEPS,
+    Settings,
+    best_of_restarts,
+    best_on_host,
+    best_run,
+    promising_starts,
+    ridge_fraction,
+    ridges,
+    run_one,
+    sorted_components,
+)
 from bayesgmm.engines.streaming import column_variances, run_em_streamed
-from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host, sample_rows, sample_size
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host, sample_size
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import (
     AnyArray,
     ArrayLike,
@@ -37,14 +44,8 @@ from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
-from bayesgmm.runtime.lanes import run_all
 from bayesgmm.starts.given import StartLike, mixture_from_start
-from bayesgmm.starts.kmeans import column_moments
 from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
-
-_SHORT_STEPS = 10
-_SHORT_TOL = 1e-4
-_STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 
 
 def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
@@ -110,7 +111,7 @@ def fit_em(
     family = get_family(family)
     rows = as_rows(x, row_weights)
     num_features, dtype = rows.num_features, rows.dtype
-    settings = _Settings(num_components, family, num_restarts, max_steps, accelerate)
+    settings = Settings(num_components, family, num_restarts, max_steps, accelerate)
     tol = in_precision(tol, dtype)
     reg_covar = None if reg_covar is None else nonnegative("reg_covar", reg_covar, (num_features,), dtype)
     ridged = reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all()))
@@ -131,26 +132,10 @@ def fit_em(
     return report_failure(fit(rows, settings, start, key, prior, tol, ridge), on_failure)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What a program is compiled for."""
-
-    num_components: int
-    family: Family
-    num_restarts: int
-    max_steps: int
-    accelerate: bool
-
-    @property
-    def num_carried(self) -> int:
-        """How many of the short runs are carried on."""
-        return min(max(2, self.num_restarts // 5), self.num_restarts)
-
-
 @matching_precision
 def _fit(
     rows: Rows,
-    settings: _Settings,
+    settings: Settings,
     start: Start | StartLike,
     key: RandomKey | None,
     prior: ConjugatePrior | None,
@@ -158,22 +143,45 @@ def _fit(
     reg_covar: AnyArray,
 ) -> Fit:
     traced = is_traced((rows, start, key, prior, tol, reg_covar))
-    mesh = None if traced else devices.row_mesh(rows.values.size * settings.num_components)
-    placed = rows if mesh is None else rows.split(mesh)
-    if isinstance(start, Start) and start.random:
-        options = {"settings": settings, "start": start.name, "mesh": mesh}
-        fit = _best_of_restarts(key, placed, reg_covar, tol, prior, **options)
+    size = rows.values.size * settings.num_components
+    mesh = None if traced else devices.row_mesh(size)
+    in_steps = not traced and size < IN_STEPS
+    random = start if isinstance(start, Start) and start.random else None
+    padded, compiled, limits = rows, settings, settings.limits
+    if in_steps:
+        padded = rows.in_steps()
+        compiled, limits = settings.in_steps(padded, random is not None, prior)
+    elif mesh is not None:
+        padded = rows.split(mesh)
+    if random is not None:
+        assert key is not None
+        problem = (key, padded, reg_covar, tol, prior, limits)
+        if in_steps:
+            fit = best_on_host(*problem, settings=compiled, start=random.name)
+        else:
+            fit = best_of_restarts(*problem, settings=compiled, start=random.name, mesh=mesh)
     else:
-        start_ridge, ridge = _ridges(placed, reg_covar, prior)
+        start_ridge, ridge = ridges(padded, reg_covar, prior)
         given = given_start(start, rows, settings.num_components, settings.family, start_ridge, key)
-        fit = _run(given, placed, ridge, tol, prior, settings=settings, mesh=mesh)
-    return fit if mesh is None else devices.off_mesh(fit)
+        fit = run_one(given, padded, ridge, tol, prior, limits.max_steps, None, settings=compiled, mesh=mesh)
+    fit = fit if mesh is None else devices.off_mesh(fit)
+    return jax.device_put(_cut(fit, settings)) if in_steps else fit
+
+
+def _cut(fit: Fit, settings: Settings) -> Fit:
+    """The fit without absent components and without the room that its trace did not need, in NumPy."""
+
+    def present(field: AnyArray) -> np.ndarray:
+        return np.asarray(field)[: settings.num_components]
+
+    trace = np.asarray(fit.trace)[: settings.max_steps + 1]
+    return dataclasses.replace(fit, mixture=jax.tree.map(present, fit.mixture), trace=trace)
 
 
 @matching_precision
 def _fit_streamed(
     rows: Rows,
-    settings: _Settings,
+    settings: Settings,
     start: Start | StartLike,
     key: RandomKey | None,
     prior: ConjugatePrior | None,
@@ -199,9 +207,9 @@ def _fit_streamed(
     keys = jax.random.split(key, settings.num_restarts)
     sample = sample_on_host(rows, sample_size(rows, k, family), key=jax.random.fold_in(keys[0], 1))
     options = {"settings": settings, "start": start.name}
-    starts = _promising_starts(keys, sample, start_ridge, ridge, tol, prior, **options)
+    starts = promising_starts(keys, sample, start_ridge, ridge, tol, prior, **options)
     fits = [run(jax.tree.map(lambda leaf, i=i: leaf[i], starts)) for i in range(len(starts.means))]
-    fit = _best(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
+    fit = best_run(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
     return sorted_components(fit)
 
 
@@ -214,140 +222,3 @@ def given_start(
     else:
         given = mixture_from_start(start, rows, num_components, family, ridge)
     return jax.tree.map(lambda field: jnp.asarray(field, rows.dtype), given)
-
-
-@jax.jit
-def default_ridge(rows: Rows) -> Float[Array, " d"]:
-    """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
-    return column_moments(rows)[1] * ridge_fraction(rows.dtype)
-
-
-def ridge_fraction(dtype: DTypeLike) -> float:
-    """The default ridge over the variance of a column."""
-    return 1e-10 if dtype == jnp.float64 else 1e-7
-
-
-def _ridges(rows: Rows, reg_covar: AnyArray, prior: ConjugatePrior | None) -> tuple[Array, Array]:
-    """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one."""
-    reg_covar = jnp.asarray(reg_covar, rows.dtype)
-    by_default = jnp.isnan(reg_covar)
-    ridge = jnp.where(by_default, default_ridge(rows), reg_covar)
-    return ridge, ridge if prior is None else jnp.where(by_default, 0.0, ridge)
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "mesh"))
-def _run(
-    start: Mixture,
-    rows: Rows,
-    ridge: Array,
-    tol: Array,
-    prior: ConjugatePrior | None,
-    *,
-    settings: _Settings,
-    mesh: Mesh | None,
-) -> Fit:
-    run = functools.partial(
-        run_em, family=settings.family, max_steps=settings.max_steps, accelerate=settings.accelerate
-    )
-    return devices.shard(run, mesh, start, rows, ridge, tol, prior)
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "start", "mesh"))
-def _best_of_restarts(
-    key: RandomKey,
-    rows: Rows,
-    reg_covar: AnyArray,
-    tol: Array,
-    prior: ConjugatePrior | None,
-    *,
-    settings: _Settings,
-    start: str,
-    mesh: Mesh | None,
-) -> Fit:
-    num_components, family = settings.num_components, settings.family
-    keys = jax.random.split(key, settings.num_restarts)
-    start_ridge, ridge = _ridges(rows, reg_covar, prior)
-    large = rows.values.size * num_components >= devices.LARGE
-    sample = rows
-    if large:
-        # Named apart from the keys of the starts.
-        sample = sample_rows(rows, sample_size(rows, num_components, family), key=jax.random.fold_in(keys[0], 1))
-
-    def from_key(key: Array) -> Mixture:
-        return start_from(sample, num_components, family, start_ridge, start=start, key=key)
-
-    def long(start: Mixture) -> Fit:
-        return _run(start, rows, ridge, tol, prior, settings=settings, mesh=mesh)
-
-    if settings.num_restarts == 1:
-        fit = long(from_key(keys[0]))
-    elif large:
-        starts = _promising_starts(keys, sample, start_ridge, ridge, tol, prior, settings=settings, start=start)
-        fit = _best(jax.lax.map(long, starts))
-    else:
-        # Short and long runs share one compiled loop, in which those that are not carried on take no pass.
-        starts = map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys)
-        ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate)
-        long_limits = jnp.where(jnp.arange(len(keys)) < settings.num_carried, settings.max_steps, -1)
-        varies = Problem._make(name in ("start", "step_limit") for name in Problem._fields)
-
-        def phase(starts: Mixture, last: Array) -> tuple[Mixture, Fit]:
-            limits = jnp.where(last, long_limits, min(_SHORT_STEPS, settings.max_steps))
-            tol_now = jnp.where(last, tol, _short_tol(tol))
-            problems = Problem(starts, rows, ridge, tol_now, prior, limits, rows.total_weight)
-            fits = run_all(ascent, problems, varies, limits >= 0)
-            return _best(fits, len(keys)).mixture, fits
-
-        fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
-        fit = _best(jax.tree.map(lambda leaf: leaf[1, : settings.num_carried], fits))
-    return sorted_components(fit)
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "start"))
-def _promising_starts(
-    keys: Array,
-    sample: Rows,
-    start_ridge: Array,
-    ridge: Array,
-    tol: Array,
-    prior: ConjugatePrior | None,
-    *,
-    settings: _Settings,
-    start: str,
-) -> Mixture:
-    """The best short runs on a sample of the rows, made one after the other."""
-    k, family = settings.num_components, settings.family
-    steps = min(_SHORT_STEPS, settings.max_steps)
-
-    def short(key: Array) -> Fit:
-        given = start_from(sample, k, family, start_ridge, start=start, key=key)
-        return run_em(given, sample, ridge, _short_tol(tol), prior, family=family, max_steps=steps)
-
-    return _best(jax.lax.map(short, keys), settings.num_carried).mixture
-
-
-def _short_tol(tol: Array) -> Array:
-    return jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
-
-
-def sorted_components(fit: Fit) -> Fit:
-    """The fit with its components in the order of their means, first feature first."""
-    return dataclasses.replace(fit, mixture=fit.mixture.permute(jnp.lexsort(fit.mixture.means.T[::-1])))
-
-
-def _best(fits: Fit, count: int | None = None) -> Fit:
-    """The best of the runs, or so many of them."""
-    which = jnp.argmax(_merit(fits)) if count is None else jax.lax.top_k(_merit(fits), count)[1]
-    return jax.tree.map(lambda field: field[which], fits)
-
-
-def _merit(fits: Fit) -> Float[Array, " restarts"]:
-    """The objective that each run ended with, by which runs are chosen.
-
-    A collapsed run climbs a spike of unbounded likelihood: it is eligible only where every run collapsed.
-    """
-    objective = jnp.take_along_axis(fits.trace, fits.num_steps[:, None], axis=1)[:, 0]
-    finite = jnp.isfinite(objective) & (fits.result != ResultCode.nonfinite)
-    proper = finite & (fits.result != ResultCode.collapsed)
-    eligible = jnp.where(proper.any(), proper, finite)
-    return jnp.where(eligible, objective, -jnp.inf)

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
-from bayesgmm.engines.em import fit_em, sorted_components
+from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import BASE_ENGINE
+from bayesgmm.engines.restarts import sorted_components
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import ILL_DEFINED, ParameterError, check_init, generator_of, key_of, sklearn_words
 from bayesgmm.estimators.base import MixtureEstimator, sample_labelled

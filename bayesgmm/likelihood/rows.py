@@ -90,6 +90,11 @@ class Rows:
         )
         return dataclasses.replace(padded, weights=np.concatenate([self.weights, np.zeros(num_more, self.dtype)]))
 
+    def in_steps(self) -> "Rows":
+        """The rows padded to the next of the sizes that programs are compiled for, four to eight of them an octave."""
+        step = 2 ** max(0, (len(self) - 1).bit_length() - 3)
+        return jax.tree.map(np.asarray, self).padded(-len(self) % step)
+
     def chunks(self) -> Iterator["Rows"]:
         """The rows in chunks of one size, the last one padded."""
         size = min(len(self), max(1, _CHUNK_BYTES // (self.num_features * self.dtype.itemsize)))

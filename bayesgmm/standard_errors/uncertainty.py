@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from bayesgmm.engines.em import default_ridge
 from bayesgmm.engines.fit import Fit, ResultCode, warn_or_raise
 from bayesgmm.engines.registry import ENGINES
+from bayesgmm.engines.restarts import default_ridge
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.coordinates import names_of_coordinates

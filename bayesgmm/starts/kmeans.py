@@ -1,7 +1,6 @@
 """Partitions of rows by distance (k-means++ seeds, k-means) on comparable columns, and the mixture of a partition."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -13,10 +12,11 @@ from bayesgmm.likelihood.moments import maximise
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, IntLike, RandomKey, matching_precision
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
 
 MAX_LLOYD_STEPS = 100
+_DRAWN_FROM = 256  # rows of a block
 
 
 def standardise(rows: Rows) -> Float[Array, "n d"]:
@@ -59,11 +59,11 @@ def whitened_rows(rows: Rows) -> Float[Array, "d n"]:
 def draw_row(masses: Float[Array, " n"], *, key: RandomKey) -> Int[Array, ""]:
     r"""A row drawn with probability proportional to its mass; never one of mass 0, unless all are.
 
-    By inversion on two levels, first a block of about $\sqrt n$ rows and then a row of it: two uniform numbers in place
-    of n, and sums short enough to keep their digits in float32.
+    By inversion on two levels, first a block of rows and then a row of it: two uniform numbers in place of n, and sums
+    short enough to keep their digits in float32. Rows of mass 0 after the last one change no draw.
     """
-    size = math.isqrt(max(masses.shape[0] - 1, 0)) + 1
-    blocks = jnp.pad(masses, (0, size * size - masses.shape[0])).reshape(size, size)
+    size = _DRAWN_FROM
+    blocks = jnp.pad(masses, (0, -masses.shape[0] % size)).reshape(-1, size)
     for_block, for_row = jax.random.uniform(key, (2,), masses.dtype)
     block = _invert(blocks.sum(1), for_block)
     return block * size + _invert(blocks[block], for_row)
@@ -77,16 +77,21 @@ def _invert(masses: Array, uniform: Array) -> Array:
 
 
 def kmeans_plus_plus(
-    x: Float[Array, "n d"], num_components: int, row_weights: Float[Array, " n"], *, key: RandomKey
+    x: Float[Array, "n d"],
+    num_components: int,
+    row_weights: Float[Array, " n"],
+    num_wanted: Int[Array, ""] | None = None,
+    *,
+    key: RandomKey,
 ) -> Int[Array, " n"]:
     """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
 
     Seeds are rows, the first drawn by weight, each next one with probability proportional to its squared distance
-    from the seeds already drawn. Distances are in the units given.
+    from the seeds already drawn. Distances are in the units given. Of the seeds only the first `num_wanted` count.
 
     Source: Arthur & Vassilvitskii (2007), section 2.2.
     """
-    return partition_around_seeds(x.T, num_components, row_weights, lambda nearest: nearest, key)
+    return partition_around_seeds(x.T, num_components, row_weights, lambda nearest: nearest, key, num_wanted)
 
 
 def partition_around_seeds(
@@ -95,33 +100,39 @@ def partition_around_seeds(
     row_weights: Float[Array, " n"],
     attraction: Callable[[Array], Array],
     key: RandomKey,
+    num_wanted: Int[Array, ""] | None = None,
 ) -> Int[Array, " n"]:
     """Labels of the nearest seeds; `attraction` is what a row's chance is proportional to, given its distances² (n)."""
 
     def distances_to(index: Array) -> Array:
         return jnp.square(x - jax.lax.dynamic_slice_in_dim(x, index, 1, axis=1)).sum(0)
 
-    def add_seed(state: tuple[Array, Array], step: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+    keys = jax.random.split(key, num_components)
+
+    def add_seed(label: IntLike, state: tuple[Array, Array]) -> tuple[Array, Array]:
         nearest, labels = state
-        label, key = step
         masses = jnp.where(label == 0, row_weights, row_weights * attraction(nearest))
-        distances = distances_to(draw_row(masses, key=key))
-        return (jnp.minimum(nearest, distances), jnp.where(distances < nearest, label, labels)), None
+        distances = distances_to(draw_row(masses, key=keys[label]))
+        return jnp.minimum(nearest, distances), jnp.where(distances < nearest, label, labels)
 
     # The first seed is drawn inside the loop too, so that all distances are rounded alike and equal rows are at 0.
     state = (jnp.full(x.shape[1], jnp.inf, x.dtype), jnp.zeros(x.shape[1], jnp.int32))
-    steps = (jnp.arange(num_components, dtype=jnp.int32), jax.random.split(key, num_components))
-    (_, labels), _ = jax.lax.scan(add_seed, state, steps)
-    return labels
+    num_seeds = jnp.asarray(num_components if num_wanted is None else num_wanted, jnp.int32)
+    return jax.lax.fori_loop(jnp.zeros_like(num_seeds), num_seeds, add_seed, state)[1]
 
 
 def lloyd(
-    x: Float[Array, "d n"], labels: Int[Array, " n"], num_components: int, row_weights: Float[Array, " n"]
+    x: Float[Array, "d n"],
+    labels: Int[Array, " n"],
+    num_components: int,
+    row_weights: Float[Array, " n"],
+    num_wanted: Int[Array, ""] | None = None,
 ) -> Int[Array, " n"]:
     r"""k-means from a first partition: means of the clusters and nearest means in turn, until no row moves.
 
     Lowers $\sum_i v_i \lVert x_i - m_{l(i)} \rVert^2$ at every step. A cluster that has lost all its rows is put on the
-    row farthest from its own mean. Columns, here the rows of x, should be centred: distances come from products.
+    row farthest from its own mean, if it is one of the first `num_wanted`. Columns, here the rows of x, should be
+    centred: distances come from products.
 
     Source: Lloyd (1982).
     """
@@ -133,6 +144,7 @@ def lloyd(
         means = jnp.matmul(shares, x.T, precision="highest") / jnp.where(count > 0, count, 1.0)[:, None]
         farthest = jnp.where(row_weights > 0, distances, -jnp.inf).argmax()
         lost = (count == 0) & (jnp.cumsum(count == 0) == 1)  # one at a time, lest two land on the same row
+        lost = lost if num_wanted is None else lost & (clusters < num_wanted)
         means = jnp.where(lost[:, None], x[:, farthest][None], means)
         scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, x, precision="highest")
         scores = jnp.where(((count > 0) | lost)[:, None], scores, jnp.inf)

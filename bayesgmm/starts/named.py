@@ -13,7 +13,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
@@ -46,7 +46,8 @@ class Start:
         name: the name users give.
         description: the start in words.
         responsibilities: the responsibilities (n, k) from rows, the number of components and a keyword-only key. A row
-            that a start leaves out has zeros; one that it draws counts by its draws, whatever its weight.
+            that a start leaves out has zeros; one that it draws counts by its draws, whatever its weight. Random starts
+            take a `num_wanted` too: components from that number on get no rows.
         random: whether another key gives another start.
     """
 
@@ -73,37 +74,43 @@ def _start(name: str, description: str) -> Callable[[Callable[..., Array]], Call
 
 
 @_start("k-means++", "nearest of k rows drawn far apart, on standardised columns")
-def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
-    labels = kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key)
+def _from_kmeans_plus_plus(
+    rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey
+) -> Array:
+    labels = kmeans_plus_plus(standardise(rows), num_components, rows.weights, num_wanted, key=key)
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
 @_start("kmeans", "k-means after k-means++, on whitened rows")
-def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+def _from_kmeans(rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey) -> Array:
     white = whitened_rows(rows)
-    labels = kmeans_plus_plus(white.T, num_components, rows.weights, key=key)
-    return jax.nn.one_hot(lloyd(white, labels, num_components, rows.weights), num_components, dtype=rows.dtype)
+    labels = kmeans_plus_plus(white.T, num_components, rows.weights, num_wanted, key=key)
+    labels = lloyd(white, labels, num_components, rows.weights, num_wanted)
+    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
 @_start("random_responsibilities", "2 (d + 1) rows for each component, drawn at random; all others left out")
-def _from_random_responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+def _from_random_responsibilities(
+    rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey
+) -> Array:
     # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
     # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
-    num_draws = 2 * (rows.num_features + 1) * num_components
-    drawn = jax.vmap(lambda key: draw_row(rows.weights, key=key))(jax.random.split(key, num_draws))
+    wanted = num_components if num_wanted is None else num_wanted
+    each = 2 * (rows.num_features + 1)
+    draws = jnp.arange(each * num_components, dtype=jnp.int32)
+    drawn = jax.vmap(lambda key: draw_row(rows.weights, key=key))(jax.random.split(key, len(draws)))
     # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
-    counts = (
-        jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, jnp.arange(num_draws) % num_components].add(1.0)
-    )
+    counted = (draws < each * wanted).astype(rows.dtype)
+    counts = jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, draws % wanted].add(counted)
     return counts / jnp.where(rows.weights > 0, rows.weights, 1.0)[:, None]
 
 
 @_start("random_rows", "nearest of k different rows drawn at random, on standardised columns")
-def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> Array:
+def _from_random_rows(rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey) -> Array:
     def if_new(nearest: Array) -> Array:
         return (nearest > 0).astype(rows.dtype)
 
-    labels = partition_around_seeds(standardise(rows).T, num_components, rows.weights, if_new, key)
+    labels = partition_around_seeds(standardise(rows).T, num_components, rows.weights, if_new, key, num_wanted)
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
@@ -164,6 +171,7 @@ def start_from(
     *,
     start: str = "k-means++",
     key: RandomKey | None = None,
+    num_wanted: Int[Array, ""] | None = None,
 ) -> Mixture:
     """The mixture that a named start of `STARTS` gives: its responsibilities, then the M-step in the original units.
 
@@ -174,6 +182,7 @@ def start_from(
         reg_covar: ridge added to the variances, one number or one for each feature (d).
         start: a name in `STARTS`, or scikit-learn's.
         key: a random key; the hierarchical start needs none up to 2,000 rows.
+        num_wanted: of a random start, how many components get rows; the others are nothing yet.
 
     Raises:
         InputError: for an unknown start, rows or weights that cannot be used, a missing key, or the hierarchical start
@@ -181,5 +190,6 @@ def start_from(
     """
     record = get_start(start)
     rows, key = as_rows(x), as_key(key) if record.random else key
-    responsibilities = record.responsibilities(rows, num_components, key=key)
+    some = () if num_wanted is None else (num_wanted,)
+    responsibilities = record.responsibilities(rows, num_components, *some, key=key)
     return mixture_of_partition(rows, responsibilities, family, reg_covar)

@@ -1,0 +1,120 @@
+"""What a user waits for: how many programs are compiled, and that rounding shapes up changes no fit."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayesgmm.engines.em import fit_em
+from bayesgmm.mixtures.families import FAMILIES
+from bayesgmm.priors.conjugate import conjugate_prior
+from bayesgmm.starts.named import STARTS
+from tests.helpers import DATA, each_family
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+X = DATA["faithful"]
+
+
+@contextlib.contextmanager
+def counted():
+    """The names of compilations made meanwhile."""
+    events = []
+
+    def listen(name, seconds, **_):
+        if name == _COMPILED:
+            events.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def fit(x=X, num_components=2, key=0, **options):
+    return fit_em(x, num_components, **{"key": jax.random.key(key), "on_failure": "ignore", **options})
+
+
+def test_another_fit_of_the_same_step_compiles_nothing():
+    fit()
+    tolerances = (0.0, 1e-3, jnp.float32(1e-4))
+    with counted() as first:
+        jax.jit(lambda x: x + 41)(1.0)
+    assert len(first) == 1  # the count is no constant
+    with counted() as events:
+        for num_components in range(1, 11):
+            fit(num_components=num_components)
+        for num_rows in (257, 260, 271, 272, 285, 300, 319, 320):
+            fit(np.resize(X, (num_rows, 2)) + 1e-3 * np.arange(num_rows)[:, None])
+        for num_restarts in (2, 3, 9, 10):
+            fit(num_restarts=num_restarts)
+        for max_steps in (0, 1, 5, 999, 1000):
+            fit(max_steps=max_steps)
+        for tol in tolerances:
+            fit(tol=tol)
+        for reg_covar in (0.0, 1e-6, np.array([1e-3, 1e-4])):
+            fit(reg_covar=reg_covar)
+        fit(key=1)
+        fit(row_weights=np.arange(272) % 3)
+    assert events == []
+
+
+@pytest.mark.parametrize("options", [{"start": "kmeans"}, {"num_restarts": 1}], ids=str)
+def test_so_does_no_other_number_of_components_from_another_start(options):
+    fit(**options)
+    with counted() as events:
+        for num_components in range(1, 11):
+            fit(num_components=num_components, **options)
+    assert events == []
+
+
+def test_another_prior_and_another_start_compile_nothing():
+    def with_prior(shrinkage):
+        fit(prior=conjugate_prior(X, 2, "full", shrinkage=shrinkage, concentration=1.5))
+
+    with_prior(0.01)
+    start = fit().mixture
+    fit(start=start)
+    with counted() as events:
+        with_prior(0.1)
+        fit(X[:260], start=jax.tree.map(lambda leaf: 0.99 * leaf, start), max_steps=50)
+    assert events == []
+
+
+def test_a_loop_over_tables_of_several_sizes_compiles_for_two_of_them(rng):
+    with counted() as events:
+        for num_rows in range(190, 210):
+            fit(rng.normal(size=(num_rows, 3)))
+    # For each step the starts, and the runs.
+    assert len(events) <= 4
+
+
+@pytest.mark.usefixtures("x64")
+@each_family
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_a_fit_with_room_to_spare_is_the_same_fit(family, num_components):
+    """Inside the caller's program nothing is rounded up."""
+    plain = jax.jit(lambda x, key: fit_em(x, num_components, family=family, key=key, max_steps=60))
+    for key in range(2):
+        ours, theirs = fit(X, num_components, key, family=family, max_steps=60), plain(X, jax.random.key(key))
+        assert int(ours.result) == int(theirs.result)
+        assert int(ours.num_steps) == int(theirs.num_steps)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10),
+            (ours.mixture, ours.trace),
+            (theirs.mixture, theirs.trace),
+        )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("start", [name for name, start in STARTS.items() if start.random])
+@pytest.mark.parametrize("num_restarts", [1, 4])
+def test_from_every_start(start, num_restarts, rng):
+    x = X + 1e-3 * rng.normal(size=X.shape)  # without rows as near to one seed as to another, which rounding assigns
+    options = {"start": start, "num_restarts": num_restarts, "family": FAMILIES["diag"], "tol": 0, "max_steps": 30}
+    plain = jax.jit(lambda x, key: fit_em(x, 4, key=key, on_failure="ignore", **options))
+    ours, theirs = fit(x, 4, **options), plain(x, jax.random.key(0))
+    np.testing.assert_allclose(ours.mixture.means, theirs.mixture.means, rtol=1e-6)
+    np.testing.assert_allclose(ours.steps, theirs.steps, rtol=1e-10)
