@@ -13,8 +13,8 @@ from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.infer.util import log_density
 
 import bayesgmm
+from bayesgmm.engines.ascent import run_em
 from bayesgmm.engines.coordinate_ascent import run_coordinate_ascent
-from bayesgmm.engines.em import run_em
 from bayesgmm.engines.gibbs import fit_gibbs
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows
