@@ -1,9 +1,8 @@
 """Pictures that ArviZ draws, on axes of the caller: chains, ranks, replicated data, Pareto shapes."""
 
 import contextlib
-import itertools
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,17 @@ if TYPE_CHECKING:
 _NUM_REPLICATES = 50
 _FEWEST_DRAWS = 4
 _MOST_PARAMETERS = 12
+# ArviZ's function, the width of its lines, and what is along its axis.
+_BY_CHAIN = {
+    "trace": ("plot_trace_dist", 0.5, "draw"),
+    "rank": ("plot_rank_dist", 1.2, "rank among all draws, as a fraction"),
+}
+_WORDS = {
+    "weights": "weight",
+    "means": "mean of {feature}",
+    "scales": "sd of {feature}",
+    "covariances": "covariance of {feature} and {feature_other}",
+}
 
 
 def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
@@ -89,20 +99,24 @@ def plot_posterior_predictive(
         InputError: for a tree without replicated data, an unknown kind, or axes that are not as many as features.
     """
     import arviz
+    import xarray
 
     one_of("kind", kind, ("kde", "ecdf", "hist"))
     _check_tree(tree, "posterior_predictive", "observed_data", few_draws=1)
     features = [str(name) for name in tree.posterior_predictive["feature"].values]
     axes = panels.wrapped_axes(ax, len(features), 4, (2.7, 2.5), 1.8, f"{len(features)} features need")
-    thinned = few_replicates(tree, whole_number("num_replicates", num_replicates))
-    data = thinned.posterior_predictive.dataset.stack(sample=("chain", "draw"))
-    collection = on_axes(data, {"x": axes}, {"overlay_ppc": ["sample"]}, dims=("feature",))
+    every = tree["posterior_predictive"].dataset[["x"]].stack(sample=("chain", "draw"), create_index=False)
+    few = every.isel(sample=evenly_spaced(every.sizes["sample"], whole_number("num_replicates", num_replicates)))
+    few = few.drop_vars(["chain", "draw"])
+    groups = {"posterior_predictive": few.rename(sample="draw"), "observed_data": tree["observed_data"].dataset}
+    collection = on_axes(few, {"x": axes}, {"overlay_ppc": ["sample"]}, dims=("feature",))
     with quiet():
         arviz.plot_ppc_dist(
-            thinned,
+            xarray.DataTree.from_dict(groups),
             var_names=["x"],
+            sample_dims=["draw"],
             kind=kind,
-            num_samples=data.sizes["sample"],
+            num_samples=few.sizes["sample"],
             plot_collection=collection,
             visuals={
                 "predictive_dist": {"color": BLUE, "alpha": 0.25, "width": 0.7},
@@ -144,9 +158,7 @@ def plot_chain_traces(
         InputError: for a tree of a point estimate, unknown variables or coordinates, and more than 12 parameters, of
             which no figure would be read.
     """
-    import arviz
-
-    return _by_chain(tree, arviz.plot_trace_dist, "trace", var_names, coords, ax)
+    return _by_chain(tree, "trace", var_names, coords, ax)
 
 
 def plot_chain_ranks(
@@ -172,19 +184,13 @@ def plot_chain_ranks(
 
     Source: Säilynoja, Bürkner & Vehtari (2022), Graphical test for discrete uniformity.
     """
-    import arviz
-
-    return _by_chain(tree, arviz.plot_rank_dist, "rank", var_names, coords, ax)
+    return _by_chain(tree, "rank", var_names, coords, ax)
 
 
 def _by_chain(
-    tree: "DataTree",
-    draw: Callable[..., object],
-    column: str,
-    var_names: Sequence[str],
-    coords: Mapping[str, Any] | None,
-    ax: AxesLike,
+    tree: "DataTree", column: str, var_names: Sequence[str], coords: Mapping[str, Any] | None, ax: AxesLike
 ) -> np.ndarray:
+    import arviz
     import xarray
 
     _check_tree(tree, "posterior")
@@ -197,51 +203,38 @@ def _by_chain(
         chosen = chosen.sel({name: np.atleast_1d(value) for name, value in (coords or {}).items()})
     except (KeyError, ValueError) as error:
         raise InputError(f"coords={coords!r} is not in the posterior: {' '.join(str(error).split())}") from None
-    facets = [dim for dim in chosen.dims if dim not in ("chain", "draw")]
-    names = _parameter_names(chosen, facets)
-    total = len(names)
+    places = [(str(name), at) for name, at, _ in arviz.xarray_sel_iter(chosen, skip_dims={"chain", "draw"})]
+    total = len(places)
     if total > _MOST_PARAMETERS:
         raise InputError(
             f"var_names and coords leave {total} parameters; choose {_MOST_PARAMETERS} or fewer for one figure"
         )
     axes = panels.several_axes(ax, (total, 2), (7.4, 1.45 * total + 0.4), f"{total} parameters need")
-    counts = [int(chosen[name].isel(chain=0, draw=0).size) for name in chosen]
-    rows = dict(zip(chosen, np.split(axes, np.cumsum(counts)[:-1]), strict=True))
+    rows = {name: axes[[owner == name for owner, _ in places]] for name in chosen}
+    facets = [dim for dim in chosen.dims if dim not in ("chain", "draw")]
     data = chosen.expand_dims(column=["dist", column])
     aes = {"color": ["chain"], "overlay": ["chain"]}
+    draw, width, label = _BY_CHAIN[column]
     with quiet():
-        draw(
+        getattr(arviz, draw)(
             xarray.DataTree.from_dict({"posterior": chosen}),
             compact=False,
             kind="kde",
             plot_collection=on_axes(data, rows, aes, dims=(*facets, "column"), color=list(PALETTE)),
-            visuals={"dist": {"width": 1.2}, column: {"width": 0.5 if column == "trace" else 1.2}},
+            visuals={"dist": {"width": 1.2}, column: {"width": width}},
         )
-    for name, (density, chains) in zip(names, axes, strict=True):
-        panels.tidy(density, xlabel=name)
+    for (name, at), (density, chains) in zip(places, axes, strict=True):
+        of_cluster = f", cluster {at['cluster']}" if "cluster" in at else ""
+        panels.tidy(density, xlabel=_WORDS.get(name, name).format_map(at) + of_cluster)
         panels.tidy(chains, xlabel="", ylabel="")
         for panel in (density, chains):
             panel.title.set_fontsize(FONT_SIZE)
         density.xaxis.set_major_locator(MaxNLocator(4))
-    axes[-1, 1].set_xlabel("draw" if column == "trace" else "rank among all draws, as a fraction")
+    axes[-1, 1].set_xlabel(label)
     for chain, name in enumerate(chosen["chain"].values):
         panels.add_label(axes[0, 1], f"chain {name}", color=PALETTE[chain % len(PALETTE)], linewidth=1.6)
     panels.legend_beside(axes[0, 1])
     return axes
-
-
-def _parameter_names(posterior: "Dataset", facets: Sequence[Hashable]) -> list[str]:
-    """What is along the axis of every parameter, in the order of the variables and of their coordinates."""
-    words = {"weights": "weight", "means": "mean of {feature}", "scales": "sd of {feature}"}
-    words["covariances"] = "covariance of {feature} and {feature_other}"
-    names = []
-    for variable in posterior:
-        own = [str(dim) for dim in facets if dim in posterior[variable].dims]
-        for place in itertools.product(*(posterior[dim].values.tolist() for dim in own)):
-            at = dict(zip(own, place, strict=True))
-            name = words.get(str(variable), str(variable)).format_map(at)
-            names.append(f"{name}, cluster {at['cluster']}" if "cluster" in at else name)
-    return names
 
 
 def _check_tree(tree: "DataTree", *groups: str, few_draws: int = _FEWEST_DRAWS) -> None:
@@ -278,20 +271,6 @@ def on_axes(
     figure = np.array(panels.root_figure(next(iter(axes.values()))), dtype=object)
     where = xarray.DataTree.from_dict({"/": xarray.Dataset({"figure": figure}), "plot": xarray.Dataset(plots)})
     return PlotCollection(data, where, aes=dict(aes), backend="matplotlib", **cycles)
-
-
-def few_replicates(tree: "DataTree", at_most: int) -> "DataTree":
-    """The tree's replicated data sets, at most so many, as one chain; and the data."""
-    import arviz
-
-    replicated = tree["posterior_predictive"].dataset["x"].transpose("chain", "draw", ...)
-    each = np.asarray(replicated).reshape(-1, *replicated.shape[2:])
-    few = each[evenly_spaced(len(each), at_most)]
-    return arviz.from_dict(
-        {"posterior_predictive": {"x": few[None]}, "observed_data": {"x": np.asarray(tree["observed_data"]["x"])}},
-        dims={"x": list(replicated.dims[2:])},
-        coords={"feature": replicated["feature"].values},
-    )
 
 
 @contextlib.contextmanager
