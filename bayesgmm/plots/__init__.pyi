@@ -3,13 +3,13 @@ from .assignments import plot_partitions as plot_partitions
 from .density import plot_density_contours as plot_density_contours
 from .density import plot_density_slice as plot_density_slice
 from .density import plot_density_with_slice as plot_density_with_slice
+from .draws import plot_posterior_ellipses as plot_posterior_ellipses
+from .draws import plot_prior_predictive as plot_prior_predictive
 from .num_components import plot_criteria as plot_criteria
 from .num_components import plot_num_components as plot_num_components
 from .num_components import plot_occupied_components as plot_occupied_components
 from .parameters import plot_parameter_forest as plot_parameter_forest
 from .parameters import plot_posterior_parameters as plot_posterior_parameters
-from .posterior import plot_posterior_ellipses as plot_posterior_ellipses
-from .prior import plot_prior_predictive as plot_prior_predictive
 from .responsibilities import plot_responsibility_bars as plot_responsibility_bars
 from .responsibilities import plot_responsibility_heatmap as plot_responsibility_heatmap
 from .responsibilities import plot_similarity_matrix as plot_similarity_matrix
