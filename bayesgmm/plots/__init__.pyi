@@ -10,8 +10,10 @@ from .num_components import plot_num_components as plot_num_components
 from .num_components import plot_occupied_components as plot_occupied_components
 from .parameters import plot_parameter_forest as plot_parameter_forest
 from .parameters import plot_posterior_parameters as plot_posterior_parameters
+from .responsibilities import plot_assignment_entropy as plot_assignment_entropy
 from .responsibilities import plot_responsibility_bars as plot_responsibility_bars
 from .responsibilities import plot_responsibility_heatmap as plot_responsibility_heatmap
+from .responsibilities import plot_responsibility_uncertainty as plot_responsibility_uncertainty
 from .responsibilities import plot_similarity_matrix as plot_similarity_matrix
 from .through_arviz import plot_chain_ranks as plot_chain_ranks
 from .through_arviz import plot_chain_traces as plot_chain_traces
@@ -20,5 +22,3 @@ from .through_arviz import plot_posterior_predictive as plot_posterior_predictiv
 from .traces import plot_elbo as plot_elbo
 from .traces import plot_restarts as plot_restarts
 from .traces import plot_traces as plot_traces
-from .uncertainty import plot_assignment_entropy as plot_assignment_entropy
-from .uncertainty import plot_responsibility_uncertainty as plot_responsibility_uncertainty

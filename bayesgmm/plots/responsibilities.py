@@ -1,4 +1,4 @@
-"""Who belongs with whom: responsibilities of every row, as bars and as a heat map, and similarities of rows."""
+"""The certainty of assignments: responsibilities of every row and of every place, and similarities of rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
@@ -15,14 +17,17 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.plots import panels, shapes
-from bayesgmm.plots.panels import INK, VERMILION, AxesLike
-from bayesgmm.plots.view import point_and_draws, posterior_draws, view_rows
+from bayesgmm.plots.panels import DATA_GREY, INK, VERMILION, AxesLike
+from bayesgmm.plots.view import Columns, Names, View, point_and_draws, posterior_draws, view_rows
 from bayesgmm.posterior.similarity import MAX_ROWS, similarity_matrix
 
 _MOST_DRAWS = 200
+_PLANE_DRAWS = 50  # whose responsibilities are averaged at every point of a grid
 _OPTIMAL_ROWS = 600  # beyond which the best order of a tree's leaves takes too long
 _ROUNDING = 1e-8
 _PROBABILITY: Mapping[str, Any] = {"cmap": shapes.PROBABILITY, "vmin": 0.0, "vmax": 1.0}
+# From a grey that recedes to a dark red that does not.
+_COLOURS = LinearSegmentedColormap.from_list("uncertainty", ["#B9BDC4", "#E69F00", "#B03A00", "#3D0C00"])
 
 
 def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
@@ -45,13 +50,12 @@ def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax:
     sorted_shares, starts = _sorted_responsibilities(mixture_or_fit, x)
     ax = panels.one_axes(ax, (6.4, 2.8))
     num_rows, num_clusters = sorted_shares.shape
-    edges = np.arange(num_rows + 1)
     tops = np.concatenate([np.zeros((num_rows, 1)), sorted_shares.cumsum(1)], axis=1)
-    many = num_rows > shapes.MANY_ROWS
+    look: dict[str, Any] = {"linewidth": 0.0, "fill": True, "rasterized": num_rows > shapes.MANY_ROWS}
     for cluster in range(num_clusters):
-        look: dict[str, Any] = {"color": panels.cluster_colour(cluster), "linewidth": 0.0, "fill": True}
-        name = f"cluster {cluster}"
-        ax.stairs(tops[:, cluster + 1], edges, baseline=tops[:, cluster], label=name, gid=name, rasterized=many, **look)
+        colour, name = panels.cluster_colour(cluster), f"cluster {cluster}"
+        edges = {"edges": np.arange(num_rows + 1), "baseline": tops[:, cluster]}
+        ax.stairs(tops[:, cluster + 1], color=colour, label=name, gid=name, **edges, **look)
     for start in starts[1:]:
         ax.axvline(start, color="white", linewidth=1.2, gid="border")
     labels = {"xlabel": "rows, by cluster and responsibility", "ylabel": "responsibility"}
@@ -77,31 +81,26 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     image = shapes.fill_matrix(ax, sorted_shares, extent, "responsibilities", _PROBABILITY)
     for start in starts[1:]:
         ax.axhline(start, color=INK, linewidth=0.6, gid="border")
-    ax.set_xticks(range(num_clusters))
-    panels.tidy(ax, xlabel="cluster", ylabel="rows, by cluster and responsibility")
+    panels.tidy(ax, xticks=range(num_clusters), xlabel="cluster", ylabel="rows, by cluster and responsibility")
     for cluster, label in enumerate(ax.get_xticklabels()):
-        label.set_color(panels.cluster_colour(cluster))
-        label.set_fontweight("bold")
+        label.set(color=panels.cluster_colour(cluster), fontweight="bold")
     panels.add_colourbar(ax, image, "responsibility")
     return ax
-
-
-def sorted_rows(responsibilities: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
-    """The order of rows by cluster, then by falling responsibility of that cluster; ties keep their order."""
-    labels = responsibilities.argmax(1)
-    return np.lexsort((-responsibilities.max(1), labels))
 
 
 def _sorted_responsibilities(
     mixture_or_fit: Mixture | Fit, x: ArrayLike
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " c"]]:
-    """The sorted matrix, and the place of the first row of every cluster that has one."""
+    """The rows by cluster, then by falling responsibility of it; and the place of the first row of every cluster."""
     _, draws = point_and_draws(mixture_or_fit, _MOST_DRAWS)
-    rows = view_rows(draws, x, None, None).x
-    responsibilities = shapes.mean_responsibilities(draws, rows)
-    shown = responsibilities[sorted_rows(responsibilities)]
-    labels = shown.argmax(1)
-    return shown, np.flatnonzero(np.diff(labels, prepend=-1))
+    shares = shapes.mean_responsibilities(draws, view_rows(draws, x, None, None).x)
+    shares = shares[np.lexsort((-shares.max(1), shares.argmax(1)))]  # ties keep their order
+    return shares, _starts(shares.argmax(1))
+
+
+def _starts(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
+    """Where every run of equal labels begins."""
+    return np.flatnonzero(np.diff(labels, prepend=-1))
 
 
 def plot_similarity_matrix(
@@ -132,17 +131,21 @@ def plot_similarity_matrix(
             symmetric and between 0 and 1, and labels of another length.
     """
     matrix = _matrix(similarity, x, max_rows)
-    partition = None if labels is None else _partition(labels, len(matrix))
+    num_rows, partition = len(matrix), None
+    if labels is not None:
+        if np.shape(labels) != (num_rows,):
+            raise InputError(f"labels has shape {np.shape(labels)}; give one for each of {num_rows} rows")
+        partition = np.unique(np.asarray(labels), return_inverse=True)[1]
     order = similarity_order(matrix, partition)
     ax = panels.one_axes(ax, (5.4, 4.4))
-    num_rows = len(matrix)
     sharp = "nearest" if num_rows < 400 else "antialiased"
     look: dict[str, Any] = {"aspect": "equal", "interpolation": sharp, **_PROBABILITY}
     extent = (0.0, float(num_rows), float(num_rows), 0.0)
     image = shapes.fill_matrix(ax, matrix[np.ix_(order, order)], extent, "similarity", look)
     if partition is not None:
-        for start, size in _runs(partition[order]):
-            look = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}
+        starts = _starts(partition[order])
+        look = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}
+        for start, size in zip(starts, np.diff(starts, append=num_rows), strict=True):
             ax.add_patch(Rectangle((start, start), size, size, gid="cluster", **look))
     panels.tidy(ax, xlabel="rows, ordered", ylabel="rows, ordered")
     panels.add_colourbar(ax, image, "probability of a common cluster")
@@ -181,14 +184,144 @@ def _matrix(similarity: Fit | Mixture | ArrayLike, x: ArrayLike | None, max_rows
     return matrix
 
 
-def _partition(labels: ArrayLike, num_rows: int) -> Int[np.ndarray, " n"]:
-    given = np.asarray(labels)
-    if given.shape != (num_rows,):
-        raise InputError(f"labels has shape {given.shape}; give one for each of {num_rows} rows")
-    return np.unique(given, return_inverse=True)[1]
+def plot_responsibility_uncertainty(
+    mixture_or_fit: Mixture | Fit,
+    x: ArrayLike,
+    *,
+    ax: AxesLike = None,
+    columns: Columns = None,
+    feature_names: Names = None,
+) -> Axes | np.ndarray:
+    """Draw the uncertainty of the assignment of every row: 1 less the largest of its responsibilities.
+
+    That is mclust's "uncertainty": 0 for a row that certainly belongs to one cluster, 1 - 1/k at most. For a posterior
+    the responsibilities are averaged over at most 200 draws first, so that uncertain parameters count as well; the
+    draws' labels have to be matched, as those of a `Fit` are.
+
+    Two columns or more: scatters with size and colour by uncertainty, over the 90% ellipses of a point estimate. One
+    feature: the responsibility of every cluster along x, with bands that hold 90% of the draws.
+
+    Args:
+        mixture_or_fit: a mixture, a posterior as a mixture with leading axes, or a fit, whose draws are used if it has
+            any.
+        x: rows (n, d).
+        ax: axes to draw on: one for one or two columns, an (m - 1, m - 1) array of them for m columns.
+        columns, feature_names: as in `plot_assignments`; at least two columns if there are several features.
+
+    Returns:
+        The axes drawn on: one, or an (m - 1, m - 1) array.
+
+    Raises:
+        InputError: for parameters that are NaN, or arguments that do not fit the mixture.
+    """
+    point, draws = point_and_draws(mixture_or_fit, _MOST_DRAWS)
+    view = view_rows(draws, x, columns, feature_names)
+    _check_not_one(view, "at least two")
+    grid = panels.make_panels(view, ax, diagonal=False)
+    if view.num_shown == 1:
+        _draw_responsibilities(grid.first, draws, view.x[:, 0])
+        return panels.finish_grid(grid, view)
+    uncertainty = 1.0 - shapes.mean_responsibilities(draws, view.x).max(1)
+    highest = 1.0 - 1.0 / max(draws.num_components, 2)
+    order = np.argsort(uncertainty, kind="stable")  # the most uncertain rows last, on top
+    uncertainty, colours = uncertainty[order], Normalize(0.0, highest)
+    look: dict[str, Any] = {"c": uncertainty, "cmap": _COLOURS, "norm": colours, "linewidths": 0.3}
+    look |= {"edgecolors": "white", "rasterized": len(order) > shapes.MANY_ROWS, "zorder": 2, "gid": "rows"}
+    area = shapes.point_size(len(order)) * (0.8 + 3.2 * uncertainty / highest)
+    for (i, j), panel in grid.axes.items():
+        panel.scatter(*view.shown[order][:, [j, i]].T, s=area, **look)
+        if point is not None:
+            shapes.draw_outlines(panel, view.marginal(point, j, i), zorder=1)
+    title = "uncertainty of the assignment"
+    panels.add_colourbar(grid.first, ScalarMappable(colours, _COLOURS), title, inside=grid.corner)
+    return panels.finish_grid(grid, view)
 
 
-def _runs(labels: Int[np.ndarray, " n"]) -> list[tuple[int, int]]:
-    """Start and length of every run of equal labels."""
-    starts = np.flatnonzero(np.diff(labels, prepend=-1))
-    return list(zip(starts.tolist(), np.diff(starts, append=len(labels)).tolist(), strict=True))
+def _check_not_one(view: View, wanted: str) -> None:
+    """Refuse one of several features."""
+    if view.num_shown == 1 and view.x.shape[1] > 1:
+        raise InputError(f"columns={view.columns} is one of {view.x.shape[1]} features; give {wanted}")
+
+
+def _draw_responsibilities(ax: Axes, draws: Mixture, values: Float[np.ndarray, " n"]) -> None:
+    """Curves of the responsibilities along x, bands of the draws, and the uncertainty itself."""
+    grid = shapes.density_grid(draws, values)
+    curves = np.asarray(draws.responsibilities(grid[:, None]))
+    mean = curves.mean(0) if draws.draw_shape else curves
+    labels = shapes.mean_responsibilities(draws, values[:, None]).argmax(1)
+    for cluster in range(draws.num_components):
+        colour, name = panels.cluster_colour(cluster), f"cluster {cluster}"
+        if draws.draw_shape:
+            shapes.draw_band(ax, grid, curves[..., cluster], colour, alpha=0.2, gid=f"band {cluster}")
+        ax.plot(grid, mean[:, cluster], color=colour, linewidth=1.6, label=name, gid=name)
+        shapes.draw_rug(ax, values[labels == cluster], colour)
+    uncertainty = 1.0 - mean.max(1)
+    ax.plot(grid, uncertainty, color=INK, linewidth=1.2, linestyle="--", label="uncertainty", gid="uncertainty")
+    if draws.draw_shape:
+        panels.add_swatch(ax, "90% of draws", color=INK, alpha=0.2)
+    ax.set(xlim=grid[[0, -1]], ylim=(-0.06, 1.02), ylabel="responsibility")
+
+
+def plot_assignment_entropy(
+    mixture_or_fit: Mixture | Fit,
+    x: ArrayLike,
+    *,
+    ax: AxesLike = None,
+    columns: Columns = None,
+    feature_names: Names = None,
+) -> Axes:
+    r"""Draw the entropy of the assignment that a row at each point would have, $-\sum_j r_j \log_2 r_j$, in bits.
+
+    It is 0 where one cluster is certain and log2 k where all are equally probable. Of a posterior the responsibilities
+    are averaged over at most 50 draws, so that uncertain parameters count too; their labels have to be matched, as
+    those of a `Fit` are. Where there are more columns than two the plane shows those two alone: by its others a row may
+    be more certain. One feature: the entropy along it.
+
+    Args:
+        mixture_or_fit: a mixture, draws as a mixture with leading axes, or a fit, whose draws are used if it has any.
+        x: rows (n, d).
+        ax: axes to draw on.
+        columns: two columns, by number or name, by default the first two; or "pca", the first two principal components
+            of the standardised columns.
+        feature_names: names of all d features.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InputError: for one of several columns, for parameters that are NaN, and for arguments that do not fit the
+            mixture.
+    """
+    point, draws = point_and_draws(mixture_or_fit, _PLANE_DRAWS)
+    view = view_rows(draws, x, columns, feature_names, at_most=2)
+    _check_not_one(view, "two")
+    highest = float(np.log2(max(draws.num_components, 2)))
+    ax = panels.one_axes(ax, (6.4, 4.2 if view.num_shown == 2 else 3.0))
+    if view.num_shown == 2:
+        _draw_plane(ax, point, draws, view, highest)
+    else:
+        values = view.shown[:, 0]
+        grid = shapes.density_grid(draws, values)
+        entropy = shapes.assignment_entropy(shapes.mean_responsibilities(draws, grid[:, None]))
+        ax.fill_between(grid, 0.0, entropy, color=shapes.UNCERTAINTY(0.5), alpha=0.3, linewidth=0.0)
+        ax.plot(grid, entropy, color=INK, linewidth=1.6, gid="entropy")
+        shapes.draw_rug(ax, values, DATA_GREY)
+        limits = (-0.06 * highest, 1.02 * highest)
+        ax.set(xlim=grid[[0, -1]], ylim=limits, ylabel="entropy of the\nassignment (bits)")
+    panels.tidy(ax, xlabel=view.names[0])
+    return ax
+
+
+def _draw_plane(ax: Axes, point: Mixture | None, draws: Mixture, view: View, highest: float) -> None:
+    points = view.shown.astype(np.float64)
+    horizontal, vertical, grid = shapes.grid_of(shapes.plane_around(points))
+    entropy = shapes.assignment_entropy(shapes.mean_responsibilities(view.marginal(draws, 0, 1), grid))
+    extent = (horizontal[0], horizontal[-1], vertical[0], vertical[-1])
+    colours: dict[str, Any] = {"cmap": shapes.UNCERTAINTY, "norm": Normalize(0.0, highest)}
+    look = {**colours, "interpolation": "bilinear", "origin": "lower"}
+    image = shapes.fill_matrix(ax, entropy.reshape(len(horizontal), len(vertical)).T, extent, "entropy", look)
+    shapes.draw_ground(ax, points)
+    if point is not None:
+        shapes.draw_outlines(ax, view.marginal(point, 0, 1), zorder=2)
+    ax.set(xlim=horizontal[[0, -1]], ylim=vertical[[0, -1]], ylabel=view.names[1])
+    panels.add_colourbar(ax, image, "entropy of the assignment (bits)")
