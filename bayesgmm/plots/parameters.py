@@ -18,7 +18,11 @@ from bayesgmm.plots.panels import DATA_GREY, INK, MARKERS, AxesLike
 from bayesgmm.plots.view import Names, engines_giving, name_columns
 
 _MOST_FEATURES = 8
-_POINT_MARKERS = ("v", "^", "D", "s")
+# How the values of fits without draws look.
+_POINT_LOOKS: tuple[dict[str, Any], ...] = tuple(
+    {"color": colour, "marker": marker, "linewidth": 0.9, "markersize": 5.0}
+    for colour, marker in zip((INK, DATA_GREY) * 2, "v^Ds", strict=True)
+)
 _MOST_LINES = 40
 _ENGINE_HEIGHT, _GAP = 0.085, 1.2  # inches for an engine; between lines, in engines
 _WIDTH, _LETTER = 4.8, 0.075  # inches of the axes with their legend, and of a letter of the longest name
@@ -58,33 +62,32 @@ def plot_posterior_parameters(
     num_rows = 1 + len(names)
     size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
     axes = panels.several_axes(ax, (num_rows, num_clusters), size, "weights and means need")
-    styles = panels.line_styles(posteriors)
-    marks = {name: _mark(position) for position, name in enumerate(points)}
-    for name, style in styles.items():
-        panels.add_label(axes[0, 0], name, linestyle=style, linewidth=1.6)
-    for name, mark in marks.items():
-        panels.add_label(axes[0, 0], name, **mark)
-    for row, name in enumerate(["weight", *(f"mean of {name}" for name in names)]):
-        values = {fit: _values(one, row) for fit, one in fits.items()}
-        support = (0.0, 1.0) if row == 0 else (-np.inf, np.inf)
-        for cluster, panel in enumerate(axes[row]):
-            colour = panels.cluster_colour(cluster)
-            for fit, style in styles.items():
-                _draw_density(
-                    panel,
-                    fit,
-                    values[fit][:, cluster],
-                    support,
-                    {"color": colour, "linestyle": style, "linewidth": 1.6},
-                )
-            for position, (fit, mark) in enumerate(marks.items()):
-                _draw_mark(panel, fit, float(values[fit][0, cluster]), 0.96 - 0.1 * position, mark)
-            panel.set_ylim(bottom=0.0)
-            panel.margins(y=0.15)
-            if row == 0:
-                panel.set_title(f"cluster {cluster}", color=colour)
-            panels.tidy(panel, xlabel=name, ylabel="density" if cluster == 0 else "")
-            panel.set_yticks([])
+    lines = {name: {"linestyle": style, "linewidth": 1.6} for name, style in panels.line_styles(posteriors).items()}
+    marks = {name: _POINT_LOOKS[position % len(_POINT_LOOKS)] for position, name in enumerate(points)}
+    for name, look in {**lines, **marks}.items():
+        panels.add_label(axes[0, 0], name, **look)
+    for (row, cluster), panel in np.ndenumerate(axes):
+        colour = panels.cluster_colour(cluster)
+        values = {name: _values(fit, row)[:, cluster] for name, fit in fits.items()}
+        for name, look in lines.items():
+            curve = density_of_draws(values[name], (0.0, 1.0) if row == 0 else (-np.inf, np.inf))
+            if curve is None:
+                panel.axvline(float(values[name][0]), color=colour, gid=f"constant {name}", **look)
+            else:
+                panel.plot(*curve, color=colour, gid=f"density {name}", **look)
+                panel.fill_between(*curve, color=colour, alpha=0.07, linewidth=0.0)
+        # Markers of points that nearly agree are one below another.
+        for height, (name, mark) in zip(0.96 - 0.1 * np.arange(len(marks)), marks.items(), strict=True):
+            value = float(values[name][0])
+            panel.axvline(value, color=mark["color"], linewidth=mark["linewidth"], zorder=1, gid=f"mark {name}")
+            place = {"transform": panel.get_xaxis_transform(), "clip_on": False, "linestyle": "none"}
+            panel.plot(value, height, **mark, **place)
+        panel.set_ylim(bottom=0.0)
+        panel.margins(y=0.15)
+        if row == 0:
+            panel.set_title(f"cluster {cluster}", color=colour)
+        label = f"mean of {names[row - 1]}" if row else "weight"
+        panels.tidy(panel, xlabel=label, ylabel="" if cluster else "density", yticks=[])
     if ax is not None:
         panels.legend_beside(axes[0, -1], axes[0, 0])
     else:
@@ -98,30 +101,6 @@ def _values(fit: Fit, row: int) -> Float[np.ndarray, "s k"]:
     mixture = fit.mixture if fit.draws is None else fit.draws
     values = np.asarray(mixture.weights) if row == 0 else np.asarray(mixture.means)[..., row - 1]
     return values.reshape(-1, mixture.num_components).astype(np.float64)
-
-
-def _draw_density(
-    ax: Axes, name: str, values: Float[np.ndarray, " s"], support: tuple[float, float], look: Mapping[str, Any]
-) -> None:
-    curve = density_of_draws(values, support)
-    if curve is None:
-        ax.axvline(float(values[0]), gid=f"constant {name}", **look)
-        return
-    ax.plot(*curve, gid=f"density {name}", **look)
-    ax.fill_between(*curve, color=look["color"], alpha=0.07, linewidth=0.0)
-
-
-def _draw_mark(ax: Axes, name: str, value: float, height: float, mark: Mapping[str, Any]) -> None:
-    """A line at the value of a point, with a marker; those of points that nearly agree are one below another."""
-    ax.axvline(value, color=mark["color"], linewidth=mark["linewidth"], zorder=1, gid=f"mark {name}")
-    place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
-    ax.plot(value, height, **{**mark, "linestyle": "none"}, **place)
-
-
-def _mark(position: int) -> dict[str, Any]:
-    """How the value of a fit without draws looks."""
-    marker = _POINT_MARKERS[position % len(_POINT_MARKERS)]
-    return {"color": (INK, DATA_GREY)[position % 2], "linewidth": 0.9, "marker": marker, "markersize": 5.0}
 
 
 def density_of_draws(
@@ -170,16 +149,12 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     ax.axvline(0.0, color=DATA_GREY, linewidth=0.8, zorder=0)
     for side in (-beyond, beyond):
         ax.axvline(side, color=DATA_GREY, linewidth=0.8, linestyle=":", zorder=0)
-    ticks = []
-    for number, line in enumerate(lines):
-        ticks.append(-number * step - 0.5 * (len(table.names) - 1))
-        _draw_forest_line(ax, table.names, line, base, -number * step)
-        if number and line["cluster"] != lines[number - 1]["cluster"]:
-            ax.axhline(-number * step + 0.5 * (_GAP + 1.0), color=DATA_GREY, linewidth=0.5, zorder=0)
-    ax.set_yticks(ticks, labels)
-    ax.set_ylim(-len(lines) * step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
-    units = "posterior sd" if base == table.reference else "standard errors"
-    ax.set_xlabel(f"distance from {base}, in its {units}")
+    tops = -step * np.arange(len(lines))
+    for top, line, before in zip(tops, lines, [lines[0], *lines], strict=False):
+        _draw_forest_line(ax, table.names, line, base, top)
+        if line["cluster"] != before["cluster"]:
+            ax.axhline(top + 0.5 * (_GAP + 1.0), color=DATA_GREY, linewidth=0.5, zorder=0)
+    ax.set_yticks(tops - 0.5 * (len(table.names) - 1), labels)
     for text, line in zip(ax.get_yticklabels(), lines, strict=True):
         text.set_color(_colour(line["cluster"]))
     for name in dict.fromkeys(line["cluster"] for line in lines):
@@ -189,7 +164,9 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     if any(line["flagged"] for line in lines):
         hollow = f"hollow: far from {table.reference}"
         panels.add_label(ax, hollow, markerfacecolor="white", linewidth=1.2, **_forest_mark(0))
-    return panels.finish(ax)
+    units = "posterior sd" if base == table.reference else "standard errors"
+    limits = (tops[-1] - step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
+    return panels.finish(ax, ylim=limits, xlabel=f"distance from {base}, in its {units}")
 
 
 def _lines(table: ParameterTable, base: str) -> list[dict[Hashable, Any]]:
