@@ -1,5 +1,6 @@
 """What every engine watched while it ran, and where EM went from each of several starts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,26 +101,32 @@ def trace_lines(name: str, fit: Fit) -> Float[np.ndarray, "lines steps"]:
 def _draw_panel(ax: Axes, engine: Engine, fits: Mapping[str, Fit]) -> None:
     traces = {name: trace_lines(name, fit) for name, fit in fits.items()}
     is_sampler = engine.gives == "draws"
-    ax.set_title(engine.method)
-    longest = max(lines.shape[1] for lines in traces.values())
-    drawn = 0
+    drawn, colours = sum(map(len, traces.values())), itertools.cycle(PALETTE)
     for name, lines in traces.items():
         for row, values in enumerate(lines):
             label = f"chain {row}" if is_sampler else f"run {row}" if len(lines) > 1 else name
-            if len(traces) > 1 and len(lines) > 1:
-                label = f"{name}, {label}"
-            _draw_line(ax, engine, values, label, PALETTE[drawn % len(PALETTE)])
-            drawn += 1
+            label = f"{name}, {label}" if len(traces) > 1 and len(lines) > 1 else label
+            _draw_line(ax, engine, values, label, next(colours))
     # The density of draws has no start to leave behind, and maximum likelihood takes few steps, all of interest.
-    if not is_sampler and engine.prior != "none" and longest > _LONG:
+    if not is_sampler and engine.prior != "none" and max(lines.shape[1] for lines in traces.values()) > _LONG:
         ax.set_ylim(settled_limits(list(traces.values())))
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    panels.tidy(ax, xlabel="draw" if is_sampler else "step", ylabel=engine.trace)
-    if 1 < drawn <= 8:
-        _add_legend(ax, drawn, is_sampler=is_sampler)
+    panels.tidy(ax, title=engine.method, xlabel="draw" if is_sampler else "step", ylabel=engine.trace)
+    if not 1 < drawn <= 8:
+        return
+    # Rising traces leave the lower right free; draws leave nothing free, so room is made below them.
+    place: dict[str, object] = {"loc": "lower right"}
+    if is_sampler:
+        place = {"loc": "lower center", "ncols": _LEGEND_COLUMNS}
+        low, high = ax.get_ylim()
+        ax.set_ylim(low - 0.1 * (high - low) * -(-drawn // _LEGEND_COLUMNS), high)
+    legend = panels.add_legend(ax, ax, fontsize=FONT_SIZE - 1, handlelength=1.2, columnspacing=1.0, **place)
+    assert legend is not None
+    for line in legend.get_lines():
+        line.set(linewidth=1.6, alpha=1.0)
 
 
 def _draw_line(ax: Axes, engine: Engine, values: Float[np.ndarray, " steps"], label: str, colour: str) -> None:
@@ -148,18 +155,6 @@ def settled_limits(traces: list[Float[np.ndarray, "_ _"]]) -> tuple[float, float
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     span = high - low or max(abs(high), 1.0) * 1e-3
     return low - 1.2 * span, high + 0.2 * span
-
-
-def _add_legend(ax: Axes, num_lines: int, *, is_sampler: bool) -> None:
-    """Rising traces leave the lower right free; draws leave nothing free, so room is made below them."""
-    if is_sampler:
-        low, high = ax.get_ylim()
-        ax.set_ylim(low - 0.1 * (high - low) * -(-num_lines // _LEGEND_COLUMNS), high)
-    place: dict[str, Any] = {"loc": "lower center", "ncols": _LEGEND_COLUMNS} if is_sampler else {"loc": "lower right"}
-    legend = ax.legend(frameon=False, fontsize=FONT_SIZE - 1, handlelength=1.2, columnspacing=1.0, **place)
-    for handle in legend.get_lines():
-        handle.set_linewidth(1.6)
-        handle.set_alpha(1.0)
 
 
 def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: AxesLike = None) -> Axes:
@@ -197,15 +192,29 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
     ax = panels.one_axes(ax, (6.4, 3.6))
     # The best last, on top.
     for run in np.argsort(np.where(failed, -np.inf, ends), kind="stable"):
-        _draw_run(ax, traces[run], int(optima[run]), int(run))
-    _label_optima(ax, ends, optima)
+        steps, look = np.arange(len(traces[run])), _look(int(optima[run]))
+        ax.plot(steps, traces[run], alpha=0.8, gid=f"run {run}", **{**look, "marker": ""})
+        if not failed[run]:
+            ax.plot(steps[-1], traces[run][-1], gid=f"end {run}", **{**look, "linestyle": "none"})
+    named = np.minimum(optima, _NAMED)
+    for optimum in (*range(_NAMED + 1), -1):
+        if len(members := ends[named == optimum]):
+            words = {_NAMED: "lower", -1: "failed"}.get(optimum, f"{members.max():.1f}".replace("-", "−"))
+            panels.add_label(ax, f"{words}: {counted(len(members), 'start')}", **_look(optimum))
     ax.set_ylim(_restart_limits(traces, ends, failed))
     # Runs that failed may have gone on for long.
     longest = max(len(trace) for trace, bad in zip(traces, failed, strict=True) if not bad) - 1
-    ax.set_xlim(0.0, 1.04 * max(longest, 1))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    return panels.finish(ax, title="ended at", xlabel="step", ylabel=objective)
+    labels = {"xlabel": "step", "ylabel": objective}
+    return panels.finish(ax, title="ended at", xlim=(0.0, 1.04 * max(longest, 1)), **labels)
+
+
+def _look(optimum: int) -> dict[str, Any]:
+    """How runs look that ended at an optimum, or failed (-1)."""
+    colour = PALETTE[optimum] if 0 <= optimum < _NAMED else DATA_GREY
+    style = {"linestyle": "-", "marker": "o", "markersize": 4.0} if optimum >= 0 else {"linestyle": _DASHES}
+    return {"color": colour, "linewidth": 1.6 if optimum == 0 else 1.1, **style}
 
 
 def group_ends(ends: Float[np.ndarray, " r"], same_within: float) -> Int[np.ndarray, " r"]:
@@ -242,19 +251,6 @@ def _runs(fits: Fit | Sequence[Fit]) -> tuple[list[Float[np.ndarray, "_"]], Int[
     return traces, np.asarray(results, int), ENGINES[several[0].engine].trace
 
 
-def _colour(optimum: int) -> str:
-    return PALETTE[optimum] if 0 <= optimum < _NAMED else DATA_GREY
-
-
-def _draw_run(ax: Axes, trace: Float[np.ndarray, " steps"], optimum: int, run: int) -> None:
-    colour = _colour(optimum)
-    style = "-" if optimum >= 0 else _DASHES
-    width = 1.6 if optimum == 0 else 1.1
-    ax.plot(np.arange(len(trace)), trace, color=colour, linestyle=style, linewidth=width, alpha=0.8, gid=f"run {run}")
-    if optimum >= 0:
-        ax.plot(len(trace) - 1, trace[-1], marker="o", markersize=4.0, color=colour, linestyle="none", gid=f"end {run}")
-
-
 def _restart_limits(
     traces: list[Float[np.ndarray, "_"]], ends: Float[np.ndarray, " r"], failed: Bool[np.ndarray, " r"]
 ) -> tuple[float, float]:
@@ -265,16 +261,3 @@ def _restart_limits(
     climb = top - float(np.nanmedian(starts))
     depth = max(top - bottom, 0.3 * climb, 1e-6 * max(abs(top), 1.0))
     return bottom - 0.7 * depth, top + 0.15 * depth
-
-
-def _label_optima(ax: Axes, ends: Float[np.ndarray, " r"], optima: Int[np.ndarray, " r"]) -> None:
-    for optimum in range(min(int(optima.max()) + 1, _NAMED)):
-        members = ends[optima == optimum]
-        label = f"{members.max():.1f}: {counted(len(members), 'start')}".replace("-", "−")
-        width = 1.6 if optimum == 0 else 1.1
-        panels.add_label(ax, label, color=_colour(optimum), linewidth=width, marker="o", markersize=4.0)
-    grey: dict[str, Any] = {"color": DATA_GREY, "linewidth": 1.1}
-    if num_other := int((optima >= _NAMED).sum()):
-        panels.add_label(ax, f"lower: {counted(num_other, 'start')}", marker="o", markersize=4.0, **grey)
-    if num_failed := int((optima < 0).sum()):
-        panels.add_label(ax, f"failed: {counted(num_failed, 'start')}", linestyle=_DASHES, **grey)
