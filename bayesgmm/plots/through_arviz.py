@@ -1,8 +1,6 @@
 """Pictures that ArviZ draws, on axes of the caller: chains, ranks, replicated data, Pareto shapes."""
 
-import contextlib
-import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,18 +59,13 @@ def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
     _check_tree(tree, "log_likelihood")
     found, limit = pointwise_loo(tree), pareto_k_limit(num_draws(tree))
     ax = panels.one_axes(ax, (6.4, 3.2))
-    data = found.pareto_k.to_dataset(name="pareto_k")
-    with quiet():
-        arviz.plot_khat(
-            found,
-            threshold=limit,
-            plot_collection=on_axes(data, {"pareto_k": np.array(ax, object)}, {}),
-            visuals={
-                "khat": {"color": BLUE, "size": 14, "alpha": 0.8},
-                "threshold_text": {"size": FONT_SIZE - 1},
-                "hlines": False,
-            },
-        )
+    points = {"color": BLUE, "size": 14, "alpha": 0.8}
+    arviz.plot_khat(
+        found,
+        threshold=limit,
+        plot_collection=on_axes(found.pareto_k.to_dataset(name="pareto_k"), {"pareto_k": np.array(ax, object)}, {}),
+        visuals={"khat": points, "threshold_text": {"size": FONT_SIZE - 1}, "hlines": False},
+    )
     num_bad = int((np.asarray(found.pareto_k) > limit).sum())
     label = f"k = {limit:.2f}; {counted(num_bad, 'row')} above"
     look: dict[str, Any] = {"color": VERMILION, "linewidth": 1.2, "linestyle": (0.0, (5.0, 2.0))}
@@ -110,20 +103,19 @@ def plot_posterior_predictive(
     few = few.drop_vars(["chain", "draw"])
     groups = {"posterior_predictive": few.rename(sample="draw"), "observed_data": tree["observed_data"].dataset}
     collection = on_axes(few, {"x": axes}, {"overlay_ppc": ["sample"]}, dims=("feature",))
-    with quiet():
-        arviz.plot_ppc_dist(
-            xarray.DataTree.from_dict(groups),
-            var_names=["x"],
-            sample_dims=["draw"],
-            kind=kind,
-            num_samples=few.sizes["sample"],
-            plot_collection=collection,
-            visuals={
-                "predictive_dist": {"color": BLUE, "alpha": 0.25, "width": 0.7},
-                "observed_dist": {"color": INK, "width": 1.6},
-                "title": False,
-            },
-        )
+    arviz.plot_ppc_dist(
+        xarray.DataTree.from_dict(groups),
+        var_names=["x"],
+        sample_dims=["draw"],
+        kind=kind,
+        num_samples=few.sizes["sample"],
+        plot_collection=collection,
+        visuals={
+            "predictive_dist": {"color": BLUE, "alpha": 0.25, "width": 0.7},
+            "observed_dist": {"color": INK, "width": 1.6},
+            "title": False,
+        },
+    )
     for name, panel in zip(features, axes, strict=True):
         panels.tidy(panel, xlabel=name)
     axes[0].set_ylabel("distribution function" if kind == "ecdf" else "density")
@@ -215,14 +207,13 @@ def _by_chain(
     data = chosen.expand_dims(column=["dist", column])
     aes = {"color": ["chain"], "overlay": ["chain"]}
     draw, width, label = _BY_CHAIN[column]
-    with quiet():
-        getattr(arviz, draw)(
-            xarray.DataTree.from_dict({"posterior": chosen}),
-            compact=False,
-            kind="kde",
-            plot_collection=on_axes(data, rows, aes, dims=(*facets, "column"), color=list(PALETTE)),
-            visuals={"dist": {"width": 1.2}, column: {"width": width}},
-        )
+    getattr(arviz, draw)(
+        xarray.DataTree.from_dict({"posterior": chosen}),
+        compact=False,
+        kind="kde",
+        plot_collection=on_axes(data, rows, aes, dims=(*facets, "column"), color=list(PALETTE)),
+        visuals={"dist": {"width": 1.2}, column: {"width": width}},
+    )
     for (name, at), (density, chains) in zip(places, axes, strict=True):
         of_cluster = f", cluster {at['cluster']}" if "cluster" in at else ""
         panels.tidy(density, xlabel=_WORDS.get(name, name).format_map(at) + of_cluster)
@@ -271,12 +262,3 @@ def on_axes(
     figure = np.array(panels.root_figure(next(iter(axes.values()))), dtype=object)
     where = xarray.DataTree.from_dict({"/": xarray.Dataset({"figure": figure}), "plot": xarray.Dataset(plots)})
     return PlotCollection(data, where, aes=dict(aes), backend="matplotlib", **cycles)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings about ArviZ's use of what NumPy and xarray deprecate, which no user could fix."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=category)
-        yield
