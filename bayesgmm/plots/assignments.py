@@ -70,7 +70,9 @@ def _draw_rows(
     panels.label_clusters(grid.first, shares, word)
     for (i, j), panel in grid.axes.items():
         if i == j:
-            shapes.draw_histogram(panel, view.shown[:, i], labels, len(shares), rug=view.num_shown == 1)
+            parts = [view.shown[labels == cluster, i] for cluster in range(len(shares))]
+            colours = [panels.cluster_colour(cluster) for cluster in range(len(shares))]
+            shapes.draw_histogram(panel, parts, colours, rug=view.num_shown == 1, alpha=0.3)
         else:
             shapes.draw_points(panel, view.shown[:, [j, i]], labels, len(shares))
 
@@ -216,4 +218,5 @@ def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
     nearest = partition.predict(rows).reshape(_SIDE, _SIDE)
     colours = np.array([to_rgb(panels.cluster_colour(cluster)) for cluster in range(partition.num_clusters)])
     tinted = 1.0 - 0.14 * (1.0 - colours[nearest])
-    shapes.fill_matrix(ax, tinted, (left, right, low, high), "nearest centre", {"origin": "lower", "zorder": 0})
+    look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "origin": "lower", "zorder": 0}
+    ax.imshow(tinted, extent=(left, right, low, high), gid="nearest centre", **look)

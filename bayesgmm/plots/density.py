@@ -196,7 +196,7 @@ def _draw_slice(ax: Axes, draws: Mixture, view: View, at: list[float], span: tup
     else:
         ax.plot(grid, curves, color=INK, linewidth=1.6, label="density", gid="density")
     if not at:
-        shapes.draw_histogram(ax, values, label="rows, histogram", rug=True)
+        shapes.draw_histogram(ax, [values], rug=True, label="rows, histogram")
     places = ", ".join(f"{name} = {value:g}" for name, value in zip(view.names[1:], at, strict=True))
     highest = 1.08 * max(float(ax.dataLim.y1), np.finfo(float).tiny)
     ax.set(xlim=grid[[0, -1]], ylim=(0.0, highest), xlabel=view.names[0])

@@ -101,7 +101,7 @@ def _draw_densities(
 ) -> None:
     point, shown, banded = (view.marginal(mixture, column) for mixture in mixtures)
     values = view.shown[:, column]
-    shapes.draw_histogram(ax, values, rug=view.num_shown == 1)
+    shapes.draw_histogram(ax, [values], rug=view.num_shown == 1)
     grid = shapes.density_grid(point, values)
     panels.add_label(ax, f"density of {who}", linewidth=1.6)
     panels.add_label(ax, "density of a draw", color=BLUE, linewidth=0.6, alpha=0.7)
@@ -185,7 +185,7 @@ def plot_prior_predictive(
             shapes.draw_lines(panel, outlines.reshape(-1, _NUM_POINTS, 2), BLUE, alpha=0.6, **look)
             shapes.draw_ground(panel, view.shown[:, [j, i]])
             continue
-        shapes.draw_histogram(panel, view.shown[:, i], label="rows, histogram", rug=view.num_shown == 1)
+        shapes.draw_histogram(panel, [view.shown[:, i]], rug=view.num_shown == 1, label="rows, histogram")
         (centres,), density = predictive_density(new[:, [i]])
         # A narrow component of a draw may be a hundred times as high as the rows' histogram: it is cut off.
         top = 1.2 * max(panel.dataLim.y1, float(density.max()))

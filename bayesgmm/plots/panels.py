@@ -84,12 +84,12 @@ def finish(ax: Axes, *, title: str | None = None, **properties: object) -> Axes:
     return ax
 
 
-def add_label(ax: Axes, label: str, **look: Any) -> None:
+def add_label(ax: Axes, label: str, **look: object) -> None:
     """An entry of the legend without anything drawn: an empty line."""
     ax.add_artist(Line2D([], [], label=label, **{"color": INK, **look}))
 
 
-def add_swatch(ax: Axes, label: str, **look: Any) -> None:
+def add_swatch(ax: Axes, label: str, **look: object) -> None:
     """An entry of the legend for an area, without anything drawn: a rectangle that is nowhere."""
     ax.add_artist(Rectangle((np.nan, np.nan), 0.0, 0.0, label=label, **{"linewidth": 0.0, **look}))
 

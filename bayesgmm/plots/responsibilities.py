@@ -1,6 +1,5 @@
 """The certainty of assignments: responsibilities of every row and of every place, and similarities of rows."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ _MOST_DRAWS = 200
 _PLANE_DRAWS = 50  # whose responsibilities are averaged at every point of a grid
 _OPTIMAL_ROWS = 600  # beyond which the best order of a tree's leaves takes too long
 _ROUNDING = 1e-8
-_PROBABILITY: Mapping[str, Any] = {"cmap": shapes.PROBABILITY, "vmin": 0.0, "vmax": 1.0}
+_LOOK: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}  # of an image
+_PROBABILITY: dict[str, Any] = {**_LOOK, "cmap": shapes.PROBABILITY, "vmin": 0.0, "vmax": 1.0}
 # From a grey that recedes to a dark red that does not.
 _COLOURS = LinearSegmentedColormap.from_list("uncertainty", ["#B9BDC4", "#E69F00", "#B03A00", "#3D0C00"])
 
@@ -78,7 +78,7 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     num_rows, num_clusters = sorted_shares.shape
     ax = panels.one_axes(ax, (min(1.9 + 0.6 * num_clusters, 8.0), 4.2))
     extent = (-0.5, num_clusters - 0.5, float(num_rows), 0.0)
-    image = shapes.fill_matrix(ax, sorted_shares, extent, "responsibilities", _PROBABILITY)
+    image = ax.imshow(sorted_shares, extent=extent, gid="responsibilities", **_PROBABILITY)
     for start in starts[1:]:
         ax.axhline(start, color=INK, linewidth=0.6, gid="border")
     panels.tidy(ax, xticks=range(num_clusters), xlabel="cluster", ylabel="rows, by cluster and responsibility")
@@ -139,9 +139,9 @@ def plot_similarity_matrix(
     order = similarity_order(matrix, partition)
     ax = panels.one_axes(ax, (5.4, 4.4))
     sharp = "nearest" if num_rows < 400 else "antialiased"
-    look: dict[str, Any] = {"aspect": "equal", "interpolation": sharp, **_PROBABILITY}
+    look: dict[str, Any] = {**_PROBABILITY, "aspect": "equal", "interpolation": sharp}
     extent = (0.0, float(num_rows), float(num_rows), 0.0)
-    image = shapes.fill_matrix(ax, matrix[np.ix_(order, order)], extent, "similarity", look)
+    image = ax.imshow(matrix[np.ix_(order, order)], extent=extent, gid="similarity", **look)
     if partition is not None:
         starts = _starts(partition[order])
         look = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.6, "clip_on": False}
@@ -317,9 +317,9 @@ def _draw_plane(ax: Axes, point: Mixture | None, draws: Mixture, view: View, hig
     horizontal, vertical, grid = shapes.grid_of(shapes.plane_around(points))
     entropy = shapes.assignment_entropy(shapes.mean_responsibilities(view.marginal(draws, 0, 1), grid))
     extent = (horizontal[0], horizontal[-1], vertical[0], vertical[-1])
-    colours: dict[str, Any] = {"cmap": shapes.UNCERTAINTY, "norm": Normalize(0.0, highest)}
-    look = {**colours, "interpolation": "bilinear", "origin": "lower"}
-    image = shapes.fill_matrix(ax, entropy.reshape(len(horizontal), len(vertical)).T, extent, "entropy", look)
+    entropy = entropy.reshape(len(horizontal), len(vertical)).T
+    look: dict[str, Any] = {"cmap": shapes.UNCERTAINTY, "norm": Normalize(0.0, highest), "origin": "lower"}
+    image = ax.imshow(entropy, extent=extent, gid="entropy", **{**_LOOK, "interpolation": "bilinear", **look})
     shapes.draw_ground(ax, points)
     if point is not None:
         shapes.draw_outlines(ax, view.marginal(point, 0, 1), zorder=2)

@@ -1,6 +1,6 @@
 """What is drawn of mixtures and rows: ellipses, curves, regions of highest density, scatters, histograms, rugs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.image import AxesImage
 from scipy.special import entr
 from scipy.stats import chi2, iqr
 
@@ -99,10 +98,7 @@ def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Flo
     """Responsibilities averaged over the draws of a mixture with one leading axis; of a single mixture its own."""
     if not mixtures.draw_shape:
         return np.asarray(mixtures.responsibilities(x))
-    total = np.zeros((len(x), mixtures.num_components))
-    for block in responsibility_blocks(mixtures, x):
-        total += block.sum(0)
-    return total / mixtures.draw_shape[0]
+    return np.sum([block.sum(0) for block in responsibility_blocks(mixtures, x)], axis=0) / mixtures.draw_shape[0]
 
 
 def assignment_entropy(responsibilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
@@ -181,7 +177,7 @@ def bin_edges(values: Float[np.ndarray, " n"]) -> list[float]:
 
 
 def draw_band(
-    ax: Axes, grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"], colour: str, **look: Any
+    ax: Axes, grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"], colour: str, **look: object
 ) -> None:
     """The band between two quantiles of the draws' curves, at each point."""
     ax.fill_between(grid, *np.quantile(curves, BAND, axis=0), color=colour, linewidth=0.0, **look)
@@ -198,50 +194,20 @@ def lines_along(grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"])
 
 
 def draw_histogram(
-    ax: Axes,
-    values: Float[np.ndarray, " n"],
-    labels: Int[np.ndarray, " n"] | None = None,
-    num_clusters: int = 1,
-    label: str | None = None,
-    *,
-    rug: bool = False,
+    ax: Axes, parts: list[Float[np.ndarray, " _"]], colours: Sequence[str] = (DATA_GREY,), *, rug: bool, **look: object
 ) -> None:
-    """Histogram of one column with area 1; with labels, the clusters' shares stacked in pale tints of their colours."""
-    look: dict[str, Any] = {"bins": bin_edges(values), "density": True, "linewidth": 0.0}
-    if labels is None:
-        parts, colours = [values], [DATA_GREY]
-        ax.hist(values, color=DATA_GREY, alpha=0.35, label=label, **look)
-    else:
-        parts = [values[labels == cluster] for cluster in range(num_clusters)]
-        colours = [cluster_colour(cluster) for cluster in range(num_clusters)]
-        ax.hist(parts, color=colours, alpha=0.3, stacked=True, **look)
-    if rug:
-        for part, colour in zip(parts, colours, strict=True):
-            draw_rug(ax, part, colour)
+    """Histogram of one column with area 1, its parts stacked; with a rug also a short tick for every row."""
+    bins = bin_edges(np.concatenate(parts))
+    ax.hist(parts, bins, density=True, stacked=True, color=colours, linewidth=0.0, **{"alpha": 0.35, **look})
+    for part, colour in zip(parts, colours, strict=True) if rug else ():
+        draw_rug(ax, part, colour)
 
 
 def draw_rug(ax: Axes, values: Float[np.ndarray, " n"], colour: str) -> None:
     """A short tick for every row, at the foot of the axes."""
-    mark: dict[str, Any] = {
-        "linestyle": "none",
-        "marker": "|",
-        "markersize": 7.0,
-        "markeredgewidth": 0.8,
-        "zorder": 2.1,
-    }
-    place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "rasterized": len(values) > MANY_ROWS}
-    ax.plot(values, np.full(len(values), 0.0175), color=colour, alpha=0.8, gid="rug", **mark, **place)
-
-
-def fill_matrix(
-    ax: Axes,
-    values: Float[np.ndarray, "r c *colour"],
-    extent: tuple[float, float, float, float],
-    gid: str,
-    look: Mapping[str, Any],
-) -> AxesImage:
-    """An image of a matrix in (left, right, bottom, top), however wide and high the axes are."""
-    return ax.imshow(values, extent=extent, gid=gid, **{"aspect": "auto", "interpolation": "nearest", **look})
+    mark: dict[str, Any] = {"linestyle": "none", "marker": "|", "markersize": 7.0, "markeredgewidth": 0.8}
+    mark |= {"transform": ax.get_xaxis_transform(), "rasterized": len(values) > MANY_ROWS, "zorder": 2.1}
+    ax.plot(values, np.full(len(values), 0.0175), color=colour, alpha=0.8, gid="rug", **mark)
 
 
 def draw_points(ax: Axes, points: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], num_clusters: int) -> None:
