@@ -18,8 +18,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import counted
 from bayesgmm.plots import panels, shapes
-from bayesgmm.plots.panels import FONT_SIZE, INK, AxesLike, Panels
-from bayesgmm.plots.view import Columns, Names, View, one_mixture, view_rows
+from bayesgmm.plots.panels import INK, AxesLike, Panels
+from bayesgmm.plots.view import Columns, Names, one_mixture, view_rows
 
 _SIDE = 400  # pixels of the plane that is tinted by nearest centre
 
@@ -59,28 +59,25 @@ def plot_assignments(
     levels = shapes.check_levels(levels)
     view = view_rows(mixture, x, columns, feature_names)
     grid = panels.make_panels(view, ax)
-    _draw_mixture(grid, view, mixture, np.asarray(mixture.predict(view.x)), levels)
+    _draw_mixture(grid, mixture, np.asarray(mixture.predict(view.x)), levels)
     return grid.drawn
 
 
-def _draw_rows(
-    grid: Panels, view: View, labels: Int[np.ndarray, " n"], shares: Float[np.ndarray, " k"], word: str
-) -> None:
+def _draw_rows(grid: Panels, labels: Int[np.ndarray, " n"], shares: Float[np.ndarray, " k"], word: str) -> None:
     """The rows in the colours of their clusters, with what these are called in the legend."""
+    shown, colours = grid.view.shown, [panels.cluster_colour(cluster) for cluster in range(len(shares))]
     panels.label_clusters(grid.first, shares, word)
     for (i, j), panel in grid.axes.items():
         if i == j:
-            parts = [view.shown[labels == cluster, i] for cluster in range(len(shares))]
-            colours = [panels.cluster_colour(cluster) for cluster in range(len(shares))]
-            shapes.draw_histogram(panel, parts, colours, rug=view.num_shown == 1, alpha=0.3)
+            parts = [shown[labels == cluster, i] for cluster in range(len(shares))]
+            shapes.draw_histogram(panel, parts, colours, rug=grid.view.num_shown == 1, alpha=0.3)
         else:
-            shapes.draw_points(panel, view.shown[:, [j, i]], labels, len(shares))
+            shapes.draw_points(panel, shown[:, [j, i]], labels, len(shares))
 
 
-def _draw_mixture(
-    grid: Panels, view: View, mixture: Mixture, labels: Int[np.ndarray, " n"], levels: Sequence[float]
-) -> None:
-    _draw_rows(grid, view, labels, np.asarray(mixture.weights), "weight")
+def _draw_mixture(grid: Panels, mixture: Mixture, labels: Int[np.ndarray, " n"], levels: Sequence[float]) -> None:
+    view = grid.view
+    _draw_rows(grid, labels, np.asarray(mixture.weights), "weight")
     for (i, j), panel in grid.axes.items():
         if i != j:
             shapes.draw_components(panel, view.marginal(mixture, j, i), levels)
@@ -98,7 +95,7 @@ def _draw_mixture(
             panel.set(xlim=line[[0, -1]], ylabel="density")
     if view.num_shown > 1:
         panels.label_masses(grid.first, levels)
-    panels.finish_grid(grid, view)
+    panels.finish_grid(grid)
 
 
 def plot_partitions(
@@ -144,15 +141,15 @@ def plot_partitions(
     left, right = (panels.make_panels(view, one) for one in _two_pictures(ax, view.num_shown))
     labels = np.asarray(mixture.predict(view.x))
     partition = partition.matched_to(labels)
-    _draw_mixture(left, view, mixture, labels, levels)
-    _draw_partition(right, view, partition, partition.labels != labels)
+    _draw_mixture(left, mixture, labels, levels)
+    _draw_partition(right, partition, partition.labels != labels)
     _share_limits(left, right)
     if view.num_shown == 2 and set(view.columns) == set(range(mixture.num_features)):
-        _tint(right.first, partition, view)
+        _tint(right.first, partition, view.columns)
     by = f", {ENGINES[mixture_or_fit.engine].label}" if isinstance(mixture_or_fit, Fit) else ""
-    left.first.set_title(f"mixture{by}", fontsize=FONT_SIZE + 1)
     agreement = adjusted_rand_index(labels, partition.labels)
-    right.first.set_title(f"k-means, adjusted Rand index {agreement:.2f}", fontsize=FONT_SIZE + 1)
+    panels.tidy(left.first, title=f"mixture{by}")
+    panels.tidy(right.first, title=f"k-means, adjusted Rand index {agreement:.2f}")
     return np.stack([np.asarray(left.drawn, object), np.asarray(right.drawn, object)])
 
 
@@ -163,13 +160,13 @@ def _two_pictures(ax: AxesLike, num_shown: int) -> np.ndarray:
     if ax is None:
         size = 1.9 * num_shown + 0.6
         grid = panels.new_axes((2.1 * size, size), num_shown, 2 * num_shown)
-        return grid.reshape(num_shown, 2, num_shown).swapaxes(0, 1)
+        ax = grid.reshape(num_shown, 2, num_shown).swapaxes(0, 1)
     return panels.several_axes(ax, (2, num_shown, num_shown), (0.0, 0.0), f"two pictures of {num_shown} columns need")
 
 
-def _draw_partition(grid: Panels, view: View, partition: KMeansFit, differs: Bool[np.ndarray, " n"]) -> None:
-    _draw_rows(grid, view, partition.labels, partition.shares, "share")
-    centres = view.coordinates(partition.centres)
+def _draw_partition(grid: Panels, partition: KMeansFit, differs: Bool[np.ndarray, " n"]) -> None:
+    _draw_rows(grid, partition.labels, partition.shares, "share")
+    view, centres = grid.view, grid.view.coordinates(partition.centres)
     ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.9, "zorder": 3, "gid": "differs"}
     for (i, j), panel in grid.axes.items():
         if i != j:
@@ -181,7 +178,7 @@ def _draw_partition(grid: Panels, view: View, partition: KMeansFit, differs: Boo
         panels.add_label(grid.first, rows, marker="o", markersize=7.0, markerfacecolor="none", linestyle="none")
     else:
         _draw_cuts(grid.first, centres[:, 0], everything=partition.centres.shape[1] == 1)
-    panels.finish_grid(grid, view)
+    panels.finish_grid(grid)
 
 
 def _draw_cuts(ax: Axes, centres: Float[np.ndarray, " k"], *, everything: bool) -> None:
@@ -208,13 +205,13 @@ def _share_limits(left: Panels, right: Panels) -> None:
                 one.set_ylim(bottom, top)
 
 
-def _tint(ax: Axes, partition: KMeansFit, view: View) -> None:
+def _tint(ax: Axes, partition: KMeansFit, columns: tuple[int, ...]) -> None:
     """The plane in pale colours of the nearest centre, with straight lines half-way between centres."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     across, up = np.linspace(left, right, _SIDE), np.linspace(low, high, _SIDE)
     plane = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
     rows = np.empty_like(plane)
-    rows[:, list(view.columns)] = plane
+    rows[:, columns] = plane
     nearest = partition.predict(rows).reshape(_SIDE, _SIDE)
     colours = np.array([to_rgb(panels.cluster_colour(cluster)) for cluster in range(partition.num_clusters)])
     tinted = 1.0 - 0.14 * (1.0 - colours[nearest])

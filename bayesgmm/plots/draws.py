@@ -93,7 +93,7 @@ def plot_posterior_ellipses(
             shapes.draw_lines(panel, outlines[:, cluster], colour, gid=f"draws {cluster}", **look)
         panel.autoscale_view()
         shapes.draw_components(panel, view.marginal(bold, j, i), (level,))
-    return panels.finish_grid(grid, view)
+    return panels.finish_grid(grid)
 
 
 def _draw_densities(
@@ -195,7 +195,7 @@ def plot_prior_predictive(
         curves = shapes.densities(view.marginal(few, i), line)
         shapes.draw_lines(panel, shapes.lines_along(line, curves), BLUE, alpha=0.5, **look)
         panel.set(ylim=(0.0, top), ylabel="density" if view.num_shown == 1 else "")
-    drawn_axes = panels.finish_grid(grid, view)
+    drawn_axes = panels.finish_grid(grid)
     for (i, j), panel in grid.axes.items():
         panel.set_xlim(spans[j])
         if i != j:

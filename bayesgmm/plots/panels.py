@@ -149,6 +149,7 @@ class Panels:
     the caller gets back: the axes, or the square array of them.
     """
 
+    view: View
     drawn: Axes | np.ndarray
     axes: dict[tuple[int, int], Axes]
     corner: Axes | None
@@ -224,7 +225,7 @@ def make_panels(view: View, ax: AxesLike, *, diagonal: bool = True) -> Panels:
     count = view.num_shown
     if count <= 2:
         ax = one_axes(ax, (6.4, 3.4 if count == 1 else 4.2), f", but {count} columns need one")
-        return Panels(ax, {(count - 1, 0): ax}, None)
+        return Panels(view, ax, {(count - 1, 0): ax}, None)
     first = 0 if diagonal else 1
     side = count - first
     size = 2.1 * side + 0.6
@@ -232,16 +233,16 @@ def make_panels(view: View, ax: AxesLike, *, diagonal: bool = True) -> Panels:
     for spare in grid[np.triu_indices(side, 1)]:
         spare.set_axis_off()
     axes = {(i + first, j): grid[i, j] for i in range(side) for j in range(i + 1)}
-    return Panels(grid, axes, grid[0, -1])
+    return Panels(view, grid, axes, grid[0, -1])
 
 
-def finish_grid(panels: Panels, view: View) -> Axes | np.ndarray:
+def finish_grid(panels: Panels) -> Axes | np.ndarray:
     """Equal limits along the rows and columns of the grid, feature names outside, the legend where it hides nothing.
 
     Returns:
         What the caller gets back.
     """
-    last = view.num_shown - 1
+    view, last = panels.view, panels.view.num_shown - 1
     for (i, j), ax in panels.axes.items():
         tidy(ax)
         if i == last:

@@ -220,7 +220,7 @@ def plot_responsibility_uncertainty(
     grid = panels.make_panels(view, ax, diagonal=False)
     if view.num_shown == 1:
         _draw_responsibilities(grid.first, draws, view.x[:, 0])
-        return panels.finish_grid(grid, view)
+        return panels.finish_grid(grid)
     uncertainty = 1.0 - shapes.mean_responsibilities(draws, view.x).max(1)
     highest = 1.0 - 1.0 / max(draws.num_components, 2)
     order = np.argsort(uncertainty, kind="stable")  # the most uncertain rows last, on top
@@ -234,7 +234,7 @@ def plot_responsibility_uncertainty(
             shapes.draw_outlines(panel, view.marginal(point, j, i), zorder=1)
     title = "uncertainty of the assignment"
     panels.add_colourbar(grid.first, ScalarMappable(colours, _COLOURS), title, inside=grid.corner)
-    return panels.finish_grid(grid, view)
+    return panels.finish_grid(grid)
 
 
 def _check_not_one(view: View, wanted: str) -> None:
