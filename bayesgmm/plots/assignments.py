@@ -19,13 +19,13 @@ from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import counted
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import INK, AxesLike, Panels
-from bayesgmm.plots.view import Columns, Names, one_mixture, view_rows
+from bayesgmm.plots.view import Columns, Drawable, Names, one_mixture, view_rows
 
 _SIDE = 400  # pixels of the plane that is tinted by nearest centre
 
 
 def plot_assignments(
-    mixture_or_fit: Mixture | Fit,
+    mixture_or_fit: Drawable,
     x: ArrayLike,
     *,
     ax: AxesLike = None,
@@ -99,7 +99,7 @@ def _draw_mixture(grid: Panels, mixture: Mixture, labels: Int[np.ndarray, " n"],
 
 
 def plot_partitions(
-    mixture_or_fit: Mixture | Fit,
+    mixture_or_fit: Drawable,
     x: ArrayLike,
     partition: KMeansFit,
     *,

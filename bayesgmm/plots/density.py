@@ -7,21 +7,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import real_array, short_repr
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import BLUE, INK, VERMILION, AxesLike
-from bayesgmm.plots.view import Columns, Names, View, point_and_draws, view_rows
+from bayesgmm.plots.view import Columns, Drawable, Names, View, point_and_draws, view_rows
 
 _PLANE_DRAWS = 100  # averaged into a density over the plane: more of them move no contour
 _BAND_DRAWS = 400
 
 
 def plot_density_contours(
-    mixture_or_fit: Mixture | Fit,
+    mixture_or_fit: Drawable,
     x: ArrayLike,
     *,
     levels: Sequence[float] = (0.5, 0.9, 0.99),
@@ -58,7 +57,7 @@ def plot_density_contours(
 
 
 def plot_density_slice(
-    mixture_or_fit: Mixture | Fit,
+    mixture_or_fit: Drawable,
     x: ArrayLike,
     *,
     along: int | str = 0,
@@ -104,7 +103,7 @@ def plot_density_slice(
 
 
 def plot_density_with_slice(
-    mixture_or_fit: Mixture | Fit,
+    mixture_or_fit: Drawable,
     x: ArrayLike,
     *,
     at: float | None = None,

@@ -19,7 +19,7 @@ from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import BLUE, INK, AxesLike
-from bayesgmm.plots.view import Columns, Names, View, one_mixture, posterior_draws, thinned_draws, view_rows
+from bayesgmm.plots.view import Columns, Drawable, Names, View, one_mixture, posterior_draws, thinned_draws, view_rows
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.prior_predictive import prior_draws
 
@@ -36,7 +36,7 @@ def plot_posterior_ellipses(
     fit: Fit,
     x: ArrayLike,
     *,
-    point: Mixture | Fit | None = None,
+    point: Drawable | None = None,
     num_draws: int = 60,
     level: float = 0.9,
     ax: AxesLike = None,
@@ -114,7 +114,7 @@ def _draw_densities(
         ax.set(xlim=grid[[0, -1]], ylabel="density")
 
 
-def _name_of(point: Mixture | Fit) -> str:
+def _name_of(point: Drawable) -> str:
     if isinstance(point, Mixture):
         return "the point"
     return "the posterior mean" if point.draws is not None else f"{ENGINES[point.engine].label} fit"
@@ -169,7 +169,10 @@ def plot_prior_predictive(
     view = view_rows(drawn, x, columns, feature_names)
     new = np.asarray(drawn.sample(_ROWS_OF_EACH, key=row_key), np.float64)
     new = view.coordinates(new.reshape(-1, num_features))
-    spans = [_span(values, new_values) for values, new_values in zip(view.shown.T, new.T, strict=True)]
+    # Limits that hold all rows and most predictive ones.
+    low, high = np.quantile(new, _SHOWN, axis=0)
+    low, high = np.minimum(low, view.shown.min(0)), np.maximum(high, view.shown.max(0))
+    spans = np.column_stack([low - 0.04 * (high - low), high + 0.04 * (high - low)])
     few = thinned_draws(drawn[:, :num_draws], num_draws)
     grid = panels.make_panels(view, ax)
     if view.num_shown > 1:
@@ -191,16 +194,16 @@ def plot_prior_predictive(
         top = 1.2 * max(panel.dataLim.y1, float(density.max()))
         panel.plot(centres, density, color=INK, linewidth=1.6, label="prior predictive density", gid="predictive")
         panels.add_label(panel, "density of a draw", color=BLUE, linewidth=0.7)
-        line = np.linspace(*spans[i], 801)
+        line = np.linspace(spans[i, 0], spans[i, 1], 801)
         curves = shapes.densities(view.marginal(few, i), line)
         shapes.draw_lines(panel, shapes.lines_along(line, curves), BLUE, alpha=0.5, **look)
         panel.set(ylim=(0.0, top), ylabel="density" if view.num_shown == 1 else "")
-    drawn_axes = panels.finish_grid(grid)
+    panels.finish_grid(grid)
     for (i, j), panel in grid.axes.items():
         panel.set_xlim(spans[j])
         if i != j:
             panel.set_ylim(spans[i])
-    return drawn_axes
+    return grid.drawn
 
 
 def predictive_density(
@@ -214,14 +217,6 @@ def predictive_density(
     spreads = np.array([np.diff(np.quantile(values, [0.16, 0.84]))[0] / 2 for values in new.T])
     smoothed = gaussian_filter(counts, _BANDWIDTH * spreads / widths)
     return [0.5 * (edge[1:] + edge[:-1]) for edge in edges], smoothed / len(new) / widths.prod()
-
-
-def _span(values: Float[np.ndarray, " n"], new: Float[np.ndarray, " m"]) -> tuple[float, float]:
-    """Limits that hold all rows and most predictive ones."""
-    low, high = np.quantile(new, _SHOWN)
-    low, high = min(low, values.min()), max(high, values.max())
-    pad = 0.04 * (high - low)
-    return float(low - pad), float(high + pad)
 
 
 def _draw_regions(ax: Axes, new: Float[np.ndarray, "m 2"], levels: Sequence[float]) -> None:

@@ -10,14 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import softmax
 
-from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey
 from bayesgmm.numerics.validation import as_key, short_repr, whole_number
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import FONT_SIZE, INK, MARKERS, PALETTE, AxesLike
-from bayesgmm.plots.view import posterior_draws
+from bayesgmm.plots.view import Drawable, posterior_draws
 from bayesgmm.posterior.allocations import flat_draws, rows_of_draws, sampled_allocations
 
 CRITERIA = ("bic", "aic", "icl")
@@ -148,7 +147,7 @@ def plot_num_components(table: pd.DataFrame, *, ax: AxesLike = None) -> Axes:
     return _draw_bars(panels.one_axes(ax, (5.4, 3.0)), shown, heights, "number of clusters k", title)
 
 
-def plot_occupied_components(fit_or_draws: Fit | Mixture, x: ArrayLike, *, key: KeyLike, ax: AxesLike = None) -> Axes:
+def plot_occupied_components(fit_or_draws: Drawable, x: ArrayLike, *, key: KeyLike, ax: AxesLike = None) -> Axes:
     """Draw the posterior probability of how many of a mixture's k components have rows at all.
 
     One allocation of the rows is drawn from every draw, and its occupied components are counted; labels do not matter.

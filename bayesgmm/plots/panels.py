@@ -244,9 +244,7 @@ def finish_grid(panels: Panels) -> Axes | np.ndarray:
     """
     view, last = panels.view, panels.view.num_shown - 1
     for (i, j), ax in panels.axes.items():
-        tidy(ax)
-        if i == last:
-            ax.set_xlabel(view.names[j])
+        tidy(ax, xlabel=view.names[j] if i == last else "")
         if i != j and j == 0:
             ax.set_ylabel(view.names[i])
         if last <= 1:

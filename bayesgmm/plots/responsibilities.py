@@ -17,7 +17,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, INK, VERMILION, AxesLike
-from bayesgmm.plots.view import Columns, Names, View, point_and_draws, posterior_draws, view_rows
+from bayesgmm.plots.view import Columns, Drawable, Names, View, point_and_draws, posterior_draws, view_rows
 from bayesgmm.posterior.similarity import MAX_ROWS, similarity_matrix
 
 _MOST_DRAWS = 200
@@ -30,7 +30,7 @@ _PROBABILITY: dict[str, Any] = {**_LOOK, "cmap": shapes.PROBABILITY, "vmin": 0.0
 _COLOURS = LinearSegmentedColormap.from_list("uncertainty", ["#B9BDC4", "#E69F00", "#B03A00", "#3D0C00"])
 
 
-def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
+def plot_responsibility_bars(mixture_or_fit: Drawable, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
     """Draw a bar for every row, divided by its responsibilities, sorted by cluster and by how certain it is.
 
     Rows of cluster 0 come first, the most certain foremost; a white line parts the clusters. Of a posterior the
@@ -47,7 +47,7 @@ def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax:
     Raises:
         InputError: for rows of another number of features than the mixture's, and parameters that are NaN.
     """
-    sorted_shares, starts = _sorted_responsibilities(mixture_or_fit, x)
+    sorted_shares = _sorted_responsibilities(mixture_or_fit, x)
     ax = panels.one_axes(ax, (6.4, 2.8))
     num_rows, num_clusters = sorted_shares.shape
     tops = np.concatenate([np.zeros((num_rows, 1)), sorted_shares.cumsum(1)], axis=1)
@@ -56,13 +56,13 @@ def plot_responsibility_bars(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax:
         colour, name = panels.cluster_colour(cluster), f"cluster {cluster}"
         edges = {"edges": np.arange(num_rows + 1), "baseline": tops[:, cluster]}
         ax.stairs(tops[:, cluster + 1], color=colour, label=name, gid=name, **edges, **look)
-    for start in starts[1:]:
+    for start in _starts(sorted_shares.argmax(1))[1:]:
         ax.axvline(start, color="white", linewidth=1.2, gid="border")
     labels = {"xlabel": "rows, by cluster and responsibility", "ylabel": "responsibility"}
     return panels.finish(ax, xlim=(0, num_rows), ylim=(0.0, 1.0), **labels)
 
 
-def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
+def plot_responsibility_heatmap(mixture_or_fit: Drawable, x: ArrayLike, *, ax: AxesLike = None) -> Axes:
     """Draw the matrix of responsibilities, a line for every row and a column for every cluster, sorted like the bars.
 
     Args:
@@ -74,12 +74,12 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     Raises:
         InputError: as `plot_responsibility_bars`.
     """
-    sorted_shares, starts = _sorted_responsibilities(mixture_or_fit, x)
+    sorted_shares = _sorted_responsibilities(mixture_or_fit, x)
     num_rows, num_clusters = sorted_shares.shape
     ax = panels.one_axes(ax, (min(1.9 + 0.6 * num_clusters, 8.0), 4.2))
     extent = (-0.5, num_clusters - 0.5, float(num_rows), 0.0)
     image = ax.imshow(sorted_shares, extent=extent, gid="responsibilities", **_PROBABILITY)
-    for start in starts[1:]:
+    for start in _starts(sorted_shares.argmax(1))[1:]:
         ax.axhline(start, color=INK, linewidth=0.6, gid="border")
     panels.tidy(ax, xticks=range(num_clusters), xlabel="cluster", ylabel="rows, by cluster and responsibility")
     for cluster, label in enumerate(ax.get_xticklabels()):
@@ -88,14 +88,11 @@ def plot_responsibility_heatmap(mixture_or_fit: Mixture | Fit, x: ArrayLike, *, 
     return ax
 
 
-def _sorted_responsibilities(
-    mixture_or_fit: Mixture | Fit, x: ArrayLike
-) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " c"]]:
-    """The rows by cluster, then by falling responsibility of it; and the place of the first row of every cluster."""
+def _sorted_responsibilities(mixture_or_fit: Drawable, x: ArrayLike) -> Float[np.ndarray, "n k"]:
+    """Of every row, by cluster and then by falling responsibility of it; ties keep their order."""
     _, draws = point_and_draws(mixture_or_fit, _MOST_DRAWS)
     shares = shapes.mean_responsibilities(draws, view_rows(draws, x, None, None).x)
-    shares = shares[np.lexsort((-shares.max(1), shares.argmax(1)))]  # ties keep their order
-    return shares, _starts(shares.argmax(1))
+    return shares[np.lexsort((-shares.max(1), shares.argmax(1)))]
 
 
 def _starts(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
@@ -104,7 +101,7 @@ def _starts(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
 
 
 def plot_similarity_matrix(
-    similarity: Fit | Mixture | ArrayLike,
+    similarity: Drawable | ArrayLike,
     x: ArrayLike | None = None,
     *,
     labels: ArrayLike | None = None,
@@ -169,7 +166,7 @@ def similarity_order(
     return leaves[np.argsort(rank[partition[leaves]], kind="stable")]
 
 
-def _matrix(similarity: Fit | Mixture | ArrayLike, x: ArrayLike | None, max_rows: int) -> Float[np.ndarray, "n n"]:
+def _matrix(similarity: Drawable | ArrayLike, x: ArrayLike | None, max_rows: int) -> Float[np.ndarray, "n n"]:
     if isinstance(similarity, Fit | Mixture):
         draws = posterior_draws(similarity)
         if x is None:
@@ -185,12 +182,7 @@ def _matrix(similarity: Fit | Mixture | ArrayLike, x: ArrayLike | None, max_rows
 
 
 def plot_responsibility_uncertainty(
-    mixture_or_fit: Mixture | Fit,
-    x: ArrayLike,
-    *,
-    ax: AxesLike = None,
-    columns: Columns = None,
-    feature_names: Names = None,
+    mixture_or_fit: Drawable, x: ArrayLike, *, ax: AxesLike = None, columns: Columns = None, feature_names: Names = None
 ) -> Axes | np.ndarray:
     """Draw the uncertainty of the assignment of every row: 1 less the largest of its responsibilities.
 
@@ -263,12 +255,7 @@ def _draw_responsibilities(ax: Axes, draws: Mixture, values: Float[np.ndarray, "
 
 
 def plot_assignment_entropy(
-    mixture_or_fit: Mixture | Fit,
-    x: ArrayLike,
-    *,
-    ax: AxesLike = None,
-    columns: Columns = None,
-    feature_names: Names = None,
+    mixture_or_fit: Drawable, x: ArrayLike, *, ax: AxesLike = None, columns: Columns = None, feature_names: Names = None
 ) -> Axes:
     r"""Draw the entropy of the assignment that a row at each point would have, $-\sum_j r_j \log_2 r_j$, in bits.
 

@@ -90,8 +90,7 @@ def density_at(mixture: Mixture, points: Float[np.ndarray, "m d"]) -> Float[np.n
 
 def region_heights(pair: Mixture, levels: Sequence[float]) -> Float[np.ndarray, " l"]:
     """Heights of the density above which it holds these masses; always of the same random rows, for equal pictures."""
-    found = hdr_level(pair, np.asarray(levels), key=jax.random.key(0), num_draws=_NUM_ROWS)
-    return np.exp(np.asarray(found.value))
+    return np.exp(hdr_level(pair, np.asarray(levels), key=jax.random.key(0), num_draws=_NUM_ROWS).value)
 
 
 def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:

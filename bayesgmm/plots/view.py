@@ -17,6 +17,9 @@ from bayesgmm.numerics.validation import listed, name_features
 
 MAX_COLUMNS = 4
 
+type Drawable = Mixture | Fit
+"""A mixture, draws as a mixture with leading axes, or a fit."""
+
 type Columns = Iterable[int | str] | str | None
 """Columns by number or name, "pca", or None for the first ones."""
 
@@ -73,12 +76,7 @@ def as_float64(mixture: Mixture) -> Mixture:
 
 
 def view_rows(
-    mixture: Mixture,
-    x: ArrayLike,
-    columns: Columns,
-    feature_names: Names,
-    *,
-    at_most: int = MAX_COLUMNS,
+    mixture: Mixture, x: ArrayLike, columns: Columns, feature_names: Names, *, at_most: int = MAX_COLUMNS
 ) -> View:
     """The rows checked against the mixture, and what to show: by default the first columns, at most four.
 
@@ -124,16 +122,14 @@ def _principal_view(rows: Float[np.ndarray, "n d"]) -> View:
     if rows.shape[1] < 2:
         raise InputError('columns="pca" needs two features or more, and x has one; leave columns out')
     rows = rows.astype(np.float64)
-    spread = rows.std(0)
-    origin = rows.mean(0)
-    standard = (rows - origin) / np.where(spread > 0, spread, 1.0)
-    _, strengths, vectors = np.linalg.svd(standard, full_matrices=False)
+    origin, spread = rows.mean(0), rows.std(0)
+    spread[spread == 0] = 1.0
+    _, strengths, vectors = np.linalg.svd((rows - origin) / spread, full_matrices=False)
     # The sign of a component is arbitrary: its largest loading is made positive, so that figures can be compared.
     top = vectors[:2] * np.sign(vectors[np.arange(2), np.abs(vectors[:2]).argmax(1)])[:, None]
     shares = strengths[:2] ** 2 / max(float(np.sum(strengths**2)), np.finfo(float).tiny)
     names = tuple(f"principal component {i + 1} ({100 * share:.0f}% of variance)" for i, share in enumerate(shares))
-    directions = top / np.where(spread > 0, spread, 1.0)
-    return View(rows, names, (), (directions, origin))
+    return View(rows, names, (), (top / spread, origin))
 
 
 def engines_giving(*kinds: str) -> str:
@@ -144,10 +140,9 @@ def engines_giving(*kinds: str) -> str:
 
 def thinned_draws(draws: Mixture, at_most: int) -> Mixture:
     """At most so many draws, evenly spaced over all chains, under one leading axis."""
-    num_leading = len(draws.draw_shape)
-    flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *np.shape(leaf)[num_leading:]), draws)
-    total = int(np.prod(draws.draw_shape))
-    return flat[evenly_spaced(total, at_most)]
+    shape = draws.draw_shape
+    flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *np.shape(leaf)[len(shape) :]), draws)
+    return flat[evenly_spaced(int(np.prod(shape)), at_most)]
 
 
 def evenly_spaced(total: int, at_most: int) -> Int[np.ndarray, " s"]:
