@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, create_model, model_validator
 
 from bayesgmm.comparison.plan import PRIORS
 from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
@@ -70,7 +61,7 @@ _Engines = Annotated[tuple[Annotated[str, _one_of(ENGINES)], ...], *_List, After
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = {"frozen": True, "extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 def _key(description: str) -> Any:

@@ -17,19 +17,13 @@ if TYPE_CHECKING:
     from bayesgmm.cli.config import CommonConfig
     from bayesgmm.datasets import Dataset
 
-app = typer.Typer(
-    name="bayesgmm",
-    help="Gaussian mixtures by EM, MAP, variational inference and MCMC, on one shared likelihood.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
+app = typer.Typer(name="bayesgmm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 EXIT_BAD_INPUT = 2
 
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Gaussian mixtures by EM, MAP, variational inference and MCMC, on one shared likelihood."""
     if version:
         typer.echo(f"bayesgmm {version_of('bayesgmm')}")
         raise typer.Exit

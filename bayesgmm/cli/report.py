@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bayesgmm import plots
+from bayesgmm.cli import terminal
 from bayesgmm.cli.config import CommonConfig
-from bayesgmm.cli.terminal import (
-    LEFT,
-    agreement_table,
-    candidate_table,
-    component_table,
-    engine_table,
-    first_of_cluster,
-    flag_legend,
-)
 from bayesgmm.comparison.compare import Comparison
 from bayesgmm.datasets import Dataset
 from bayesgmm.engines.registry import ENGINES
@@ -53,10 +45,10 @@ def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset,
         title=html.escape(settings.title),
         lead=html.escape(lead),
         cautions="\n".join(f'<p class="warning">{caution}</p>' for caution in cautions),
-        engines=_html_table(engine_table(comparison)),
+        engines=_html_table(terminal.engine_table(comparison)),
         agreement=_agreement(comparison) if comparison.has_agreement else "",
         parameters=_parameters(comparison),
-        candidates=f"<h2>Number of components</h2>\n{_html_table(candidate_table(comparison))}"
+        candidates=f"<h2>Number of components</h2>\n{_html_table(terminal.candidate_table(comparison))}"
         if comparison.selected_by
         else "",
         pictures="\n".join(pictures),
@@ -70,7 +62,7 @@ def _agreement(comparison: Comparison) -> str:
     labels = [ENGINES[name].label for name in comparison.partitions]
     of_kmeans = f", which {listed(labels)} minimises," if labels else ""
     return (
-        f"<h2>Hard assignments</h2>\n{_html_table(agreement_table(comparison))}\n"
+        f"<h2>Hard assignments</h2>\n{_html_table(terminal.agreement_table(comparison))}\n"
         f"<p class='lead'>The inertia{of_kmeans} is the sum of squared distances of the rows from the means of their "
         "clusters. The adjusted Rand index (ARI) is 1 where two partitions are the same and about 0 "
         "where they agree as by chance. Mixtures assign rows to their most probable component.</p>"
@@ -80,9 +72,9 @@ def _agreement(comparison: Comparison) -> str:
 def _parameters(comparison: Comparison) -> str:
     table = comparison.parameters
     parts = [
-        _html_table(component_table(comparison)),
+        _html_table(terminal.component_table(comparison)),
         "<p class='lead'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
-        f"deviation where the engine has draws. {html.escape(flag_legend(table))}</p>",
+        f"deviation where the engine has draws. {html.escape(terminal.flag_legend(table))}</p>",
         *(f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks),
     ]
     if table.measured_by is not None:
@@ -146,10 +138,10 @@ def _figure(drawn: "Axes | np.ndarray", caption: str) -> str:
 
 def _html_table(frame: pd.DataFrame) -> str:
     def line(tag: str, cells: tuple[str, ...], kind: str = "") -> str:
-        kinds = [" class=left" if name in LEFT else "" for name in frame]
+        kinds = [" class=left" if name in terminal.LEFT else "" for name in frame]
         texts = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr{kind}>{''.join(texts)}</tr>"
 
-    rows = zip(frame.itertuples(index=False), first_of_cluster(frame), strict=True)
+    rows = zip(frame.itertuples(index=False), terminal.first_of_cluster(frame), strict=True)
     lines = [line("th", tuple(frame)), *(line("td", row, " class=new" if is_first else "") for row, is_first in rows)]
     return f'<div class="scroll"><table>{"\n".join(lines)}</table></div>'
