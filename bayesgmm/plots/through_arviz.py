@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from arviz_plots.plot_collection import PlotCollection
     from xarray import Dataset, DataTree
 
+type Coords = Mapping[str, Any] | None
+"""What to draw of variables, by the names of their dimensions."""
+
 _NUM_REPLICATES = 50
 _FEWEST_DRAWS = 4
 _MOST_PARAMETERS = 12
@@ -63,7 +66,7 @@ def plot_pareto_k(tree: "DataTree", *, ax: AxesLike = None) -> Axes:
     arviz.plot_khat(
         found,
         threshold=limit,
-        plot_collection=on_axes(found.pareto_k.to_dataset(name="pareto_k"), {"pareto_k": np.array(ax, object)}, {}),
+        plot_collection=on_axes(found.pareto_k.to_dataset(name="pareto_k"), {"pareto_k": np.array(ax, object)}),
         visuals={"khat": points, "threshold_text": {"size": FONT_SIZE - 1}, "hlines": False},
     )
     num_bad = int((np.asarray(found.pareto_k) > limit).sum())
@@ -102,7 +105,7 @@ def plot_posterior_predictive(
     few = every.isel(sample=evenly_spaced(every.sizes["sample"], whole_number("num_replicates", num_replicates)))
     few = few.drop_vars(["chain", "draw"])
     groups = {"posterior_predictive": few.rename(sample="draw"), "observed_data": tree["observed_data"].dataset}
-    collection = on_axes(few, {"x": axes}, {"overlay_ppc": ["sample"]}, dims=("feature",))
+    collection = on_axes(few, {"x": axes}, ["feature"], aes={"overlay_ppc": ["sample"]})
     arviz.plot_ppc_dist(
         xarray.DataTree.from_dict(groups),
         var_names=["x"],
@@ -127,11 +130,7 @@ def plot_posterior_predictive(
 
 
 def plot_chain_traces(
-    tree: "DataTree",
-    *,
-    var_names: Sequence[str] = ("weights", "means"),
-    coords: Mapping[str, Any] | None = None,
-    ax: AxesLike = None,
+    tree: "DataTree", *, var_names: Sequence[str] = ("weights", "means"), coords: Coords = None, ax: AxesLike = None
 ) -> np.ndarray:
     """Draw the density of parameters by chain, and their draws in order (by `arviz.plot_trace_dist`).
 
@@ -154,11 +153,7 @@ def plot_chain_traces(
 
 
 def plot_chain_ranks(
-    tree: "DataTree",
-    *,
-    var_names: Sequence[str] = ("weights", "means"),
-    coords: Mapping[str, Any] | None = None,
-    ax: AxesLike = None,
+    tree: "DataTree", *, var_names: Sequence[str] = ("weights", "means"), coords: Coords = None, ax: AxesLike = None
 ) -> np.ndarray:
     """Draw the density of parameters by chain, and whether ranks of their draws are uniform (`arviz.plot_rank_dist`).
 
@@ -179,9 +174,7 @@ def plot_chain_ranks(
     return _by_chain(tree, "rank", var_names, coords, ax)
 
 
-def _by_chain(
-    tree: "DataTree", column: str, var_names: Sequence[str], coords: Mapping[str, Any] | None, ax: AxesLike
-) -> np.ndarray:
+def _by_chain(tree: "DataTree", column: str, var_names: Sequence[str], coords: Coords, ax: AxesLike) -> np.ndarray:
     import arviz
     import xarray
 
@@ -211,7 +204,7 @@ def _by_chain(
         xarray.DataTree.from_dict({"posterior": chosen}),
         compact=False,
         kind="kde",
-        plot_collection=on_axes(data, rows, aes, dims=(*facets, "column"), color=list(PALETTE)),
+        plot_collection=on_axes(data, rows, [*facets, "column"], aes=aes, color=list(PALETTE)),
         visuals={"dist": {"width": 1.2}, column: {"width": width}},
     )
     for (name, at), (density, chains) in zip(places, axes, strict=True):
@@ -243,12 +236,7 @@ def _check_tree(tree: "DataTree", *groups: str, few_draws: int = _FEWEST_DRAWS) 
 
 
 def on_axes(
-    data: "Dataset",
-    axes: Mapping[Hashable, np.ndarray],
-    aes: Mapping[str, list[str]],
-    *,
-    dims: Sequence[Hashable] = (),
-    **cycles: list[str],
+    data: "Dataset", axes: Mapping[Hashable, np.ndarray], dims: Sequence[Hashable] = (), **options: Any
 ) -> "PlotCollection":
     """ArviZ's record of where to draw: on axes that exist already, one for each coordinate of a variable's `dims`."""
     import xarray
@@ -261,4 +249,4 @@ def on_axes(
         plots[name] = xarray.DataArray(grid.reshape(shape), dims=own, coords={dim: data[dim] for dim in own})
     figure = np.array(panels.root_figure(next(iter(axes.values()))), dtype=object)
     where = xarray.DataTree.from_dict({"/": xarray.Dataset({"figure": figure}), "plot": xarray.Dataset(plots)})
-    return PlotCollection(data, where, aes=dict(aes), backend="matplotlib", **cycles)
+    return PlotCollection(data, where, backend="matplotlib", **options)

@@ -161,11 +161,9 @@ def point_and_draws(mixture_or_fit: object, at_most: int) -> tuple[Mixture | Non
         if point.draw_shape:
             raise InputError(f"fit has leading axes {point.draw_shape}; give one fit, such as that of one start")
         return point, point if draws is None else thinned_draws(draws, at_most)
-    if not isinstance(mixture_or_fit, Mixture):
-        raise InputError(f"a Mixture or a Fit is drawn; got {type(mixture_or_fit).__name__}")
-    if mixture_or_fit.draw_shape:
+    if isinstance(mixture_or_fit, Mixture) and mixture_or_fit.draw_shape:
         return None, thinned_draws(mixture_or_fit, at_most)
-    return mixture_or_fit, mixture_or_fit
+    return one_mixture(mixture_or_fit), one_mixture(mixture_or_fit)
 
 
 def one_mixture(mixture_or_fit: object) -> Mixture:
