@@ -106,8 +106,7 @@ def _draw_densities(
     panels.add_label(ax, f"density of {who}", linewidth=1.6)
     panels.add_label(ax, "density of a draw", color=BLUE, linewidth=0.6, alpha=0.7)
     shapes.draw_band(ax, grid, shapes.densities(banded, grid), BLUE, alpha=0.2, label="90% of draws", gid="band")
-    lines = shapes.lines_along(grid, shapes.densities(shown, grid))
-    shapes.draw_lines(ax, lines, BLUE, linewidths=0.5, alpha=alpha, gid="draws")
+    shapes.draw_curves(ax, grid, shapes.densities(shown, grid), BLUE, linewidths=0.5, alpha=alpha, gid="draws")
     ax.plot(grid, shapes.densities(point, grid), color=INK, linewidth=1.6, gid="mixture")
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if view.num_shown == 1:
@@ -195,8 +194,7 @@ def plot_prior_predictive(
         panel.plot(centres, density, color=INK, linewidth=1.6, label="prior predictive density", gid="predictive")
         panels.add_label(panel, "density of a draw", color=BLUE, linewidth=0.7)
         line = np.linspace(spans[i, 0], spans[i, 1], 801)
-        curves = shapes.densities(view.marginal(few, i), line)
-        shapes.draw_lines(panel, shapes.lines_along(line, curves), BLUE, alpha=0.5, **look)
+        shapes.draw_curves(panel, line, shapes.densities(view.marginal(few, i), line), BLUE, alpha=0.5, **look)
         panel.set(ylim=(0.0, top), ylabel="density" if view.num_shown == 1 else "")
     panels.finish_grid(grid)
     for (i, j), panel in grid.axes.items():

@@ -1,5 +1,6 @@
 """Parameters by engine: posterior densities with the point estimates marked in them, and a forest of intervals."""
 
+import itertools
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -149,21 +150,23 @@ def plot_parameter_forest(table: ParameterTable, *, ax: AxesLike = None) -> Axes
     ax.axvline(0.0, color=DATA_GREY, linewidth=0.8, zorder=0)
     for side in (-beyond, beyond):
         ax.axvline(side, color=DATA_GREY, linewidth=0.8, linestyle=":", zorder=0)
-    tops = -step * np.arange(len(lines))
+    tops, markers = -step * np.arange(len(lines)), itertools.cycle(MARKERS)
+    marks = {name: {"marker": next(markers), "markersize": 4.5} for name in table.names}
     for top, line, before in zip(tops, lines, [lines[0], *lines], strict=False):
-        _draw_forest_line(ax, table.names, line, base, top)
         if line["cluster"] != before["cluster"]:
             ax.axhline(top + 0.5 * (_GAP + 1.0), color=DATA_GREY, linewidth=0.5, zorder=0)
-    ax.set_yticks(tops - 0.5 * (len(table.names) - 1), labels)
+        for height, (name, mark) in zip(top - np.arange(len(marks)), marks.items(), strict=True):
+            _draw_estimate(ax, line, name, base, height, mark)
+    ax.set_yticks(tops - 0.5 * (len(marks) - 1), labels)
     for text, line in zip(ax.get_yticklabels(), lines, strict=True):
         text.set_color(_colour(line["cluster"]))
     for name in dict.fromkeys(line["cluster"] for line in lines):
         panels.add_label(ax, f"cluster {name}" if name.isdigit() else name, color=_colour(name), linewidth=2.5)
-    for position, name in enumerate(table.names):
-        panels.add_label(ax, name, linewidth=1.2, **_forest_mark(position))
+    for name, mark in marks.items():
+        panels.add_label(ax, name, linewidth=1.2, **mark)
     if any(line["flagged"] for line in lines):
         hollow = f"hollow: far from {table.reference}"
-        panels.add_label(ax, hollow, markerfacecolor="white", linewidth=1.2, **_forest_mark(0))
+        panels.add_label(ax, hollow, markerfacecolor="white", linewidth=1.2, **marks[table.names[0]])
     units = "posterior sd" if base == table.reference else "standard errors"
     limits = (tops[-1] - step + 0.5 * (_GAP + 1.0), 0.5 * (_GAP + 1.0))
     return panels.finish(ax, ylim=limits, xlabel=f"distance from {base}, in its {units}")
@@ -178,22 +181,16 @@ def _lines(table: ParameterTable, base: str) -> list[dict[Hashable, Any]]:
     return lines[:_MOST_LINES]
 
 
-def _draw_forest_line(ax: Axes, names: tuple[str, ...], line: Mapping[Hashable, Any], base: str, top: float) -> None:
+def _draw_estimate(
+    ax: Axes, line: Mapping[Hashable, Any], name: str, base: str, height: float, mark: Mapping[str, Any]
+) -> None:
     colour, centre, unit = _colour(line["cluster"]), line[base], line[f"{base} sd"]
-    for position, name in enumerate(names):
-        height = top - position
-        limits = np.array([line.get(f"{name} {end}", math.nan) for end in ("low", "high")])
-        if np.isfinite(limits).all():
-            ax.plot((limits - centre) / unit, [height, height], color=colour, linewidth=1.2, gid=f"interval {name}")
-        hollow = name in line["flagged"]
-        gid = f"{'flagged' if hollow else 'point'} {name}"
-        look = {"color": colour, "markerfacecolor": "white" if hollow else colour, **_forest_mark(position)}
-        ax.plot((line[name] - centre) / unit, height, linestyle="none", gid=gid, **look)
-
-
-def _forest_mark(position: int) -> dict[str, Any]:
-    """How the marker of a fit looks."""
-    return {"marker": MARKERS[position % len(MARKERS)], "markersize": 4.5}
+    limits = np.array([line.get(f"{name} {end}", math.nan) for end in ("low", "high")])
+    if np.isfinite(limits).all():
+        ax.plot((limits - centre) / unit, [height, height], color=colour, linewidth=1.2, gid=f"interval {name}")
+    kind, face = ("flagged", "white") if name in line["flagged"] else ("point", colour)
+    look = {"color": colour, "markerfacecolor": face, "linestyle": "none", **mark}
+    ax.plot((line[name] - centre) / unit, height, gid=f"{kind} {name}", **look)
 
 
 def _colour(cluster: str) -> str:

@@ -31,6 +31,9 @@ BAND = (0.05, 0.95)
 PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#A9CFE5", "#0072B2", "#00324F"])
 UNCERTAINTY = LinearSegmentedColormap.from_list("uncertainty", ["#FFFFFF", "#F7DCAA", "#E69F00", "#B03A00", "#3D0C00"])
 
+type Grid = Float[np.ndarray, " g"]
+"""Coordinates along an axis."""
+
 _SIDE = 192  # points of the grid along each axis
 _MARGIN = 0.08  # about the rows, of their range
 _BORDER, _MOST_STEPS = 128, 30  # points along an edge of the plane, and how often it may give way by twice the margin
@@ -60,9 +63,7 @@ def plane_of_region(pair: Mixture, points: Float[np.ndarray, "n 2"], height: flo
     return span
 
 
-def grid_of(
-    span: Float[np.ndarray, "2 2"],
-) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"], Float[np.ndarray, "g*g 2"]]:
+def grid_of(span: Float[np.ndarray, "2 2"]) -> tuple[Grid, Grid, Float[np.ndarray, "g*g 2"]]:
     """Even coordinates along both axes, and all their pairs (first axis slowest)."""
     horizontal, vertical = np.linspace(span[0], span[1], _SIDE).T
     pairs = np.stack(np.meshgrid(horizontal, vertical, indexing="ij"), axis=-1)
@@ -130,9 +131,7 @@ def ellipse_outlines(pair: Mixture, level: float, num_points: int = 121) -> Floa
     return np.asarray(pair.means)[..., None, :] + np.swapaxes(root @ circle, -1, -2)
 
 
-def density_grid(
-    single: Mixture, values: Float[np.ndarray, " n"], span: tuple[float, float] | None = None
-) -> Float[np.ndarray, " g"]:
+def density_grid(single: Mixture, values: Float[np.ndarray, " n"], span: tuple[float, float] | None = None) -> Grid:
     """Points over the range of the data, and some beyond, dense enough at every component of a one-column mixture.
 
     Or over a span that is given. Of draws (s) the first decides where points are dense.
@@ -146,12 +145,12 @@ def density_grid(
     return np.sort(np.clip(np.concatenate([even, near.ravel()]), even[0], even[-1]))
 
 
-def densities(single: Mixture, grid: Float[np.ndarray, " g"]) -> Float[np.ndarray, "*draws g"]:
+def densities(single: Mixture, grid: Grid) -> Float[np.ndarray, "*draws g"]:
     """Density of a one-column mixture, or of each of its draws, along the grid."""
     return np.exp(np.asarray(single.log_prob(grid[:, None])))
 
 
-def component_densities(single: Mixture, grid: Float[np.ndarray, " g"]) -> Float[np.ndarray, "*draws g k"]:
+def component_densities(single: Mixture, grid: Grid) -> Float[np.ndarray, "*draws g k"]:
     """Density of every component times its weight, along the grid."""
     return np.exp(np.asarray(single.joint_log_prob(grid[:, None])))
 
@@ -175,9 +174,7 @@ def bin_edges(values: Float[np.ndarray, " n"]) -> list[float]:
     return (low + width * np.arange(np.ceil((high - low) / width - 1e-6) + 1)).tolist()
 
 
-def draw_band(
-    ax: Axes, grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"], colour: str, **look: object
-) -> None:
+def draw_band(ax: Axes, grid: Grid, curves: Float[np.ndarray, "s g"], colour: str, **look: object) -> None:
     """The band between two quantiles of the draws' curves, at each point."""
     ax.fill_between(grid, *np.quantile(curves, BAND, axis=0), color=colour, linewidth=0.0, **look)
 
@@ -187,9 +184,9 @@ def draw_lines(ax: Axes, lines: Float[np.ndarray, "m g 2"], colour: str, *, auto
     ax.add_collection(LineCollection(list(lines), colors=colour, **look), autolim=autolim)
 
 
-def lines_along(grid: Float[np.ndarray, " g"], curves: Float[np.ndarray, "s g"]) -> Float[np.ndarray, "s g 2"]:
-    """The points of curves along the grid, as `draw_lines` takes them."""
-    return np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1)
+def draw_curves(ax: Axes, grid: Grid, curves: Float[np.ndarray, "s g"], colour: str, **look: Any) -> None:
+    """Many thin curves along the grid, as `draw_lines` draws them."""
+    draw_lines(ax, np.stack([np.broadcast_to(grid, curves.shape), curves], axis=-1), colour, **look)
 
 
 def draw_histogram(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType
@@ -201,13 +201,16 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
         if len(members := ends[named == optimum]):
             words = {_NAMED: "lower", -1: "failed"}.get(optimum, f"{members.max():.1f}".replace("-", "−"))
             panels.add_label(ax, f"{words}: {counted(len(members), 'start')}", **_look(optimum))
-    ax.set_ylim(_restart_limits(traces, ends, failed))
-    # Runs that failed may have gone on for long.
-    longest = max(len(trace) for trace, bad in zip(traces, failed, strict=True) if not bad) - 1
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
-    labels = {"xlabel": "step", "ylabel": objective}
-    return panels.finish(ax, title="ended at", xlim=(0.0, 1.04 * max(longest, 1)), **labels)
+    # The limits hold the ends, and as much of the way there as leaves them apart. Runs that failed may be far longer.
+    kept = [trace for trace, bad in zip(traces, failed, strict=True) if not bad]
+    top, bottom = float(ends[~failed].max()), float(ends[~failed].min())
+    climb = top - float(np.nanmedian([trace[0] for trace in kept]))
+    depth = max(top - bottom, 0.3 * climb, 1e-6 * max(abs(top), 1.0))
+    longest = max(len(trace) for trace in kept) - 1
+    ax.set(xlim=(0.0, 1.04 * max(longest, 1)), ylim=(bottom - 0.7 * depth, top + 0.15 * depth))
+    return panels.finish(ax, title="ended at", xlabel="step", ylabel=objective)
 
 
 def _look(optimum: int) -> dict[str, Any]:
@@ -249,15 +252,3 @@ def _runs(fits: Fit | Sequence[Fit]) -> tuple[list[Float[np.ndarray, "_"]], Int[
         traces += [line[: np.flatnonzero(np.isfinite(line)).max(initial=0) + 1] for line in lines]
         results += np.broadcast_to(np.asarray(fit.result).ravel(), len(lines)).tolist()
     return traces, np.asarray(results, int), ENGINES[several[0].engine].trace
-
-
-def _restart_limits(
-    traces: list[Float[np.ndarray, "_"]], ends: Float[np.ndarray, " r"], failed: Bool[np.ndarray, " r"]
-) -> tuple[float, float]:
-    """Limits that hold the ends, and as much of the way there as leaves them apart."""
-    kept = ends[~failed]
-    starts = np.array([trace[0] for trace, bad in zip(traces, failed, strict=True) if not bad])
-    top, bottom = float(kept.max()), float(kept.min())
-    climb = top - float(np.nanmedian(starts))
-    depth = max(top - bottom, 0.3 * climb, 1e-6 * max(abs(top), 1.0))
-    return bottom - 0.7 * depth, top + 0.15 * depth

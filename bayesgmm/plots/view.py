@@ -59,20 +59,14 @@ class View:
 
     def marginal(self, mixture: Mixture, *which: int) -> Mixture:
         """The mixture of the shown coordinates with these numbers, in float64; leading axes stay."""
-        mixture = as_float64(mixture)
+        # Pictures are computed in float64, whatever was fitted in.
+        mixture = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
         if self.rotation is None:
             return mixture.marginal([self.columns[index] for index in which])
         directions, origin = self.rotation[0][list(which)], self.rotation[1]
-        return Mixture.from_covariances(
-            mixture.weights,
-            (np.asarray(mixture.means) - origin) @ directions.T,
-            directions @ np.asarray(mixture.covariances) @ directions.T,
-        )
-
-
-def as_float64(mixture: Mixture) -> Mixture:
-    """The same mixture as NumPy arrays of float64: pictures are computed in it, whatever was fitted in."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
+        means, covariances = np.asarray(mixture.means), np.asarray(mixture.covariances)
+        turned = directions @ covariances @ directions.T
+        return Mixture.from_covariances(mixture.weights, (means - origin) @ directions.T, turned)
 
 
 def view_rows(
@@ -163,7 +157,8 @@ def point_and_draws(mixture_or_fit: object, at_most: int) -> tuple[Mixture | Non
         return point, point if draws is None else thinned_draws(draws, at_most)
     if isinstance(mixture_or_fit, Mixture) and mixture_or_fit.draw_shape:
         return None, thinned_draws(mixture_or_fit, at_most)
-    return one_mixture(mixture_or_fit), one_mixture(mixture_or_fit)
+    single = one_mixture(mixture_or_fit)
+    return single, single
 
 
 def one_mixture(mixture_or_fit: object) -> Mixture:
