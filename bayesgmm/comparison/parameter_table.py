@@ -22,7 +22,7 @@ from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import name_features
-from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
+from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT, vary
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.uncertainty import MOST_PARAMETERS, uncertainty
 
@@ -151,8 +151,7 @@ def _reference(fits: Mapping[str, Fit]) -> str | None:
 
 def _sd(draws: Float[np.ndarray, "lines s"]) -> Float[np.ndarray, " lines"]:
     """Standard deviations of draws; 0 where they differ by rounding only."""
-    varies = np.ptp(draws, axis=1) > 1e-12 * np.abs(draws).max(1)
-    return np.where(varies, draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
+    return np.where(vary(draws, 1), draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
 
 
 def _flags(line: Mapping[Hashable, Any], names: list[str], likelihood: str | None) -> tuple[tuple[str, ...], str]:

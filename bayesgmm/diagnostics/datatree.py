@@ -52,6 +52,7 @@ def to_datatree(
             column, and for a fit by EM without a prior, which has no posterior.
     """
     import arviz
+    import xarray
 
     if not as_fit(fit).has_prior:
         raise InputError(
@@ -65,49 +66,39 @@ def to_datatree(
     draws = draws[:, ::thin]
     prior_key, predictive_key = jax.random.split(key)
     from_prior = prior_draws(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
-    rates: list[AnyArray | None] = [None, None]
+    rate, prior_rate = None, None
     if isinstance(prior, WeaklyInformativePrior) and isinstance(prior.scales, HierarchicalScales):
-        keys = (jax.random.fold_in(predictive_key, 1), jax.random.fold_in(prior_key, 1))
-        rates = [
-            draw_scale_rates(part, family, prior.scales, key=key)
-            for part, key in zip((draws, from_prior), keys, strict=True)
-        ]
-    every = max(1, -(-draws.means.shape[0] * draws.means.shape[1] * x.size // _MAX_PREDICTIVE))
-    groups: dict[str, dict[str, np.ndarray]] = {
-        "posterior": _variables(draws, family, rates[0]),
-        "log_likelihood": {"x": np.asarray(pointwise_log_likelihood(draws, x))},
-        "posterior_predictive": {"x": np.asarray(draws[:, ::every].sample(x.shape[0], key=predictive_key))},
-        "log_prior": jax.tree.map(np.asarray, log_prior_of_draws(draws, family, prior, rates[0])),
-        "prior": _variables(from_prior, family, rates[1]),
-        "observed_data": {"x": x},
-    }
-    if fit.sample_stats:
-        groups["sample_stats"] = {name: np.asarray(value)[:, ::thin] for name, value in fit.sample_stats.items()}
-    dims: dict[str, list[str]] = {
+        rate = draw_scale_rates(draws, family, prior.scales, key=jax.random.fold_in(predictive_key, 1))
+        prior_rate = draw_scale_rates(from_prior, family, prior.scales, key=jax.random.fold_in(prior_key, 1))
+    every = max(1, -(-int(np.prod(draws.draw_shape)) * x.size // _MAX_PREDICTIVE))
+    stats = {name: np.asarray(value)[:, ::thin] for name, value in fit.sample_stats.items()}
+    log_prior = jax.tree.map(np.asarray, log_prior_of_draws(draws, family, prior, rate))
+    dims = {
         "weights": ["cluster"],
         "means": ["cluster", "feature"],
         "scales": ["cluster", "feature"],
         "covariances": ["cluster", "feature", "feature_other"],
         "scale_rate": [] if family.isotropic else ["feature"],
     }
-    coords = {
-        "cluster": np.arange(fit.mixture.num_components),
-        "feature": names,
-        "feature_other": names,
-        "row": np.arange(x.shape[0]),
+    x_dims = {"x": ["row", "feature"]}
+    groups: dict[str, tuple[dict[str, np.ndarray], dict[str, list[str]]]] = {
+        "posterior": (_variables(draws, family, rate), dims),
+        "log_likelihood": ({"x": np.asarray(pointwise_log_likelihood(draws, x))}, {"x": ["row"]}),
+        "posterior_predictive": ({"x": np.asarray(draws[:, ::every].sample(len(x), key=predictive_key))}, x_dims),
+        "log_prior": (log_prior, {}),
+        "prior": (_variables(from_prior, family, prior_rate), dims),
+        "observed_data": ({"x": x}, x_dims),
+        **({"sample_stats": (stats, {})} if stats else {}),
     }
-    rows = {"log_likelihood": ["row"], "posterior_predictive": ["row", "feature"], "observed_data": ["row", "feature"]}
-    tree = None
-    for group, variables in groups.items():
-        shapes = {} if group == "log_prior" else {**dims, "x": rows.get(group, [])}
-        part = arviz.from_dict({group: variables}, dims=shapes, coords=coords)
-        tree = part if tree is None else tree.assign({group: part[group]})
-    assert tree is not None
+    clusters = np.arange(fit.mixture.num_components)
+    coords = {"cluster": clusters, "feature": names, "feature_other": names, "row": np.arange(len(x))}
+    parts = {
+        name: arviz.from_dict({name: variables}, dims=of_group, coords=coords).children[name]
+        for name, (variables, of_group) in groups.items()
+    }
     if np.ndim(fit.trace) == 1:  # of a sampler's draws the trace is among the sample statistics
-        import xarray
-
-        trace = xarray.Dataset({"objective": ("step", np.asarray(fit.trace))})
-        tree = tree.assign({"optimization": xarray.DataTree(trace)})
+        parts["optimization"] = xarray.DataTree(xarray.Dataset({"objective": ("step", np.asarray(fit.trace))}))
+    tree = xarray.DataTree(children=parts)
     tree.attrs = {
         "engine": fit.engine,
         "family": fit.family,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesgmm.engines.draws import MIN_DRAWS
 from bayesgmm.errors import InputError
-from bayesgmm.posterior.thresholds import pareto_k_limit
+from bayesgmm.posterior.thresholds import MIN_DRAWS, pareto_k_limit
 
 if TYPE_CHECKING:
     from arviz_stats.utils import ELPDData
@@ -92,7 +91,7 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
     first = None
     for name, tree in trees.items():
         if num_draws(tree) < MIN_DRAWS:
-            raise InputError(f"trees[{name!r}] has fewer than {MIN_DRAWS} draws; give a fit by VI or a sampler")
+            raise InputError(f"trees[{name!r}] has fewer than {MIN_DRAWS:g} draws; give a fit by VI or a sampler")
         x = np.asarray(tree.observed_data["x"])
         first = x if first is None else first
         if not np.array_equal(x, first):
@@ -147,7 +146,7 @@ def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = Non
     posterior = tree.posterior
     if number < MIN_DRAWS:
         raise InputError(
-            f"tree has a posterior of {number} draws, and power-scaling needs at least {MIN_DRAWS}; give "
+            f"tree has a posterior of {number} draws, and power-scaling needs at least {MIN_DRAWS:g}; give "
             "one by fit_nuts or fit_vi"
         )
     if var_names is None:  # the only weight of one component does not vary

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
-from bayesgmm.engines.draws import MIN_DRAWS, fit_of_approximation
+from bayesgmm.engines.draws import fit_of_approximation
 from bayesgmm.engines.em import given_start
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
@@ -27,6 +27,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.posterior.matching import match_labels
+from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.priors.conjugate import ConjugatePrior, PriorLike
 from bayesgmm.priors.mixing_weights import log_mean_weights
 from bayesgmm.priors.normal_inverse_wishart import (
@@ -48,7 +49,7 @@ _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would h
 def _num_draws(name: str, value: object, least: int = 0) -> int:
     count = whole_number(name, value, least)
     if 0 < count < MIN_DRAWS:
-        raise InputError(f"{name}={count} is too few for k-hat; draw at least {MIN_DRAWS}, or none")
+        raise InputError(f"{name}={count} is too few for k-hat; draw at least {MIN_DRAWS:g}, or none")
     return count
 
 

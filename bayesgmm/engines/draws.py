@@ -23,7 +23,6 @@ from bayesgmm.runtime.progress import Listener, Progress
 from bayesgmm.target.problem import Problem
 
 _ROUNDINGS = 8  # of log p that its differences must exceed, to be more than noise
-MIN_DRAWS = 25  # of which the largest fifth, the tail that k-hat is fitted to, has five
 
 
 def make_run(

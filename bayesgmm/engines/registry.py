@@ -140,7 +140,7 @@ class Engine:
     @functools.cached_property
     def rules(self) -> dict[str, Rule]:
         """The rules of its arguments by name."""
-        found = {name: _rule_of(parameter.annotation) for name, parameter in self.parameters.items()}
+        found = {name: rule_of(parameter.annotation) for name, parameter in self.parameters.items()}
         return {name: rule for name, rule in found.items() if rule is not None}
 
     @functools.cached_property
@@ -209,12 +209,12 @@ class Engine:
         return [{**given, self.variants: value} for value in values]
 
 
-def _rule_of(annotation: Any) -> Rule | None:
+def rule_of(annotation: Any) -> Rule | None:
     """The rule in an annotation; where the annotation allows None, so does the rule."""
     if typing.get_origin(annotation) is Annotated:
         return next((item for item in annotation.__metadata__ if isinstance(item, Rule)), None)
     parts = typing.get_args(annotation)
-    rule = next(filter(None, map(_rule_of, parts)), None)
+    rule = next(filter(None, map(rule_of, parts)), None)
     if rule is None or type(None) not in parts:
         return rule
     return Rule(lambda name, value: None if value is None else rule.check(name, value))

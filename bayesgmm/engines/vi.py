@@ -20,7 +20,7 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 from numpyro.optim import Adam
 
-from bayesgmm.engines.draws import MIN_DRAWS, fit_of_approximation, make_run
+from bayesgmm.engines.draws import fit_of_approximation, make_run
 from bayesgmm.engines.elbo import (
     ALL_ROWS_UP_TO,
     BATCH_SIZE,
@@ -51,6 +51,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import short_repr, whole_number
+from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Run, run_in_stretches
 from bayesgmm.target.laplace import approximate
@@ -92,7 +93,7 @@ def fit_vi(
     guide: Annotated[Any, Rule(check_guide)] = "full_rank",
     rank: Count | None = None,
     batch_size: Count | None = None,
-    num_draws: Annotated[int, Rule(lambda name, value: whole_number(name, value, MIN_DRAWS))] = 2000,
+    num_draws: Annotated[int, Rule(lambda name, value: whole_number(name, value, int(MIN_DRAWS)))] = 2000,
     num_particles: Count = 8,
     window: Count = 500,
     max_steps: Count = 20_000,

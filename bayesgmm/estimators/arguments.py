@@ -133,8 +133,8 @@ def check_init(
         InputError: for other shapes, weights that do not sum to 1, and precisions that are not positive definite.
     """
     k, d = num_components, num_features
-    one = () if family.isotropic else family.representation.shape(d)
-    shapes = {"weights": (k,), "means": (k, d), "precisions": one if family.shared else (k, *one)}
+    leading = () if family.shared else (k,)
+    shapes = {"weights": (k,), "means": (k, d), "precisions": (*leading, *family.matrix_shape(d))}
     names = {"weights": "weights", "means": "means", "precisions": f"{family.name} precision"}
     parts = {
         part: array_of_shape(names[part], f"{part}_init", value, shapes[part])

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Annotated, Self
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.registry import Count, CountOrZero, Flag, Rule, choice_of, rule_of
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import (
     INIT_PARAMS,
@@ -30,9 +31,11 @@ from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
-from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
+from bayesgmm.numerics.validation import nonnegative, one_of, short_repr, whole_number
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.named import get_start, start_from
+
+NotNegative = Annotated[float, Rule(nonnegative)]
 
 _BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
 _SMALLEST_BLOCK = 16
@@ -42,17 +45,17 @@ _SMALLEST_BLOCK = 16
 class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
     """A mixture behind scikit-learn's methods; has no numerics of its own."""
 
-    n_components: int = 1
+    n_components: Count = 1
     _: dataclasses.KW_ONLY
     covariance_type: str = "full"
-    tol: float = 1e-3
-    reg_covar: float = 1e-6
-    max_iter: int = 100
-    init_params: str = "kmeans"
+    tol: NotNegative = 1e-3
+    reg_covar: NotNegative = 1e-6
+    max_iter: CountOrZero = 100
+    init_params: Annotated[str, choice_of(*INIT_PARAMS)] = "kmeans"
     random_state: int | np.integer | np.random.RandomState | None = None
-    warm_start: bool = False
-    verbose: int = 0
-    verbose_interval: int = 10
+    warm_start: Flag = False
+    verbose: Annotated[int, Rule(lambda name, value: whole_number(name, _as_integer(value), 0))] = 0
+    verbose_interval: Count = 10
     fit_: Fit = dataclasses.field(init=False)
     n_features_in_: int = dataclasses.field(init=False)
 
@@ -128,27 +131,18 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
         Raises:
             ParameterError: naming the argument, the value and the range.
         """
-        whole_number("n_components", self.n_components)
-        nonnegative("tol", self.tol)
-        nonnegative("reg_covar", self.reg_covar)
-        whole_number("max_iter", self.max_iter, 0)
-        one_of("init_params", self.init_params, INIT_PARAMS)
-        check_bool("warm_start", self.warm_start)
-        verbose = int(self.verbose) if isinstance(self.verbose, bool | np.bool_) else self.verbose
-        whole_number("verbose", verbose, 0)
-        whole_number("verbose_interval", self.verbose_interval)
+        for field in dataclasses.fields(self):
+            if (rule := rule_of(field.type)) is not None:
+                rule.check(field.name, getattr(self, field.name))
+
+    def _checked_rows(self, X: ArrayLike, **settings: bool | int) -> np.ndarray:
+        """Rows in float64 or float32, checked by scikit-learn."""
+        return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], **settings))  # pyright: ignore[reportArgumentType]
 
     def _known_rows(self, X: ArrayLike) -> np.ndarray:
         """Rows for a fitted estimator, with the features that it knows."""
         check_is_fitted(self)
-        return np.asarray(
-            validate_data(
-                self,
-                X,  # pyright: ignore[reportArgumentType]
-                reset=False,
-                dtype=[np.float64, np.float32],
-            )
-        )
+        return self._checked_rows(X, reset=False)
 
     def _training_rows(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Rows:
         """Check arguments, then rows and weights against each other and against the number of components.
@@ -158,14 +152,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
                 scikit-learn's for rows that cannot be used.
         """
         self._check_arguments()
-        x = np.asarray(
-            validate_data(
-                self,
-                X,  # pyright: ignore[reportArgumentType]
-                dtype=[np.float64, np.float32],
-                ensure_min_samples=2,
-            )
-        )
+        x = self._checked_rows(X, ensure_min_samples=2)
         if len(x) < self.n_components:
             raise InputError(
                 f"Expected n_samples >= n_components, but got n_components = {self.n_components}, n_samples = "
@@ -233,25 +220,18 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
         self.weights_, self.means_ = np.asarray(mixture.weights), mixture.means
         factor = mixture.precision_factor
         if family.diagonal:
-            root, covariances, precisions = factor, np.square(np.asarray(mixture.scales)), np.square(factor)
+            arrays = np.square(np.asarray(mixture.scales)), np.square(factor), factor
         else:
-            root, covariances = np.swapaxes(factor, 1, 2).copy(), np.asarray(mixture.covariances)
-            precisions = root @ factor
-        arrays = [value[: len(factor)] for value in (covariances, precisions, root)]
-        arrays = [value[:, 0] if family.isotropic else value for value in arrays]
-        arrays = [value[0] if family.shared else value for value in arrays]
+            arrays = np.asarray(mixture.covariances), factor.mT @ factor, factor.mT.copy()
+        arrays = [family.compact(array[: len(factor)]) for array in arrays]
         self.covariances_, self.precisions_, self.precisions_cholesky_ = arrays
 
     def _mixture(self) -> Mixture:
         """The mixture that the fitted attributes describe, those included that users set."""
-        family = self._family
-        factor = np.asarray(self.precisions_cholesky_)
-        means = np.asarray(self.means_)
-        factor = factor[None] if family.shared else factor
-        factor = factor[:, None] if family.isotropic else factor
-        factor = np.broadcast_to(factor, (len(factor), *means.shape[1:])) if family.diagonal else factor.mT
+        means, family = np.asarray(self.means_), self._family
+        factor = family.expand("precisions_cholesky_", np.asarray(self.precisions_cholesky_), *means.shape)
         with np.errstate(divide="ignore"):
-            return Mixture(np.log(self.weights_), means, factor)
+            return Mixture(np.log(self.weights_), means, factor if family.diagonal else factor.mT)
 
     def _n_parameters(self) -> int:
         """Free parameters of the mixture."""
@@ -299,6 +279,11 @@ def sample_of_draws(
     rows = np.asarray(Mixture(np.zeros((len(index), 1), means.dtype), means, factor).sample(1, key=key))[:num_rows, 0]
     order = np.argsort(labels[:num_rows], kind="stable")
     return rows[order], labels[order]
+
+
+def _as_integer(value: object) -> object:
+    """Truth values as numbers, which scikit-learn takes for `verbose`."""
+    return int(value) if isinstance(value, bool | np.bool_) else value
 
 
 def _power_of_two(number: int) -> int:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.engines.cavi import draw_from_approximation
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.modes import em_optima
-from bayesgmm.engines.registry import ENGINES, Engine
+from bayesgmm.engines.registry import ENGINES, Count, Engine, Rule, choice_of
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import ParameterError, generator_of, key_of, sklearn_words
 from bayesgmm.estimators.base import MixtureEstimator, over_rows, sample_labelled, sample_of_draws
@@ -24,7 +24,7 @@ from bayesgmm.estimators.priors import NUMBERS, PRIOR_ARGUMENTS, WEIGHT_PRIORS, 
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
-from bayesgmm.numerics.validation import one_of, short_repr, whole_number
+from bayesgmm.numerics.validation import short_repr, whole_number
 from bayesgmm.posterior.allocations import flat_draws, responsibility_blocks
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
@@ -34,12 +34,17 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 Inference = Literal["cavi", "gibbs", "map", "vi", "nuts"]
+WeightPrior = Annotated[Literal["dirichlet_process", "dirichlet_distribution"], choice_of(*WEIGHT_PRIORS)]
 _NUM_DRAWS = 1000  # that the tree of a conjugate approximation has
 _DRAWS_AT_ONCE = 4096
 _APPROXIMATION = ("weight_concentration_", "mean_precision_", "degrees_of_freedom_")
 # Arguments of engines that those of the estimator decide.
 _OWN_ARGUMENTS = {"x", "num_components", "family", "prior", "key", "start", "num_starts", "on_failure", "progress"}
 _OWN_LIMITS = {"row_weights", "num_restarts", "tol", "max_steps"}
+
+
+def _check_num_starts(name: str, value: object) -> object:
+    return value if value == "auto" else whole_number(name, value)
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -95,10 +100,10 @@ class BayesianGaussianMixture(MixtureEstimator):
         n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
-    n_components: int = 1
-    inference: Inference = "cavi"
-    n_init: int | Literal["auto"] = "auto"
-    weight_concentration_prior_type: Literal["dirichlet_process", "dirichlet_distribution"] | None = None
+    n_components: Count = 1
+    inference: Annotated[Inference, choice_of(*get_args(Inference))] = "cavi"
+    n_init: Annotated[int | Literal["auto"], Rule(_check_num_starts)] = "auto"
+    weight_concentration_prior_type: WeightPrior | None = None
     weight_concentration_prior: float | None = None
     mean_precision_prior: float | None = None
     mean_prior: ArrayLike | None = None
@@ -165,15 +170,6 @@ class BayesianGaussianMixture(MixtureEstimator):
         """Without the rows of the fit, which may be many."""
         state: Any = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_rows"}
-
-    @sklearn_words(ParameterError)
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        one_of("inference", self.inference, get_args(Inference))
-        if self.n_init != "auto":
-            whole_number("n_init", self.n_init)
-        if self.weight_concentration_prior_type is not None:
-            one_of("weight_concentration_prior_type", self.weight_concentration_prior_type, WEIGHT_PRIORS)
 
     def _checked_options(self, engine: Engine) -> dict[str, Any]:
         """Further arguments of the engine, as the caller gives them.

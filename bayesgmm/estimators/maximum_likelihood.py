@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import numpy as np
@@ -12,18 +12,22 @@ import numpy as np
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.engines.registry import BASE_ENGINE
+from bayesgmm.engines.registry import BASE_ENGINE, Count, Rule, choice_of
 from bayesgmm.engines.restarts import sorted_components
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import ILL_DEFINED, ParameterError, check_init, generator_of, key_of, sklearn_words
+from bayesgmm.estimators.arguments import ILL_DEFINED, check_init, generator_of, key_of, sklearn_words
 from bayesgmm.estimators.base import MixtureEstimator, sample_labelled
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
-from bayesgmm.numerics.validation import one_of, whole_number
+from bayesgmm.numerics.validation import one_of
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
+
+
+def _check_prior_name(name: str, value: object) -> object:
+    return one_of(name, value, ("conjugate",)) if isinstance(value, str) else value
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -67,12 +71,12 @@ class GaussianMixture(MixtureEstimator):
         n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
-    n_init: int = 1
+    n_init: Count = 1
     weights_init: ArrayLike | None = None
     means_init: ArrayLike | None = None
     precisions_init: ArrayLike | None = None
-    prior: Literal["conjugate"] | ConjugatePrior | None = None
-    acceleration: Literal["squarem"] | None = None
+    prior: Annotated[Literal["conjugate"] | ConjugatePrior | None, Rule(_check_prior_name)] = None
+    acceleration: Annotated[Literal["squarem"], choice_of("squarem")] | None = None
 
     @classmethod
     def from_mixture(cls, mixture: Mixture, covariance_type: str | None = None, **arguments: Any) -> Self:
@@ -181,15 +185,6 @@ class GaussianMixture(MixtureEstimator):
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         return sample_labelled(self._mixture(), num_rows, rng, key=key_of(rng))
-
-    @sklearn_words(ParameterError)
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        whole_number("n_init", self.n_init)
-        if self.acceleration is not None:
-            one_of("acceleration", self.acceleration, ("squarem",))
-        if isinstance(self.prior, str):
-            one_of("prior", self.prior, ("conjugate",))
 
     def _prior(self, rows: Rows) -> ConjugatePrior | None:
         if self.prior is None:

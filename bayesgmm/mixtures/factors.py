@@ -92,6 +92,16 @@ class Triangular(_Factor):
         return cls(jnp.pad(below, ((0, 0), (0, 1)))[:, place] + _diagonal_matrices(jnp.exp(log_diagonal)))
 
     @staticmethod
+    def to_blocks(matrices: AnyArray) -> Float[Array, "e v p p"]:
+        """Matrices (e, ...) as v independent ones of p dimensions: one of d, or d of one."""
+        return matrices[:, None]
+
+    @classmethod
+    def from_blocks(cls, blocks: Float[Array, "e v p p"], num_features: int) -> Self:
+        """Factors from those of such matrices."""
+        return cls(blocks[:, 0])
+
+    @staticmethod
     def outer(left: AnyArray, right: AnyArray) -> Matrices:
         r"""$a b^\top$ of vectors (..., d)."""
         return left[..., :, None] * right[..., None, :]
@@ -151,14 +161,18 @@ class Triangular(_Factor):
         r"""$\log |F|$."""
         return jnp.log(self.diagonal()).sum(-1)
 
+    def inverse(self) -> Float[Array, "*shape"]:
+        r"""$F^{-1}$ in this shape, the factor of the covariance."""
+        return inverse_of_lower(self.array)
+
     def covariances(self) -> Matrices:
         """Covariances in this shape."""
-        lower = inverse_of_lower(self.array)
+        lower = self.inverse()
         return jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
 
     def variances(self) -> Float[Array, "*draws e d"]:
         """Diagonals of the covariances."""
-        return jnp.square(inverse_of_lower(self.array)).sum(-1)
+        return jnp.square(self.inverse()).sum(-1)
 
     def precisions(self) -> Matrices:
         """Precisions in this shape."""
@@ -167,7 +181,7 @@ class Triangular(_Factor):
 
     def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
         """Standard deviations, and Cholesky factors of the correlations where there are some."""
-        lower = inverse_of_lower(self.array)
+        lower = self.inverse()
         scales = jnp.sqrt(jnp.square(lower).sum(-1))
         return scales, lower / scales[..., None] if scales.shape[-1] > 1 else None
 
@@ -240,6 +254,14 @@ class Diagonal(_Factor):
         return cls(jnp.exp(log_diagonal))
 
     @staticmethod
+    def to_blocks(matrices: AnyArray) -> Float[Array, "e v p p"]:
+        return matrices[:, :, None, None]
+
+    @classmethod
+    def from_blocks(cls, blocks: Float[Array, "e v p p"], num_features: int) -> Self:
+        return cls(jnp.broadcast_to(blocks[:, :, 0, 0], (len(blocks), num_features)))
+
+    @staticmethod
     def outer(left: AnyArray, right: AnyArray) -> Matrices:
         return left * right
 
@@ -273,8 +295,11 @@ class Diagonal(_Factor):
     def log_determinant(self) -> Float[Array, "*draws e"]:
         return jnp.log(self.array).sum(-1)
 
+    def inverse(self) -> Float[Array, "*shape"]:
+        return 1.0 / jnp.asarray(self.array)
+
     def covariances(self) -> Matrices:
-        return jnp.square(1.0 / self.array)
+        return jnp.square(self.inverse())
 
     variances = covariances
 
@@ -284,7 +309,7 @@ class Diagonal(_Factor):
     leverages = precisions
 
     def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
-        return 1.0 / jnp.asarray(self.array), None
+        return self.inverse(), None
 
     def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
         return jnp.log(self.array), jnp.zeros((len(self), 0), self.array.dtype)

@@ -13,11 +13,13 @@ from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, is_traced
 
 
 @runtime_checkable
@@ -79,6 +81,29 @@ class Family:
     def scale_shape(self, num_components: int, num_features: int) -> tuple[int, int]:
         """Shape (e, d) or (e, 1) of the standard deviations that are free."""
         return self.num_factors(num_components), 1 if self.isotropic else num_features
+
+    def matrix_shape(self, num_features: int) -> tuple[int, ...]:
+        """Shape of one covariance without repetitions, as scikit-learn has it: (d, d), (d), or () of one variance."""
+        return () if self.isotropic else self.representation.shape(num_features)
+
+    def compact(self, matrices: AnyArray) -> AnyArray:
+        """Covariances (e, d, d) or (e, d) without repetitions, as scikit-learn has them."""
+        matrices = matrices[:, 0] if self.isotropic else matrices
+        return matrices[0] if self.shared else matrices
+
+    def expand(self, name: str, matrices: AnyArray, num_components: int, num_features: int) -> AnyArray:
+        """The inverse of `compact`, also of matrices that keep some of the repetitions.
+
+        Raises:
+            InputError: for matrices of other shapes, with their `name`.
+        """
+        num_factors, shape = self.num_factors(num_components), self.representation.shape(num_features)
+        for form in (shape, (1,), ()) if self.diagonal else (shape,):
+            if matrices.shape == (num_factors, *form) or (self.shared and matrices.shape == form):
+                matrices = matrices.reshape(num_factors, *(form or (1,)))
+                return (jnp if is_traced(matrices) else np).broadcast_to(matrices, (num_factors, *shape))
+        expected = shape if self.shared else (num_factors, *shape)
+        raise InputError(f"{name} of family={self.name!r} must have shape {expected}; got {matrices.shape}")
 
     def has_correlations(self, num_features: int) -> bool:
         """Whether covariances have entries off the diagonal."""
@@ -166,75 +191,38 @@ def _isotropic(estimate: MStep) -> MStep:
     return maximise
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        family.name: family
-        for family in (
-            Family(
-                name="full",
-                mclust="VVV",
-                description="each component has its own covariance matrix",
-                representation=Triangular,
-                shared=False,
-                num_covariance_parameters=lambda k, d: k * d * (d + 1) // 2,
-                maximise=_own,
-                conjugate="inverse-Wishart",
-            ),
-            Family(
-                name="tied",
-                mclust="EEE",
-                description="one covariance matrix shared by all components",
-                representation=Triangular,
-                shared=True,
-                num_covariance_parameters=lambda k, d: d * (d + 1) // 2,
-                maximise=_pooled,
-                conjugate="inverse-Wishart",
-            ),
-            Family(
-                name="diag",
-                mclust="VVI",
-                description="each component has its own variance along every feature, no correlations",
-                representation=Diagonal,
-                shared=False,
-                num_covariance_parameters=lambda k, d: k * d,
-                maximise=_own,
-                conjugate="inverse-gamma",
-            ),
-            Family(
-                name="spherical",
-                mclust="VII",
-                description="each component has one variance, the same along every feature",
-                representation=Diagonal,
-                shared=False,
-                isotropic=True,
-                num_covariance_parameters=lambda k, d: k,
-                maximise=_isotropic(_own),
-                conjugate="inverse-gamma",
-            ),
-            Family(
-                name="tied_diag",
-                mclust="EEI",
-                description="one variance along every feature, shared by all components, no correlations",
-                representation=Diagonal,
-                shared=True,
-                num_covariance_parameters=lambda k, d: d,
-                maximise=_pooled,
-                conjugate="inverse-gamma",
-            ),
-            Family(
-                name="tied_spherical",
-                mclust="EII",
-                description="one variance, the same for all components and along every feature",
-                representation=Diagonal,
-                shared=True,
-                isotropic=True,
-                num_covariance_parameters=lambda k, d: 1,
-                maximise=_isotropic(_pooled),
-                conjugate="inverse-gamma",
-            ),
-        )
-    }
+def _closed_form(name: str, mclust: str, description: str) -> Family:
+    """A structure whose M-step has a closed form, as mclust's code describes it.
+
+    Its letters are volume, shape and orientation: equal (E) or varying (V) over components, or those of the identity
+    (I), a sphere along the axes.
+    """
+    shared, isotropic, is_diagonal = mclust[0] == "E", mclust[1] == "I", mclust[2] == "I"
+    estimate = _pooled if shared else _own
+    return Family(
+        name,
+        mclust,
+        description,
+        representation=Diagonal if is_diagonal else Triangular,
+        shared=shared,
+        num_covariance_parameters=lambda k, d: (
+            (1 if shared else k) * (1 if isotropic else d if is_diagonal else d * (d + 1) // 2)
+        ),
+        maximise=_isotropic(estimate) if isotropic else estimate,
+        isotropic=isotropic,
+        conjugate="inverse-gamma" if is_diagonal else "inverse-Wishart",
+    )
+
+
+_RECORDS = (
+    _closed_form("full", "VVV", "each component has its own covariance matrix"),
+    _closed_form("tied", "EEE", "one covariance matrix shared by all components"),
+    _closed_form("diag", "VVI", "each component has its own variance along every feature, no correlations"),
+    _closed_form("spherical", "VII", "each component has one variance, the same along every feature"),
+    _closed_form("tied_diag", "EEI", "one variance along every feature, shared by all components, no correlations"),
+    _closed_form("tied_spherical", "EII", "one variance, the same for all components and along every feature"),
 )
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _RECORDS})
 _BY_CODE = {family.mclust: family for family in FAMILIES.values()}
 NAMES = (*FAMILIES, *_BY_CODE)
 """All names by which a family can be given: those of `FAMILIES`, and mclust's codes."""

@@ -104,9 +104,7 @@ def hdr_level(
     """
     probability = check_probability(probability, closed=False)
     num_draws = whole_number("num_draws", num_draws, least=2)
-    if as_mixture(mixture).num_features == 1:
-        return _exact_level(mixture, probability)
-    return _level(mixture, probability, as_key(key), num_draws)
+    return _level(mixture, probability, None if as_mixture(mixture).num_features == 1 else as_key(key), num_draws)
 
 
 def _each(function: Callable[..., Any], shape: tuple[int, ...], mixtures: PyTree, key: Array | None = None) -> Any:
@@ -174,34 +172,23 @@ def _kl_divergence(mixture: Mixture, other: Mixture, key: Array, num_draws: int,
 
 @matching_precision
 @functools.partial(jax.jit, static_argnums=3)
-def _level(mixture: Mixture, probability: ArrayLike, key: Array, num_draws: int) -> Estimate:
+def _level(mixture: Mixture, probability: ArrayLike, key: Array | None, num_draws: int) -> Estimate:
     mixture = jax.tree.map(_without_derivative, _as_jax(mixture))
     probability = jnp.asarray(probability, mixture.means.dtype)
-    below = 1 - probability.ravel()
-    deviation = jnp.sqrt(below * (1 - below) / num_draws)
-    where = jnp.clip(jnp.stack([below - deviation, below, below + deviation]), 0, 1)
 
-    def of_one(mixture: Mixture, key: Array) -> Estimate:
-        x = jnp.asarray(mixture.sample(num_draws, key=key))
-        less, level, more = jnp.quantile(joint_and_marginal(mixture, x)[2], where.ravel()).reshape(
-            3, *probability.shape
-        )
+    def exactly(mixture: Mixture, _: None) -> Estimate:
+        level = exact_log_level(mixture, probability.ravel()).reshape(probability.shape)
+        return Estimate(level, jnp.zeros_like(level))
+
+    def by_draws(mixture: Mixture, key: Array) -> Estimate:
+        below = 1 - probability.ravel()
+        deviation = jnp.sqrt(below * (1 - below) / num_draws)
+        where = jnp.clip(jnp.stack([below - deviation, below, below + deviation]), 0, 1)
+        log_prob = joint_and_marginal(mixture, jnp.asarray(mixture.sample(num_draws, key=key)))[2]
+        less, level, more = jnp.quantile(log_prob, where.ravel()).reshape(3, *probability.shape)
         return Estimate(level, 0.5 * (more - less))
 
-    return _each(of_one, mixture.draw_shape, mixture, key)
-
-
-@matching_precision
-@jax.jit
-def _exact_level(mixture: Mixture, probability: ArrayLike) -> Estimate:
-    mixture = jax.tree.map(_without_derivative, _as_jax(mixture))
-    probability = jnp.asarray(probability, mixture.means.dtype)
-
-    def of_one(mixture: Mixture, _: None) -> Array:
-        return exact_log_level(mixture, probability.ravel()).reshape(probability.shape)
-
-    level = _each(of_one, mixture.draw_shape, mixture)
-    return Estimate(level, jnp.zeros_like(level))
+    return _each(exactly if key is None else by_draws, mixture.draw_shape, mixture, key)
 
 
 def _as_jax(mixture: Mixture, dtype: DTypeLike | None = None) -> Mixture:

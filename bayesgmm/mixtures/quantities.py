@@ -86,14 +86,10 @@ def entries(shapes: Mapping[str, tuple[int, ...]], family: Family, feature_names
 
     Of symmetric matrices one triangle, of constants none, and what all components share once, for the cluster "all".
     """
-    num_components, _ = shapes["means"]
     found: list[Entry] = []
-    for cluster in range(num_components):
+    for cluster in range(shapes["means"][0]):
         found.append(Entry(str(cluster), "weight", "weights", (cluster,)))
-        found += [
-            Entry(str(cluster), f"mean {name}", "means", (cluster, feature))
-            for feature, name in enumerate(feature_names)
-        ]
+        found += [Entry(str(cluster), f"mean {name}", "means", (cluster, j)) for j, name in enumerate(feature_names)]
         if not family.shared:
             found += _spread_entries(str(cluster), cluster, family, feature_names)
     if family.shared:
@@ -109,23 +105,13 @@ def entries(shapes: Mapping[str, tuple[int, ...]], family: Family, feature_names
 
 def _spread_entries(label: str, cluster: int, family: Family, names: tuple[str, ...]) -> list[Entry]:
     """Standard deviations, correlations and covariances of a cluster."""
-    width = 1 if family.isotropic else len(names)
-    found = []
-    for feature in range(width):
-        text = "sd" if family.isotropic else f"sd {names[feature]}"
-        found.append(Entry(label, text, "standard_deviations", (cluster, feature)))
-    pairs = [(row, column) for row in range(len(names)) for column in range(row)]
-    if family.has_correlations(len(names)):
-        found += [
-            Entry(label, f"corr {names[column]}, {names[row]}", "correlations", (cluster, row, column))
-            for row, column in pairs
-        ]
-    for feature in range(width):
-        text = "variance" if family.isotropic else f"variance {names[feature]}"
-        found.append(Entry(label, text, "covariances", (cluster, feature, feature)))
-    if family.has_correlations(len(names)):
-        found += [
-            Entry(label, f"cov {names[column]}, {names[row]}", "covariances", (cluster, row, column))
-            for row, column in pairs
-        ]
-    return found
+    features = [("", 0)] if family.isotropic else [(f" {name}", j) for j, name in enumerate(names)]
+    count = len(names) if family.has_correlations(len(names)) else 0
+    pairs = [(f" {names[column]}, {names[row]}", (row, column)) for row in range(count) for column in range(row)]
+    parts = [
+        ("sd", "standard_deviations", [(text, (j,)) for text, j in features]),
+        ("corr", "correlations", pairs),
+        ("variance", "covariances", [(text, (j, j)) for text, j in features]),
+        ("cov", "covariances", pairs),
+    ]
+    return [Entry(label, what + text, name, (cluster, *at)) for what, name, places in parts for text, at in places]

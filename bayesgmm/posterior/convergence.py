@@ -26,7 +26,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
-from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE
+from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary
 from bayesgmm.runtime.chains import fewest_draws
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def chain_diagnostics(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> 
     """
     from arviz_stats.base.array import array_stats
 
-    varying = {name: value for name, value in values.items() if _varies(value)}
+    varying = {name: value for name, value in values.items() if vary(value)}
     num_chains = len(next(iter(values.values())))
     stacked = np.stack(list(varying.values())) if varying else np.empty((0, num_chains, fewest_draws(2)))
     finite = np.isfinite(stacked).all((1, 2))
@@ -189,13 +189,6 @@ def chain_diagnostics(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> 
         ess_tail=np.where(finite, np.nan_to_num(ess_tail), 0.0),
         num_chains=num_chains,
     )
-
-
-def _varies(value: np.ndarray) -> bool:
-    """Whether a quantity changes by more than rounding: the weight of the only component does not."""
-    if not np.isfinite(value).all():
-        return True
-    return bool(np.ptp(value) > 1e-12 * np.abs(value).max())
 
 
 def _check_draws(draws: Mixture) -> tuple[int, int]:
@@ -226,29 +219,27 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
     sample = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_ENTROPY_ROWS)).round().astype(int))
     points = sample[spread_rows(x[sample])]
     flat = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[2:])), draws)
-    total, log_density, entropy = _invariants(flat, x if with_total else None, x[points], x[sample])
+    found = _invariants(flat, x if with_total else None, x[points], x[sample])
+    values = {
+        name: np.asarray(value, np.float64).reshape(*draws.draw_shape, *value.shape[1:])
+        for name, value in found.items()
+    }
     weights = np.sort(np.exp(np.asarray(draws.log_weights, np.float64)), axis=-1)
-    shape = draws.draw_shape
     return {
-        **({} if total is None else {"log_likelihood": np.asarray(total, np.float64).reshape(shape)}),
+        **({"log_likelihood": values["log_likelihood"]} if with_total else {}),
         **{f"sorted_weights[{index}]": weights[..., index] for index in range(draws.num_components)},
-        **{
-            f"log_density[{row}]": np.asarray(value, np.float64).reshape(shape)
-            for row, value in zip(points, np.asarray(log_density).T, strict=True)
-        },
-        "entropy": np.asarray(entropy, np.float64).reshape(shape),
+        **{f"log_density[{row}]": values["log_density"][..., index] for index, row in enumerate(points)},
+        "entropy": values["entropy"],
     }
 
 
 @matching_precision
 @jax.jit
-def _invariants(
-    draws: Mixture, x: AnyArray | None, points: AnyArray, sample: AnyArray
-) -> tuple[AnyArray | None, AnyArray, AnyArray]:
-    def of_draw(mixture: Mixture) -> tuple[Array | None, Array, Array]:
-        allocation = jnp.asarray(mixture.responsibilities(sample))
-        total = None if x is None else log_likelihood(mixture, x)
-        return total, jnp.asarray(mixture.log_prob(points)), entr(allocation).sum(-1).mean()
+def _invariants(draws: Mixture, x: AnyArray | None, points: AnyArray, sample: AnyArray) -> dict[str, AnyArray]:
+    def of_draw(mixture: Mixture) -> dict[str, Array]:
+        total = {} if x is None else {"log_likelihood": log_likelihood(mixture, x)}
+        entropy = entr(jnp.asarray(mixture.responsibilities(sample))).sum(-1).mean()
+        return {**total, "log_density": jnp.asarray(mixture.log_prob(points)), "entropy": entropy}
 
     return jax.lax.map(of_draw, draws, batch_size=_DRAWS_AT_ONCE)
 

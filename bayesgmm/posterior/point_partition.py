@@ -33,13 +33,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, one_of
-from bayesgmm.posterior.allocations import (
-    flat_draws,
-    hard_allocations,
-    responsibility_blocks,
-    rows_of_draws,
-    sampled_allocations,
-)
+from bayesgmm.posterior import allocations
 from bayesgmm.posterior.similarity import MAX_ROWS, check_num_rows, similarity_of_shares
 
 LOSSES = ("vi", "binder")
@@ -89,13 +83,13 @@ def partition_rows(
     one_of("loss", loss, LOSSES)
     if loss == "vi":
         as_key(key)
-    flat, rows = flat_draws(draws), rows_of_draws(draws, x)
+    flat, rows = allocations.flat_draws(draws), allocations.rows_of_draws(draws, x)
     check_num_rows(rows, max_rows)
-    similarity = similarity_of_shares(responsibility_blocks(flat, rows), len(rows))
+    similarity = similarity_of_shares(allocations.responsibility_blocks(flat, rows), len(rows))
     expected = ExpectedBinder(similarity)
     if loss == "vi":
-        expected = ExpectedVariation(sampled_allocations(flat, rows, key=key), similarity)
-    return least_expected_loss(expected, similarity, hard_allocations(flat, rows))
+        expected = ExpectedVariation(allocations.sampled_allocations(flat, rows, key=key), similarity)
+    return least_expected_loss(expected, similarity, allocations.hard_allocations(flat, rows))
 
 
 def binder_loss(labels: ArrayLike, other: ArrayLike) -> float:

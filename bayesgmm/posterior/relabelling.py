@@ -101,7 +101,9 @@ def relabel_draws(
             raise InputError(
                 "method='pivot' needs pivot=, such as the mixture of an EM fit; or choose 'stephens', 'ecr'"
             )
-        orders, losses = _by_pivot(flat, pivot)
+        scores = np.asarray(label_scores(flat, pivot), np.float64)
+        orders = best_orders(scores)
+        losses = [-float(np.take_along_axis(scores, orders[:, None], 1).sum((1, 2)).mean())]
     elif x is None:
         raise InputError(f"method={method!r} classifies rows and needs them: give x=, or choose method='pivot'")
     else:
@@ -113,12 +115,6 @@ def relabel_draws(
     num_relabelled = int((orders != identity).any(1).sum())
     orders = orders.reshape(*draws.draw_shape, -1)
     return Relabelling(draws.permute(orders), orders, num_relabelled, method, np.asarray(losses, np.float64))
-
-
-def _by_pivot(draws: Mixture, pivot: Mixture) -> tuple[np.ndarray, list[float]]:
-    scores = np.asarray(label_scores(draws, pivot), np.float64)
-    orders = best_orders(scores)
-    return orders, [-float(np.take_along_axis(scores, orders[:, None], 1).sum((1, 2)).mean())]
 
 
 @dataclass(frozen=True)
@@ -137,15 +133,15 @@ class _Criterion:
 
 
 def _by_rows(draws: Mixture, pivot: Mixture | None, x: AnyArray, method: str) -> tuple[np.ndarray, list[float]]:
-    k = draws.num_components
     stephens = method == "stephens"
-    criterion = _Criterion(_with_rows_last, _log, 0.0) if stephens else _Criterion(_hard, _most, 0.5 / k)
+    soft = _Criterion(lambda block: np.ascontiguousarray(np.swapaxes(block, 1, 2)), _log, 0.0)
+    criterion = soft if stephens else _Criterion(_hard, _most, 0.5 / draws.num_components)
     shares = _best_start(draws, x, criterion) if pivot is None else _spread(np.asarray(pivot.responsibilities(x)).T)
     passes = passes_over_draws(criterion.block_of, draws, x)
     # What scores are counted from: the best that a draw could score alone.
     offset = float(len(x))
     if stephens:
-        offset = sum(float(_times_log(block).sum()) for block in passes()) / len(draws.means)
+        offset = sum(float((block * _log(block.astype(np.float64))).sum()) for block in passes()) / len(draws.means)
     once = not stephens and pivot is not None
     orders, losses, _ = _alternate(passes, shares, criterion, offset, once=once)
     return orders, losses
@@ -199,10 +195,6 @@ def _spread(shares: np.ndarray) -> np.ndarray:
     return (1 - _FLOOR) * shares.astype(np.float64) + _FLOOR / len(shares)
 
 
-def _with_rows_last(responsibilities: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.swapaxes(responsibilities, 1, 2))
-
-
 def _hard(responsibilities: np.ndarray) -> np.ndarray:
     """1 where a component is the row's own, with rows last."""
     k = responsibilities.shape[-1]
@@ -212,10 +204,6 @@ def _hard(responsibilities: np.ndarray) -> np.ndarray:
 def _log(shares: np.ndarray) -> np.ndarray:
     """Of a share that underflows, the logarithm of the smallest number: large enough, and finite."""
     return np.log(np.maximum(shares, np.finfo(np.float64).tiny))
-
-
-def _times_log(shares: np.ndarray) -> np.ndarray:
-    return shares * _log(shares.astype(np.float64))
 
 
 def _most(shares: np.ndarray) -> np.ndarray:

@@ -3,6 +3,9 @@
 import math
 from typing import Self
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 _OWN = "a choice of this package"
 
 
@@ -92,9 +95,19 @@ MAX_DISTANCE = Threshold(
 )
 
 
+MIN_DRAWS = Threshold(25.0, "draws", "k-hat is fitted to the largest fifth of them, which has five")
+MIN_RANGE = Threshold(1e-12, "range of draws, relative to the largest", "draws differ by rounding only up to it")
+
+
 def thresholds() -> dict[str, Threshold]:
     """All of them by name."""
     return {name: value for name, value in globals().items() if isinstance(value, Threshold)}
+
+
+def vary(draws: Float[np.ndarray, "..."], axis: int | None = None) -> Bool[np.ndarray, "..."] | np.bool:
+    """Whether draws differ by more than rounding, as the weight of the only component does not; NaN and infinity do."""
+    with np.errstate(invalid="ignore"):
+        return ~(np.ptp(draws, axis) <= MIN_RANGE * np.abs(draws).max(axis)) | ~np.isfinite(draws).all(axis)
 
 
 def pareto_k_limit(num_draws: int) -> float:

@@ -32,7 +32,7 @@ from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import check_bool, name_features, no_constant_column, short_repr, whole_number
-from bayesgmm.priors.description import as_interval, as_table, rows_of_sticks, rows_of_weights, rows_with_intervals
+from bayesgmm.priors.description import as_table, rows_of_sticks, rows_of_weights, rows_with_intervals
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -92,24 +92,28 @@ class ConjugatePrior:
         assumed = [centred.format(name, value, kappa) for name, value in zip(names, mean, strict=True)]
         margin = stats.t(margin_dof, mean, np.sqrt(margin_scale / margin_dof / kappa)).interval(0.95)
         rows += rows_with_intervals("means", assumed, margin)
-        edges = stats.chi2(margin_dof).ppf([0.975, 0.025])
-        of_sds = [f"sd {as_interval(*np.sqrt(s / edges))}" for s in margin_scale]
+        sds = np.sqrt(margin_scale / stats.chi2(margin_dof).ppf([[0.975], [0.025]]))
         if scale.ndim == 2:
-            matrix = "; ".join(", ".join(f"{value:.4g}" for value in row) for row in scale)
-            part = "lower half" if len(scale) <= _MOST_LISTED else "diagonal"
-            whole = f"scale [{matrix}]" if len(scale) <= 2 else f"the {part} of its scale:"
+            few, assumed = len(scale) <= _MOST_LISTED, list(names)
+            whole = f"scale [{'; '.join(_listed(row) for row in scale)}]"
+            if len(scale) > 2:
+                whole = f"the {'lower half' if few else 'diagonal'} of its scale:"
+                parts = [_listed(row[0 if few else j : j + 1]) for j, row in enumerate(scale)]
+                assumed = [f"{name}: {part}" for name, part in zip(names, parts, strict=True)]
             rows.append(("covariances", f"InverseWishart, dof {dof:g}, {whole}", ""))
-            for j, (name, of_sd) in enumerate(zip(names, of_sds, strict=True)):
-                listed = scale[j, : j + 1] if len(scale) <= _MOST_LISTED else scale[j, j : j + 1]
-                entries = f": {', '.join(f'{value:.4g}' for value in listed)}" if len(scale) > 2 else ""
-                rows.append(("covariances", f"{name}{entries}", of_sd))
         elif scale.ndim == 1:
-            for name, s, of_sd in zip(names, scale, of_sds, strict=True):
-                rows.append(("variances", f"InverseGamma, {name}: shape {dof / 2:g}, scale {s / 2:.4g}", of_sd))
+            named = zip(names, scale, strict=True)
+            assumed = [f"InverseGamma, {name}: shape {dof / 2:g}, scale {s / 2:.4g}" for name, s in named]
         else:
-            assumed = f"InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}"
-            rows.append(("variances", assumed + (", one for all features" if len(mean) > 1 else ""), of_sds[0]))
+            for_all = ", one for all features" if len(mean) > 1 else ""
+            assumed = [f"InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}{for_all}"]
+        quantity = "covariances" if scale.ndim == 2 else "variances"
+        rows += rows_with_intervals(quantity, assumed, sds[:, : len(assumed)], "sd ")
         return as_table(rows)
+
+
+def _listed(numbers: np.ndarray) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers)
 
 
 AnyPrior = WeaklyInformativePrior | ConjugatePrior
@@ -163,20 +167,18 @@ def conjugate_prior(
     """
     family = _conjugate_family(family)
     rows = as_rows(x, row_weights)
-    values, weights = rows.values, rows.weights
-    num_features = rows.num_features
+    values, weights, num_features = rows.values, rows.weights, rows.num_features
     num_components = whole_number("num_components", num_components)
     if not is_traced(rows):
         no_constant_column(np.asarray(values)[np.asarray(weights) > 0])
     center, covariance = sample_covariance(values, weights)
-    default_scale = _default_scale(covariance, values, num_components, family)
     lowest = num_features - 1 if family.conjugate == "inverse-Wishart" else 0
     prior = ConjugatePrior(
         concentration=prior_number("concentration", concentration, (num_components,), rows.dtype),
         mean=prior_number("mean", center if mean is None else mean, (num_features,), rows.dtype, positive=False),
         shrinkage=prior_number("shrinkage", shrinkage, (), rows.dtype),
         dof=prior_number("dof", num_features + 2 if dof is None else dof, (), rows.dtype),
-        scale=_scale(default_scale if scale is None else scale, values, family),
+        scale=_scale(scale, covariance / num_components ** (2 / num_features), values, family),
         column_mean=center,
         column_scale=covariance.diagonal() ** 0.5,
         stick_breaking=check_bool("stick_breaking", stick_breaking),
@@ -200,7 +202,7 @@ def check_conjugate_prior(prior: object, num_components: int, num_features: int,
     if not isinstance(prior, ConjugatePrior):
         fault = "is one of default_prior" if isinstance(prior, WeaklyInformativePrior) else f"is {short_repr(prior)}"
         raise InputError(f"prior {fault}, and this takes a conjugate prior; {cure}")
-    shape = _scale_shape(family, num_features)
+    shape = family.matrix_shape(num_features)
     if prior.concentration.shape != (num_components,) or prior.mean.shape != (num_features,):
         fault = f"is for k={prior.concentration.shape[0]} components of {prior.mean.shape[0]} features"
     elif prior.scale.shape != shape:
@@ -286,7 +288,7 @@ def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components:
     """The prior with its numbers written out for every component."""
     num_features = prior.mean.shape[0]
     num_factors = family.num_factors(num_components)
-    shape = _scale_shape(family, num_features) or (1,)
+    shape = family.matrix_shape(num_features) or (1,)
     concentration = jnp.asarray(prior.concentration)
     return ConjugateDistribution(
         concentration=jnp.ones_like(concentration) if prior.stick_breaking else concentration,
@@ -318,10 +320,6 @@ def _conjugate_family(family: str | Family) -> Family:
     return family
 
 
-def _scale_shape(family: Family, num_features: int) -> tuple[int, ...]:
-    return () if family.isotropic else family.representation.shape(num_features)
-
-
 def sample_covariance(
     x: Float[AnyArray, "n d"], weights: Float[AnyArray, " n"]
 ) -> tuple[Float[AnyArray, " d"], Float[AnyArray, "d d"]]:
@@ -336,19 +334,13 @@ def sample_covariance(
     return center, (weights[:, None] * centred).T @ centred / (total - 1)
 
 
-def _default_scale(covariance: AnyArray, x: AnyArray, num_components: int, family: Family) -> ArrayLike:
-    num_rows, num_features = x.shape
-    shrunk = covariance / num_components ** (2 / num_features)
+def _scale(scale: ArrayLike | None, covariance: AnyArray, x: AnyArray, family: Family) -> AnyArray:
+    """The scale that is given, or by default this covariance; of few rows, which it is singular of, its diagonal."""
+    shape = family.matrix_shape(x.shape[1])
     if family.diagonal:
-        return shrunk.diagonal().mean()
-    array = jnp if is_traced(x) else np
-    return shrunk if num_rows > num_features else array.diag(shrunk.diagonal())
-
-
-def _scale(scale: ArrayLike, x: AnyArray, family: Family) -> AnyArray:
-    shape = _scale_shape(family, x.shape[1])
-    if family.diagonal:
-        return prior_number("scale", scale, shape, x.dtype)
+        return prior_number("scale", covariance.diagonal().mean() if scale is None else scale, shape, x.dtype)
+    if scale is None:
+        scale = covariance if len(x) > x.shape[1] else (jnp if is_traced(x) else np).diag(covariance.diagonal())
     if is_traced(scale):
         return jnp.reshape(jnp.asarray(scale), shape)
     given = np.asarray(scale, x.dtype)

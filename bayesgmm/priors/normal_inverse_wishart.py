@@ -21,25 +21,12 @@ from jax.scipy.special import digamma, gammaln, multigammaln
 from jaxtyping import Array, Float, Shaped
 
 from bayesgmm.likelihood.moments import Moments
-from bayesgmm.mixtures.factors import Factor, Triangular, pool
+from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import (
-    LOG_2PI,
-    Mixture,
-    log_normaliser,
-    rows_of_mixture,
-    sum_over_components,
-)
+from bayesgmm.mixtures.mixture import LOG_2PI, Mixture, log_normaliser, rows_of_mixture, sum_over_components
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, matching_precision
-from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
-from bayesgmm.priors.mixing_weights import (
-    expected_log_weights,
-    log_constant_of_weights,
-    log_mean_weights,
-    log_prob_of_weights,
-    sample_log_weights,
-    update_weights,
-)
+from bayesgmm.numerics.triangular import cholesky
+from bayesgmm.priors import mixing_weights
 from bayesgmm.runtime.files import storable
 
 
@@ -73,11 +60,26 @@ class ConjugateDistribution:
     @property
     def is_diagonal(self) -> bool:
         """Whether it is one of variances, not of covariance matrices."""
-        return self.scale.ndim == self.mean.ndim
+        return self.representation is Diagonal
+
+    @property
+    def representation(self) -> type[Factor]:
+        """That of its mixtures' precision factors."""
+        return Diagonal if self.scale.ndim == self.mean.ndim else Triangular
+
+    @property
+    def weight_parameters(self) -> tuple[AnyArray, mixing_weights.Remainder]:
+        """What the functions of `mixing_weights` take."""
+        return self.concentration, self.remainder
 
     def free_scales(self) -> Float[Array, "e v p p"]:
         """The scales as matrices of covariances that are independent: v of one dimension for variances, else one."""
-        return self.scale[:, :, None, None] if self.is_diagonal else self.scale[:, None]
+        return self.representation.to_blocks(self.scale)
+
+    def _factor_of_scales(self, dof: Float[Array, " e"]) -> Factor:
+        """Precision factors of the covariances whose scales are divided by these numbers."""
+        blocks = Triangular.from_covariances(self.free_scales() / dof[:, None, None, None]).array
+        return self.representation.from_blocks(blocks, count_features(self))
 
     def predictive_log_prob(self, x: ArrayLike) -> Float[AnyArray, " n"]:
         r"""Log-density of new rows x (n, d) with weights, means and covariances integrated out, shape (n).
@@ -114,7 +116,7 @@ def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> Co
     rows = pool(count, num_factors)
     if family.isotropic:
         scatter, rows = scatter.sum(1, keepdims=True), rows * count_features(prior)
-    concentration, remainder = update_weights(prior.concentration, prior.remainder, count)
+    concentration, remainder = mixing_weights.update_weights(*prior.weight_parameters, count)
     return ConjugateDistribution(
         concentration=concentration,
         remainder=remainder,
@@ -152,18 +154,12 @@ def expected_mixture(distribution: ConjugateDistribution) -> Mixture:
     (Bishop 2006, equations 10.64 to 10.66): a Gaussian one, so that the pass over the rows serves coordinate ascent as
     it is. Its weights do not sum to one.
     """
-    d = count_features(distribution)
-    dof = distribution.dof
-    if distribution.is_diagonal:
-        factor = jnp.sqrt(dof[:, None] / distribution.scale)
-        factor = jnp.broadcast_to(factor, (len(factor), d))
-        expected_log = d * (digamma(0.5 * dof) + jnp.log(2.0 / dof))
-    else:
-        factor = Triangular.from_covariances(distribution.scale / dof[:, None, None]).array
-        halves = 0.5 * (dof[:, None] - jnp.arange(d, dtype=dof.dtype)[None])
-        expected_log = digamma(halves).sum(1) + d * jnp.log(2.0 / dof)
-    log_weights = expected_log_weights(distribution.concentration, distribution.remainder)
-    return Mixture(log_weights + 0.5 * expected_log - 0.5 * d / distribution.shrinkage, distribution.mean, factor)
+    d, p, dof = count_features(distribution), distribution.free_scales().shape[-1], distribution.dof
+    halves = 0.5 * (dof[:, None] - jnp.arange(p, dtype=dof.dtype)[None])
+    expected_log = (d // p) * (digamma(halves).sum(1) + p * jnp.log(2.0 / dof))
+    log_weights = mixing_weights.expected_log_weights(*distribution.weight_parameters)
+    log_weights = log_weights + 0.5 * expected_log - 0.5 * d / distribution.shrinkage
+    return Mixture(log_weights, distribution.mean, distribution._factor_of_scales(dof).array)
 
 
 def log_evidence(
@@ -178,7 +174,7 @@ def log_evidence(
 def _log_constant(distribution: ConjugateDistribution) -> Array:
     """Logarithm of the constant that normalises the density, without what depends on k and d alone."""
     d, dof = count_features(distribution), distribution.dof
-    of_weights = log_constant_of_weights(distribution.concentration, distribution.remainder)
+    of_weights = mixing_weights.log_constant_of_weights(*distribution.weight_parameters)
     of_means = -0.5 * d * jnp.log(distribution.shrinkage).sum()
     return of_weights + of_means + _log_constants_of_covariances(dof, distribution.free_scales()).sum()
 
@@ -196,11 +192,10 @@ def log_prob_of_mixture(distribution: ConjugateDistribution, mixture: Mixture) -
     Of covariance matrices where they are free, of variances for diagonals and spheres, one factor for each free one.
     """
     d = count_features(distribution)
-    of_weights = log_prob_of_weights(distribution.concentration, distribution.remainder, mixture.log_weights)
+    of_weights = mixing_weights.log_prob_of_weights(*distribution.weight_parameters, mixture.log_weights)
     scales = distribution.free_scales()  # (e, v, p, p), one p-dimensional covariance for each
     num_free, size = scales.shape[1:3]
-    factor = mixture.precision_factor
-    factor = factor[:, :num_free, None, None] if distribution.is_diagonal else jnp.tril(factor)[:, None]
+    factor = jnp.tril(mixture.factor.to_blocks(mixture.precision_factor)[:, :num_free])
     log_det = -2.0 * jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
     traces = jnp.square(jnp.matmul(factor, cholesky(scales), precision="highest")).sum((-2, -1))
     of_covariances = -0.5 * (distribution.dof[:, None] + size + 1.0) * log_det - 0.5 * traces
@@ -220,52 +215,39 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
     """
     weight_key, covariance_key, off_key, mean_key = jax.random.split(key, 4)
     (k, d), dtype = distribution.mean.shape, distribution.mean.dtype
-    log_weights = sample_log_weights(distribution.concentration, distribution.remainder, key=weight_key)
+    log_weights = mixing_weights.sample_log_weights(*distribution.weight_parameters, key=weight_key)
     noise = jax.random.normal(mean_key, (k, d), dtype) / jnp.sqrt(distribution.shrinkage)[:, None]
-    scale, half = distribution.scale, 0.5 * distribution.dof
-    if distribution.is_diagonal:
-        precisions = 2.0 * jax.random.gamma(covariance_key, half[:, None], scale.shape, dtype) / scale
-        factor = jnp.broadcast_to(jnp.sqrt(precisions), (len(scale), d))
-        return Mixture(log_weights, distribution.mean + noise / factor, factor)
-    halves = half[:, None] - 0.5 * jnp.arange(d - 1, -1, -1, dtype=dtype)[None]
-    diagonal = jnp.sqrt(2.0 * jax.random.gamma(covariance_key, halves, dtype=dtype))
-    lower = jnp.tril(jax.random.normal(off_key, scale.shape, dtype), -1)
-    lower = lower + diagonal[:, :, None] * jnp.eye(d, dtype=dtype)[None]
-    factor = jnp.matmul(lower, Triangular.from_covariances(scale).array, precision="highest")
+    scales = distribution.free_scales()
+    *shape, p = scales.shape[:-1]
+    halves = 0.5 * (distribution.dof[:, None, None] - jnp.arange(p - 1, -1, -1, dtype=dtype)[None, None])
+    diagonal = jnp.sqrt(2.0 * jax.random.gamma(covariance_key, halves, (*shape, p), dtype))
+    lower = jnp.tril(jax.random.normal(off_key, scales.shape, dtype), -1)
+    lower = lower + Triangular.of_diagonal(diagonal)
+    blocks = jnp.matmul(lower, Triangular.from_covariances(scales).array, precision="highest")
+    factor = distribution.representation.from_blocks(blocks, d)
     # Covariance factor times noise, which is small beside what a solve would cost to set up.
-    away = (inverse_of_lower(factor) * noise[:, None, :]).sum(2)
-    return Mixture(log_weights, distribution.mean + away, factor)
+    return Mixture(log_weights, distribution.mean + factor.times(factor.inverse(), noise), factor.array)
 
 
 @matching_precision
 def _predictive_log_prob(distribution: ConjugateDistribution, x: ArrayLike) -> AnyArray:
-    d = count_features(distribution)
     x = rows_of_mixture(Mixture(distribution.concentration, distribution.mean, distribution.scale), x)
-    return _predictive(distribution, jnp.asarray(x, jax.dtypes.canonicalize_dtype(distribution.mean.dtype)), d)
+    return _predictive(distribution, jnp.asarray(x, jax.dtypes.canonicalize_dtype(distribution.mean.dtype)))
 
 
-@functools.partial(jax.jit, static_argnames="d")
-def _predictive(distribution: ConjugateDistribution, x: Array, d: int) -> Array:
+@jax.jit
+def _predictive(distribution: ConjugateDistribution, x: Array) -> Array:
     distribution = jax.tree.map(jnp.asarray, distribution)
+    (k, d), (v, p) = distribution.mean.shape, distribution.free_scales().shape[1:3]
+    dof = distribution.dof - p + 1.0
+    factor = distribution._factor_of_scales(dof)
     widening = 1.0 + 1.0 / distribution.shrinkage  # a new row has the spread of its component and that of its mean
-    centred = x.T[None] - distribution.mean[:, :, None]  # (k, d, n)
-    if distribution.is_diagonal:
-        dof = distribution.dof
-        variances = distribution.scale / dof[:, None] * widening[:, None]
-        squares = jnp.square(centred) / variances[:, :, None]
-        if distribution.scale.shape[1] < d:
-            log_prob = _log_student(squares.sum(1), dof, d) - 0.5 * d * jnp.log(variances)
-        else:
-            each = _log_student(squares, dof[:, None], 1) - 0.5 * jnp.log(variances)[:, :, None]
-            log_prob = each.sum(1)
-    else:
-        dof = distribution.dof - d + 1.0
-        factor = Triangular.from_covariances(distribution.scale / dof[:, None, None]).array
-        factor = factor / jnp.sqrt(widening)[:, None, None]
-        squares = jnp.square(jnp.matmul(jnp.tril(factor), centred, precision="highest")).sum(1)
-        log_det = jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
-        log_prob = _log_student(squares, dof, d) + log_det[:, None]
-    log_weights = log_mean_weights(distribution.concentration, distribution.remainder)
+    factor = type(factor)(factor.array / factor.of_each(jnp.sqrt(widening)))
+    # A density of d / v features for each covariance that is independent of the others.
+    squares = jnp.square(factor.whiten(x.T[None] - distribution.mean[:, :, None])).reshape(k, v, d // v, -1).sum(2)
+    log_det = jnp.log(factor.diagonal()).reshape(k, v, d // v).sum(2)
+    log_prob = (_log_student(squares, dof[:, None], d // v) + log_det[:, :, None]).sum(1)
+    log_weights = mixing_weights.log_mean_weights(*distribution.weight_parameters)
     return sum_over_components(log_weights[:, None] + log_prob)
 
 

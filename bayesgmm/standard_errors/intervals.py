@@ -90,25 +90,21 @@ class Uncertainty:
     @property
     def num_replicates(self) -> int:
         """How many replicates were fitted."""
-        return 0 if self.replicate_results is None else len(self.replicate_results)
+        return len(self._results)
 
     @property
     def num_failed(self) -> int:
         """How many of them are no fits, and were left out."""
-        return int((~self._kept).sum())
+        return int(is_failure(self._results).sum())
 
     @property
     def num_unconverged(self) -> int:
         """How many were still moving at the step limit; they are counted in."""
-        return (
-            0 if self.replicate_results is None else int((self.replicate_results == ResultCode.max_steps_reached).sum())
-        )
+        return int((self._results == ResultCode.max_steps_reached).sum())
 
     @property
-    def _kept(self) -> np.ndarray:
-        if self.replicate_results is None:
-            return np.zeros(0, bool)
-        return ~is_failure(self.replicate_results)
+    def _results(self) -> np.ndarray:
+        return np.zeros(0, int) if self.replicate_results is None else self.replicate_results
 
     def intervals(self, level: float = 0.95, kind: str | None = None) -> dict[str, np.ndarray]:
         """Confidence limits of every quantity, on the last axis of its own shape.
@@ -142,7 +138,7 @@ class Uncertainty:
                 limits = np.where(diagonal, normal_interval(estimate, error, level, LOG), limits)
             return limits.astype(estimate.dtype)
         assert self.replicates is not None
-        replicates = self.replicates[name][self._kept]
+        replicates = self.replicates[name][~is_failure(self._results)]
         if len(replicates) < 2:
             return np.full((*estimate.shape, 2), np.nan, estimate.dtype)
         if kind == "percentile":
@@ -166,16 +162,10 @@ class Uncertainty:
         shapes = {name: value.shape for name, value in self.estimates.items()}
         return pd.DataFrame(
             [
-                {
-                    "cluster": entry.cluster,
-                    "quantity": entry.label,
-                    "estimate": self.estimates[entry.name][entry.place],
-                    "standard_error": self.standard_errors[entry.name][entry.place],
-                    "lower": limits[entry.name][entry.place][0],
-                    "upper": limits[entry.name][entry.place][1],
-                }
-                for entry in entries(shapes, get_family(self.family), names)
-            ]
+                (cluster, label, self.estimates[name][at], self.standard_errors[name][at], *limits[name][at])
+                for cluster, label, name, at in entries(shapes, get_family(self.family), names)
+            ],
+            columns=["cluster", "quantity", "estimate", "standard_error", "lower", "upper"],
         )
 
 
@@ -242,10 +232,6 @@ def _quantile_each(
     replicates: Float[np.ndarray, "r *shape"], probability: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
     """A quantile of its own for every number; NaN where its probability is."""
-    ordered = np.sort(replicates, axis=0)
-    known = np.isfinite(probability)
-    place = np.where(known, probability, 0.0) * (len(replicates) - 1)
-    below = np.floor(place).astype(np.intp)
-    above = np.minimum(below + 1, len(replicates) - 1)
-    low, high = (np.take_along_axis(ordered, index[None], axis=0)[0] for index in (below, above))
-    return np.where(known, low + (place - below) * (high - low), np.nan)
+    each = zip(replicates.reshape(len(replicates), -1).T, probability.ravel(), strict=True)
+    found = [np.quantile(values, share) if np.isfinite(share) else np.nan for values, share in each]
+    return np.reshape(found, probability.shape)

@@ -6,7 +6,7 @@ where they disagree the likelihood is no parabola and the replicates are to be b
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     GivenFunctions = Mapping[str, Callable[[Mixture], AnyArray]]
 else:
     GivenFunctions = object  # checked by `as_functions`
+
+Problem = tuple[UncertaintyCode, str]
 
 _NUM_REPLICATES = 500
 _TOL = 1e-8  # of the replicates: one that stops early stays near the fit, and would look too certain
@@ -110,26 +112,32 @@ def uncertainty(
     family = get_family(fit.family)
     known_rows = as_rows(x, row_weights).of_positive_weight()
     dtype, weights = known_rows.dtype, np.asarray(known_rows.weights, np.float64)
-    rows = np.asarray(rows_of_mixture(fit.mixture, known_rows.values), np.float64)
+    rows = Rows(np.asarray(rows_of_mixture(fit.mixture, known_rows.values), np.float64), weights)
     _check_size(method, fit.mixture, family, weights)
     mixture = jax.tree.map(lambda field: np.asarray(field, np.float64), fit.mixture)
     with jax.enable_x64(True):
-        mixture, rows, weights = jax.tree.map(jnp.asarray, (mixture, rows, weights))
+        mixture, rows = jax.tree.map(jnp.asarray, (mixture, rows))
         known = as_functions(functions, mixture)
-        theory = information(mixture, rows, weights, family=family, functions=known, sandwich=method == "sandwich")
-        refits = None
+        sandwich = method == "sandwich"
+        theory = information(mixture, rows.values, rows.weights, family=family, functions=known, sandwich=sandwich)
+        estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, known).items()}
+        problems = list(_problems(fit, weights, family, theory))
+        sound = all(code.sound for code, _ in problems)
+        of_theory = (theory.standard_errors, theory.acceleration)
+        errors, acceleration = (_split(part if sound else np.full_like(part, np.nan), estimates) for part in of_theory)
+        fields: dict[str, Any] = {"estimates": estimates, "standard_errors": errors, "acceleration": acceleration}
         if method not in BY_THEORY:
-            refits = _refit(method, mixture, rows, weights, family, num_replicates, key)
-        found = _assemble(method, fit, mixture, weights, family, known, theory, refits)
+            refits = _refit(method, mixture, rows, family, num_replicates, key)
+            drawn = _quantities_of_each(refits.mixtures, known)
+            fields |= _of_replicates(method, refits, {name: np.asarray(drawn[name]) for name in estimates}, weights)
+            missing = "" if sound else ". BCa intervals, which need that information, are missing"
+            problems = [(code, text + missing) for code, text in problems] + list(_failures(refits, method))
 
-    if found["code"]:
-        warn_or_raise(f"uncertainty ({method}): {found['message']}", on_failure)
-    return Uncertainty(
-        method=method,
-        family=family.name,
-        mixture=fit.mixture,
-        **{name: _cast(value, dtype) for name, value in found.items()},
-    )
+    code = max((code for code, _ in problems), default=UncertaintyCode.successful)
+    message = "; ".join(text for _, text in problems)
+    if code:
+        warn_or_raise(f"uncertainty ({method}): {message}", on_failure)
+    return Uncertainty(method, family.name, fit.mixture, **_cast(fields, dtype), code=code, message=message)
 
 
 def _cast(value: PyTree, dtype: np.dtype) -> PyTree:
@@ -167,31 +175,22 @@ def _check_size(method: str, mixture: Mixture, family: Family, row_weights: np.n
 
 
 def _refit(
-    method: str,
-    mixture: Mixture,
-    x: Array,
-    row_weights: Array,
-    family: Family,
-    num_replicates: int | None,
-    key: RandomKey | None,
+    method: str, mixture: Mixture, rows: Rows, family: Family, num_replicates: int | None, key: RandomKey | None
 ) -> Refits:
     """EM fits of the replicates, with the labels of the mixture."""
+    x, row_weights = rows.values, rows.weights
     num_rows = round(float(row_weights.sum()))
-    shared: dict[str, Array] = {"values": x}
-    if method == "jackknife":
-        draw, inputs = jackknife_weights(row_weights), jnp.flatnonzero(row_weights > 0)
-    else:
-        assert num_replicates is not None
-        inputs = jax.random.split(as_key(key), num_replicates)
-        if method == "bootstrap":
-            draw = bootstrap_weights(row_weights, num_rows)
-        elif method == "weighted":
-            draw = dirichlet_weights(row_weights)
-        else:
-            draw = simulated_rows(mixture, num_rows)
-            shared = {"weights": jnp.ones(num_rows, x.dtype)}
-    ridge = default_ridge(Rows(x, row_weights))
-    refits = refit(mixture, draw, inputs, ridge, family=family, tol=_TOL, **shared)
+    draw = {
+        "bootstrap": bootstrap_weights(row_weights, num_rows),
+        "weighted": dirichlet_weights(row_weights),
+        "parametric": simulated_rows(mixture, num_rows),
+        "jackknife": jackknife_weights(row_weights),
+    }[method]
+    shared = {"weights": jnp.ones(num_rows, x.dtype)} if method == "parametric" else {"values": x}
+    inputs = (
+        jnp.flatnonzero(row_weights > 0) if num_replicates is None else jax.random.split(as_key(key), num_replicates)
+    )
+    refits = refit(mixture, draw, inputs, default_ridge(rows), family=family, tol=_TOL, **shared)
     return Refits(relabel(refits.mixtures, mixture), refits.results)
 
 
@@ -201,46 +200,16 @@ def _quantities_of_each(mixtures: Mixture, functions: Functions) -> dict[str, Ar
     return jax.lax.map(lambda mixture: quantities_of(mixture, functions), mixtures, batch_size=at_once)
 
 
-def _assemble(
-    method: str,
-    fit: Fit,
-    mixture: Mixture,
-    row_weights: Array,
-    family: Family,
-    functions: Functions,
-    theory: Information,
-    refits: Refits | None,
+def _of_replicates(
+    method: str, refits: Refits, replicates: dict[str, np.ndarray], row_weights: np.ndarray
 ) -> dict[str, Any]:
-    """The fields of an `Uncertainty`, in float64."""
-    estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, functions).items()}
-    problems = [] if (problem := _problem(fit, row_weights, family, theory)) is None else [problem]
-    sound = all(code.sound for code, _ in problems)
-    nothing = np.full(len(theory.standard_errors), np.nan)
-    found: dict[str, Any] = {
-        "estimates": estimates,
-        "standard_errors": _split(theory.standard_errors if sound else nothing, estimates),
-        "acceleration": _split(theory.acceleration if sound else nothing, estimates),
-    }
-    if refits is not None:
-        if not sound:
-            problems = [
-                (code, f"{text}. BCa intervals, which need that information, are missing") for code, text in problems
-            ]
-        drawn = _quantities_of_each(refits.mixtures, functions)
-        replicates = {name: np.asarray(drawn[name]) for name in estimates}
-        usable = ~refits.failed
-        counts = np.asarray(row_weights)[np.asarray(row_weights) > 0] if method == "jackknife" else None
-        counts = np.ones(len(usable)) if counts is None else counts
-        found["standard_errors"] = {
-            name: _spread(value[usable], counts[usable], float(counts.sum()), method)
-            for name, value in replicates.items()
-        }
-        found |= {"replicates": replicates, "replicate_results": refits.results, "replicate_weights": counts}
-        if (failure := _failures(refits, method)) is not None:
-            problems.append((UncertaintyCode.failed_replicates, failure))
-    found["code"] = max((code for code, _ in problems), default=UncertaintyCode.successful)
-    found["message"] = "; ".join(text for _, text in problems)
-    return found
+    """The fields of an `Uncertainty` that are made of replicates."""
+    counts = row_weights[row_weights > 0] if method == "jackknife" else np.ones(len(refits.results))
+    usable = ~refits.failed
+    total = float(counts.sum())
+    errors = {name: _spread(value[usable], counts[usable], total, method) for name, value in replicates.items()}
+    ends = {"replicate_results": refits.results, "replicate_weights": counts}
+    return {"standard_errors": errors, "replicates": replicates, **ends}
 
 
 def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: str) -> np.ndarray:
@@ -265,55 +234,56 @@ def _split(values: AnyArray, like: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: by_name[name] for name in like}
 
 
-def _failures(refits: Refits, method: str) -> str | None:
-    """What became of replicates that are no fits, or none where all are."""
-    parts = []
+def _failures(refits: Refits, method: str) -> Iterator[Problem]:
+    """What became of replicates that are no fits; nothing where all are."""
     num_failed, num_all = int(refits.failed.sum()), len(refits.results)
     if num_failed:
         kinds = sorted({ResultCode(int(code)).name for code in refits.results[refits.failed]})
         other = "" if method == "weighted" else " or method='weighted'"
-        parts.append(
+        text = (
             f"{num_failed} of {num_all} replicates failed ({', '.join(kinds)}) and are left out, so the errors miss "
             f"what was furthest from the fit; fewer components{other} may help"
         )
+        yield UncertaintyCode.failed_replicates, text
     if num_moving := int((refits.results == ResultCode.max_steps_reached).sum()):
-        parts.append(
-            f"{num_moving} of {num_all} replicates were still moving after {MAX_STEPS} steps and count as they were"
-        )
-    return "; ".join(parts) or None
+        text = f"{num_moving} of {num_all} replicates were still moving after {MAX_STEPS} steps and count as they were"
+        yield UncertaintyCode.failed_replicates, text
 
 
-def _problem(fit: Fit, row_weights: Array, family: Family, theory: Information) -> tuple[UncertaintyCode, str] | None:
-    """What keeps first-order theory from holding at this fit, in words; None where it holds."""
+def _problems(fit: Fit, row_weights: np.ndarray, family: Family, theory: Information) -> Iterator[Problem]:
+    """What keeps first-order theory from holding at this fit, in words; nothing where it holds."""
     mixture = fit.mixture
-    counts = np.asarray(mixture.weights, np.float64) * float(row_weights.sum())
+    counts = np.asarray(mixture.weights, np.float64) * row_weights.sum()
+    smallest, distance = float(theory.shares[0]), float(theory.distance)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixture)) or fit.code is ResultCode.collapsed:
         text = f"the fit is no maximum inside the parameter space: {fit.code.explanation}"
-        return UncertaintyCode.collapsed, text
-    if (counts < 1.0).any():
+        yield UncertaintyCode.collapsed, text
+    elif (counts < 1.0).any():
         empty = int(counts.argmin())
-        return UncertaintyCode.collapsed, (
+        text = (
             f"component {empty} holds {counts[empty]:.2g} rows, so its weight is at the boundary, where the "
             "likelihood has no curvature that tells an error; use fewer components"
         )
-    smallest = float(theory.shares[0])
-    if not smallest > MIN_INFORMATION:
+        yield UncertaintyCode.collapsed, text
+    elif not smallest > MIN_INFORMATION:
         names = names_of_coordinates(family, mixture.num_components, mixture.num_features)
         most = names[int(np.abs(np.nan_to_num(np.asarray(theory.flattest))).argmax())]
         direction = f"in a direction that moves most of all the {most}"
         if smallest < -MIN_INFORMATION:
-            return UncertaintyCode.no_maximum, (
+            text = (
                 f"the fit is no maximum of this likelihood, which curves upwards {direction}; {_WHOSE}? Then it is "
                 "a saddle point or stopped early: fit from other starts or with a smaller tol"
             )
-        return UncertaintyCode.singular, (
-            f"the information is singular: the likelihood is flat {direction}, as where two components are the "
-            "same; use fewer components or a more restricted family"
-        )
-    distance = float(theory.distance)
-    if distance > MAX_DISTANCE:
-        return UncertaintyCode.away_from_maximum, (
+            yield UncertaintyCode.no_maximum, text
+        else:
+            text = (
+                f"the information is singular: the likelihood is flat {direction}, as where two components are the "
+                "same; use fewer components or a more restricted family"
+            )
+            yield UncertaintyCode.singular, text
+    elif distance > MAX_DISTANCE:
+        text = (
             f"the fit is {distance:.2g} standard errors from the maximum of this likelihood; {_WHOSE}? Then fit "
             "with a smaller tol, or accelerate=True"
         )
-    return None
+        yield UncertaintyCode.away_from_maximum, text

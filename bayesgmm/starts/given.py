@@ -1,7 +1,7 @@
 """Starts that a user gives (a mixture, some of its parameters, responsibilities, labels), checked and made mixtures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
+from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
@@ -54,26 +55,20 @@ def mixture_from_start(
         if given is None:
             responsibilities = responsibilities_from_start(_nearest_means(rows, means), rows, num_components)
             fitted = mixture_of_partition(rows, responsibilities, family, reg_covar)
-            return _from_factor(rows.values, weights, means, fitted.precision_factor)
-        return _from_matrices(rows.values, weights, means, *given, family)
+            return _made(rows.values, weights, means, fitted.precision_factor, family.representation)
+        kind, matrices = given
+        factor_of = getattr(family.representation, f"from_{kind}")
+        return _made(rows.values, weights, means, matrices, factor_of)
     responsibilities = responsibilities_from_start(start, rows, num_components)
     return mixture_of_partition(rows, responsibilities, family, reg_covar)
 
 
 @matching_precision
-def _from_factor(x: AnyArray, weights: AnyArray, means: AnyArray, factor: AnyArray) -> Mixture:
-    weights, means, factor = (jnp.asarray(value, x.dtype) for value in (weights, means, factor))
-    return Mixture(jnp.log(weights / weights.sum()), means, factor)
-
-
-@matching_precision
-def _from_matrices(
-    x: AnyArray, weights: AnyArray, means: AnyArray, kind: str, matrices: AnyArray, family: Family
+def _made(
+    x: AnyArray, weights: AnyArray, means: AnyArray, matrices: AnyArray, factor_of: Callable[[AnyArray], Factor]
 ) -> Mixture:
-    matrices = jnp.asarray(matrices, x.dtype)
-    representation = family.representation
-    made = representation.from_covariances if kind == "covariances" else representation.from_precisions
-    return _from_factor(x, weights, means, made(matrices).array)
+    weights, means, matrices = (jnp.asarray(value, x.dtype) for value in (weights, means, matrices))
+    return Mixture(jnp.log(weights / weights.sum()), means, factor_of(matrices).array)
 
 
 @matching_precision
@@ -92,12 +87,9 @@ def _as_given(start: Mixture, x: AnyArray, num_components: int, family: Family) 
 
     It is taken at its word: variances that differ by feature count in the first responsibilities of any family.
     """
-    _check_size(start, num_components, x.shape[1])
-    _check_finite(start)
-    _check_representation(start, family)
+    _check_given(start, num_components, x.shape[1], family, finite=True)
     factor = jnp.asarray(start.precision_factor, x.dtype)
-    if start.is_diagonal and not family.diagonal:
-        factor = factor[:, :, None] * jnp.eye(x.shape[1], dtype=factor.dtype)[None]
+    factor = factor if family.diagonal else start.factor.dense(factor)
     factor = jnp.broadcast_to(factor, (family.num_factors(num_components), *factor.shape[1:]))
     return Mixture(jnp.asarray(start.log_weights, x.dtype), jnp.asarray(start.means, x.dtype), factor)
 
@@ -131,20 +123,9 @@ def _parameters(
 
 
 def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: int, family: Family) -> AnyArray:
-    num_matrices = 1 if family.shared else num_components
-    one = (num_features,) if family.diagonal else (num_features, num_features)
-    matrices = _as_array(kind, value)
-    shape = matrices.shape
-    if family.shared and shape in (one, ()):
-        matrices = matrices[None]
-    if family.diagonal and matrices.shape == (num_matrices,):
-        matrices = matrices[:, None]
-    if matrices.shape != (num_matrices, *one) and not (family.diagonal and matrices.shape == (num_matrices, 1)):
-        expected = one if family.shared else (num_matrices, *one)
-        raise InputError(f"start: {kind} of family={family.name!r} must have shape {expected}; got {shape}")
+    matrices = family.expand(f"start: {kind}", _as_array(kind, value), num_components, num_features)
     if is_traced(matrices):
-        return jnp.broadcast_to(matrices, (num_matrices, *one))
-    matrices = np.broadcast_to(matrices, (num_matrices, *one))
+        return matrices
     for index, matrix in enumerate(matrices):
         name = kind if family.shared else f"{kind}[{index}]"
         if family.diagonal:
@@ -238,8 +219,7 @@ def check_start(
     """
     if not isinstance(start, Mixture):
         raise InputError(f"start={short_repr(start)} must be a Mixture, such as the .mixture of a fit_em result")
-    _check_size(start, num_components, num_features)
-    _check_representation(start, family)
+    _check_given(start, num_components, num_features, family, finite=finite)
     if start.is_diagonal and not family.diagonal:
         raise InputError(
             f"start has a diagonal factor, and family={family.name!r} needs a triangular one; start from a fit_em "
@@ -248,13 +228,11 @@ def check_start(
     factor = np.asarray(start.precision_factor)
     if family.isotropic and not np.allclose(factor, factor[:, :1], rtol=1e-5, atol=0.0, equal_nan=True):
         raise InputError(f"start has variances that differ by feature, but family={family.name!r} has one for all")
-    if finite:
-        _check_finite(start)
     factor = np.broadcast_to(factor, (family.num_factors(num_components), *factor.shape[1:]))
     return dataclasses.replace(start, precision_factor=factor)
 
 
-def _check_size(start: Mixture, num_components: int, num_features: int) -> None:
+def _check_given(start: Mixture, num_components: int, num_features: int, family: Family, *, finite: bool) -> None:
     if start.draw_shape:
         raise InputError(f"start has leading axes {start.draw_shape}; index it down to a single mixture")
     if start.means.shape != (num_components, num_features):
@@ -262,17 +240,10 @@ def _check_size(start: Mixture, num_components: int, num_features: int) -> None:
             f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
             f"{num_features} features"
         )
-
-
-def _check_representation(start: Mixture, family: Family) -> None:
     if family.diagonal and not start.is_diagonal:
         raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
     if family.shared and (count := len(start.factor)) > 1:
         raise InputError(f"start has {count} covariances, but the components of family={family.name!r} share one")
-
-
-def _check_finite(start: Mixture) -> None:
-    for name in ("log_weights", "means", "precision_factor"):
-        field = getattr(start, name)
+    for name, field in vars(start).items() if finite else ():
         if not is_traced(field) and not np.isfinite(np.asarray(field)).all():
             raise InputError(f"start.{name} has NaN or infinite entries; start from a mixture that is finite")

@@ -21,18 +21,9 @@ from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision
 from bayesgmm.numerics.validation import as_key, one_of
+from bayesgmm.starts import kmeans
 from bayesgmm.starts.given import StartLike
 from bayesgmm.starts.hierarchical import cut_tree_of_rows
-from bayesgmm.starts.kmeans import (
-    centre_and_scale,
-    draw_row,
-    kmeans_plus_plus,
-    lloyd,
-    mixture_of_partition,
-    partition_around_seeds,
-    standardise,
-    whitened_rows,
-)
 
 MAX_HIERARCHICAL_ROWS = 2000
 _ASSIGNED_AT_ONCE = 65536  # rows
@@ -77,15 +68,15 @@ def _start(name: str, description: str) -> Callable[[Callable[..., Array]], Call
 def _from_kmeans_plus_plus(
     rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey
 ) -> Array:
-    labels = kmeans_plus_plus(standardise(rows), num_components, rows.weights, num_wanted, key=key)
+    labels = kmeans.kmeans_plus_plus(kmeans.standardise(rows), num_components, rows.weights, num_wanted, key=key)
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
 @_start("kmeans", "k-means after k-means++, on whitened rows")
 def _from_kmeans(rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey) -> Array:
-    white = whitened_rows(rows)
-    labels = kmeans_plus_plus(white.T, num_components, rows.weights, num_wanted, key=key)
-    labels = lloyd(white, labels, num_components, rows.weights, num_wanted)
+    white = kmeans.whitened_rows(rows)
+    labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, num_wanted, key=key)
+    labels = kmeans.lloyd(white, labels, num_components, rows.weights, num_wanted)
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
@@ -98,7 +89,7 @@ def _from_random_responsibilities(
     wanted = num_components if num_wanted is None else num_wanted
     each = 2 * (rows.num_features + 1)
     draws = jnp.arange(each * num_components, dtype=jnp.int32)
-    drawn = jax.vmap(lambda key: draw_row(rows.weights, key=key))(jax.random.split(key, len(draws)))
+    drawn = jax.vmap(lambda key: kmeans.draw_row(rows.weights, key=key))(jax.random.split(key, len(draws)))
     # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
     counted = (draws < each * wanted).astype(rows.dtype)
     counts = jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, draws % wanted].add(counted)
@@ -110,7 +101,9 @@ def _from_random_rows(rows: Rows, num_components: int, num_wanted: Array | None 
     def if_new(nearest: Array) -> Array:
         return (nearest > 0).astype(rows.dtype)
 
-    labels = partition_around_seeds(standardise(rows).T, num_components, rows.weights, if_new, key, num_wanted)
+    labels = kmeans.partition_around_seeds(
+        kmeans.standardise(rows).T, num_components, rows.weights, if_new, key, num_wanted
+    )
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
@@ -126,8 +119,8 @@ def _from_hierarchy(rows: Rows, num_components: int, *, key: RandomKey | None = 
     if (weights > 0).sum() == len(used):
         return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
     part = jax.tree.map(jnp.asarray, rows.at(used))
-    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(centre_and_scale(part)[1])
-    mixture = mixture_of_partition(part, shares[used], FAMILIES["full"], ridge)
+    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(kmeans.centre_and_scale(part)[1])
+    mixture = kmeans.mixture_of_partition(part, shares[used], FAMILIES["full"], ridge)
     blocks = (x[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(x), _ASSIGNED_AT_ONCE))
     return np.concatenate([mixture.responsibilities(block) for block in blocks])
 
@@ -192,4 +185,4 @@ def start_from(
     rows, key = as_rows(x), as_key(key) if record.random else key
     some = () if num_wanted is None else (num_wanted,)
     responsibilities = record.responsibilities(rows, num_components, *some, key=key)
-    return mixture_of_partition(rows, responsibilities, family, reg_covar)
+    return kmeans.mixture_of_partition(rows, responsibilities, family, reg_covar)
