@@ -67,11 +67,8 @@ def agreement_columns(
     """
     scale = next((partition.column_scale for partition in partitions.values()), 1.0)
     references = {name: partition.labels for name, partition in partitions.items()} | {"labels": labels}
-    return {
-        "inertia": [inertia_of(x, one, scale) for one in assignments.values()],
-    } | {
-        f"ari_{name}": [
-            float("nan") if other is None else adjusted_rand_index(one, other) for one in assignments.values()
-        ]
-        for name, other in references.items()
-    }
+    rows = assignments.values()
+    columns = {"inertia": [inertia_of(x, row, scale) for row in rows]}
+    for name, other in references.items():
+        columns[f"ari_{name}"] = [np.nan if other is None else adjusted_rand_index(row, other) for row in rows]
+    return columns

@@ -56,8 +56,7 @@ class ParameterTable:
     @property
     def measured_by(self) -> str | None:
         """The fit whose standard deviations others can be measured by: the reference, else the first that has any."""
-        lines = self.frame.to_dict("records")
-        found = [name for name in self.names if any(line.get(f"{name} sd", 0.0) > 0 for line in lines)]
+        found = [name for name in self.names if np.any(self.frame.filter([f"{name} sd"]) > 0)]
         return self.reference if self.reference is not None else next(iter(found), None)
 
     @property
@@ -85,12 +84,11 @@ def parameter_table(
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
         raise InputError(f"fits must be at least one, and agree in clusters, features and family; they are {found}")
     ((shape, family),) = set(shapes.values())
-    lines = [
-        entry
-        for entry in entries({"means": shape}, get_family(family), name_features(feature_names, shape[1]))
-        if entry.name in SHOWN
-    ]
-    reference = _reference(fits)
+    lines = entries({"means": shape}, get_family(family), name_features(feature_names, shape[1]))
+    lines = [line for line in lines if line.name in SHOWN]
+    samplers = [name for name, fit in fits.items() if fit.draws is not None and ENGINES[fit.engine].gives == "draws"]
+    # The last in the table of engines: NUTS before Gibbs.
+    reference = max(samplers, key=lambda name: list(ENGINES).index(fits[name].engine), default=None)
     likelihood = next((name for name, fit in fits.items() if not fit.has_prior), None)
     values = {name: _values_of(fit, lines) for name, fit in fits.items()}
     draws = None if reference is None else values[reference]
@@ -140,13 +138,6 @@ def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:
     if fit.has_prior or num_parameters > MOST_PARAMETERS:
         return None
     return uncertainty(fit, x, on_failure="ignore")
-
-
-def _reference(fits: Mapping[str, Fit]) -> str | None:
-    """The reference sampler, the last in the table of engines: NUTS before Gibbs."""
-    order = list(ENGINES)
-    samplers = [name for name, fit in fits.items() if fit.draws is not None and ENGINES[fit.engine].gives == "draws"]
-    return max(samplers, key=lambda name: order.index(fits[name].engine), default=None)
 
 
 def _sd(draws: Float[np.ndarray, "lines s"]) -> Float[np.ndarray, " lines"]:

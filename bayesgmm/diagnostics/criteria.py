@@ -50,13 +50,8 @@ def information_criteria(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None =
     total = float(weights @ log_prob)
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
     bic = -2 * total + num_parameters * float(np.log(weights.sum()))
-    return Criteria(
-        log_likelihood=total,
-        num_parameters=num_parameters,
-        bic=bic,
-        aic=-2 * total + 2 * num_parameters,
-        icl=bic - 2 * float(weights @ log_certainty),
-    )
+    aic, icl = -2 * total + 2 * num_parameters, bic - 2 * float(weights @ log_certainty)
+    return Criteria(total, num_parameters, bic, aic, icl)
 
 
 def bic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:

@@ -59,13 +59,8 @@ def loo(tree: "DataTree") -> Loo | None:
         return None
     result = pointwise_loo(tree)
     pareto_k = np.asarray(result.pareto_k)
-    return Loo(
-        elpd=float(result.elpd),
-        se=float(result.se),
-        p=float(result.p),
-        max_pareto_k=float(pareto_k.max()),
-        num_bad=int((pareto_k > pareto_k_limit(num_draws(tree))).sum()),
-    )
+    num_bad = int((pareto_k > pareto_k_limit(num_draws(tree))).sum())
+    return Loo(float(result.elpd), float(result.se), float(result.p), float(pareto_k.max()), num_bad)
 
 
 def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
@@ -100,8 +95,7 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
         warnings.simplefilter("ignore")  # the column `warning` reports the same
         # As they are: rounded weights, as ArviZ gives by default, do not add up to 1.
         table = arviz.compare({name: pointwise_loo(tree) for name, tree in trees.items()}, round_to="none")
-    attributes = ("engine", "family", "num_components", "result")
-    for attribute in attributes:
+    for attribute in ("engine", "family", "num_components", "result"):
         table[attribute] = [trees[name].attrs[attribute] for name in table.index]
     return table
 

@@ -1,7 +1,6 @@
 """What a fit returns: result codes that are sentences, and `Fit`."""
 
 import enum
-import functools
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from bayesgmm.numerics.validation import short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 
+_STATIC = {"static": True}  # to JAX: no array
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -78,21 +78,7 @@ class FitWarning(UserWarning):
 
 
 @storable
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "mixture",
-        "log_likelihood",
-        "result",
-        "num_steps",
-        "trace",
-        "draws",
-        "sample_stats",
-        "summary",
-        "approximation",
-    ],
-    meta_fields=["engine", "family", "prior_given"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Fit:
     """One mixture fitted by one engine.
@@ -116,8 +102,8 @@ class Fit:
         prior_given: whether an engine that needs no prior was given one; not in older files.
     """
 
-    engine: str
-    family: str
+    engine: str = field(metadata=_STATIC)
+    family: str = field(metadata=_STATIC)
     mixture: Mixture
     log_likelihood: Float[AnyArray, "*restarts"]
     result: Shaped[AnyArray, "*restarts"]
@@ -127,7 +113,7 @@ class Fit:
     sample_stats: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     approximation: ConjugateDistribution | None = None
-    prior_given: bool = False
+    prior_given: bool = field(default=False, metadata=_STATIC)
 
     @property
     def has_prior(self) -> bool:

@@ -26,6 +26,7 @@ from bayesgmm.estimators.arguments import (
     sklearn_words,
 )
 from bayesgmm.estimators.files import StoredEstimator
+from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows
 from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
@@ -110,19 +111,19 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
             ) from None
         return self._sample(num_rows, generator_of(self.random_state))
 
-    # What the two differ in.
+    # Those of a point; of a posterior they are averages.
 
-    @abc.abstractmethod
     def _responsibilities(self, x: np.ndarray) -> AnyArray:
         """Probability of every component for every row, (n, k)."""
+        return self._mixture().responsibilities(x)
 
-    @abc.abstractmethod
     def _log_prob(self, x: np.ndarray) -> AnyArray:
         """Log-density of every row, (n)."""
+        return row_log_prob(self._mixture(), x)
 
-    @abc.abstractmethod
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """New rows and their components."""
+        return sample_labelled(self._mixture(), num_rows, rng, key=key_of(rng))
 
     @sklearn_words(ParameterError)
     def _check_arguments(self) -> None:
@@ -254,14 +255,12 @@ def sample_labelled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of one mixture and their components, in the order of the components, as scikit-learn gives them."""
     weights, means = np.asarray(mixture.weights, np.float64), np.asarray(mixture.means)
-    factor = np.asarray(mixture.precision_factor)
+    factor = np.broadcast_to(mixture.precision_factor, (len(means), *mixture.precision_factor.shape[1:]))
     counts = rng.multinomial(num_rows, weights / weights.sum())
     size = _power_of_two(int(counts.max()))
     parts = []
     for j, count in enumerate(counts):
-        component = Mixture(
-            np.zeros(1, means.dtype), means[j : j + 1], factor[j : j + 1] if len(factor) > 1 else factor
-        )
+        component = Mixture(np.zeros(1, means.dtype), means[j : j + 1], factor[j : j + 1])
         parts.append(np.asarray(component.sample(size, key=jax.random.fold_in(key, j)))[:count])
     return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
 

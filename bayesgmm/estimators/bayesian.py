@@ -18,7 +18,7 @@ from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import ENGINES, Count, Engine, Rule, choice_of
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import ParameterError, generator_of, key_of, sklearn_words
-from bayesgmm.estimators.base import MixtureEstimator, over_rows, sample_labelled, sample_of_draws
+from bayesgmm.estimators.base import MixtureEstimator, over_rows, sample_of_draws
 from bayesgmm.estimators.maximum_likelihood import report_run
 from bayesgmm.estimators.priors import NUMBERS, PRIOR_ARGUMENTS, WEIGHT_PRIORS, prior_of, repeats
 from bayesgmm.likelihood.rows import Rows
@@ -282,34 +282,28 @@ class BayesianGaussianMixture(MixtureEstimator):
         """
         if self.fit_.approximation is not None:
             return _expected_mixture(self.fit_.approximation).responsibilities(x)
-        draws = self._draws()
-        total = np.zeros((len(x), draws.num_components), draws.means.dtype)
-        for block in responsibility_blocks(draws, x):
-            total += block.sum(0)
-        return total / len(draws.means)
+        if self.fit_.draws is None:
+            return super()._responsibilities(x)
+        draws = flat_draws(self.fit_.draws)
+        return sum(block.sum(0) for block in responsibility_blocks(draws, x)) / len(draws.means)
 
     def _log_prob(self, x: np.ndarray) -> AnyArray:
         """Log-density averaged over the posterior, of a conjugate approximation in closed form."""
         if self.fit_.approximation is not None:
             return self.fit_.approximation.predictive_log_prob(x)
-        mean_density = _mixture_of_all(self._draws())
+        if self.fit_.draws is None:
+            return super()._log_prob(x)
+        mean_density = _mixture_of_all(flat_draws(self.fit_.draws))
         return over_rows(mean_density.log_prob, x, mean_density.means.size)
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        fit, key = self.fit_, key_of(rng)
-        if fit.approximation is not None:
-            draw_key, key = jax.random.split(key)
-            drawn = _draw_mixtures(fit.approximation, jax.random.split(draw_key, _DRAWS_AT_ONCE))
+        if self.fit_.approximation is not None:
+            draw_key, key = jax.random.split(key_of(rng))
+            drawn = _draw_mixtures(self.fit_.approximation, jax.random.split(draw_key, _DRAWS_AT_ONCE))
             return sample_of_draws(jax.tree.map(np.asarray, drawn), num_rows, rng, key=key)
-        if fit.draws is None:
-            return sample_labelled(fit.mixture, num_rows, rng, key=key)
-        return sample_of_draws(flat_draws(fit.draws), num_rows, rng, key=key)
-
-    def _draws(self) -> Mixture:
-        """The draws (s) of the posterior; a point counts as one."""
         if self.fit_.draws is None:
-            return jax.tree.map(lambda leaf: leaf[None], self.fit_.mixture)
-        return flat_draws(self.fit_.draws)
+            return super()._sample(num_rows, rng)
+        return sample_of_draws(flat_draws(self.fit_.draws), num_rows, rng, key=key_of(rng))
 
 
 _expected_mixture = compiled(expected_mixture)

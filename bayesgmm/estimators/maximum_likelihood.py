@@ -15,13 +15,12 @@ from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import BASE_ENGINE, Count, Rule, choice_of
 from bayesgmm.engines.restarts import sorted_components
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import ILL_DEFINED, check_init, generator_of, key_of, sklearn_words
-from bayesgmm.estimators.base import MixtureEstimator, sample_labelled
-from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.estimators.arguments import ILL_DEFINED, check_init, generator_of, sklearn_words
+from bayesgmm.estimators.base import MixtureEstimator
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import one_of
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 
@@ -176,15 +175,6 @@ class GaussianMixture(MixtureEstimator):
     def _criteria(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Criteria:
         x = self._known_rows(X)
         return information_criteria(dataclasses.replace(self.fit_, mixture=self._mixture()), x, sample_weight)
-
-    def _responsibilities(self, x: np.ndarray) -> AnyArray:
-        return self._mixture().responsibilities(x)
-
-    def _log_prob(self, x: np.ndarray) -> AnyArray:
-        return row_log_prob(self._mixture(), x)
-
-    def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        return sample_labelled(self._mixture(), num_rows, rng, key=key_of(rng))
 
     def _prior(self, rows: Rows) -> ConjugatePrior | None:
         if self.prior is None:

@@ -6,7 +6,6 @@ is formed where features may be nearly collinear: it would lose half of the digi
 """
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -20,8 +19,6 @@ from bayesgmm.numerics.triangular import UNROLLED, cholesky, inverse_of_lower
 
 Matrices = Float[Array, "*shape"]
 """Symmetric matrices in the shape of a representation, (..., d, d) or (..., d)."""
-
-_frozen_pytree = functools.partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=[])
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class _Factor:
         return dataclasses.replace(self, array=jnp.broadcast_to(array, (num_components, *array.shape[1:])))
 
 
-@_frozen_pytree
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Triangular(_Factor):
     """Lower triangular factors with positive diagonals, (..., e, d, d)."""
@@ -229,7 +226,7 @@ class Triangular(_Factor):
         return dataclasses.replace(self, array=lower), move
 
 
-@_frozen_pytree
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Diagonal(_Factor):
     """Reciprocals of standard deviations, (..., e, d)."""

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,18 +21,10 @@ from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
 
-
-@runtime_checkable
-class MStep(Protocol):
-    """Covariances that maximise the likelihood of scatter about the component means."""
-
-    def __call__(self, count: Array, scatter: Array, previous: Factor | None = None) -> Array:
-        """Covariances (e, d, d) or (e, d) from counts (k) and scatter (k, d, d) or (k, d).
-
-        Shared covariances also take the sum (1, ...) of scatter over components. Structures whose M-step iterates
-        start from the previous estimate, where there is one.
-        """
-        ...
+# Covariances (e, d, d) or (e, d) that maximise the likelihood, from counts (k) and scatter about the component means,
+# (k, d, d) or (k, d), for shared ones also its sum (1, ...); the third argument is the previous estimate, or None, from
+# which structures whose M-step iterates start.
+MStep = Callable[..., Array]
 
 
 @dataclass(frozen=True)

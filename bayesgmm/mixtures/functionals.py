@@ -160,14 +160,12 @@ def _kl_divergence(mixture: Mixture, other: Mixture, key: Array, num_draws: int,
         return Estimate(*_average(pair[0], log_ratio, key, num_draws))
 
     dtype = jnp.promote_types(mixture.means.dtype, other.means.dtype)
-    pair = tuple(
-        jax.tree.map(
-            lambda leaf, own=one: jnp.broadcast_to(leaf, (*shape, *leaf.shape[len(own.draw_shape) :])),
-            _as_jax(one, dtype),
-        )
-        for one in (mixture, other)
-    )
-    return _each(of_one, shape, pair, key)
+
+    def spread(own: Mixture) -> Mixture:
+        rank = len(own.draw_shape)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*shape, *leaf.shape[rank:])), _as_jax(own, dtype))
+
+    return _each(of_one, shape, (spread(mixture), spread(other)), key)
 
 
 @matching_precision

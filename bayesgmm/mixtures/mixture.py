@@ -43,9 +43,7 @@ def _of_rows[R](method: Callable[["Mixture", Any], R]) -> Callable[["Mixture", A
 
 
 @storable
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "precision_factor"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mixture:
     r"""A Gaussian mixture, or many of them: every field may carry the same leading axes, such as (chain, draw).
@@ -394,12 +392,8 @@ def as_mixture(value: object, name: str = "mixture") -> Mixture:
 
 def _check_fields(weights: AnyArray, means: AnyArray, covariances: AnyArray) -> None:
     """Refuse weights, means and covariances of different mixtures."""
-    *draws, num_components, num_features = means.shape if means.ndim > 1 else (0, 0)
-    expected = [
-        (*draws, num_covariances, *shape)
-        for num_covariances in (num_components, 1)
-        for shape in ((num_features, num_features), (num_features,))
-    ]
+    *draws, k, d = means.shape if means.ndim > 1 else (0, 0)
+    expected = [(*draws, e, *shape) for e in (k, 1) for shape in ((d, d), (d,))]
     if means.ndim < 2 or weights.shape != means.shape[:-1] or covariances.shape not in expected:
         raise InputError(
             "weights, means and covariances must have shapes (k,), (k, d), and (e, d, d) or (e, d) with e = 1 or k, "

@@ -120,13 +120,10 @@ class Convergence:
         """One row for each quantity: R-hat, effective draws, and whether it is free of labels."""
         import pandas as pd
 
-        parts = [
-            pd.DataFrame(
-                {"r_hat": part.r_hat, "ess_bulk": part.ess_bulk, "ess_tail": part.ess_tail, "invariant": invariant},
-                index=pd.Index(part.names, name="quantity"),
-            )
-            for part, invariant in ((self.labelled, False), (self.invariant, True))
-        ]
+        parts = []
+        for part, invariant in ((self.labelled, False), (self.invariant, True)):
+            numbers = {"r_hat": part.r_hat, "ess_bulk": part.ess_bulk, "ess_tail": part.ess_tail}
+            parts.append(pd.DataFrame(numbers | {"invariant": invariant}, pd.Index(part.names, name="quantity")))
         return pd.concat(parts)
 
 

@@ -90,14 +90,10 @@ def _scores_of_one(mixture: Mixture, reference: Mixture) -> Float[Array, "k k"]:
 
     def explaining(weight: Array, mean: Array, covariance: Array) -> Array:
         """Score of every component of the mixture as an explanation of one component of the reference."""
-        k, d = mixture.means.shape
-        moments = Moments(
-            origin=jnp.broadcast_to(mean[None], (k, d)),
-            count=jnp.broadcast_to(weight, (k,)),
-            first=jnp.zeros((k, d), mean.dtype),
-            second=jnp.broadcast_to(weight * covariance[None], (k, *covariance.shape)),
-            log_likelihood=jnp.zeros((), mean.dtype),
-        )
+        k = mixture.num_components
+        count, origin = jnp.broadcast_to(weight, (k,)), jnp.broadcast_to(mean[None], mixture.means.shape)
+        second = jnp.broadcast_to(weight * covariance[None], (k, *covariance.shape))
+        moments = Moments(origin, count, jnp.zeros_like(origin), second, jnp.zeros((), mean.dtype))
         return expected_complete_log_prob(mixture, moments)
 
     return jax.vmap(explaining, out_axes=1)(reference.weights, reference.means, covariances)

@@ -226,9 +226,7 @@ class _VariationMoves:
 
 
 def least_expected_loss(
-    expected: ExpectedBinder | ExpectedVariation,
-    similarity: Float[np.ndarray, "n n"],
-    hard: Int[np.ndarray, "s n"],
+    expected: ExpectedBinder | ExpectedVariation, similarity: Float[np.ndarray, "n n"], hard: Int[np.ndarray, "s n"]
 ) -> PointPartition:
     """The search, from the draws' hard partitions and cuts of trees."""
     from_draws, from_trees = _candidates(similarity, hard)

@@ -36,12 +36,7 @@ _FEATURE_BYTES = 2**25  # of the shares of a block of draws, as one matrix
 
 
 def similarity_matrix(
-    draws: Mixture,
-    x: ArrayLike,
-    *,
-    allocations: str = "soft",
-    key: RandomKey | None = None,
-    max_rows: int = MAX_ROWS,
+    draws: Mixture, x: ArrayLike, *, allocations: str = "soft", key: RandomKey | None = None, max_rows: int = MAX_ROWS
 ) -> Float[np.ndarray, "n n"]:
     """Estimate the posterior probability that two rows share a component, in float64; labels do not matter.
 

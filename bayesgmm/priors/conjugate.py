@@ -16,7 +16,7 @@ Source: Fraley & Raftery (2007), Bayesian regularization for normal mixture esti
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import jax
@@ -42,11 +42,7 @@ _MOST_LISTED = 6  # features of a matrix that a description lists in full
 
 
 @storable
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["concentration", "mean", "shrinkage", "dof", "scale", "column_mean", "column_scale"],
-    meta_fields=["stick_breaking"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ConjugatePrior:
     r"""Numbers of the conjugate prior; a pytree, so another number is not another compilation.
@@ -71,7 +67,7 @@ class ConjugatePrior:
     scale: Float[AnyArray, "d d"] | Float[AnyArray, " d"] | Float[AnyArray, ""]
     column_mean: Float[AnyArray, " d"]
     column_scale: Float[AnyArray, " d"]
-    stick_breaking: bool = False
+    stick_breaking: bool = field(default=False, metadata={"static": True})
 
     def describe(self, feature_names: Sequence[str] | None = None) -> str:
         """What the prior assumes, in words and numbers, with the intervals that hold 95% of it.
@@ -364,6 +360,5 @@ def is_positive_definite(matrix: np.ndarray) -> bool:
     scales = np.sqrt(diagonal)
     correlation = matrix / scales[:, None] / scales[None]
     rounding = len(matrix) * np.finfo(matrix.dtype).eps
-    return bool(
-        np.abs(correlation - correlation.T).max() <= 10 * rounding and np.linalg.eigvalsh(correlation)[0] > rounding
-    )
+    symmetric = np.abs(correlation - correlation.T).max() <= 10 * rounding
+    return bool(symmetric and np.linalg.eigvalsh(correlation)[0] > rounding)

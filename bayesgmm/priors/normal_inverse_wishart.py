@@ -11,7 +11,6 @@ factorised approximation of the posterior (coordinate ascent). Expected moments 
 Source: Bishop (2006), Pattern Recognition and Machine Learning, section 10.2; Gelman et al. (2013), section 3.6.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -31,11 +30,7 @@ from bayesgmm.runtime.files import storable
 
 
 @storable
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["concentration", "mean", "shrinkage", "dof", "scale", "remainder"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ConjugateDistribution:
     r"""Numbers of the conjugate distribution of a mixture, for every component; see the module.

@@ -147,27 +147,26 @@ SCALE_PRIORS: dict[str, type[Scales]] = {
 
 
 def scales_from_arguments(
-    scale_prior: str, given: dict[str, ArrayLike | None], x: AnyArray, num_components: int
+    scale_prior: str, numbers: Sequence[ArrayLike | None], x: AnyArray, num_components: int
 ) -> Scales:
-    """The prior of the scales for rows x (n, d), from the numbers given in `default_prior` and the defaults.
+    """The prior of the scales for rows x (n, d), from the numbers of all priors of `SCALE_PRIORS` and the defaults.
 
     Raises:
         InputError: for an unknown prior, a number of another one, and a number out of range or of another shape.
     """
     record = SCALE_PRIORS[one_of("prior scale_prior", scale_prior, SCALE_PRIORS)]
-    for owner in SCALE_PRIORS.values():
-        for name in owner.arguments:
-            if owner is not record and given[name] is not None:
-                raise InputError(
-                    f"prior {name} belongs to scale_prior={owner.name!r}, and this is scale_prior={scale_prior!r}, "
-                    f"whose numbers are {', '.join(record.arguments)}; drop it, or change scale_prior"
-                )
-    defaults = record.defaults(x.std(0), x.max(0) - x.min(0), num_components)
-    numbers: dict[str, AnyArray] = {}
-    for argument, field in record.arguments.items():
-        default, value = defaults[field], given[argument]
-        numbers[field] = prior_number(argument, default if value is None else value, default.shape, x.dtype)
-    return record(**numbers)
+    fields = record.defaults(x.std(0), x.max(0) - x.min(0), num_components)
+    names = [(owner, name) for owner in SCALE_PRIORS.values() for name in owner.arguments]
+    for (owner, name), number in zip(names, numbers, strict=True):
+        if owner is not record and number is not None:
+            raise InputError(
+                f"prior {name} belongs to scale_prior={owner.name!r}, and this is scale_prior={scale_prior!r}, "
+                f"whose numbers are {', '.join(record.arguments)}; drop it, or change scale_prior"
+            )
+        if owner is record:
+            default = fields[field := owner.arguments[name]]
+            fields[field] = prior_number(name, default if number is None else number, default.shape, x.dtype)
+    return record(**fields)
 
 
 def prior_number(

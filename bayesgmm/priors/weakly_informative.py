@@ -145,27 +145,15 @@ def default_prior(
     num_components = whole_number("num_components", num_components)
     if not is_traced(rows):
         no_constant_column(np.asarray(rows))
-    scales = scales_from_arguments(
-        scale_prior,
-        {
-            "scale_median": scale_median,
-            "scale_sigma": scale_sigma,
-            "scale_sd": scale_sd,
-            "precision_shape": precision_shape,
-            "rate_shape": rate_shape,
-            "rate_rate": rate_rate,
-        },
-        rows,
-        num_components,
-    )
+    given = (scale_median, scale_sigma, scale_sd, precision_shape, rate_shape, rate_rate)
+    scales = scales_from_arguments(scale_prior, given, rows, num_components)
     loc, sd, by_feature = rows.mean(0), rows.std(0), (num_features,)
+    center = loc if mean_loc is None else mean_loc
     if correlation_concentration is None:
         correlation_concentration = max(2.0, 1.0 + num_features / 2)
     prior = WeaklyInformativePrior(
         concentration=prior_number("concentration", concentration, (num_components,), rows.dtype),
-        mean_loc=prior_number(
-            "mean_loc", loc if mean_loc is None else mean_loc, by_feature, rows.dtype, positive=False
-        ),
+        mean_loc=prior_number("mean_loc", center, by_feature, rows.dtype, positive=False),
         mean_scale=prior_number("mean_scale", 2.0 * sd if mean_scale is None else mean_scale, by_feature, rows.dtype),
         scales=scales,
         correlation_concentration=prior_number("correlation_concentration", correlation_concentration, (), rows.dtype),

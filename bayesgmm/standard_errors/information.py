@@ -123,11 +123,7 @@ def _information_of_known_labels(
 
 
 def _sums_of_scores(
-    mixture_at: Callable[[Array], Mixture],
-    at: Array,
-    x: Array,
-    row_weights: Array,
-    towards: Float[Array, "q p"],
+    mixture_at: Callable[[Array], Mixture], at: Array, x: Array, row_weights: Array, towards: Float[Array, "q p"]
 ) -> tuple[Float[Array, "p p"], Float[Array, " q"], Float[Array, " q"]]:
     """Over rows, sums of the scores' products, and of squares and cubes of the rows' influences on the quantities."""
 

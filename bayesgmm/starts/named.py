@@ -101,9 +101,8 @@ def _from_random_rows(rows: Rows, num_components: int, num_wanted: Array | None 
     def if_new(nearest: Array) -> Array:
         return (nearest > 0).astype(rows.dtype)
 
-    labels = kmeans.partition_around_seeds(
-        kmeans.standardise(rows).T, num_components, rows.weights, if_new, key, num_wanted
-    )
+    x = kmeans.standardise(rows).T
+    labels = kmeans.partition_around_seeds(x, num_components, rows.weights, if_new, key, num_wanted)
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
