@@ -90,7 +90,7 @@ def parameter_table(
     # The last in the table of engines: NUTS before Gibbs.
     reference = max(samplers, key=lambda name: list(ENGINES).index(fits[name].engine), default=None)
     likelihood = next((name for name, fit in fits.items() if not fit.has_prior), None)
-    values = {name: _values_of(fit, lines) for name, fit in fits.items()}
+    values = {name: _stack_values(fit, lines) for name, fit in fits.items()}
     draws = None if reference is None else values[reference]
     columns: dict[str, Any] = {"cluster": [line.cluster for line in lines], "quantity": [line.label for line in lines]}
     for name, fit in fits.items():
@@ -113,7 +113,7 @@ def parameter_table(
             inside = ((low[:, None] <= draws) & (draws <= high[:, None])).mean(1)
             columns[f"{name} coverage"] = np.where(np.isfinite(low + high), inside, np.nan)
     frame = pd.DataFrame(columns)
-    flags = [_flags(line, list(fits), likelihood) for line in frame.to_dict("records")]
+    flags = [_flag_line(line, list(fits), likelihood) for line in frame.to_dict("records")]
     frame = frame.assign(flagged=[flagged for flagged, _ in flags], note=[note for _, note in flags])
     of_errors = likelihood or BASE_ENGINE
     remarks = [f"{of_errors}: {errors.message}"] if errors is not None and errors.message else []
@@ -133,9 +133,9 @@ def with_uncertainty(value: float, sd: float | None) -> str:
 
 
 def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:
-    """Standard errors of an EM fit by its observed information, None under a prior or of too many parameters."""
+    """Standard errors of an EM fit by its observed information, None where it has too many parameters."""
     num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
-    if fit.has_prior or num_parameters > MOST_PARAMETERS:
+    if num_parameters > MOST_PARAMETERS:
         return None
     return uncertainty(fit, x, on_failure="ignore")
 
@@ -145,24 +145,22 @@ def _sd(draws: Float[np.ndarray, "lines s"]) -> Float[np.ndarray, " lines"]:
     return np.where(vary(draws, 1), draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
 
 
-def _flags(line: Mapping[Hashable, Any], names: list[str], likelihood: str | None) -> tuple[tuple[str, ...], str]:
+def _flag_line(line: Mapping[Hashable, Any], names: list[str], likelihood: str | None) -> tuple[tuple[str, ...], str]:
     """The fits that are far from the reference in a line, and how, in words."""
     ratios = {name: line.get(f"{name} ratio", np.nan) for name in names}
     narrow = {name: ratio for name, ratio in ratios.items() if ratio < OVERCONFIDENT}
     wide = {name: ratio for name, ratio in ratios.items() if ratio > UNDERCONFIDENT}
-    notes = [
-        f"{verdict}: {', '.join(f'{name} {ratio:.2f}' for name, ratio in found.items())}"
-        for verdict, found in (("overconfident", narrow), ("underconfident", wide))
-        if found
-    ]
-    flagged = [*narrow, *wide]
+    flagged, notes = [*narrow, *wide], []
+    for verdict, far in (("overconfident", narrow), ("underconfident", wide)):
+        if far:
+            notes.append(f"{verdict}: {', '.join(f'{name} {ratio:.2f}' for name, ratio in far.items())}")
     if likelihood is not None and (coverage := line.get(f"{likelihood} coverage", 1.0)) < MIN_COVERAGE:
         notes.append(f"{likelihood}'s 95 % interval holds {100 * coverage:.0f} %")
         flagged += [] if likelihood in flagged else [likelihood]
     return tuple(flagged), "; ".join(notes)
 
 
-def _values_of(fit: Fit, lines: list[Entry]) -> Float[np.ndarray, "lines s"]:
+def _stack_values(fit: Fit, lines: list[Entry]) -> Float[np.ndarray, "lines s"]:
     """For each line the draws of it, or the one value of a point."""
     quantities = quantities_of(fit.mixture if fit.draws is None else fit.draws)
     return np.stack([np.asarray(quantities[line.name], np.float64)[(..., *line.place)].ravel() for line in lines])

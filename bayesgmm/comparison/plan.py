@@ -14,7 +14,7 @@ from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import Family
-from bayesgmm.numerics.precision import RandomKey
+from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
@@ -23,7 +23,7 @@ from bayesgmm.priors.weakly_informative import default_prior
 if TYPE_CHECKING:
     Counts = int | Iterable[int]
 else:
-    Counts = object  # looked at by `make_plan`, which says what is wrong in one line
+    Counts = object  # checked by `check_counts`, which says what is wrong in one line
 """Numbers of components, one or several."""
 
 CRITERIA = ("bic", "aic", "icl")
@@ -149,12 +149,7 @@ def check_names(what: str, known: Sequence[str], given: Mapping[str, Any]) -> No
 
 
 def make_priors(
-    x: Float[np.ndarray, "n d"],
-    counts: Sequence[int],
-    family: Family,
-    kind: str,
-    settings: Mapping[str, Any],
-    runs: Sequence[Run],
+    x: ArrayLike, counts: Sequence[int], family: Family, kind: str, settings: Mapping[str, Any], runs: Sequence[Run]
 ) -> dict[int, AnyPrior]:
     """The prior of all runs, for every number of components that may be chosen.
 

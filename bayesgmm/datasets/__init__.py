@@ -41,11 +41,6 @@ def load_dataset(name: str) -> Dataset:
     # Our own files are well formed: reading them needs neither pandas nor its time to import.
     table = np.loadtxt(Path(__file__).with_name(f"{name}.csv"), str, delimiter=",", ndmin=2, encoding="utf-8")
     is_label = table[0] == "label"
-    return Dataset(
-        name=name,
-        x=table[1:, ~is_label].astype(np.float64),
-        feature_names=tuple(table[0, ~is_label].tolist()),
-        labels=table[1:, is_label][:, 0] if is_label.any() else None,
-        units=units,
-        source=source,
-    )
+    x, feature_names = table[1:, ~is_label].astype(np.float64), tuple(table[0, ~is_label].tolist())
+    labels = table[1:, is_label][:, 0] if is_label.any() else None
+    return Dataset(name, x, feature_names, labels, units, source)

@@ -74,14 +74,10 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     features = _features(table, None if columns is None else _chosen(table, columns, path, where), where)
     x = np.stack(list(features.values()), axis=1)
     _check_values(x, tuple(features), where)
-    labels = None if _LABEL in features or _LABEL not in table else table[_LABEL]
-    return Dataset(
-        name=path.stem if name is None else name,
-        x=x,
-        feature_names=tuple(features),
-        labels=None if labels is None else labels.astype(str).where(labels.notna(), "").to_numpy(str),
-        source=str(path),
-    )
+    labels = None
+    if _LABEL in table and _LABEL not in features:
+        labels = table[_LABEL].astype(str).where(table[_LABEL].notna(), "").to_numpy(str)
+    return Dataset(path.stem if name is None else name, x, tuple(features), labels, source=str(path))
 
 
 def _read(path: Path, where: str) -> Mapping[str, "pd.Series"]:

@@ -73,13 +73,9 @@ def to_datatree(
     every = max(1, -(-int(np.prod(draws.draw_shape)) * x.size // _MAX_PREDICTIVE))
     stats = {name: np.asarray(value)[:, ::thin] for name, value in fit.sample_stats.items()}
     log_prior = jax.tree.map(np.asarray, log_prior_of_draws(draws, family, prior, rate))
-    dims = {
-        "weights": ["cluster"],
-        "means": ["cluster", "feature"],
-        "scales": ["cluster", "feature"],
-        "covariances": ["cluster", "feature", "feature_other"],
-        "scale_rate": [] if family.isotropic else ["feature"],
-    }
+    each = ["cluster", "feature"]
+    dims = {"weights": ["cluster"], "means": each, "scales": each, "covariances": [*each, "feature_other"]}
+    dims["scale_rate"] = [] if family.isotropic else ["feature"]
     x_dims = {"x": ["row", "feature"]}
     groups: dict[str, tuple[dict[str, np.ndarray], dict[str, list[str]]]] = {
         "posterior": (_variables(draws, family, rate), dims),
@@ -99,14 +95,8 @@ def to_datatree(
     if np.ndim(fit.trace) == 1:  # of a sampler's draws the trace is among the sample statistics
         parts["optimization"] = xarray.DataTree(xarray.Dataset({"objective": ("step", np.asarray(fit.trace))}))
     tree = xarray.DataTree(children=parts)
-    tree.attrs = {
-        "engine": fit.engine,
-        "family": fit.family,
-        "num_components": fit.mixture.num_components,
-        "result": fit.code.name,
-        "every": thin,
-        "inference_library": "bayesgmm",
-    }
+    what = {"engine": fit.engine, "family": fit.family, "num_components": fit.mixture.num_components}
+    tree.attrs = {**what, "result": fit.code.name, "every": thin, "inference_library": "bayesgmm"}
     return tree
 
 

@@ -19,14 +19,8 @@ from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.posterior import convergence
 from bayesgmm.posterior import thresholds as limits
-from bayesgmm.posterior.convergence import (
-    ChainDiagnostics,
-    Convergence,
-    chains_with_two_modes,
-    convergence,
-    groups_of_chains,
-)
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -250,14 +244,14 @@ def _chain_findings(fit: Fit, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
         yield _finding("one chain", _NOTE)
     if not stuck.all():
         log_density = {"lp": np.asarray(fit.sample_stats["lp"])[~stuck]} if "lp" in fit.sample_stats else {}
-        found = convergence(fit.draws[~stuck], x, extra=log_density)
+        found = convergence.convergence(fit.draws[~stuck], x, extra=log_density)
         number = fit.summary.get("num_relabelled")
         relabelled = None if number is None else number / float(np.prod(fit.draws.draw_shape))
         yield from _agreement_findings(found, np.flatnonzero(~stuck), relabelled)
 
 
 def _agreement_findings(
-    found: Convergence, chains: Int[np.ndarray, " chain"], relabelled: float | None
+    found: convergence.Convergence, chains: Int[np.ndarray, " chain"], relabelled: float | None
 ) -> Iterator[Finding]:
     """Several modes, or else R-hat and effective draws; disagreement of the labels only apart from any other.
 
@@ -266,13 +260,13 @@ def _agreement_findings(
         chains: their numbers.
         relabelled: share of all draws whose components were renumbered, where it is known.
     """
-    groups = [list(group) for group in groups_of_chains(found.values)]
+    groups = [list(group) for group in convergence.groups_of_chains(found.values)]
     if len(groups) > 1:  # R-hat and effective draws would report the same, less clearly
         level = found.values["log_likelihood"].mean(1)
         each = [f"{listed('chain', chains[group])} (log-likelihood {level[group].mean():.1f})" for group in groups]
         yield _finding("several modes", _SERIOUS, groups=" and ".join(each), r_hat=found.invariant.max_r_hat)
         return
-    if moving := chains_with_two_modes(found.values):
+    if moving := convergence.chains_with_two_modes(found.values):
         name, seen_in = max(moving.items(), key=lambda item: len(item[1]))
         yield _finding("several modes: in a chain", _CAUTION, chains=listed("chain", chains[seen_in]), quantity=name)
     labels_only = relabelled != 0 and found.invariant.agrees and not found.labelled.agrees
@@ -285,7 +279,7 @@ def _agreement_findings(
     yield from _mixing_findings([found.invariant] if labels_only else [found.invariant, found.labelled])
 
 
-def _mixing_findings(parts: Sequence[ChainDiagnostics]) -> Iterator[Finding]:
+def _mixing_findings(parts: Sequence[convergence.ChainDiagnostics]) -> Iterator[Finding]:
     names = [name for part in parts for name in part.names]
     r_hats = np.concatenate([part.r_hat for part in parts])
     above, worst = r_hats > limits.MAX_R_HAT, int(r_hats.argmax())
@@ -307,7 +301,7 @@ def _mixing_findings(parts: Sequence[ChainDiagnostics]) -> Iterator[Finding]:
 def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
     """Components with next to no rows, and those of a point that are much narrower than the data."""
     n, d = x.shape
-    counts = n * _weights_by_draw(points)
+    counts = n * _flatten_weights(points)
     needed = get_family(fit.family).min_component_rows(d)
     for text, least, severity in (
         ("empty component", 1, _CAUTION),
@@ -322,16 +316,16 @@ def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) 
             yield _finding(text, severity, which=which, n=n, needed=needed, where=where)
             break
     if fit.draws is None and fit.code is not ResultCode.collapsed:
-        widths = _widths(fit.mixture, x)
+        widths = _measure_widths(fit.mixture, x)
         if (narrow := np.flatnonzero(widths < limits.MIN_WIDTH)).size:
             yield _finding("narrow component", _CAUTION, which=listed("component", narrow), least=widths.min())
 
 
-def _weights_by_draw(points: Mixture) -> Float[np.ndarray, "draws k"]:
+def _flatten_weights(points: Mixture) -> Float[np.ndarray, "draws k"]:
     return np.exp(np.asarray(points.log_weights, np.float64)).reshape(-1, points.num_components)
 
 
-def _widths(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " k"]:
+def _measure_widths(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " k"]:
     r"""$\min_v \sqrt{v^\top \Sigma_j v / v^\top S v}$ with S the covariance of the rows: no units, no coordinates."""
     factor = np.asarray(mixture.precision_factor, np.float64)
     if mixture.is_diagonal:
@@ -348,7 +342,7 @@ def _prior_findings(fit: Fit, points: Mixture, n: int, prior: AnyPrior, labels_h
     if (counted := float(concentration.sum())) > n:
         ruled.append(f"weights (it counts for {counted:.0f} rows, the data for {n})")
     if isinstance(prior, ConjugatePrior):
-        ruled += _ruled_by_counts(n * _weights_by_draw(points).mean(0), prior, fit.family)
+        ruled += _ruled_by_counts(n * _flatten_weights(points).mean(0), prior, fit.family)
     elif fit.draws is not None and labels_hold:
         ruled += _ruled_by_spread(fit.draws, prior)
     if np.ptp(concentration) > 0 and (relabelled := fit.summary.get("num_relabelled")):

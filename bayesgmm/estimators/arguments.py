@@ -152,18 +152,16 @@ def check_init(
 
 
 def _check_weights(weights: np.ndarray) -> None:
-    if (weights < 0).any() or (weights > 1).any():
-        index = int(np.flatnonzero((weights < 0) | (weights > 1))[0])
+    if (bad := np.flatnonzero((weights < 0) | (weights > 1))).size:
         # Minimum and maximum are exchanged in scikit-learn's own message, which code may look for.
         raise InputError(
             f"The parameter 'weights' should be in the range [0, 1], but got max value {weights.min():.5f}, min value "
-            f"{weights.max():.5f}: weights_init[{index}]={weights[index]:g} is none; give proportions that sum to 1"
+            f"{weights.max():.5f}: weights_init[{bad[0]}]={weights[bad[0]]:g} is none; give proportions that sum to 1"
         )
     if abs(1.0 - float(weights.sum())) > (1e-6 if weights.dtype == np.float32 else 1e-8):
         raise InputError(
             f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}: divide "
             "weights_init by its sum"
         )
-    if (weights == 0).any():
-        index = int(np.flatnonzero(weights == 0)[0])
-        raise InputError(f"weights_init[{index}]=0: an empty component stays empty; give it a share, or drop it")
+    if (bad := np.flatnonzero(weights == 0)).size:
+        raise InputError(f"weights_init[{bad[0]}]=0: an empty component stays empty; give it a share, or drop it")

@@ -1,14 +1,16 @@
-"""What both estimators share: rows in, fitted attributes out, starts, and the methods of a fitted mixture."""
+"""What both estimators share: rows in, fitted attributes out, starts, the methods of a fitted mixture, files."""
 
 import abc
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import jax
 import numpy as np
-from sklearn.base import ClusterMixin, DensityMixin
+from sklearn.base import BaseEstimator, ClusterMixin, DensityMixin
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -16,16 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Rule, choice_of, rule_of
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import (
-    INIT_PARAMS,
-    NOT_CONVERGED,
-    ParameterError,
-    generator_of,
-    in_sklearn_words,
-    key_of,
-    sklearn_words,
-)
-from bayesgmm.estimators.files import StoredEstimator
+from bayesgmm.estimators import arguments
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows
 from bayesgmm.mixtures.families import NAMES, Family, get_family
@@ -33,17 +26,25 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.numerics.validation import nonnegative, one_of, short_repr, whole_number
+from bayesgmm.runtime.files import load_value, save_value
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.named import get_start, start_from
 
 NotNegative = Annotated[float, Rule(nonnegative)]
 
+
+def named(*known: str) -> Rule:
+    """One of these words, if it is a word."""
+    return Rule(lambda name, value: one_of(name, value, known) if isinstance(value, str) else value)
+
+
 _BLOCK_NUMBERS = 2**22  # of the largest array of a block: rows x components x features
 _SMALLEST_BLOCK = 16
+_KIND = "scikit-learn estimator"  # of a file
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
+class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
     """A mixture behind scikit-learn's methods; has no numerics of its own."""
 
     n_components: Count = 1
@@ -52,7 +53,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
     tol: NotNegative = 1e-3
     reg_covar: NotNegative = 1e-6
     max_iter: CountOrZero = 100
-    init_params: Annotated[str, choice_of(*INIT_PARAMS)] = "kmeans"
+    init_params: Annotated[str, choice_of(*arguments.INIT_PARAMS)] = "kmeans"
     random_state: int | np.integer | np.random.RandomState | None = None
     warm_start: Flag = False
     verbose: Annotated[int, Rule(lambda name, value: whole_number(name, _as_integer(value), 0))] = 0
@@ -61,7 +62,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
     n_features_in_: int = dataclasses.field(init=False)
 
     @property
-    @sklearn_words(ParameterError)
+    @arguments.sklearn_words(arguments.ParameterError)
     def _family(self) -> Family:
         return get_family(one_of("covariance_type", self.covariance_type, NAMES))
 
@@ -92,7 +93,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
     ) -> float:
         """Mean log-density of the rows of X (n, d), weighted by `sample_weight` (n) where that is given."""
         log_prob = self.score_samples(X)
-        with sklearn_words():
+        with arguments.sklearn_words():
             weights = as_row_weights(sample_weight, log_prob[:, None])
         return float(np.average(log_prob, weights=weights))
 
@@ -109,7 +110,46 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
             raise InputError(
                 f"Invalid value for 'n_samples': {short_repr(n_samples)}; the sampling requires at least one sample"
             ) from None
-        return self._sample(num_rows, generator_of(self.random_state))
+        return self._sample(num_rows, arguments.generator_of(self.random_state))
+
+    def save(self, path: str | Path) -> None:
+        """Write the estimator, its arguments and what it has learnt: NumPy's npz with a header in JSON, no pickle.
+
+        Raises:
+            InputError: for arguments that such a file cannot hold, and for a path that cannot be written to.
+        """
+        given = {name: _storable(value) for name, value in self.get_params(deep=False).items()}
+        names = [name for name in vars(self) if name.endswith("_") and not hasattr(type(self), name)]
+        learnt = {name: _storable(getattr(self, name)) for name in names}
+        save_value({"estimator": type(self).__name__, "arguments": given, "learnt": learnt}, path, _KIND)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read an estimator that `save` has written; no code of the file is run.
+
+        Raises:
+            InputError: for a file that is damaged, comes from elsewhere, or holds another estimator.
+        """
+        saved = load_value(path, dict, _KIND)
+        where = f"file {str(path)!r}"
+        if saved.get("estimator") != cls.__name__:
+            raise InputError(
+                f"{where} holds a {short_repr(saved.get('estimator'))}, not a {cls.__name__}; load it with its own "
+                "class"
+            )
+        given, learnt = saved.get("arguments"), saved.get("learnt")
+        if not isinstance(given, dict) or not isinstance(learnt, dict):
+            raise InputError(f"{where} is damaged (it lacks arguments or attributes); take another copy, or fit again")
+        if unknown := given.keys() - inspect.signature(cls).parameters:
+            raise InputError(
+                f"{where} has the argument {short_repr(min(unknown))}, which {cls.__name__} of this version does not; "
+                "upgrade bayesgmm"
+            )
+        if wrong := [name for name in learnt if not name.endswith("_") or hasattr(cls, name)]:
+            raise InputError(f"{where} is damaged (it has the attribute {short_repr(wrong[0])}); take another copy")
+        estimator = cls(**{name: _restored(value) for name, value in given.items()})
+        vars(estimator).update({name: _restored(value) for name, value in learnt.items()})
+        return estimator
 
     # Those of a point; of a posterior they are averages.
 
@@ -122,10 +162,18 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
         return row_log_prob(self._mixture(), x)
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """New rows and their components."""
-        return sample_labelled(self._mixture(), num_rows, rng, key=key_of(rng))
+        """New rows and their components, in the order of the components, as scikit-learn gives them."""
+        mixture, key = self._mixture(), arguments.key_of(rng)
+        weights, means = np.asarray(mixture.weights, np.float64), np.asarray(mixture.means)
+        factor = np.broadcast_to(mixture.precision_factor, (len(means), *mixture.precision_factor.shape[1:]))
+        counts = rng.multinomial(num_rows, weights / weights.sum())
+        size, parts = _round_up_to_power(int(counts.max())), []
+        for j, count in enumerate(counts):
+            component = Mixture(np.zeros(1, means.dtype), means[j : j + 1], factor[j : j + 1])
+            parts.append(np.asarray(component.sample(size, key=jax.random.fold_in(key, j)))[:count])
+        return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
 
-    @sklearn_words(ParameterError)
+    @arguments.sklearn_words(arguments.ParameterError)
     def _check_arguments(self) -> None:
         """Refuse arguments that are out of range.
 
@@ -159,7 +207,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
                 f"Expected n_samples >= n_components, but got n_components = {self.n_components}, n_samples = "
                 f"{len(x)}; give more rows, or fewer components"
             )
-        with sklearn_words():
+        with arguments.sklearn_words():
             return as_rows(x, sample_weight)
 
     def _previous_fit(self, rows: Rows) -> Fit | None:
@@ -191,12 +239,12 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
         if {"weights", "means", "precisions"} <= set(given):
             return mixture_from_start(given, *problem), None
         if self.init_params == "kmeans":
-            shares = _kmeans_shares(rows, self.n_components, rng)
+            shares = _share_by_kmeans(rows, self.n_components, rng)
             if not given:
                 return shares, None
             made = mixture_from_start(shares, *problem)
         else:
-            key = key_of(rng)
+            key = arguments.key_of(rng)
             if not given and get_start(self.init_params).random:
                 return self.init_params, key
             made = start_from(*problem, start=self.init_params, key=key)
@@ -211,7 +259,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
         """Label the rows of the fit, and warn if it did not converge."""
         self.labels_ = over_rows(self._responsibilities, np.asarray(rows.values), self.means_.size).argmax(1)
         if not self.fit_.successful and (failure or self.max_iter > 0):
-            message = f"{NOT_CONVERGED} ({in_sklearn_words(self.fit_.code.explanation)})"
+            message = f"{arguments.NOT_CONVERGED} ({arguments.in_sklearn_words(self.fit_.code.explanation)})"
             warnings.warn(failure or message, ConvergenceWarning, stacklevel=3)
         return self
 
@@ -239,37 +287,22 @@ class MixtureEstimator(DensityMixin, ClusterMixin, StoredEstimator, abc.ABC):
         return self._family.num_parameters(*self.means_.shape)
 
 
-@sklearn_words()
+@arguments.sklearn_words()
 def over_rows(function: Callable[[np.ndarray], AnyArray], x: np.ndarray, width: int) -> np.ndarray:
     """`function` of rows (n, d), whose results have rows as the first axis, a block at a time.
 
     Blocks are padded to a power of two, so that a table of any length finds its program compiled. `width` is how many
     numbers a row takes.
     """
-    most = _power_of_two(max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // max(width, 1)))
-    return in_batches(lambda rows: np.asarray(function(rows)), min(most, _power_of_two(len(x))), x)
-
-
-def sample_labelled(
-    mixture: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of one mixture and their components, in the order of the components, as scikit-learn gives them."""
-    weights, means = np.asarray(mixture.weights, np.float64), np.asarray(mixture.means)
-    factor = np.broadcast_to(mixture.precision_factor, (len(means), *mixture.precision_factor.shape[1:]))
-    counts = rng.multinomial(num_rows, weights / weights.sum())
-    size = _power_of_two(int(counts.max()))
-    parts = []
-    for j, count in enumerate(counts):
-        component = Mixture(np.zeros(1, means.dtype), means[j : j + 1], factor[j : j + 1])
-        parts.append(np.asarray(component.sample(size, key=jax.random.fold_in(key, j)))[:count])
-    return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
+    most = _round_up_to_power(max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // max(width, 1)))
+    return in_batches(lambda rows: np.asarray(function(rows)), min(most, _round_up_to_power(len(x))), x)
 
 
 def sample_of_draws(
     draws: Mixture, num_rows: int, rng: np.random.RandomState, *, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a posterior predictive distribution, each from a draw (s) of its own, and their components, in order."""
-    index = rng.randint(len(draws.means), size=_power_of_two(num_rows))
+    index = rng.randint(len(draws.means), size=_round_up_to_power(num_rows))
     cumulative = np.asarray(draws.weights, np.float64)[index].cumsum(1)
     labels = (cumulative < rng.uniform(size=(len(index), 1)) * cumulative[:, -1:]).sum(1)
     factor = np.asarray(draws.precision_factor)
@@ -285,11 +318,11 @@ def _as_integer(value: object) -> object:
     return int(value) if isinstance(value, bool | np.bool_) else value
 
 
-def _power_of_two(number: int) -> int:
+def _round_up_to_power(number: int) -> int:
     return max(_SMALLEST_BLOCK, 1 << (number - 1).bit_length())
 
 
-def _kmeans_shares(rows: Rows, num_components: int, rng: np.random.RandomState) -> np.ndarray:
+def _share_by_kmeans(rows: Rows, num_components: int, rng: np.random.RandomState) -> np.ndarray:
     """Responsibilities (n, k) of k-means by scikit-learn; a component without rows takes half of one that has some."""
     kmeans = KMeans(num_components, n_init=1, random_state=rng)  # pyright: ignore[reportArgumentType]
     labels = np.asarray(kmeans.fit(rows.values, sample_weight=rows.weights).labels_)
@@ -298,3 +331,22 @@ def _kmeans_shares(rows: Rows, num_components: int, rng: np.random.RandomState) 
     hosts[counts == 0] = np.resize(np.flatnonzero(counts), (counts == 0).sum())
     shares = np.eye(num_components)[hosts[labels]][:, hosts]
     return shares / shares.sum(1, keepdims=True)
+
+
+def _storable(value: object) -> object:
+    """Convert generators of NumPy to their state, and arrays of words to lists."""
+    if isinstance(value, np.random.RandomState):
+        return {"random_state": list(value.get_state(legacy=True))}
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return {"words": [str(word) for word in value]}
+    return value
+
+
+def _restored(value: object) -> Any:
+    if isinstance(value, dict) and set(value) == {"random_state"}:
+        generator = np.random.RandomState()
+        generator.set_state(tuple(value["random_state"]))
+        return generator
+    if isinstance(value, dict) and set(value) == {"words"}:
+        return np.array(value["words"], dtype=object)
+    return value

@@ -18,7 +18,7 @@ from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import ENGINES, Count, Engine, Rule, choice_of
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import ParameterError, generator_of, key_of, sklearn_words
-from bayesgmm.estimators.base import MixtureEstimator, over_rows, sample_of_draws
+from bayesgmm.estimators.base import MixtureEstimator, named, over_rows, sample_of_draws
 from bayesgmm.estimators.maximum_likelihood import report_run
 from bayesgmm.estimators.priors import NUMBERS, PRIOR_ARGUMENTS, WEIGHT_PRIORS, prior_of, repeats
 from bayesgmm.likelihood.rows import Rows
@@ -109,7 +109,7 @@ class BayesianGaussianMixture(MixtureEstimator):
     mean_prior: ArrayLike | None = None
     degrees_of_freedom_prior: float | None = None
     covariance_prior: ArrayLike | None = None
-    prior: Literal["conjugate", "weakly_informative"] | AnyPrior | None = None
+    prior: Annotated[AnyPrior | str | None, named("conjugate", "weakly_informative")] = None
     engine_options: Mapping[str, object] | None = None
 
     def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -203,18 +203,11 @@ class BayesianGaussianMixture(MixtureEstimator):
         if previous is not None:
             starts = [previous.approximation or previous.mixture]
             reached = np.nan if previous.approximation is None else previous.summary["elbo"]
-        fits = []
+        limits = {"tol": self.tol / float(np.sum(rows.weights)), "max_steps": self.max_iter - 1, "num_draws": 0}
+        key, fits = jax.random.key(0), []  # nothing is drawn
         for index, start in enumerate(starts):
             begun = time.perf_counter()
-            fit = run(
-                key=jax.random.key(0),  # nothing is drawn
-                start=start,
-                row_weights=rows.weights,
-                tol=self.tol / float(np.sum(rows.weights)),
-                max_steps=self.max_iter - 1,
-                num_draws=0,
-            )
-            fit = jax.tree.map(np.asarray, fit)
+            fit = jax.tree.map(np.asarray, run(key=key, start=start, row_weights=rows.weights, **limits))
             if abs(fit.trace[0] - reached) < self.tol:
                 fit = dataclasses.replace(fit, result=np.int32(ResultCode.successful))
             report_run(index, _bounds(fit), fit, time.perf_counter() - begun, self.verbose, self.verbose_interval)
@@ -242,7 +235,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         if self.verbose:
             print(f"{engine.name}: {len(starts)} starts by EM")
             if "progress" in engine.parameters:
-                run = functools.partial(run, progress=_every(self.verbose_interval))
+                run = functools.partial(run, progress=_print_every(self.verbose_interval))
         begun = time.perf_counter()
         fit = run(key=key, start=starts if engine.takes_starts else starts[0])
         if self.verbose:
@@ -293,7 +286,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             return self.fit_.approximation.predictive_log_prob(x)
         if self.fit_.draws is None:
             return super()._log_prob(x)
-        mean_density = _mixture_of_all(flat_draws(self.fit_.draws))
+        mean_density = _pool_draws(flat_draws(self.fit_.draws))
         return over_rows(mean_density.log_prob, x, mean_density.means.size)
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
@@ -314,7 +307,7 @@ def _draw_mixtures(approximation: ConjugateDistribution, keys: jax.Array) -> Mix
     return jax.vmap(lambda key: sample_mixture(approximation, key=key))(keys)
 
 
-def _mixture_of_all(draws: Mixture) -> Mixture:
+def _pool_draws(draws: Mixture) -> Mixture:
     """The mixture of all components of draws (s): its density is the mean of theirs."""
     log_weights, means, factor = (np.asarray(leaf) for leaf in jax.tree.leaves(draws))
     factor = np.broadcast_to(factor, (*log_weights.shape, *factor.shape[2:]))
@@ -328,7 +321,7 @@ def _bounds(fit: Fit) -> np.ndarray:
     return trace[np.isfinite(trace)] if trace.ndim == 1 else np.empty(0)
 
 
-def _every(interval: int) -> Callable[[str], None]:
+def _print_every(interval: int) -> Callable[[str], None]:
     """A function that prints every n-th message, from the first on."""
     count = itertools.count()
 

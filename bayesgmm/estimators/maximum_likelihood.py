@@ -12,21 +12,16 @@ import numpy as np
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.engines.registry import BASE_ENGINE, Count, Rule, choice_of
+from bayesgmm.engines.registry import BASE_ENGINE, Count, choice_of
 from bayesgmm.engines.restarts import sorted_components
 from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import ILL_DEFINED, check_init, generator_of, sklearn_words
-from bayesgmm.estimators.base import MixtureEstimator
+from bayesgmm.estimators.base import MixtureEstimator, named
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import one_of
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
-
-
-def _check_prior_name(name: str, value: object) -> object:
-    return one_of(name, value, ("conjugate",)) if isinstance(value, str) else value
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -74,7 +69,7 @@ class GaussianMixture(MixtureEstimator):
     weights_init: ArrayLike | None = None
     means_init: ArrayLike | None = None
     precisions_init: ArrayLike | None = None
-    prior: Annotated[Literal["conjugate"] | ConjugatePrior | None, Rule(_check_prior_name)] = None
+    prior: Annotated[Literal["conjugate"] | ConjugatePrior | None, named("conjugate")] = None
     acceleration: Annotated[Literal["squarem"], choice_of("squarem")] | None = None
 
     @classmethod
@@ -133,26 +128,15 @@ class GaussianMixture(MixtureEstimator):
                     enough_rows(rows, self.n_components, self._family)
                 except InputError as error:
                     raise InputError(f"{ILL_DEFINED} ({error})") from None
-            em = functools.partial(
-                fit_em,
-                rows.values,
-                self.n_components,
-                family=self._family,
-                row_weights=rows.weights,
-                prior=prior,
-                accelerate=self.acceleration is not None,
-                tol=self.tol,
-                reg_covar=self.reg_covar,
-                num_restarts=1,
-                on_failure="ignore",
-            )
+            problem = {"family": self._family, "row_weights": rows.weights, "prior": prior, "reg_covar": self.reg_covar}
+            way = {"accelerate": self.acceleration is not None, "tol": self.tol, "num_restarts": 1}
+            em = functools.partial(fit_em, rows.values, self.n_components, **problem, **way, on_failure="ignore")
             total_weight = float(np.sum(rows.weights))
             run = _EMRun(em, self.max_iter, self.tol, total_weight, self.verbose, self.verbose_interval)
             starts = (self._start(rows, given, rng) for _ in range(self.n_init))
             if self._previous_fit(rows) is not None:
                 starts = [(self._mixture(), None)]
-            fits = [run(start, key, index) for index, (start, key) in enumerate(starts)]
-            fit = max(fits, key=_merit)
+            fit = max((run(start, key, index) for index, (start, key) in enumerate(starts)), key=_merit)
             if run.ended_singular(fit):
                 raise InputError(f"{ILL_DEFINED} ({fit.code.explanation})")
         self.prior_ = prior

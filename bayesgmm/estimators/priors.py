@@ -10,7 +10,7 @@ from bayesgmm.estimators.arguments import ParameterError, array_of_shape, check_
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import nonnegative, one_of, short_repr
+from bayesgmm.numerics.validation import nonnegative, short_repr
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
 
@@ -42,11 +42,8 @@ def prior_of(
         raise ParameterError(
             f"prior={short_repr(prior)} and {name}={short_repr(value)} contradict each other; give one of them"
         )
-    if isinstance(prior, str):
-        with sklearn_words(ParameterError):
-            one_of("prior", prior, ("conjugate", "weakly_informative"))
-        if prior == "conjugate":
-            return conjugate_prior(rows, num_components, family), {}
+    if isinstance(prior, str) and prior == "conjugate":
+        return conjugate_prior(rows, num_components, family), {}
     if prior is None or isinstance(prior, str):
         prior = default_prior(rows, num_components)
     if not isinstance(prior, AnyPrior):
@@ -87,17 +84,10 @@ def _prior_of_numbers(
     # Scikit-learn's default for its own method, a conjugate approximation.
     process = engine.gives == "approximation" and engine.prior == "conjugate"
     times = repeats(family, k, d)
-    prior = conjugate_prior(
-        rows,
-        k,
-        family,
-        concentration=concentration,
-        mean=mean,
-        shrinkage=shrinkage,
-        dof=times * dof,
-        scale=times * covariance,
-        stick_breaking=given.get("weight_concentration_prior_type", WEIGHT_PRIORS[not process]) == WEIGHT_PRIORS[0],
-    )
+    of_weights = given.get("weight_concentration_prior_type", WEIGHT_PRIORS[not process])
+    weights = {"concentration": concentration, "stick_breaking": of_weights == WEIGHT_PRIORS[0]}
+    spread = {"dof": times * dof, "scale": times * covariance}
+    prior = conjugate_prior(rows, k, family, mean=mean, shrinkage=shrinkage, **weights, **spread)
     return prior, dict(zip(NUMBERS, (concentration, shrinkage, mean, dof, covariance), strict=True))
 
 

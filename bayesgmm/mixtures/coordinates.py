@@ -48,8 +48,7 @@ def to_vector(mixture: Mixture, unit: Float[Array, " d"], family: Family) -> Flo
     Log-weights are those over the last one.
     """
     log_ratios = mixture.log_weights[:-1] - mixture.log_weights[-1:]
-    means = (mixture.means / unit[None]).ravel()
-    return jnp.concatenate([log_ratios, means, family.to_free(mixture.factor, unit)])
+    return jnp.concatenate([log_ratios, (mixture.means / unit[None]).ravel(), family.to_free(mixture.factor, unit)])
 
 
 def from_vector(vector: Float[Array, " p"], unit: Float[Array, " d"], family: Family, num_components: int) -> Mixture:
@@ -57,8 +56,7 @@ def from_vector(vector: Float[Array, " p"], unit: Float[Array, " d"], family: Fa
     k, d = num_components, len(unit)
     log_ratios, means, covariances = jnp.split(vector, [k - 1, k - 1 + k * d])
     log_weights = jax.nn.log_softmax(jnp.concatenate([log_ratios, jnp.zeros(1, vector.dtype)]))
-    factor = family.from_free(covariances, unit, k)
-    return Mixture(log_weights, means.reshape(k, d) * unit[None], factor.array)
+    return Mixture(log_weights, means.reshape(k, d) * unit[None], family.from_free(covariances, unit, k).array)
 
 
 def names_of_coordinates(family: Family, num_components: int, num_features: int) -> list[str]:

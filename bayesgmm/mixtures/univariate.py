@@ -5,6 +5,7 @@ $$ F(x) = \sum_j w_j \, \Phi\!\left(\frac{x - \mu_j}{\sigma_j}\right). $$
 Tails keep their digits: beyond the median everything is computed from $1 - F$, which is a sum of the same kind.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -36,7 +37,7 @@ def cdf(mixture: Mixture, x: ArrayLike) -> Float[AnyArray, "..."]:
         InputError: for several features, and for x of another shape or no real numbers.
     """
     check_univariate(mixture)
-    return _cdf(mixture, _numbers(x, "x"))
+    return _at_each(_below, mixture, _numbers(x, "x"))
 
 
 def quantile(mixture: Mixture, probability: ArrayLike) -> Float[AnyArray, "..."]:
@@ -55,7 +56,7 @@ def quantile(mixture: Mixture, probability: ArrayLike) -> Float[AnyArray, "..."]
         InputError: for several features, and for what is no probability.
     """
     check_univariate(mixture)
-    return _quantile(mixture, check_probability(probability, closed=True))
+    return _at_each(_inverse, mixture, check_probability(probability, closed=True))
 
 
 def check_univariate(mixture: Mixture) -> None:
@@ -95,19 +96,16 @@ def _numbers(value: object, name: str) -> AnyArray:
 
 
 @matching_precision
-@jax.jit
-def _cdf(mixture: Mixture, x: ArrayLike) -> Array:
-    x = jnp.asarray(x, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    found = vmap_draws(lambda one: _tails(one, x.ravel())[0], mixture)(mixture)
-    return found.reshape(*mixture.draw_shape, *x.shape)
+@functools.partial(jax.jit, static_argnums=0)
+def _at_each(function: Callable[[Mixture, Array], Array], mixture: Mixture, numbers: ArrayLike) -> Array:
+    """`function` of one mixture and numbers (n), for every draw of the mixture and numbers of any shape."""
+    numbers = jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
+    found = vmap_draws(lambda one: function(one, numbers.ravel()), mixture)(mixture)
+    return found.reshape(*mixture.draw_shape, *numbers.shape)
 
 
-@matching_precision
-@jax.jit
-def _quantile(mixture: Mixture, probability: ArrayLike) -> Array:
-    probability = jnp.asarray(probability, jax.dtypes.canonicalize_dtype(mixture.means.dtype))
-    found = vmap_draws(lambda one: _inverse(one, probability.ravel()), mixture)(mixture)
-    return found.reshape(*mixture.draw_shape, *probability.shape)
+def _below(mixture: Mixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
+    return _tails(mixture, x)[0]
 
 
 def _tails(mixture: Mixture, x: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:

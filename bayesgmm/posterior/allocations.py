@@ -37,8 +37,7 @@ def flat_draws(draws: Mixture) -> Mixture:
         raise InputError(f"draws have leading axes {draws.draw_shape}: there are none. Give at least one draw")
     flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[num_leading:]), draws)
     finite = [np.isfinite(field).reshape(len(field), -1).all(1) for field in (flat.means, flat.precision_factor)]
-    bad = np.flatnonzero(~(finite[0] & finite[1] & (flat.log_weights < np.inf).all(1)))
-    if bad.size:
+    if (bad := np.flatnonzero(~(finite[0] & finite[1] & (flat.log_weights < np.inf).all(1)))).size:
         where = tuple(int(index) for index in np.unravel_index(bad[0], draws.draw_shape))
         raise InputError(
             f"{bad.size} of {len(flat.means)} draws are not finite, the first draws{list(where)}; drop them"

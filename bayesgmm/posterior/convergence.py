@@ -81,8 +81,7 @@ class ChainDiagnostics:
     @property
     def successful(self) -> bool:
         """Whether the chains agree and have as many effective draws as they should, in the bulk and in the tails."""
-        enough = MIN_ESS_PER_CHAIN * self.num_chains
-        return self.agrees and min(self.min_ess_bulk, self.min_ess_tail) >= enough
+        return self.agrees and min(self.min_ess_bulk, self.min_ess_tail) >= MIN_ESS_PER_CHAIN * self.num_chains
 
 
 @dataclass(frozen=True)
@@ -179,22 +178,17 @@ def chain_diagnostics(values: Mapping[str, Float[np.ndarray, "chain draw"]]) -> 
     with np.errstate(all="ignore"):  # stuck chains have no variance of their own
         r_hat = array_stats.rhat(halves)
         ess_bulk, ess_tail = array_stats.ess(stacked), array_stats.ess(stacked, method="tail", prob=TAIL)
-    return ChainDiagnostics(
-        names=tuple(varying),
-        r_hat=np.where(finite & ~np.isnan(r_hat), r_hat, np.inf),
-        ess_bulk=np.where(finite, np.nan_to_num(ess_bulk), 0.0),
-        ess_tail=np.where(finite, np.nan_to_num(ess_tail), 0.0),
-        num_chains=num_chains,
-    )
+    r_hat = np.where(finite & ~np.isnan(r_hat), r_hat, np.inf)
+    ess_bulk, ess_tail = (np.where(finite, np.nan_to_num(effective), 0.0) for effective in (ess_bulk, ess_tail))
+    return ChainDiagnostics(tuple(varying), r_hat, ess_bulk, ess_tail, num_chains)
 
 
-def _check_draws(draws: Mixture) -> tuple[int, int]:
+def _check_draws(draws: Mixture) -> tuple[int, ...]:
     if len(as_mixture(draws, "draws").draw_shape) != 2:
         raise InputError(
             f"draws have leading axes {draws.draw_shape}; give those of a Bayesian fit, (chain, draw), as in fit.draws"
         )
-    num_chains, num_draws = draws.draw_shape
-    return num_chains, num_draws
+    return draws.draw_shape
 
 
 def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict[str, Float[np.ndarray, "chain draw"]]:
@@ -217,10 +211,7 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
     points = sample[spread_rows(x[sample])]
     flat = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[2:])), draws)
     found = _invariants(flat, x if with_total else None, x[points], x[sample])
-    values = {
-        name: np.asarray(value, np.float64).reshape(*draws.draw_shape, *value.shape[1:])
-        for name, value in found.items()
-    }
+    values = jax.tree.map(lambda part: np.asarray(part, np.float64).reshape(*draws.draw_shape, *part.shape[1:]), found)
     weights = np.sort(np.exp(np.asarray(draws.log_weights, np.float64)), axis=-1)
     return {
         **({"log_likelihood": values["log_likelihood"]} if with_total else {}),

@@ -150,8 +150,7 @@ class ExpectedVariation:
         self.partitions = partitions
         self.num_labels = int(partitions.max()) + 1
         self.log_totals = np.log2(similarity.sum(1)).sum()
-        offsets = np.arange(len(partitions))[:, None] * self.num_labels
-        counts = np.bincount((offsets + partitions).reshape(-1))
+        counts = np.bincount((np.arange(len(partitions))[:, None] * self.num_labels + partitions).reshape(-1))
         self.mean_own = _times_log2(counts).sum() / len(partitions)
 
     def of(self, labels: Int[np.ndarray, " n"]) -> float:

@@ -142,9 +142,7 @@ def _by_rows(draws: Mixture, pivot: Mixture | None, x: AnyArray, method: str) ->
     offset = float(len(x))
     if stephens:
         offset = sum(float((block * _log(block.astype(np.float64))).sum()) for block in passes()) / len(draws.means)
-    once = not stephens and pivot is not None
-    orders, losses, _ = _alternate(passes, shares, criterion, offset, once=once)
-    return orders, losses
+    return _alternate(passes, shares, criterion, offset, once=not stephens and pivot is not None)[:2]
 
 
 def _best_start(draws: Mixture, x: AnyArray, criterion: _Criterion) -> Float[np.ndarray, "k n"]:
@@ -197,8 +195,7 @@ def _spread(shares: np.ndarray) -> np.ndarray:
 
 def _hard(responsibilities: np.ndarray) -> np.ndarray:
     """1 where a component is the row's own, with rows last."""
-    k = responsibilities.shape[-1]
-    return responsibilities.argmax(-1)[:, None] == np.arange(k)[:, None]
+    return responsibilities.argmax(-1)[:, None] == np.arange(responsibilities.shape[-1])[:, None]
 
 
 def _log(shares: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import check_bool, name_features, no_constant_column, short_repr, whole_number
-from bayesgmm.priors.description import as_table, rows_of_sticks, rows_of_weights, rows_with_intervals
+from bayesgmm.priors.description import as_table, describe_intervals, describe_sticks, describe_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -83,12 +83,12 @@ class ConjugatePrior:
         # A diagonal entry of an inverse-Wishart matrix is an inverse-gamma variable of fewer degrees of freedom.
         margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof
         margin_scale = np.broadcast_to(scale.diagonal() if scale.ndim == 2 else scale, mean.shape)
-        rows = rows_of_sticks(self.concentration) if self.stick_breaking else rows_of_weights(self.concentration)
+        rows = describe_sticks(self.concentration) if self.stick_breaking else describe_weights(self.concentration)
         centred = "Normal, {}: mean {:.4g}, variance the component's over {:g}"
         assumed = [centred.format(name, value, kappa) for name, value in zip(names, mean, strict=True)]
         margin = stats.t(margin_dof, mean, np.sqrt(margin_scale / margin_dof / kappa)).interval(0.95)
-        rows += rows_with_intervals("means", assumed, margin)
-        sds = np.sqrt(margin_scale / stats.chi2(margin_dof).ppf([[0.975], [0.025]]))
+        rows += describe_intervals("means", assumed, margin)
+        low, high = np.sqrt(margin_scale / stats.chi2(margin_dof).ppf([[0.975], [0.025]]))
         if scale.ndim == 2:
             few, assumed = len(scale) <= _MOST_LISTED, list(names)
             whole = f"scale [{'; '.join(_listed(row) for row in scale)}]"
@@ -104,7 +104,7 @@ class ConjugatePrior:
             for_all = ", one for all features" if len(mean) > 1 else ""
             assumed = [f"InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}{for_all}"]
         quantity = "covariances" if scale.ndim == 2 else "variances"
-        rows += rows_with_intervals(quantity, assumed, sds[:, : len(assumed)], "sd ")
+        rows += describe_intervals(quantity, assumed, (low[: len(assumed)], high[: len(assumed)]), "sd ")
         return as_table(rows)
 
 

@@ -9,7 +9,7 @@ from bayesgmm.numerics.precision import AnyArray
 Row = tuple[str, str, str]
 
 
-def rows_of_weights(concentration: AnyArray) -> list[Row]:
+def describe_weights(concentration: AnyArray) -> list[Row]:
     """Rows of the description that are about the weights: of each, and of the smallest, which tells how many count."""
     from scipy import stats
 
@@ -29,20 +29,20 @@ def rows_of_weights(concentration: AnyArray) -> list[Row]:
     return [*rows, ("weights", "the smallest of them", f"{low:.2g} to {high:.2g}")]
 
 
-def rows_of_sticks(concentration: AnyArray) -> list[Row]:
+def describe_sticks(concentration: AnyArray) -> list[Row]:
     """Rows of the description that are about the weights of a Dirichlet process, truncated to k components."""
     from scipy import stats
 
     gamma = np.asarray(concentration, np.float64)
     if len(gamma) == 1:
-        return rows_of_weights(gamma)
+        return describe_weights(gamma)
     is_even = bool((gamma == gamma[0]).all())
     listed = f"{gamma[0]:g}" if is_even else ", ".join(f"{value:g}" for value in gamma[:-1])
     assumed = f"stick-breaking: Beta(1, {listed}) of what earlier components left"
     return [("weights", assumed, ""), ("weights", "of the first", as_interval(*stats.beta(1, gamma[0]).interval(0.95)))]
 
 
-def rows_with_intervals(
+def describe_intervals(
     quantity: str, assumed: Sequence[str], limits: tuple[AnyArray, AnyArray], prefix: str = ""
 ) -> list[Row]:
     """Rows of one quantity, each with the interval between its lower and upper limit."""

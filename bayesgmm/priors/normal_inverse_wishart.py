@@ -76,6 +76,7 @@ class ConjugateDistribution:
         blocks = Triangular.from_covariances(self.free_scales() / dof[:, None, None, None]).array
         return self.representation.from_blocks(blocks, count_features(self))
 
+    @matching_precision
     def predictive_log_prob(self, x: ArrayLike) -> Float[AnyArray, " n"]:
         r"""Log-density of new rows x (n, d) with weights, means and covariances integrated out, shape (n).
 
@@ -88,7 +89,8 @@ class ConjugateDistribution:
         Raises:
             InputError: for rows of another number of features.
         """
-        return _predictive_log_prob(self, x)
+        x = rows_of_mixture(Mixture(self.concentration, self.mean, self.scale), x)
+        return _predictive(self, jnp.asarray(x, jax.dtypes.canonicalize_dtype(self.mean.dtype)))
 
 
 def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> ConjugateDistribution:
@@ -112,14 +114,8 @@ def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> Co
     if family.isotropic:
         scatter, rows = scatter.sum(1, keepdims=True), rows * count_features(prior)
     concentration, remainder = mixing_weights.update_weights(*prior.weight_parameters, count)
-    return ConjugateDistribution(
-        concentration=concentration,
-        remainder=remainder,
-        mean=moments.origin + shift,
-        shrinkage=prior.shrinkage + count,
-        dof=prior.dof + rows,
-        scale=prior.scale + scatter,
-    )
+    mean, shrinkage, dof = moments.origin + shift, prior.shrinkage + count, prior.dof + rows
+    return ConjugateDistribution(concentration, mean, shrinkage, dof, prior.scale + scatter, remainder)
 
 
 def spread_of_means(
@@ -161,9 +157,8 @@ def log_evidence(
     posterior: ConjugateDistribution, prior: ConjugateDistribution, total_weight: Array
 ) -> Float[Array, ""]:
     """Log-probability of the rows and allocations that took `prior` to `posterior`, parameters integrated out."""
-    d = count_features(prior)
-    constants = _log_constant(posterior) - _log_constant(prior)
-    return constants - 0.5 * d * LOG_2PI * total_weight
+    per_row = 0.5 * count_features(prior) * LOG_2PI
+    return _log_constant(posterior) - _log_constant(prior) - per_row * total_weight
 
 
 def _log_constant(distribution: ConjugateDistribution) -> Array:
@@ -222,12 +217,6 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
     factor = distribution.representation.from_blocks(blocks, d)
     # Covariance factor times noise, which is small beside what a solve would cost to set up.
     return Mixture(log_weights, distribution.mean + factor.times(factor.inverse(), noise), factor.array)
-
-
-@matching_precision
-def _predictive_log_prob(distribution: ConjugateDistribution, x: ArrayLike) -> AnyArray:
-    x = rows_of_mixture(Mixture(distribution.concentration, distribution.mean, distribution.scale), x)
-    return _predictive(distribution, jnp.asarray(x, jax.dtypes.canonicalize_dtype(distribution.mean.dtype)))
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, is_traced
 from bayesgmm.numerics.validation import one_of, real_array, short_repr
-from bayesgmm.priors.description import Row, rows_with_intervals
+from bayesgmm.priors.description import Row, describe_intervals
 from bayesgmm.runtime.files import storable
 
 
@@ -52,7 +52,7 @@ class LogNormalScales:
         medians = np.asarray(self.median)
         named = zip(names, medians, strict=True)
         assumed = [f"LogNormal, {name}: median {median:.4g}, log-sd {sigma:g}" for name, median in named]
-        return rows_with_intervals("scales", assumed, stats.lognorm(sigma, scale=medians).interval(0.95), "sd ")
+        return describe_intervals("scales", assumed, stats.lognorm(sigma, scale=medians).interval(0.95), "sd ")
 
 
 @storable
@@ -88,7 +88,7 @@ class HalfNormalScales:
 
         sds = np.asarray(self.sd)
         assumed = [f"HalfNormal, {name}: sd {sd:.4g}" for name, sd in zip(names, sds, strict=True)]
-        return rows_with_intervals("scales", assumed, stats.halfnorm(scale=sds).interval(0.95), "sd ")
+        return describe_intervals("scales", assumed, stats.halfnorm(scale=sds).interval(0.95), "sd ")
 
 
 @storable
@@ -120,8 +120,7 @@ class HierarchicalScales:
         """Standard deviation of a log scale: half the difference of the logarithms of two gamma variables."""
         from scipy.special import polygamma
 
-        shapes = np.array([self.precision_shape, self.rate_shape], np.float64)
-        return float(np.sqrt(polygamma(1, shapes).sum()) / 2)
+        return float(np.sqrt(polygamma(1, np.array([self.precision_shape, self.rate_shape], np.float64)).sum()) / 2)
 
     def describe(self, names: Sequence[str]) -> list[Row]:
         """Rows of the description: of the scale along each feature, then of the rate of each feature."""
@@ -134,8 +133,8 @@ class HierarchicalScales:
         assumed = [f"{name}: 1 / variance Gamma({a:g}, rate)" for name in names]
         of_rates = [f"{name}: Gamma({g:g}, {h:.4g})" for name, h in zip(names, rates, strict=True)]
         return [
-            *rows_with_intervals("scales", assumed, (low, high), "sd "),
-            *rows_with_intervals("scale rate", of_rates, stats.gamma(g, scale=1.0 / rates).interval(0.95)),
+            *describe_intervals("scales", assumed, (low, high), "sd "),
+            *describe_intervals("scale rate", of_rates, stats.gamma(g, scale=1.0 / rates).interval(0.95)),
         ]
 
 

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced
 from bayesgmm.numerics.validation import name_features, no_constant_column, whole_number
-from bayesgmm.priors.description import as_interval, as_table, rows_of_weights, rows_with_intervals
+from bayesgmm.priors.description import as_interval, as_table, describe_intervals, describe_weights
 from bayesgmm.priors.scales import SCALE_PRIORS, HalfNormalScales, Scales, prior_number, scales_from_arguments
 from bayesgmm.runtime.files import storable, stored_as
 
@@ -71,11 +71,11 @@ class WeaklyInformativePrior:
 
         num_features = len(self.mean_loc)
         names = name_features(feature_names, num_features)
-        rows = rows_of_weights(self.concentration)
+        rows = describe_weights(self.concentration)
         locs, sds = np.asarray(self.mean_loc), np.asarray(self.mean_scale)
         named = zip(names, locs, sds, strict=True)
         assumed = [f"Normal, {name}: mean {loc:.4g}, sd {sd:.4g}" for name, loc, sd in named]
-        rows += rows_with_intervals("means", assumed, stats.norm(locs, sds).interval(0.95))
+        rows += describe_intervals("means", assumed, stats.norm(locs, sds).interval(0.95))
         rows += self.scales.describe(names)
         if num_features > 1:
             eta = float(self.correlation_concentration)

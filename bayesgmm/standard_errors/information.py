@@ -79,10 +79,9 @@ def information(
 
     gradient_of = jax.grad(lambda vector: log_likelihood(mixture_at(vector), x, row_weights))
     gradient = gradient_of(at)
-    identity = jnp.eye(len(at), dtype=at.dtype)
     observed = -jax.lax.map(
         lambda direction: jax.jvp(gradient_of, (at,), (direction,))[1],
-        identity,
+        jnp.eye(len(at), dtype=at.dtype),
         batch_size=min(len(at), _DIRECTIONS_AT_ONCE),
     )
     observed = 0.5 * (observed + observed.T)

@@ -169,6 +169,11 @@ class Uncertainty:
         )
 
 
+Numbers = Float[np.ndarray, "*shape"]
+Limits = Float[np.ndarray, "*shape 2"]
+Replicates = Float[np.ndarray, "r *shape"]
+
+
 class Scale(NamedTuple):
     """A scale on which an estimate is more nearly normal: the map, its inverse, its derivative."""
 
@@ -188,9 +193,7 @@ def scale_of(name: str) -> Scale:
     return {"weights": LOGIT, "standard_deviations": LOG, "correlations": FISHER}.get(name, IDENTITY)
 
 
-def normal_interval(
-    estimate: Float[np.ndarray, "..."], standard_error: Float[np.ndarray, "..."], level: float, scale: Scale
-) -> Float[np.ndarray, "... 2"]:
+def normal_interval(estimate: Numbers, standard_error: Numbers, level: float, scale: Scale) -> Limits:
     """Normal limits, on the last axis. A quantity without error has an interval of no width."""
     certain = standard_error == 0
     with np.errstate(all="ignore"):
@@ -200,18 +203,13 @@ def normal_interval(
     return np.where(certain[..., None], np.asarray(estimate)[..., None], limits)
 
 
-def percentile_interval(replicates: Float[np.ndarray, "r *shape"], level: float) -> Float[np.ndarray, "*shape 2"]:
+def percentile_interval(replicates: Replicates, level: float) -> Limits:
     """Quantiles of the replicates, limits on the last axis."""
     tail = 0.5 - 0.5 * level
     return np.moveaxis(np.quantile(replicates, [tail, 1.0 - tail], axis=0), 0, -1)
 
 
-def bca_interval(
-    replicates: Float[np.ndarray, "r *shape"],
-    estimate: Float[np.ndarray, "*shape"],
-    acceleration: Float[np.ndarray, "*shape"],
-    level: float,
-) -> Float[np.ndarray, "*shape 2"]:
+def bca_interval(replicates: Replicates, estimate: Numbers, acceleration: Numbers, level: float) -> Limits:
     """Bias-corrected and accelerated limits, on the last axis.
 
     Replicates equal to the estimate count half. Where all lie on one side of it, the share that is looked up is half a
@@ -221,16 +219,11 @@ def bca_interval(
     share = (replicates < estimate).mean(0) + 0.5 * (replicates == estimate).mean(0)
     bias = ndtri(np.clip(share, 0.5 / num_replicates, 1.0 - 0.5 / num_replicates))
     z = ndtri(0.5 + 0.5 * level)
-    limits = []
-    for moved in (bias - z, bias + z):
-        probability = ndtr(bias + moved / (1.0 - acceleration * moved))
-        limits.append(_quantile_each(replicates, np.asarray(probability)))
-    return np.stack(limits, -1)
+    shares = [ndtr(bias + moved / (1.0 - acceleration * moved)) for moved in (bias - z, bias + z)]
+    return np.stack([_quantile_each(replicates, np.asarray(share)) for share in shares], -1)
 
 
-def _quantile_each(
-    replicates: Float[np.ndarray, "r *shape"], probability: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
+def _quantile_each(replicates: Replicates, probability: Numbers) -> Numbers:
     """A quantile of its own for every number; NaN where its probability is."""
     each = zip(replicates.reshape(len(replicates), -1).T, probability.ravel(), strict=True)
     found = [np.quantile(values, share) if np.isfinite(share) else np.nan for values, share in each]

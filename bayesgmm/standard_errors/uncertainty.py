@@ -166,10 +166,9 @@ def _check_size(method: str, mixture: Mixture, family: Family, row_weights: np.n
             f"row_weights add up to {total:g}, so that a replicate would have {round(total)} rows; weights count rows "
             "(2 is the row twice): multiply them up"
         )
-    if method == "jackknife" and (row_weights != np.round(row_weights)).any():
-        first = np.flatnonzero(row_weights != np.round(row_weights))[0]
+    if method == "jackknife" and (bad := np.flatnonzero(row_weights != np.round(row_weights))).size:
         raise InputError(
-            f"row_weights[{first}]={row_weights[first]:g}: a jackknife leaves out one row after another and needs "
+            f"row_weights[{bad[0]}]={row_weights[bad[0]]:g}: a jackknife leaves out one row after another and needs "
             "whole weights; use method='weighted'"
         )
 

@@ -49,22 +49,14 @@ def mixture_from_start(
     """
     rows = as_rows(x)
     if isinstance(start, Mixture):
-        return _as_given(start, rows.values, num_components, family)
+        return _convert(start, rows.values, num_components, family)
     if isinstance(start, Mapping):
-        weights, means, given = _parameters(start, num_components, rows.num_features, family)
-        if given is None:
-            responsibilities = responsibilities_from_start(_nearest_means(rows, means), rows, num_components)
-            fitted = mixture_of_partition(rows, responsibilities, family, reg_covar)
-            return _made(rows.values, weights, means, fitted.precision_factor, family.representation)
-        kind, matrices = given
-        factor_of = getattr(family.representation, f"from_{kind}")
-        return _made(rows.values, weights, means, matrices, factor_of)
-    responsibilities = responsibilities_from_start(start, rows, num_components)
-    return mixture_of_partition(rows, responsibilities, family, reg_covar)
+        return _from_parameters(start, rows, num_components, family, reg_covar)
+    return mixture_of_partition(rows, responsibilities_from_start(start, rows, num_components), family, reg_covar)
 
 
 @matching_precision
-def _made(
+def _build(
     x: AnyArray, weights: AnyArray, means: AnyArray, matrices: AnyArray, factor_of: Callable[[AnyArray], Factor]
 ) -> Mixture:
     weights, means, matrices = (jnp.asarray(value, x.dtype) for value in (weights, means, matrices))
@@ -77,12 +69,11 @@ def _nearest_means(rows: Rows, means: AnyArray) -> Array:
     rows = jax.tree.map(jnp.asarray, rows)
     centre, scale = (part[None] for part in centre_and_scale(rows))
     standard, means = (rows.values - centre) / scale, (jnp.asarray(means, rows.dtype) - centre) / scale
-    scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, standard.T, precision="highest")
-    return scores.argmin(0)
+    return (0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, standard.T, precision="highest")).argmin(0)
 
 
 @matching_precision
-def _as_given(start: Mixture, x: AnyArray, num_components: int, family: Family) -> Mixture:
+def _convert(start: Mixture, x: AnyArray, num_components: int, family: Family) -> Mixture:
     """The start in the precision of x, its precision factor in the representation of the family.
 
     It is taken at its word: variances that differ by feature count in the first responsibilities of any family.
@@ -94,32 +85,31 @@ def _as_given(start: Mixture, x: AnyArray, num_components: int, family: Family) 
     return Mixture(jnp.asarray(start.log_weights, x.dtype), jnp.asarray(start.means, x.dtype), factor)
 
 
-def _parameters(
-    start: Mapping[str, ArrayLike], num_components: int, num_features: int, family: Family
-) -> tuple[AnyArray, AnyArray, tuple[str, AnyArray] | None]:
-    """Weights, means, and the covariances or precisions that are given, with their name, in the shape of the family."""
-    known = ("weights", "means", "covariances", "precisions")
-    for name in start:
-        if name not in known:
-            raise InputError(f"start has an entry {name!r}; a mapping may have {', '.join(known)}")
+def _from_parameters(
+    start: Mapping[str, ArrayLike], rows: Rows, num_components: int, family: Family, reg_covar: ArrayLike
+) -> Mixture:
+    known, (k, d) = ("weights", "means", "covariances", "precisions"), (num_components, rows.num_features)
+    if unknown := [name for name in start if name not in known]:
+        raise InputError(f"start has an entry {unknown[0]!r}; a mapping may have {', '.join(known)}")
     if "means" not in start:
         raise InputError("start has no 'means', which a mapping must have")
     if "covariances" in start and "precisions" in start:
         raise InputError("start has both covariances and precisions; give one of them")
-    means = _as_array("means", start["means"], (num_components, num_features))
-    weights = _as_array("weights", start.get("weights", np.full(num_components, 1 / num_components)), (num_components,))
+    means, weights = _as_array("means", start["means"], (k, d)), start.get("weights", np.full(k, 1 / k))
+    weights = _as_array("weights", weights, (k,))
     if not is_traced(weights):
-        if (weights <= 0).any():
-            first = int(np.flatnonzero(weights <= 0)[0])
-            raise InputError(
-                f"start: weights[{first}]={weights[first]:g} must be positive; an empty component stays so"
-            )
+        if (bad := np.flatnonzero(weights <= 0)).size:
+            first = f"weights[{bad[0]}]={weights[bad[0]]:g}"
+            raise InputError(f"start: {first} must be positive; an empty component stays so")
         if abs(weights.sum() - 1) > 1e-4:
             raise InputError(f"start: weights sum to {weights.sum():g}; they must sum to 1")
-    kind = next((name for name in ("covariances", "precisions") if name in start), None)
-    if kind is None:
-        return weights, means, None
-    return weights, means, (kind, _matrices(kind, start[kind], num_components, num_features, family))
+    for kind in ("covariances", "precisions"):
+        if kind in start:
+            matrices = _matrices(kind, start[kind], k, d, family)
+            return _build(rows.values, weights, means, matrices, getattr(family.representation, f"from_{kind}"))
+    shares = responsibilities_from_start(_nearest_means(rows, means), rows, k)
+    fitted = mixture_of_partition(rows, shares, family, reg_covar)
+    return _build(rows.values, weights, means, fitted.precision_factor, family.representation)
 
 
 def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: int, family: Family) -> AnyArray:
@@ -170,28 +160,23 @@ def responsibilities_from_start(start: object, rows: Rows, num_components: int) 
         if is_traced(start):
             return jax.nn.one_hot(start, num_components, dtype=rows.dtype)
         labels = np.asarray(start)
-        outside = np.flatnonzero((labels < 0) | (labels >= num_components))
-        if outside.size:
-            first = outside[0]
-            raise InputError(f"start[{first}]={labels[first]} must be a label from 0 to {num_components - 1}")
+        if (bad := np.flatnonzero((labels < 0) | (labels >= num_components))).size:
+            raise InputError(f"start[{bad[0]}]={labels[bad[0]]} must be a label from 0 to {num_components - 1}")
         shares = np.eye(num_components)[labels]
     else:
         shares = _as_array("responsibilities", start, (num_rows, num_components))
         if is_traced(shares):
             return shares / shares.sum(1, keepdims=True)
-        negative = np.argwhere(shares < 0)
-        if negative.size:
+        if (negative := np.argwhere(shares < 0)).size:
             row, column = negative[0]
             raise InputError(f"start[{row}, {column}]={shares[row, column]:g}: responsibilities cannot be negative")
         totals = shares.sum(1)
-        wrong = np.flatnonzero(np.abs(totals - 1) > 1e-4)
-        if wrong.size:
-            raise InputError(f"start[{wrong[0]}] sums to {totals[wrong[0]]:g}; the responsibilities of a row sum to 1")
+        if (bad := np.flatnonzero(np.abs(totals - 1) > 1e-4)).size:
+            raise InputError(f"start[{bad[0]}] sums to {totals[bad[0]]:g}; the responsibilities of a row sum to 1")
         shares = shares / totals[:, None]
-    if not is_traced(rows.weights):
-        empty = np.flatnonzero(np.asarray(rows.weights, np.float64) @ shares == 0)
-        if empty.size:
-            raise InputError(f"start leaves component {empty[0]} without rows; every component needs some")
+    v = rows.weights
+    if not is_traced(v) and (empty := np.flatnonzero(np.asarray(v, np.float64) @ shares == 0)).size:
+        raise InputError(f"start leaves component {empty[0]} without rows; every component needs some")
     return shares.astype(rows.dtype)
 
 

@@ -26,6 +26,9 @@ from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import RandomKey
 from bayesgmm.numerics.validation import as_key
 
+Table = Float[np.ndarray, "n d"]
+Counts = Float[np.ndarray, " n"]
+
 
 @dataclass(frozen=True)
 class MergeTree:
@@ -55,7 +58,7 @@ class MergeTree:
         return np.argsort(np.argsort(first))[labels]
 
 
-def agglomerate(x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> MergeTree:
+def agglomerate(x: Table, count: Counts) -> MergeTree:
     """The merge tree of rows x, of which each may stand for any positive count of equal rows merged beforehand.
 
     Memory grows as n², time as n² d² to n² d³. The trees of the last few data sets are remembered, because fits of many
@@ -66,12 +69,7 @@ def agglomerate(x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> 
 
 
 def cut_tree_of_rows(
-    x: Float[np.ndarray, "n d"],
-    num_components: int,
-    row_weights: Float[np.ndarray, " n"],
-    *,
-    max_rows: int,
-    key: RandomKey | None,
+    x: Table, num_components: int, row_weights: Counts, *, max_rows: int, key: RandomKey | None
 ) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "n k"]]:
     """Cut the tree of weighted rows, or of a random subset of `max_rows` of them where there are more.
 
@@ -105,7 +103,7 @@ def _remembered_tree(x: bytes, count: bytes, shape: tuple[int, int]) -> MergeTre
     return MergeTree(np.array(list(_merges(_scores(rows, counts), counts)), np.int64).reshape(-1, 2))
 
 
-def _scores(x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n q"]:
+def _scores(x: Table, count: Counts) -> Float[np.ndarray, "n q"]:
     """Principal scores of the standardised columns, each divided by the root of its singular value.
 
     Directions without variance are dropped. Source: Scrucca & Raftery (2015), "Improved initialisation of model-based
@@ -125,7 +123,7 @@ def _scores(x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> Floa
 class _Clusters:
     """Count, mean, scatter and term $T$ of every cluster in the list."""
 
-    def __init__(self, x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> None:
+    def __init__(self, x: Table, count: Counts) -> None:
         num_rows, self.num_features = x.shape
         self.count = count.copy()
         self.mean = x.copy()
@@ -167,7 +165,7 @@ class _Clusters:
         return count * log_density
 
 
-def _merges(x: Float[np.ndarray, "n d"], count: Float[np.ndarray, " n"]) -> Iterator[tuple[int, int]]:
+def _merges(x: Table, count: Counts) -> Iterator[tuple[int, int]]:
     """The cheapest merge, again and again until one cluster is left; of equal costs the last in the list.
 
     `costs[j, i]` with i < j is the cost of merging i and j, `cheapest[j]` the least of row j.

@@ -15,6 +15,11 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, IntLike, RandomKey, matching_precision
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
 
+Weights = Float[Array, " n"]
+Labels = Int[Array, " n"]
+Columns = Float[Array, "d n"]
+NumWanted = Int[Array, ""] | None
+
 MAX_LLOYD_STEPS = 100
 _DRAWN_FROM = 256  # rows of a block
 
@@ -77,13 +82,8 @@ def _invert(masses: Array, uniform: Array) -> Array:
 
 
 def kmeans_plus_plus(
-    x: Float[Array, "n d"],
-    num_components: int,
-    row_weights: Float[Array, " n"],
-    num_wanted: Int[Array, ""] | None = None,
-    *,
-    key: RandomKey,
-) -> Int[Array, " n"]:
+    x: Float[Array, "n d"], num_components: int, row_weights: Weights, num_wanted: NumWanted = None, *, key: RandomKey
+) -> Labels:
     """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
 
     Seeds are rows, the first drawn by weight, each next one with probability proportional to its squared distance
@@ -95,13 +95,13 @@ def kmeans_plus_plus(
 
 
 def partition_around_seeds(
-    x: Float[Array, "d n"],
+    x: Columns,
     num_components: int,
-    row_weights: Float[Array, " n"],
+    row_weights: Weights,
     attraction: Callable[[Array], Array],
     key: RandomKey,
-    num_wanted: Int[Array, ""] | None = None,
-) -> Int[Array, " n"]:
+    num_wanted: NumWanted = None,
+) -> Labels:
     """Labels of the nearest seeds; `attraction` is what a row's chance is proportional to, given its distances² (n)."""
 
     def distances_to(index: Array) -> Array:
@@ -122,12 +122,8 @@ def partition_around_seeds(
 
 
 def lloyd(
-    x: Float[Array, "d n"],
-    labels: Int[Array, " n"],
-    num_components: int,
-    row_weights: Float[Array, " n"],
-    num_wanted: Int[Array, ""] | None = None,
-) -> Int[Array, " n"]:
+    x: Columns, labels: Labels, num_components: int, row_weights: Weights, num_wanted: NumWanted = None
+) -> Labels:
     r"""k-means from a first partition: means of the clusters and nearest means in turn, until no row moves.
 
     Lowers $\sum_i v_i \lVert x_i - m_{l(i)} \rVert^2$ at every step. A cluster that has lost all its rows is put on the

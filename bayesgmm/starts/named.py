@@ -140,8 +140,7 @@ def get_start(start: str) -> Start:
     Raises:
         InputError: for an unknown name, listing the known ones.
     """
-    name = _SCIKIT_LEARN_NAMES.get(start, start)
-    return STARTS[one_of("start", name, STARTS)]
+    return STARTS[one_of("start", _SCIKIT_LEARN_NAMES.get(start, start), STARTS)]
 
 
 def check_named_start(name: str, value: StartLike | None) -> StartLike:
