@@ -9,9 +9,11 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from bayesgmm import plots
 from bayesgmm.cli import terminal
@@ -21,10 +23,6 @@ from bayesgmm.datasets import Dataset
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.plots.panels import root_figure
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
 
 
 def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset, provenance: Mapping[str, Any]) -> str:
@@ -39,8 +37,6 @@ def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset,
     versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
     device = f"{provenance['device']['count']} × {provenance['device']['kind']}"
     source = f"Data: {data.name}. {data.source}".strip().rstrip(".")
-    pictures = [(f"<h2>{html.escape(title)}</h2>\n" if title else "") + _figure(drawn, caption)
-                for title, drawn, caption in _pictures(comparison)]  # fmt: skip
     return Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
         title=html.escape(settings.title),
         lead=html.escape(lead),
@@ -48,10 +44,8 @@ def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset,
         engines=_html_table(terminal.engine_table(comparison)),
         agreement=_agreement(comparison) if comparison.has_agreement else "",
         parameters=_parameters(comparison),
-        candidates=f"<h2>Number of components</h2>\n{_html_table(terminal.candidate_table(comparison))}"
-        if comparison.selected_by
-        else "",
-        pictures="\n".join(pictures),
+        candidates=_candidates(comparison) if comparison.selected_by else "",
+        pictures="\n".join(_pictures(comparison)),
         prior=html.escape(comparison.prior.describe(comparison.feature_names)),
         footer=html.escape(f"{source}. Seed {settings.seed}. {device}. {versions}. {provenance['time']}."),
     )
@@ -67,6 +61,10 @@ def _agreement(comparison: Comparison) -> str:
         "clusters. The adjusted Rand index (ARI) is 1 where two partitions are the same and about 0 "
         "where they agree as by chance. Mixtures assign rows to their most probable component.</p>"
     )
+
+
+def _candidates(comparison: Comparison) -> str:
+    return f"<h2>Number of components</h2>\n{_html_table(terminal.candidate_table(comparison))}"
 
 
 def _parameters(comparison: Comparison) -> str:
@@ -86,53 +84,54 @@ def _parameters(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def _pictures(comparison: Comparison) -> Iterator[tuple[str, "Axes | np.ndarray", str]]:
-    """Heading, picture and caption of every figure; one without a heading belongs to the one before it."""
+def _pictures(comparison: Comparison) -> Iterator[str]:
+    """Every figure with its caption; one without a heading belongs to the one before it."""
     x, names, fits, base = comparison.x, comparison.feature_names, comparison.fits, comparison.base
-    one = x.shape[1] == 1
+    em, one = f"the {ENGINES[base.engine].label} fit", x.shape[1] == 1
     picture = plots.plot_assignments(base.mixture, x, feature_names=names)
-    drawn = "density of the EM fit" if one else "components of the EM fit: ellipses hold 50% and 90% of each one's mass"
-    yield "The fit by maximum likelihood", picture, f"Rows coloured by hard assignment, with the {drawn}."
+    drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
+    yield _figure(picture, f"Rows coloured by hard assignment, with the {drawn}.", "The fit by maximum likelihood")
     for name, partition in comparison.partitions.items():
         label = ENGINES[name].label
         picture = plots.plot_partitions(base, x, partition, feature_names=names)
         ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
-        yield f"Beside {label}", picture, f"Hard assignments by the EM fit and by {label}{ringed}."
+        yield _figure(picture, f"Hard assignments by {em} and by {label}{ringed}.", f"Beside {label}")
     posteriors = [name for name, fit in fits.items() if fit.draws is not None]
     if posteriors:
         # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
         shown = comparison.parameters.reference or posteriors[-1]
         picture = plots.plot_posterior_ellipses(fits[shown], x, point=base, feature_names=names)
-        drawn = "Densities" if one else "Components"
-        caption = f"{drawn} of posterior draws ({shown}), thin, and of the EM fit, bold."
-        yield "The same with its uncertainty", picture, caption
+        caption = f"{'Densities' if one else 'Components'} of posterior draws ({shown}), thin, and of {em}, bold."
+        yield _figure(picture, caption, "The same with its uncertainty")
         picture = plots.plot_responsibility_uncertainty(fits[shown], x, feature_names=names)
         caption = "Uncertainty of each row's assignment: one minus its largest responsibility, averaged over posterior "
-        yield "", picture, f"{caption}draws ({shown})."
+        yield _figure(picture, f"{caption}draws ({shown}).")
         picture = plots.plot_posterior_parameters(fits, feature_names=names)
-        caption = "Marginal posterior densities; vertical lines mark the EM and MAP values."
-        yield "Posterior of weights and means", picture, caption
+        points = listed(ENGINES[fit.engine].label for fit in fits.values() if fit.draws is None)
+        caption = f"Marginal posterior densities; vertical lines mark the {points} values."
+        yield _figure(picture, caption, "Posterior of weights and means")
     else:
         picture = plots.plot_responsibility_uncertainty(base, x, feature_names=names)
-        yield "", picture, "Uncertainty of the assignment of each row: one minus its largest responsibility."
+        yield _figure(picture, "Uncertainty of the assignment of each row: one minus its largest responsibility.")
     caption = "Log-likelihood of EM, log posterior density of MAP and of every draw, ELBO of the variational fits."
-    yield "What the engines watched", plots.plot_traces(fits), caption
+    yield _figure(plots.plot_traces(fits), caption, "What the engines watched")
     if comparison.selected_by is not None:
         picture = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)
         caption = f"Smaller is better; {comparison.selected_by.upper()} selected k = {comparison.num_components}."
-        yield "Criteria over the number of components", picture, caption
+        yield _figure(picture, caption, "Criteria over the number of components")
 
 
-def _figure(drawn: "Axes | np.ndarray", caption: str) -> str:
+def _figure(drawn: Axes | np.ndarray, caption: str, title: str = "") -> str:
     from matplotlib import pyplot
 
     figure, buffer = root_figure(drawn), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
     pyplot.close(figure)
     data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
+    heading = f"<h2>{html.escape(title)}</h2>\n" if title else ""
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{text}" width="{round(figure.get_figwidth() * 96)}">'
-        f"<figcaption>{text}</figcaption></figure>"
+        f'{heading}<figure><img src="data:image/png;base64,{data}" alt="{text}" '
+        f'width="{round(figure.get_figwidth() * 96)}"><figcaption>{text}</figcaption></figure>'
     )
 
 

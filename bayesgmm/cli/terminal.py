@@ -122,16 +122,17 @@ def _centres(partition: KMeansFit, feature_names: tuple[str, ...]) -> dict[tuple
 
 def rich_tables(comparison: Comparison) -> list[Table]:
     """The tables of a comparison for a terminal."""
-    count, family, parameters = comparison.num_components, comparison.base.family, comparison.parameters
+    count, family, em = comparison.num_components, comparison.base.family, ENGINES[comparison.base.engine].label
     tables = {f"k = {count}, family {family}: {len(comparison.x)} rows on one likelihood": engine_table(comparison)}
     if comparison.selected_by is not None:
-        title = f"Number of components by EM; {comparison.selected_by.upper()} selects k = {count}"
+        title = f"Number of components by {em}; {comparison.selected_by.upper()} selects k = {count}"
         tables = {title: candidate_table(comparison), **tables}
     if comparison.has_agreement:
         title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
         tables[title] = agreement_table(comparison)
-    tables["Parameters (EM ± standard error, posterior mean ± sd)"] = component_table(comparison)
+    tables[f"Parameters ({em} ± standard error, posterior mean ± sd)"] = component_table(comparison)
     found = [_rich_table(title, frame) for title, frame in tables.items()]
+    parameters = comparison.parameters
     found[-1].caption = "\n".join(filter(None, [flag_legend(parameters), *parameters.remarks])) or None
     found[-1].caption_justify = "left"
     return found
