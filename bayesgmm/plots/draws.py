@@ -64,7 +64,10 @@ def plot_posterior_ellipses(
         InputError: for a fit without draws, a point of another number of components, and as in `plot_assignments`.
     """
     draws = posterior_draws(fit)
-    bold = one_mixture(fit if point is None else point)
+    subject = fit if point is None else point
+    bold, who = one_mixture(subject), "the point"
+    if isinstance(subject, Fit):
+        who = f"{ENGINES[subject.engine].label} fit" if subject.draws is None else "the posterior mean"
     if bold.num_components != draws.num_components:
         raise InputError(
             f"point has {bold.num_components} components, but the draws have {draws.num_components}; give one alike"
@@ -75,7 +78,6 @@ def plot_posterior_ellipses(
     view_rows(draws, x, columns, feature_names)
     shown, banded = thinned_draws(draws, num_draws), thinned_draws(draws, _BAND_DRAWS)
     grid = panels.make_panels(view, ax)
-    who = _name_of(fit if point is None else point)
     if view.num_shown > 1:
         panels.label_clusters(grid.first, np.asarray(bold.weights), markers=False)
         panels.label_masses(grid.first, (level,), of=who)
@@ -111,12 +113,6 @@ def _draw_densities(
     ax.set_ylim(0.0, 1.05 * ax.dataLim.y1)
     if view.num_shown == 1:
         ax.set(xlim=grid[[0, -1]], ylabel="density")
-
-
-def _name_of(point: Drawable) -> str:
-    if isinstance(point, Mixture):
-        return "the point"
-    return "the posterior mean" if point.draws is not None else f"{ENGINES[point.engine].label} fit"
 
 
 def plot_prior_predictive(

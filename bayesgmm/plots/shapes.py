@@ -98,7 +98,8 @@ def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Flo
     """Responsibilities averaged over the draws of a mixture with one leading axis; of a single mixture its own."""
     if not mixtures.draw_shape:
         return np.asarray(mixtures.responsibilities(x))
-    return np.sum([block.sum(0) for block in responsibility_blocks(mixtures, x)], axis=0) / mixtures.draw_shape[0]
+    total = sum((block.sum(0) for block in responsibility_blocks(mixtures, x)), np.zeros(()))
+    return total / mixtures.draw_shape[0]
 
 
 def assignment_entropy(responsibilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
