@@ -1,4 +1,4 @@
-"""`BayesianGaussianMixture`: five ways to a posterior behind scikit-learn's interface."""
+"""`BayesianGaussianMixture`: five ways to a posterior behind scikit-learn's interface, and its arguments of a prior."""
 
 import dataclasses
 import functools
@@ -17,22 +17,32 @@ from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import ENGINES, Count, Engine, Rule, choice_of
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import ParameterError, generator_of, key_of, sklearn_words
+from bayesgmm.estimators import arguments
 from bayesgmm.estimators.base import MixtureEstimator, named, over_rows, sample_of_draws
 from bayesgmm.estimators.maximum_likelihood import report_run
-from bayesgmm.estimators.priors import NUMBERS, PRIOR_ARGUMENTS, WEIGHT_PRIORS, prior_of, repeats
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
-from bayesgmm.numerics.validation import short_repr, whole_number
+from bayesgmm.numerics.validation import nonnegative, short_repr, whole_number
 from bayesgmm.posterior.allocations import flat_draws, responsibility_blocks
-from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
+from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
 from bayesgmm.starts.named import start_from
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
+WEIGHT_PRIORS = ("dirichlet_process", "dirichlet_distribution")
+NUMBERS = (
+    "weight_concentration_prior",
+    "mean_precision_prior",
+    "mean_prior",
+    "degrees_of_freedom_prior",
+    "covariance_prior",
+)
+PRIOR_ARGUMENTS = ("weight_concentration_prior_type", *NUMBERS)
 Inference = Literal["cavi", "gibbs", "map", "vi", "nuts"]
 WeightPrior = Annotated[Literal["dirichlet_process", "dirichlet_distribution"], choice_of(*WEIGHT_PRIORS)]
 _NUM_DRAWS = 1000  # that the tree of a conjugate approximation has
@@ -131,15 +141,15 @@ class BayesianGaussianMixture(MixtureEstimator):
                 f"inference={self.inference!r} takes no sample_weight; leave it out, or choose inference='cavi', or "
                 "GaussianMixture(prior='conjugate')"
             )
-        rng = generator_of(self.random_state)
-        with sklearn_words():
+        rng = arguments.generator_of(self.random_state)
+        with arguments.sklearn_words():
             given = {name: value for name in PRIOR_ARGUMENTS if (value := getattr(self, name)) is not None}
             prior, numbers = prior_of(self.prior, given, engine, rows, self.n_components, family)
             run = functools.partial(engine.fit, rows.values, self.n_components, family=family, prior=prior)
             find = self._best_ascent if engine.makes_starts else self._fit_from_optima
             fit = find(engine, functools.partial(run, on_failure="ignore", **options), rows, rng)
         self._keep(fit, prior, numbers)
-        self._rows = rows.values, sample_weight is not None, options.get("num_draws", _NUM_DRAWS), key_of(rng)
+        self._rows = rows.values, sample_weight is not None, options.get("num_draws", _NUM_DRAWS), arguments.key_of(rng)
         failure = f"inference={self.inference!r} did not converge: {fit.code.explanation}; see engine_options"
         return self._finish(rows, "" if engine.makes_starts else failure)
 
@@ -179,10 +189,10 @@ class BayesianGaussianMixture(MixtureEstimator):
         """
         options = {} if self.engine_options is None else self.engine_options
         if not isinstance(options, Mapping):
-            raise ParameterError(f"engine_options={short_repr(options)} must be a mapping of names to values")
+            raise arguments.ParameterError(f"engine_options={short_repr(options)} must be a mapping of names to values")
         known = set(engine.parameters) - _OWN_ARGUMENTS - (_OWN_LIMITS if engine.makes_starts else set())
         if unknown := [name for name in options if name not in known]:
-            raise ParameterError(
+            raise arguments.ParameterError(
                 f"engine_options has {unknown[0]!r}, which inference={self.inference!r} does not take; choose from "
                 f"{', '.join(sorted(known))}"
             )
@@ -197,7 +207,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             ParameterError: for no step at all.
         """
         if self.max_iter == 0:
-            raise ParameterError("max_iter=0 leaves the prior as it is; take at least 1 step")
+            raise arguments.ParameterError("max_iter=0 leaves the prior as it is; take at least 1 step")
         previous, reached = self._previous_fit(rows), np.nan
         starts = (self._first_shares(rows, rng) for _ in range(self._num_starts(engine)))
         if previous is not None:
@@ -225,7 +235,7 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     def _fit_from_optima(self, engine: Engine, run: Callable[..., Fit], rows: Rows, rng: np.random.RandomState) -> Fit:
         """The fit by an engine that starts from fits by EM, or from the previous fit."""
-        key, previous = key_of(rng), self._previous_fit(rows)
+        key, previous = arguments.key_of(rng), self._previous_fit(rows)
         if previous is not None:
             starts = [previous.mixture]
         else:
@@ -291,12 +301,12 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         if self.fit_.approximation is not None:
-            draw_key, key = jax.random.split(key_of(rng))
+            draw_key, key = jax.random.split(arguments.key_of(rng))
             drawn = _draw_mixtures(self.fit_.approximation, jax.random.split(draw_key, _DRAWS_AT_ONCE))
             return sample_of_draws(jax.tree.map(np.asarray, drawn), num_rows, rng, key=key)
         if self.fit_.draws is None:
             return super()._sample(num_rows, rng)
-        return sample_of_draws(flat_draws(self.fit_.draws), num_rows, rng, key=key_of(rng))
+        return sample_of_draws(flat_draws(self.fit_.draws), num_rows, rng, key=arguments.key_of(rng))
 
 
 _expected_mixture = compiled(expected_mixture)
@@ -330,3 +340,93 @@ def _print_every(interval: int) -> Callable[[str], None]:
             print(f"  {sentence}")
 
     return tell
+
+
+def prior_of(
+    prior: object, given: Mapping[str, ArrayLike], engine: Engine, rows: Rows, num_components: int, family: Family
+) -> tuple[AnyPrior, dict[str, float | np.ndarray]]:
+    """The prior that the arguments describe, and its numbers by their names, where they are scikit-learn's.
+
+    `given` has those of `PRIOR_ARGUMENTS` that are not None.
+
+    Raises:
+        InputError: for numbers out of range or of the wrong shape, and for `prior` beside them.
+    """
+    if prior is None and (given or engine.prior == "conjugate"):
+        return _prior_of_numbers(given, engine, rows, num_components, family)
+    if given:
+        name, value = next(iter(given.items()))
+        raise arguments.ParameterError(
+            f"prior={short_repr(prior)} and {name}={short_repr(value)} contradict each other; give one of them"
+        )
+    if isinstance(prior, str) and prior == "conjugate":
+        return conjugate_prior(rows, num_components, family), {}
+    if prior is None or isinstance(prior, str):
+        prior = default_prior(rows, num_components)
+    if not isinstance(prior, AnyPrior):
+        raise arguments.ParameterError(
+            f"prior={short_repr(prior)} is no prior; give 'conjugate', 'weakly_informative', or one of conjugate_prior "
+            "or default_prior"
+        )
+    if isinstance(prior, WeaklyInformativePrior) and engine.prior == "conjugate":
+        raise arguments.ParameterError(
+            f"prior is one of default_prior, and inference={engine.name!r} takes a conjugate prior; give "
+            f"prior='conjugate', or choose inference='nuts'"
+        )
+    return prior, {}
+
+
+def repeats(family: Family, num_components: int, num_features: int) -> int:
+    """How many of our degrees of freedom, each of one variance or of one matrix, are one of scikit-learn's.
+
+    Scikit-learn's are of a Wishart distribution of every component's precision, restricted to the family. Components
+    that share a covariance count it once for each of them.
+    """
+    return (num_components if family.shared else 1) * (num_features if family.isotropic else 1)
+
+
+def _prior_of_numbers(
+    given: Mapping[str, ArrayLike], engine: Engine, rows: Rows, num_components: int, family: Family
+) -> tuple[AnyPrior, dict[str, float | np.ndarray]]:
+    k, d = num_components, rows.num_features
+    column_means, covariance = sample_covariance(np.asarray(rows.values), np.asarray(rows.weights))
+    # Below a concentration of 1 there is no mode.
+    concentration = _positive(given, "weight_concentration_prior", 1.0 if engine.prior == "mode" else 1.0 / k)
+    shrinkage = _positive(given, "mean_precision_prior", 1.0)
+    dof = _positive(given, "degrees_of_freedom_prior", float(d))
+    if not dof > d - 1:
+        raise InputError(f"The parameter 'degrees_of_freedom_prior' should be greater than {d - 1}, but got {dof:.3f}.")
+    mean = arguments.array_of_shape("means", "mean_prior", given.get("mean_prior", column_means), (d,))
+    covariance = _covariance(given, covariance, family)
+    # Scikit-learn's default for its own method, a conjugate approximation.
+    process = engine.gives == "approximation" and engine.prior == "conjugate"
+    times = repeats(family, k, d)
+    of_weights = given.get("weight_concentration_prior_type", WEIGHT_PRIORS[not process])
+    weights = {"concentration": concentration, "stick_breaking": of_weights == WEIGHT_PRIORS[0]}
+    spread = {"dof": times * dof, "scale": times * covariance}
+    prior = conjugate_prior(rows, k, family, mean=mean, shrinkage=shrinkage, **weights, **spread)
+    return prior, dict(zip(NUMBERS, (concentration, shrinkage, mean, dof, covariance), strict=True))
+
+
+def _covariance(given: Mapping[str, ArrayLike], covariance: np.ndarray, family: Family) -> float | np.ndarray:
+    """The covariance that is given, or that of the rows, in the family's own form.
+
+    That of few rows, or of columns that are sums of others, is singular, and no prior: its variances are.
+    """
+    variances = covariance.diagonal().copy()
+    if family.isotropic:
+        return _positive(given, "covariance_prior", variances.mean())
+    default = variances if family.diagonal else covariance if is_positive_definite(covariance) else np.diag(variances)
+    called = f"{family.name} covariance_prior"
+    array = arguments.array_of_shape(called, "covariance_prior", given.get("covariance_prior", default), default.shape)
+    arguments.check_positive_definite(called, "it", array, diagonal=family.diagonal)
+    return array
+
+
+@arguments.sklearn_words(arguments.ParameterError)
+def _positive(given: Mapping[str, ArrayLike], name: str, default: float) -> float:
+    """The number of this name, or its default."""
+    number = nonnegative(name, given.get(name, default))
+    if not number > 0:
+        raise InputError(f"{name}={short_repr(given[name])} must be greater than 0")
+    return float(number)
