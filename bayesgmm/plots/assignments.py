@@ -138,7 +138,13 @@ def plot_partitions(
             f"partition is of {len(partition.labels)} rows of {partition.centres.shape[1]} features, and x has shape "
             f"{view.x.shape}; give the partition of these rows"
         )
-    left, right = (panels.make_panels(view, one) for one in _two_pictures(ax, view.num_shown))
+    count, side = view.num_shown, 1.9 * view.num_shown + 0.6
+    if count <= 2:
+        pictures = panels.several_axes(ax, (2,), (12.4, 3.6 if count == 1 else 4.4), "two pictures need")
+    else:
+        what = f"two pictures of {count} columns need"
+        pictures = panels.several_axes(ax, (2, count, count), (2.1 * side, side), what)
+    left, right = (panels.make_panels(view, picture) for picture in pictures)
     labels = np.asarray(mixture.predict(view.x))
     partition = partition.matched_to(labels)
     _draw_mixture(left, mixture, labels, levels)
@@ -151,17 +157,6 @@ def plot_partitions(
     panels.tidy(left.first, title=f"mixture{by}")
     panels.tidy(right.first, title=f"k-means, adjusted Rand index {agreement:.2f}")
     return np.stack([np.asarray(left.drawn, object), np.asarray(right.drawn, object)])
-
-
-def _two_pictures(ax: AxesLike, num_shown: int) -> np.ndarray:
-    """The caller's axes, or new ones, in an array whose first axis is of the two pictures."""
-    if num_shown <= 2:
-        return panels.several_axes(ax, (2,), (12.4, 3.6 if num_shown == 1 else 4.4), "two pictures need")
-    if ax is None:
-        size = 1.9 * num_shown + 0.6
-        grid = panels.new_axes((2.1 * size, size), num_shown, 2 * num_shown)
-        ax = grid.reshape(num_shown, 2, num_shown).swapaxes(0, 1)
-    return panels.several_axes(ax, (2, num_shown, num_shown), (0.0, 0.0), f"two pictures of {num_shown} columns need")
 
 
 def _draw_partition(grid: Panels, partition: KMeansFit, differs: Bool[np.ndarray, " n"]) -> None:

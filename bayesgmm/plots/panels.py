@@ -186,14 +186,15 @@ def one_axes(ax: AxesLike, figsize: tuple[float, float], cure: str = "; give one
 
 
 def several_axes(ax: AxesLike, shape: tuple[int, ...], figsize: tuple[float, float], what: str) -> np.ndarray:
-    """The caller's axes as an array of this shape, or new ones.
+    """The caller's axes as an array of this shape, or new ones; of three axes the first are side by side.
 
     Raises:
         InputError: for axes of another shape, saying `what` needs them.
     """
     if ax is None:
-        num_rows, num_columns = (1, *shape)[-2:]
-        return np.reshape(new_axes(figsize, num_rows, num_columns, squeeze=False), shape)
+        beside, num_rows, num_columns = (1, 1, *shape)[-3:]
+        grid = new_axes(figsize, num_rows, beside * num_columns, squeeze=False)
+        return grid.reshape(num_rows, beside, num_columns).swapaxes(0, 1).reshape(shape)
     grid = np.asarray(ax, object)
     if grid.size == 1 and np.prod(shape) == 1:
         grid = grid.reshape(shape)
