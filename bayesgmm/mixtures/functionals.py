@@ -117,9 +117,7 @@ def _each(function: Callable[..., Any], shape: tuple[int, ...], mixtures: PyTree
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
 
 
-def _average(
-    mixture: Mixture, function: Callable[[Array], Array], key: Array, num_draws: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _average(mixture: Mixture, function: Callable[[Array], Array], key: Array, num_draws: int) -> tuple[Array, Array]:
     r"""Average of a function over draws from a mixture, and its standard error.
 
     Draws move with the parameters in jumps, so they are held fixed and the average's derivative gets the term

@@ -231,7 +231,7 @@ def least_expected_loss(
     from_draws, from_trees = _candidates(similarity, hard)
     candidates = [*from_draws, *from_trees]
     # Trees apart: their cuts have many more clusters, and every group is as wide as its largest candidate.
-    screened = np.concatenate([_screened(expected, similarity, part) for part in (from_draws, from_trees)])
+    screened = np.concatenate([_screen(expected, similarity, part) for part in (from_draws, from_trees)])
     scored = [(expected.of(candidates[index]), index) for index in screened.argsort(kind="stable")[:_NUM_SCORED]]
     num_swept = min(_MAX_SWEPT, max(1, int(_SWEEPING // hard.size)))
     swept = [_sweep(expected, candidates[index]) for _, index in sorted(scored)[:num_swept]]
@@ -260,10 +260,8 @@ def _in_order(partitions: np.ndarray) -> np.ndarray:
     return np.stack([pd.factorize(labels)[0] for labels in partitions])
 
 
-def _screened(
-    expected: ExpectedBinder | ExpectedVariation, similarity: np.ndarray, candidates: np.ndarray
-) -> Float[np.ndarray, " m"]:
-    """Of every candidate (m, n), in groups: one product with the similarity matrix for each."""
+def _screen(expected: ExpectedBinder | ExpectedVariation, similarity: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """What `screen` gives of every candidate (m, n), in groups: one product with the similarity matrix for each."""
     num_clusters = int(candidates.max()) + 1
     size = max(1, _BLOCK // (candidates.shape[1] * num_clusters))
     values = []

@@ -241,7 +241,7 @@ def maximise_posterior(
     prior = check_conjugate_prior(prior, num_components, num_features, family)
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
     ridge = jnp.broadcast_to(jnp.asarray(reg_covar, dtype), (num_features,))
-    more_count, more_scatter = _pseudo_moments(prior, family, num_components, num_features)
+    more_count, more_scatter = _pseudo_moments(prior, family, num_components)
 
     count = moments.count
     to_mean = prior.mean[None] - moments.origin
@@ -296,11 +296,9 @@ def distribution_of_prior(prior: ConjugatePrior, family: Family, num_components:
     )
 
 
-def _pseudo_moments(
-    prior: ConjugatePrior, family: Family, num_components: int, num_features: int
-) -> tuple[Array, Array]:
+def _pseudo_moments(prior: ConjugatePrior, family: Family, num_components: int) -> tuple[Array, Array]:
     """Count and scatter that the prior of its covariance lends a component; that of a shared one is split."""
-    portion = 1.0 / num_components if family.shared else 1.0
+    portion, num_features = 1.0 / num_components if family.shared else 1.0, len(prior.mean)
     if family.conjugate == "inverse-Wishart":
         return (prior.dof + num_features + 1.0) * portion, prior.scale * portion
     # As many free variances as features, or one for all of them, whose prior counts once.
@@ -316,10 +314,8 @@ def _conjugate_family(family: str | Family) -> Family:
     return family
 
 
-def sample_covariance(
-    x: Float[AnyArray, "n d"], weights: Float[AnyArray, " n"]
-) -> tuple[Float[AnyArray, " d"], Float[AnyArray, "d d"]]:
-    """Column means and the covariance of the columns, divided by one less than the total row weight."""
+def sample_covariance(x: Float[AnyArray, "n d"], weights: Float[AnyArray, " n"]) -> tuple[AnyArray, AnyArray]:
+    """Column means (d) and the covariance of the columns (d, d), divided by one less than the total row weight."""
     total = weights.sum()
     if not is_traced(total) and not total > 1:
         raise InputError(

@@ -20,12 +20,13 @@ from jaxtyping import Array, Float
 
 from bayesgmm.numerics.precision import AnyArray, RandomKey
 
-Remainder = Float[AnyArray, " k"] | None
+PerComponent = Float[AnyArray, " k"]
+Remainder = PerComponent | None
 
 
 def update_weights(
-    concentration: Float[AnyArray, " k"], remainder: Remainder, count: Float[AnyArray, " k"]
-) -> tuple[Float[AnyArray, " k"], Remainder]:
+    concentration: PerComponent, remainder: Remainder, count: PerComponent
+) -> tuple[PerComponent, Remainder]:
     """The distribution given so many rows of each component."""
     if remainder is None:
         return concentration + count, None
@@ -33,7 +34,7 @@ def update_weights(
     return concentration + count, remainder + later
 
 
-def expected_log_weights(concentration: Float[AnyArray, " k"], remainder: Remainder) -> Float[AnyArray, " k"]:
+def expected_log_weights(concentration: PerComponent, remainder: Remainder) -> PerComponent:
     """Expectation of the logarithm of every weight."""
     if remainder is None:
         return digamma(concentration) - digamma(concentration.sum())
@@ -42,7 +43,7 @@ def expected_log_weights(concentration: Float[AnyArray, " k"], remainder: Remain
     return _with_the_last(digamma(a) - of_sum) + _of_earlier(digamma(b) - of_sum)
 
 
-def log_mean_weights(concentration: Float[AnyArray, " k"], remainder: Remainder) -> Float[AnyArray, " k"]:
+def log_mean_weights(concentration: PerComponent, remainder: Remainder) -> PerComponent:
     """Logarithm of the expectation of every weight."""
     if remainder is None:
         return jnp.log(concentration / concentration.sum())
@@ -50,7 +51,7 @@ def log_mean_weights(concentration: Float[AnyArray, " k"], remainder: Remainder)
     return _with_the_last(jnp.log(a / (a + b))) + _of_earlier(jnp.log(b / (a + b)))
 
 
-def log_constant_of_weights(concentration: Float[AnyArray, " k"], remainder: Remainder) -> Float[AnyArray, ""]:
+def log_constant_of_weights(concentration: PerComponent, remainder: Remainder) -> Float[AnyArray, ""]:
     """Logarithm of the integral of the density without its normalising constant."""
     if remainder is None:
         return gammaln(concentration).sum() - gammaln(concentration.sum())
@@ -58,7 +59,7 @@ def log_constant_of_weights(concentration: Float[AnyArray, " k"], remainder: Rem
 
 
 def log_prob_of_weights(
-    concentration: Float[AnyArray, " k"], remainder: Remainder, log_weights: Float[AnyArray, " k"]
+    concentration: PerComponent, remainder: Remainder, log_weights: PerComponent
 ) -> Float[AnyArray, ""]:
     """Log-density of weights, constants included, with regard to all but the last of them."""
     if remainder is None:
@@ -71,9 +72,7 @@ def log_prob_of_weights(
     return kernel - log_constant_of_weights(concentration, remainder)
 
 
-def sample_log_weights(
-    concentration: Float[AnyArray, " k"], remainder: Remainder, *, key: RandomKey
-) -> Float[AnyArray, " k"]:
+def sample_log_weights(concentration: PerComponent, remainder: Remainder, *, key: RandomKey) -> PerComponent:
     """Logarithms of weights drawn from the distribution."""
     dtype = concentration.dtype
     if remainder is None:
@@ -84,12 +83,12 @@ def sample_log_weights(
     return _with_the_last(-jax.nn.softplus(-odds)) + _of_earlier(-jax.nn.softplus(odds))
 
 
-def _with_the_last(of_pieces: Float[Array, " pieces"]) -> Float[AnyArray, " k"]:
+def _with_the_last(of_pieces: Float[Array, " pieces"]) -> PerComponent:
     """What the last component takes is all that is left."""
     return jnp.concatenate([of_pieces, jnp.zeros(1, of_pieces.dtype)])
 
 
-def _of_earlier(of_pieces: Float[Array, " pieces"]) -> Float[AnyArray, " k"]:
+def _of_earlier(of_pieces: Float[Array, " pieces"]) -> PerComponent:
     return jnp.concatenate([jnp.zeros(1, of_pieces.dtype), jnp.cumsum(of_pieces)])
 
 

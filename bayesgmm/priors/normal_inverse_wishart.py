@@ -118,16 +118,13 @@ def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> Co
     return ConjugateDistribution(concentration, mean, shrinkage, dof, prior.scale + scatter, remainder)
 
 
-def spread_of_means(
-    representation: type[Factor], shrinkage: Array, to_mean: Array, first: Array, shift: Array
-) -> Array:
+def spread_of_means(kind: type[Factor], shrinkage: Array, to_mean: Array, first: Array, shift: Array) -> Array:
     r"""What the prior mean and the move to the new mean add to second moments about an origin.
 
     $\kappa (m - o)(m - o)^\top - f s^\top$ with f the first moments of the rows and of the $\kappa$ rows at m, and s
     the move of the mean, for every component.
     """
-    outer = representation.outer
-    return representation.of_each(shrinkage) * outer(to_mean, to_mean) - outer(first, shift)
+    return kind.of_each(shrinkage) * kind.outer(to_mean, to_mean) - kind.outer(first, shift)
 
 
 def count_features(distribution: ConjugateDistribution) -> int:
@@ -153,9 +150,7 @@ def expected_mixture(distribution: ConjugateDistribution) -> Mixture:
     return Mixture(log_weights, distribution.mean, distribution._factor_of_scales(dof).array)
 
 
-def log_evidence(
-    posterior: ConjugateDistribution, prior: ConjugateDistribution, total_weight: Array
-) -> Float[Array, ""]:
+def log_evidence(posterior: ConjugateDistribution, prior: ConjugateDistribution, total_weight: Array) -> Array:
     """Log-probability of the rows and allocations that took `prior` to `posterior`, parameters integrated out."""
     per_row = 0.5 * count_features(prior) * LOG_2PI
     return _log_constant(posterior) - _log_constant(prior) - per_row * total_weight

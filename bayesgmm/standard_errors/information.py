@@ -109,10 +109,8 @@ def information(
     )
 
 
-def _information_of_known_labels(
-    mixture_at: Callable[[Array], Mixture], at: Array, num_rows: Float[Array, ""]
-) -> Float[Array, "p p"]:
-    """Fisher information of so many rows with their labels: from the moments that the mixture expects of them."""
+def _information_of_known_labels(mixture_at: Callable[[Array], Mixture], at: Array, num_rows: Array) -> Array:
+    """Fisher information (p, p) of so many rows with their labels, from the moments that the mixture expects."""
     mixture = mixture_at(at)
     count = num_rows * jnp.exp(mixture.log_weights)
     factor = mixture.factor

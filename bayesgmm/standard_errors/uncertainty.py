@@ -199,11 +199,9 @@ def _quantities_of_each(mixtures: Mixture, functions: Functions) -> dict[str, Ar
     return jax.lax.map(lambda mixture: quantities_of(mixture, functions), mixtures, batch_size=at_once)
 
 
-def _of_replicates(
-    method: str, refits: Refits, replicates: dict[str, np.ndarray], row_weights: np.ndarray
-) -> dict[str, Any]:
-    """The fields of an `Uncertainty` that are made of replicates."""
-    counts = row_weights[row_weights > 0] if method == "jackknife" else np.ones(len(refits.results))
+def _of_replicates(method: str, refits: Refits, replicates: dict[str, np.ndarray], v: np.ndarray) -> dict[str, Any]:
+    """The fields of an `Uncertainty` that are made of replicates, of rows with these weights."""
+    counts = v[v > 0] if method == "jackknife" else np.ones(len(refits.results))
     usable = ~refits.failed
     total = float(counts.sum())
     errors = {name: _spread(value[usable], counts[usable], total, method) for name, value in replicates.items()}
