@@ -14,7 +14,7 @@ from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.posterior.convergence import convergence
 from bayesgmm.posterior.relabelling import relabel_draws
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
@@ -128,7 +128,7 @@ def fit_of_chains(
 
 
 def fit_of_approximation(
-    engine: str, problem: Problem, drawn: tuple[Mixture, Array, Array], *, elbo: float, **others: Any
+    engine: str, problem: Problem, drawn: tuple[Mixture, AnyArray, AnyArray], *, elbo: float, **others: Any
 ) -> Fit:
     """The fit made of independent draws from an approximation, with their log-densities under posterior and it.
 

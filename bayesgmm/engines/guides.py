@@ -59,19 +59,13 @@ class Units(NamedTuple):
 class Approximation(NamedTuple):
     """A model and the guide that approximates its posterior, both called with (target, units, tangent).
 
-    With a `tangent` the rows of the target are a batch of those that it belongs to. `mixture` makes a mixture of the
-    values of the model's sites.
+    With a `tangent` the rows of the target are a batch of those that it belongs to. The model is one of the flat vector
+    in units of the posterior, or of the sites of `bayesgmm.model`.
     """
 
     model: Program
     guide: Program
     in_units: bool
-
-    def mixture(self, sites: dict[str, Array], target: Target, units: Units) -> Mixture:
-        """The mixture with these values of the model's sites."""
-        if self.in_units:
-            return target.mixture_at(units.loc + units.scale * sites["vector"])
-        return mixture_of_sites(sites, target.family)
 
 
 def _log_likelihood(mixture: Mixture, target: Target, tangent: Tangent | None) -> Array:

@@ -210,7 +210,7 @@ def _climb(point: np.ndarray, objective: _Objective, max_steps: int) -> _End:
     if not np.isfinite(trace[-1]):
         result = ResultCode.nonfinite
     target = objective.energy.target
-    mixture = mixtures_at(target, jnp.asarray(point, target.rows.dtype))
+    mixture = mixtures_at(target, point)
     return _End(mixture, result, num_steps, trace)
 
 

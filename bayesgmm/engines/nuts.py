@@ -40,6 +40,7 @@ from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
+from bayesgmm.runtime.programs import compiled_once
 from bayesgmm.target.laplace import approximate, distinct, draw_starts
 from bayesgmm.target.problem import Problem, make_problem
 from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at
@@ -167,7 +168,7 @@ def _fit(
 
     found = run_in_stretches(advance, _begin(own, *shared, kernel=kernel), run, remark)
     stats = dict(found.draws)
-    draws = mixtures_at(target, jnp.asarray(stats.pop("unconstrained")))
+    draws = mixtures_at(target, stats.pop("unconstrained"))
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1.0)).astype(np.int64)
     summary = {"num_modes": min(len(modes), chains.number), "max_tree_depth": max_tree_depth}
@@ -194,7 +195,7 @@ class _Kernel(NamedTuple):
         )
 
 
-@functools.partial(jax.jit, static_argnames="kernel")
+@functools.partial(compiled_once, static_argnames="kernel")
 def _begin(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array, *, kernel: _Kernel) -> HMCState:
     def one(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array) -> HMCState:
         key, point, mass = own

@@ -39,6 +39,7 @@ from bayesgmm.engines.guides import (
     approximation_by,
     check_guide,
     check_sites,
+    coordinates,
     parameters_at_start,
     units_of,
 )
@@ -49,14 +50,16 @@ from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import short_repr, whole_number
 from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Run, run_in_stretches
+from bayesgmm.runtime.programs import compiled_once
 from bayesgmm.target.laplace import approximate
+from bayesgmm.target.numpyro_model import mixture_of_sites
 from bayesgmm.target.problem import Problem, make_problem
-from bayesgmm.target.unconstrained import Target, make_target
+from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at
 
 Parameters = dict[str, Any]
 """Parameters of a guide, by name."""
@@ -244,7 +247,7 @@ class _Plan(NamedTuple):
         return svi
 
 
-@functools.partial(jax.jit, static_argnames="plan")
+@functools.partial(compiled_once, static_argnames="plan")
 def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, plan: _Plan) -> _State:
     # The parameters are the guide's alone, so the model is spared.
     svi = SVI(lambda *_: None, plan.approximation.guide, Adam(STEP_SIZES[0]), Elbo())
@@ -282,16 +285,42 @@ def _advance(
     return _State(last, svi.constrain_fn(jax.tree.map(lambda leaf: leaf / num_steps, total))), elbo
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "num_draws"))
 def _draw(
     parameters: Parameters, key: RandomKey, target: Target, units: Units, plan: _Plan, num_draws: int
-) -> tuple[Mixture, Array, Array]:
+) -> tuple[Mixture, AnyArray, AnyArray]:
     """Draws of mixtures, and their log-densities under the posterior and the guide."""
-    approximation = plan.approximation
+    if not plan.approximation.in_units:
+        return _draw_mixtures(parameters, key, target, units, plan=plan, num_draws=num_draws)
+    points, log_q = _draw_points(parameters, key, target, units, plan=plan, num_draws=num_draws)
+    energies, _ = Energy(target)(np.asarray(points, np.float64))
+    log_p = np.log(np.asarray(units.scale, np.float64)).sum() - energies
+    return mixtures_at(target, points), np.asarray(log_p, target.rows.dtype), np.asarray(log_q)
+
+
+@functools.partial(compiled_once, static_argnames=("plan", "num_draws"))
+def _draw_points(
+    parameters: Parameters, key: RandomKey, target: Target, units: Units, *, plan: _Plan, num_draws: int
+) -> tuple[Array, Array]:
+    """Draws of the flat vector from the guide alone."""
+
+    def one(key: RandomKey) -> tuple[Array, Array]:
+        guide = plan.approximation.guide
+        sites, _, log_q = log_densities(key, coordinates, guide, (target, units), parameters)
+        return units.loc + units.scale * sites["vector"], log_q
+
+    return jax.vmap(one)(jax.random.split(key, num_draws))
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "num_draws"))
+def _draw_mixtures(
+    parameters: Parameters, key: RandomKey, target: Target, units: Units, *, plan: _Plan, num_draws: int
+) -> tuple[Mixture, Array, Array]:
+    """Draws from a user-supplied guide, which samples the sites of the model."""
 
     def one(key: RandomKey) -> tuple[Mixture, Array, Array]:
-        sites, log_p, log_q = log_densities(key, approximation.model, approximation.guide, (target, units), parameters)
-        return approximation.mixture(sites, target, units), log_p, log_q
+        model, guide, _ = plan.approximation
+        sites, log_p, log_q = log_densities(key, model, guide, (target, units), parameters)
+        return mixture_of_sites(sites, target.family), log_p, log_q
 
     size = even_size(num_draws, _DRAWS_AT_ONCE // (len(target.rows) * target.num_components))
     return map_in_batches(one, size, jax.random.split(key, num_draws))

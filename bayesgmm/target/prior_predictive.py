@@ -16,6 +16,7 @@ from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, PriorLike
 from bayesgmm.priors.scales import HierarchicalScales
+from bayesgmm.runtime.programs import compiled_once
 from bayesgmm.target.numpyro_model import (
     log_prior_of_sites,
     mixture_of_sites,
@@ -71,7 +72,7 @@ def _prior_draws(prior: AnyPrior, family: Family, num_components: int, num_draws
     return _draw(jax.tree.map(jnp.asarray, prior), family, num_components, num_draws, key)
 
 
-@functools.partial(jax.jit, static_argnames=("family", "num_components", "num_draws"))
+@functools.partial(compiled_once, static_argnames=("family", "num_components", "num_draws"))
 def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
     from numpyro.infer import Predictive
 
@@ -92,7 +93,7 @@ def draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, 
     return _draw_scale_rates(jax.tree.map(jnp.asarray, draws), family, prior, jax.random.split(key, draws.draw_shape))
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@functools.partial(compiled_once, static_argnames="family")
 def _draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, keys: Array) -> Array:
     def draw(mixture: Mixture, key: Array) -> Array:
         return jnp.asarray(rate_given_scales(sites_of_mixture(mixture, family)["scales"], prior).sample(key))
@@ -116,7 +117,7 @@ def log_prior_of_draws(
     return _log_prior(draws, family, prior, None if scale_rates is None else jnp.asarray(scale_rates))
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@functools.partial(compiled_once, static_argnames="family")
 def _log_prior(draws: Mixture, family: Family, prior: AnyPrior, scale_rates: Array | None) -> dict[str, Array]:
     def of_one(mixture: Mixture, rate: Array | None) -> dict[str, Array]:
         sites = sites_of_mixture(mixture, family, prior)

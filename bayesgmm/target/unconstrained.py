@@ -33,6 +33,8 @@ from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_r
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
+from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.runtime.programs import compiled_once
 from bayesgmm.target.numpyro_model import (
     CovarianceUnits,
     floor_weights,
@@ -43,6 +45,7 @@ from bayesgmm.target.numpyro_model import (
 from bayesgmm.target.problem import Problem
 
 _ROOM = 64  # points that a compiled call has room for
+_MIXTURES_AT_ONCE = 1000
 
 Sites = dict[str, Array]
 
@@ -183,11 +186,16 @@ def vector_of(target: Target, mixture: Mixture) -> Float[Array, " p"]:
     return target.vector_of(mixture)
 
 
-@jax.jit
-def mixtures_at(target: Target, vectors: Float[Array, "*batch p"]) -> Mixture:
-    """Mixtures at coordinates with any leading axes."""
-    flat = jax.vmap(target.mixture_at)(vectors.reshape(-1, vectors.shape[-1]))
-    return jax.tree.map(lambda leaf: leaf.reshape(*vectors.shape[:-1], *leaf.shape[1:]), flat)
+def mixtures_at(target: Target, vectors: Float[AnyArray, "*batch p"]) -> Mixture:
+    """Mixtures at coordinates with any leading axes, by a program that serves any number of them."""
+    flat = np.asarray(vectors, target.rows.dtype).reshape(-1, vectors.shape[-1])
+    found = in_batches(functools.partial(_mixtures_at, target), _MIXTURES_AT_ONCE, flat)
+    return jax.device_put(jax.tree.map(lambda leaf: leaf.reshape(*vectors.shape[:-1], *leaf.shape[1:]), found))
+
+
+@compiled_once
+def _mixtures_at(target: Target, vectors: Float[AnyArray, "m p"]) -> Mixture:
+    return jax.vmap(target.mixture_at)(vectors)
 
 
 @jax.jit
