@@ -25,8 +25,10 @@ from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey,
 from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import as_key, real_array, short_repr, whole_number
 from bayesgmm.runtime.files import storable
+from bayesgmm.runtime.programs import compiled_once
 
 LOG_2PI = math.log(2 * math.pi)
+_MANY_NUMBERS = 2**24  # that are drawn
 
 
 def _of_rows[R](method: Callable[["Mixture", Any], R]) -> Callable[["Mixture", Any], R]:
@@ -246,8 +248,7 @@ class Mixture:
             InputError: if `num_rows` is not a whole number, or `key` not a random key.
         """
         num_rows, key = whole_number("num_rows", num_rows, least=0), as_key(key)
-        keys = jax.random.split(key, self.draw_shape) if self.draw_shape else key
-        return vmap_draws(functools.partial(_sample, num_rows=num_rows), self)(self, keys)
+        return _sample(self, key, num_rows=num_rows)
 
 
 @compiled
@@ -257,12 +258,20 @@ def _from_covariances(weights: AnyArray, means: AnyArray, covariances: AnyArray)
     return Mixture(jnp.log(weights), means, representation.from_covariances(covariances).array)
 
 
-@functools.partial(jax.jit, static_argnames="num_rows")
-def _sample(mixture: Mixture, key: RandomKey, *, num_rows: int) -> Float[Array, "n d"]:
-    label_key, normal_key = jax.random.split(key)
-    labels = jax.random.categorical(label_key, mixture.log_weights, shape=(num_rows,))
-    noise = jax.random.normal(normal_key, (num_rows, mixture.num_features), dtype=mixture.means.dtype)
-    return mixture.means[labels] + mixture.factor.for_each(mixture.num_components).unwhiten(labels, noise)
+def _are_many(mixture: Mixture, key: RandomKey, *, num_rows: int) -> bool:
+    return num_rows * mixture.means.size > _MANY_NUMBERS
+
+
+@functools.partial(compiled_once, static_argnames="num_rows", unless=_are_many)
+def _sample(mixture: Mixture, key: RandomKey, *, num_rows: int) -> Float[Array, "*draws n d"]:
+    def one(mixture: Mixture, key: RandomKey) -> Float[Array, "n d"]:
+        label_key, normal_key = jax.random.split(key)
+        labels = jax.random.categorical(label_key, mixture.log_weights, shape=(num_rows,))
+        noise = jax.random.normal(normal_key, (num_rows, mixture.num_features), dtype=mixture.means.dtype)
+        return mixture.means[labels] + mixture.factor.for_each(mixture.num_components).unwhiten(labels, noise)
+
+    keys = jax.random.split(key, mixture.draw_shape) if mixture.draw_shape else key
+    return vmap_draws(one, mixture)(mixture, keys)
 
 
 def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:

@@ -30,8 +30,10 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
 from bayesgmm.mixtures.quantities import Functions, quantities_of
 from bayesgmm.numerics.blocks import block_size
+from bayesgmm.runtime.programs import compiled_once
 
 _DIRECTIONS_AT_ONCE = 32
+_LARGE = 2**16  # rows x components x features², from which optimisation pays
 
 
 class Information(NamedTuple):
@@ -57,7 +59,11 @@ class Information(NamedTuple):
     distance: Float[Array, ""]
 
 
-@functools.partial(jax.jit, static_argnames=("family", "functions", "sandwich"))
+def _is_large(mixture: Mixture, x: Array, *args: object, **kwargs: object) -> bool:
+    return mixture.means.size * x.size > _LARGE
+
+
+@functools.partial(compiled_once, static_argnames=("family", "functions", "sandwich"), unless=_is_large)
 def information(
     mixture: Mixture,
     x: Float[Array, "n d"],
