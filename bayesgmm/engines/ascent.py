@@ -23,14 +23,13 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, without_absent
 from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.priors.conjugate import ConjugatePrior, log_prior, maximise_posterior
 
 _COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge
 _ROUNDING_WIDTH = 10.0  # or its standard deviation within this factor of what a number of the column is rounded by
 _LONGEST_FIRST_STRIDE, _STRIDE_GROWTH = 1e4, 4.0
-_ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
 _ACCELERATED_TOL = 0.1  # of tol: extrapolation comes to a point of small steps from elsewhere, often earlier on the way
 
 
@@ -179,16 +178,6 @@ class Ascent(Loop):
             trace=state.trace,
             prior_given=problem.prior is not None,
         )
-
-
-def without_absent(mixture: Mixture, active: Array) -> Mixture:
-    """The mixture in which components that are not active are the first one again, of a weight next to nothing."""
-
-    def first_again(field: Array) -> Array:
-        return jnp.where(jnp.expand_dims(active, range(1, field.ndim)), field, field[:1]) if len(field) > 1 else field
-
-    log_weights = jnp.where(active, mixture.log_weights, _ABSENT)
-    return Mixture(log_weights, first_again(mixture.means), first_again(mixture.precision_factor))
 
 
 @functools.partial(jax.jit, static_argnames=("family", "max_steps", "accelerate", "axis_name"))

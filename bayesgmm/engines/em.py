@@ -16,7 +16,6 @@ from bayesgmm.engines.ascent import Ascent
 from bayesgmm.engines.fit import Fit, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, engine
 from bayesgmm.engines.restarts import (
-    IN_STEPS,
     Settings,
     best_of_restarts,
     best_on_host,
@@ -44,6 +43,7 @@ from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
+from bayesgmm.runtime.programs import SMALL
 from bayesgmm.starts.given import StartLike, mixture_from_start
 from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
 
@@ -145,7 +145,7 @@ def _fit(
     traced = is_traced((rows, start, key, prior, tol, reg_covar))
     size = rows.values.size * settings.num_components
     mesh = None if traced else devices.row_mesh(size)
-    in_steps = not traced and size < IN_STEPS
+    in_steps = not traced and size < SMALL
     random = start if isinstance(start, Start) and start.random else None
     padded, compiled, limits = rows, settings, settings.limits
     if in_steps:

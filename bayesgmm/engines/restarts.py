@@ -21,27 +21,24 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bayesgmm.engines.ascent import Ascent, Problem, run_em, without_absent
+from bayesgmm.engines.ascent import Ascent, Problem, run_em
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.rows import Rows, sample_rows, sample_size
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, without_absent
 from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.precision import AnyArray, RandomKey
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.runtime.programs import compiled_once
+from bayesgmm.runtime.programs import compiled_once, roomy_components
 from bayesgmm.starts.kmeans import column_moments
 from bayesgmm.starts.named import start_from
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
-IN_STEPS = 2**17  # rows x features x components below which shapes are rounded up, so that programs serve many fits
 _TRACE_ROOM = 1000  # steps, at least
-_COMPONENTS = 10  # that few rows have room for, where so many of them
-_PADDED_SIZE = 2**14  # times rows times features are no more than this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +60,9 @@ class Settings:
         """The settings rounded up, so that they serve other fits too, and the limits of this one."""
         k, limits = self.num_components, self.limits
         # Absent components cost their arithmetic, and would count in the length of a stride.
-        plain = random and prior is None and not self.accelerate
-        if plain and k <= _COMPONENTS and rows.values.size * _COMPONENTS <= _PADDED_SIZE:
-            k = _COMPONENTS
+        if random and prior is None and not self.accelerate:
+            k = roomy_components(k, rows.values.size)
+        if k > self.num_components:
             limits = limits._replace(active=np.arange(k) < self.num_components)
         num_restarts = 10 * -(-self.num_restarts // 10) if self.num_restarts > 1 else 1
         room = _TRACE_ROOM if self.max_steps <= _TRACE_ROOM else 2 ** (self.max_steps - 1).bit_length()

@@ -24,8 +24,9 @@ from bayesgmm.likelihood.expectation import (
 )
 from bayesgmm.likelihood.moments import expected_complete_log_prob, score_kind
 from bayesgmm.likelihood.rows import Rows
-from bayesgmm.mixtures.mixture import Assigned, Mixture, joint_and_marginal
-from bayesgmm.numerics.precision import ArrayLike, matching_precision
+from bayesgmm.mixtures.mixture import Assigned, Mixture, joint_and_marginal, with_room
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
+from bayesgmm.runtime.programs import SMALL, roomy_components
 
 
 @matching_precision
@@ -66,7 +67,12 @@ def row_log_prob(mixture: Mixture, x: ArrayLike | Rows) -> Float[Array, " n"]:
 def row_summaries(mixture: Mixture, x: ArrayLike | Rows) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Log-density of every row and its largest log-responsibility (0 for a row that is certainly assigned)."""
     mixture, rows = in_one_precision(mixture, x)
-    return _row_summaries(mixture, rows.values)
+    num_rows, size = len(rows), rows.values.size
+    if not is_traced((mixture, rows)) and size * mixture.num_components < SMALL:
+        mixture = with_room(mixture, roomy_components(mixture.num_components, size))
+        rows = rows.in_steps()
+    log_prob, log_certainty = _row_summaries(mixture, rows.values)
+    return log_prob[:num_rows], log_certainty[:num_rows]
 
 
 @jax.custom_jvp
@@ -136,5 +142,5 @@ _row_log_prob.defvjp(_row_log_prob_forward, _row_log_prob_backward)
 
 
 @jax.jit
-def _row_summaries(mixture: Mixture, x: Array) -> tuple[Array, Array]:
+def _row_summaries(mixture: Mixture, x: AnyArray) -> tuple[Array, Array]:
     return _scores(mixture, x, lambda assigned: (assigned.log_prob, assigned.log_certainty))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
@@ -28,6 +28,7 @@ from bayesgmm.runtime.files import storable
 from bayesgmm.runtime.programs import compiled_once
 
 LOG_2PI = math.log(2 * math.pi)
+_ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
 _MANY_NUMBERS = 2**24  # that are drawn
 
 
@@ -272,6 +273,29 @@ def _sample(mixture: Mixture, key: RandomKey, *, num_rows: int) -> Float[Array, 
 
     keys = jax.random.split(key, mixture.draw_shape) if mixture.draw_shape else key
     return vmap_draws(one, mixture)(mixture, keys)
+
+
+def without_absent(mixture: Mixture, active: Bool[AnyArray, " k"]) -> Mixture:
+    """The mixture in which components that are not active are the first one again, of a weight next to nothing."""
+
+    def first_again(field: Array) -> Array:
+        return jnp.where(jnp.expand_dims(active, range(1, field.ndim)), field, field[:1]) if len(field) > 1 else field
+
+    log_weights = jnp.where(active, mixture.log_weights, _ABSENT)
+    return Mixture(log_weights, first_again(mixture.means), first_again(mixture.precision_factor))
+
+
+def with_room(mixture: Mixture, num_components: int) -> Mixture:
+    """The mixture with absent components up to so many, in NumPy: programs for them serve fewer."""
+    k = mixture.num_components
+
+    def widen(field: AnyArray) -> np.ndarray:
+        field = np.asarray(field)
+        return np.concatenate([field, np.repeat(field[:1], num_components - k, axis=0)]) if len(field) == k else field
+
+    wide = jax.tree.map(widen, mixture)
+    wide.log_weights[k:] = _ABSENT
+    return wide
 
 
 def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""How programs are compiled: the one place that knows about XLA's levels of optimisation."""
+"""How programs are compiled: for which shapes, and at which of XLA's levels of optimisation."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,16 @@ import jax
 
 from bayesgmm.numerics.precision import is_traced
 
+SMALL = 2**17  # rows x features x components below which shapes are rounded up, so that programs serve many fits
+_COMPONENTS = 10  # that few rows have room for, where so many of them
+_ROOMY = 2**14  # times rows times features are no more than this
 _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
+
+
+def roomy_components(num_components: int, num_values: int) -> int:
+    """For how many components a program is compiled that takes so many values of rows: for a few more, if not many."""
+    few = num_components <= _COMPONENTS and num_values * _COMPONENTS <= _ROOMY
+    return _COMPONENTS if few else num_components
 
 
 def compiled_once[**P, R](

@@ -7,11 +7,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, IntLike, KeyLike, RandomKey, matching_precision
+from bayesgmm.numerics.batches import in_batches
+from bayesgmm.numerics.precision import AnyArray, IntLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, PriorLike
@@ -25,7 +27,7 @@ from bayesgmm.target.numpyro_model import (
     sites_of_mixture,
 )
 
-_PRIORS_AT_ONCE = 4096  # draws whose log prior densities are computed together
+_PRIORS_AT_ONCE = 1000  # draws whose log prior densities are computed together
 
 
 def prior_draws(
@@ -112,23 +114,25 @@ def log_prior_of_draws(
     with the labels that they carry, so where the concentrations of the weights are not all the same, relabelled draws
     have another density than they were drawn with.
     """
-    draws = jax.tree.map(jnp.asarray, draws)
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, draws.means.dtype), prior)
-    return _log_prior(draws, family, prior, None if scale_rates is None else jnp.asarray(scale_rates))
+    num_leading = len(draws.draw_shape)
+    flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[num_leading:]), (draws, scale_rates))
+    leaves, structure = jax.tree.flatten(flat)
+    prior = in_precision(prior, flat[0].means.dtype)
+
+    def of_batch(*leaves: AnyArray) -> dict[str, Array]:
+        draws, scale_rates = structure.unflatten(leaves)
+        return _log_prior(draws, scale_rates, prior, family=family)
+
+    found = in_batches(of_batch, _PRIORS_AT_ONCE, *leaves)
+    return jax.tree.map(lambda leaf: leaf.reshape(*draws.draw_shape, *leaf.shape[1:]), found)
 
 
 @functools.partial(compiled_once, static_argnames="family")
-def _log_prior(draws: Mixture, family: Family, prior: AnyPrior, scale_rates: Array | None) -> dict[str, Array]:
+def _log_prior(draws: Mixture, scale_rates: Array | None, prior: AnyPrior, *, family: Family) -> dict[str, Array]:
     def of_one(mixture: Mixture, rate: Array | None) -> dict[str, Array]:
         sites = sites_of_mixture(mixture, family, prior)
         if rate is not None:
             sites["scale_rate"] = rate
         return log_prior_of_sites(sites, mixture.num_components, family, prior)
 
-    # A few at a time: the compiler works out what is the same for every draw for as many draws as there are at once.
-    shape, each = draws.draw_shape, (draws, scale_rates)
-    num_leading = len(shape)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[num_leading:]), each)
-    at_once = min(_PRIORS_AT_ONCE, len(flat[0].means))
-    found = jax.lax.map(lambda one: of_one(*one), flat, batch_size=at_once)
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
+    return jax.vmap(of_one)(draws, scale_rates)
