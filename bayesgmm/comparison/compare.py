@@ -31,6 +31,7 @@ from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.progress import Listener
 from bayesgmm.standard_errors.intervals import Uncertainty
+from bayesgmm.target.problem import make_problem
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -216,6 +217,9 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
     starts = [best.mixture]
+    problem = make_problem(unweighted_rows(plan.x), count, plan.family, plan.priors[count], jax.random.key(0))
+    for run in plan.runs:
+        run.engine.compile_ahead(problem, best.mixture, run.arguments)
     for run in plan.runs:
         began = time.perf_counter()
         try:

@@ -8,7 +8,7 @@ Vehtari et al. (2021), as implemented in ArviZ.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -40,8 +40,8 @@ from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
-from bayesgmm.runtime.programs import compiled_once
-from bayesgmm.target.laplace import approximate, distinct, draw_starts
+from bayesgmm.runtime.programs import compile_ahead, compiled_once
+from bayesgmm.target.laplace import NormalApproximation, approximate, distinct, draw_starts
 from bayesgmm.target.problem import Problem, make_problem
 from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at
 
@@ -65,6 +65,7 @@ def _target_accept(name: str, value: ArrayLike) -> float:
     trace="log posterior density",
     streams=(3,),
     together=check_draws,
+    ahead=lambda *arguments: _compile_ahead(*arguments),
 )
 def fit_nuts(
     x: ArrayLike,
@@ -128,8 +129,45 @@ def fit_nuts(
     chains = make_chains(num_chains, chain_method)
     settings = (target_accept, float(jitter), max_tree_depth)
     steps = (num_warmup, num_draws)
+    _compile_ahead(
+        problem,
+        starts[0],
+        {
+            "num_chains": num_chains,
+            "chain_method": chain_method,
+            "num_warmup": num_warmup,
+            "num_draws": num_draws,
+            "max_tree_depth": max_tree_depth,
+        },
+    )
     run = make_chain_run("nuts", problem, (starts, key, settings), chains, steps, _ROOM, progress, checkpoint)
     return report_failure(_fit(problem, starts, key, chains, settings, run), on_failure)
+
+
+@matching_precision
+def _compile_ahead(problem: Problem, start: Mixture, arguments: Mapping[str, Any]) -> None:
+    target, chains = make_target(problem, start), make_chains(arguments["num_chains"], arguments["chain_method"])
+    num_warmup, num_draws = arguments["num_warmup"], arguments["num_draws"]
+    kernel = _kernel_of(target.size, num_warmup, arguments["max_tree_depth"], chains)
+    modes = [NormalApproximation.standard(target.size)] * chains.number
+    zeros = np.zeros((chains.number, target.size))
+    own = _own(jax.random.key(0), modes, (zeros, zeros[:, 0], zeros), target.rows.dtype)
+    shared = (target, jnp.zeros((), target.rows.dtype))
+    state = chains.placed(jax.eval_shape(functools.partial(_begin, kernel=kernel), own, *shared))
+    place, room = jnp.asarray(0), min(_ROOM, max(num_warmup, num_draws))
+    compile_ahead(_advance, state, *shared, place, place, kernel=kernel, room=room)
+
+
+def _kernel_of(size: int, num_warmup: int, max_tree_depth: int, chains: Chains) -> "_Kernel":
+    return _Kernel(num_warmup, max_tree_depth, adapt_mass=num_warmup >= _ADAPTED_FROM * size, chains=chains)
+
+
+def _own(
+    key: RandomKey, modes: Sequence[NormalApproximation], points: tuple[np.ndarray, ...], dtype: np.dtype
+) -> tuple[Array, ParamInfo, Array]:
+    """What every chain begins with: a key, a point with its energy and gradient, and the shape around its mode."""
+    point = ParamInfo(*(jnp.asarray(part, dtype) for part in points))
+    return jax.random.split(key, len(modes)), point, jnp.asarray(np.stack([mode.covariance for mode in modes]), dtype)
 
 
 @matching_precision
@@ -148,16 +186,11 @@ def _fit(
     if not modes:
         raise InputError("x has no finite posterior density at any start; rescale its columns, or set the prior")
     size = modes[0].mode.size
-    kernel = _Kernel(run.num_warmup, max_tree_depth, adapt_mass=run.num_warmup >= _ADAPTED_FROM * size, chains=chains)
+    kernel = _kernel_of(size, run.num_warmup, max_tree_depth, chains)
     start_key, run_key = jax.random.split(key)
     noise = np.asarray(jax.random.normal(start_key, (chains.number, size)), np.float64)
     chain_modes = [modes[chain % len(modes)] for chain in range(chains.number)]
-    points, energies, gradients = draw_starts(chain_modes, jitter * noise, Energy(target))
-    own = (
-        jax.random.split(run_key, chains.number),
-        ParamInfo(*(jnp.asarray(part, dtype) for part in (points, energies, gradients))),
-        jnp.asarray(np.stack([mode.covariance for mode in chain_modes]), dtype),
-    )
+    own = _own(run_key, chain_modes, draw_starts(chain_modes, jitter * noise, Energy(target)), dtype)
     shared = (target, jnp.asarray(target_accept, dtype))
 
     def advance(state: HMCState, first: int, count: int) -> tuple[HMCState, dict[str, Array]]:

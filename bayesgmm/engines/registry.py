@@ -21,10 +21,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, create_model, model_validator
 
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
 from bayesgmm.runtime.chains import CHAIN_METHODS, check_checkpoint
 from bayesgmm.runtime.progress import Listener, check_progress
+from bayesgmm.target.problem import Problem
 
 BASE_ENGINE = "em"
 """The engine whose fits select the number of components, and at whose optima the others start."""
@@ -99,6 +101,7 @@ class Engine:
         streams: numbers of the random streams that a comparison gives its fits; by default from their names.
         start_settings: settings that look for a start. A comparison hands it one, so they are no settings there.
         together: checks settings against each other; its arguments are named as they are.
+        ahead: compiles in a thread what a fit will need, from its problem, a mixture like its start, and its arguments.
     """
 
     name: str
@@ -112,6 +115,13 @@ class Engine:
     streams: tuple[int, ...] = ()
     start_settings: tuple[str, ...] = ()
     together: Callable[..., None] | None = None
+    ahead: Callable[[Problem, Mixture, Mapping[str, Any]], None] | None = None
+
+    def compile_ahead(self, problem: Problem, start: Mixture, given: Mapping[str, Any]) -> None:
+        """Begin to compile what a fit with these arguments, and defaults for the others, will need."""
+        if self.ahead is not None:
+            defaults = {name: parameter.default for name, parameter in self.parameters.items()}
+            self.ahead(problem, start, {**defaults, **given})
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

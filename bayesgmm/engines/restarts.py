@@ -31,7 +31,7 @@ from bayesgmm.numerics.precision import AnyArray, RandomKey
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.runtime.programs import compiled_once, roomy_components
+from bayesgmm.runtime.programs import ROOM, compile_ahead, compiled_once, has_room
 from bayesgmm.starts.kmeans import column_moments
 from bayesgmm.starts.named import start_from
 
@@ -60,10 +60,8 @@ class Settings:
         """The settings rounded up, so that they serve other fits too, and the limits of this one."""
         k, limits = self.num_components, self.limits
         # Absent components cost their arithmetic, and would count in the length of a stride.
-        if random and prior is None and not self.accelerate:
-            k = roomy_components(k, rows.values.size)
-        if k > self.num_components:
-            limits = limits._replace(active=np.arange(k) < self.num_components)
+        if random and prior is None and not self.accelerate and has_room(k, rows.values.size):
+            limits, k = limits._replace(active=np.arange(ROOM) < k), ROOM
         num_restarts = 10 * -(-self.num_restarts // 10) if self.num_restarts > 1 else 1
         room = _TRACE_ROOM if self.max_steps <= _TRACE_ROOM else 2 ** (self.max_steps - 1).bit_length()
         return dataclasses.replace(self, num_components=k, num_restarts=num_restarts, max_steps=room), limits
@@ -166,6 +164,20 @@ def _make_starts(
     return map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys), ridge
 
 
+@functools.cache
+def _compile_runs_ahead(settings: Settings, start: str, shape: tuple[int, int], dtype: np.dtype, roomy: bool) -> None:
+    """Compile the runs while the starts are."""
+    numbers = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    rows, active = Rows(numbers(shape), numbers(shape[:1])), None
+    if roomy:
+        active = jax.ShapeDtypeStruct((settings.num_components,), np.bool)
+    make = functools.partial(_make_starts, settings=settings, start=start)
+    key = jax.eval_shape(jax.random.key, 0)
+    starts, ridge = jax.eval_shape(make, key, rows, numbers(shape[1:]), None, active)
+    limits = jax.ShapeDtypeStruct((settings.num_restarts,), np.int32)
+    compile_ahead(_run_each, starts, rows, ridge, numbers(()), None, limits, active, settings=settings)
+
+
 _make_starts_once = compiled_once(_make_starts, static_argnames=("settings", "start"))
 
 
@@ -181,6 +193,8 @@ def best_on_host(
     start: str,
 ) -> Fit:
     """The best of random starts of few rows, by two small programs that serve many fits, and NumPy between them."""
+    if settings.num_restarts > 1 and prior is None:
+        _compile_runs_ahead(settings, start, rows.values.shape, rows.dtype, limits.active is not None)
     starts, ridge = _make_starts_once(key, rows, reg_covar, prior, limits.active, settings=settings, start=start)
     if settings.num_restarts == 1:
         only = jax.tree.map(lambda leaf: np.asarray(leaf)[0], starts)

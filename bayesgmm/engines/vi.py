@@ -9,6 +9,7 @@ Source: Kucukelbir et al. (2017), automatic differentiation variational inferenc
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -55,8 +56,8 @@ from bayesgmm.numerics.validation import short_repr, whole_number
 from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Run, run_in_stretches
-from bayesgmm.runtime.programs import compiled_once
-from bayesgmm.target.laplace import approximate
+from bayesgmm.runtime.programs import compile_ahead, compiled_once
+from bayesgmm.target.laplace import NormalApproximation, approximate
 from bayesgmm.target.numpyro_model import mixture_of_sites
 from bayesgmm.target.problem import Problem, make_problem
 from bayesgmm.target.unconstrained import Energy, Target, make_target, mixtures_at
@@ -84,6 +85,7 @@ def _together(guide: object, rank: int | None, window: int, max_steps: int) -> N
     variants="guide",
     streams=(1, 2, 6),
     together=_together,
+    ahead=lambda *arguments: _compile_ahead(*arguments),
 )
 def fit_vi(
     x: ArrayLike,
@@ -140,12 +142,12 @@ def fit_vi(
         KeyboardInterrupt: for Ctrl-C before the first window has ended.
     """
     problem = make_problem(unweighted_rows(x), num_components, family, prior, key)
-    named, num_rows = isinstance(guide, str), len(problem.rows)
+    named = isinstance(guide, str)
     if not named:
         check_sites(guide, problem)
     (start,) = starts_of(problem, None if start is None else [start], 1, key=key)
-    batch_size = min(batch_size or (num_rows if num_rows <= ALL_ROWS_UP_TO else BATCH_SIZE), num_rows)
-    settings = _Settings(guide, rank, batch_size, num_draws, num_particles, window)
+    settings = _Settings(guide, rank, batch_size or 0, num_draws, num_particles, window).of_rows(len(problem.rows))
+    _compile_ahead(problem, start, settings._asdict())
     plain = settings if named else settings._replace(guide=getattr(guide, "__qualname__", type(guide).__qualname__))
     run = make_run(
         f"vi ({guide.replace('_', ' ')})" if named else "vi",
@@ -169,18 +171,43 @@ class _Settings(NamedTuple):
     num_particles: int
     window: int
 
+    def of_rows(self, num_rows: int) -> "_Settings":
+        """The settings with the size of a batch of so many rows."""
+        size = self.batch_size or (num_rows if num_rows <= ALL_ROWS_UP_TO else BATCH_SIZE)
+        return self._replace(batch_size=min(size, num_rows))
+
+
+@matching_precision
+def _compile_ahead(problem: Problem, start: Mixture, arguments: Mapping[str, Any]) -> None:
+    settings = _Settings._make(arguments[name] for name in _Settings._fields).of_rows(len(problem.rows))
+    if not isinstance(settings.guide, str) or settings.batch_size < len(problem.rows):
+        return
+    target, plan = make_target(problem, start), _plan_of(problem, settings)
+    units, given = _begin_at(NormalApproximation.standard(target.size), plan, target)
+    state = jax.eval_shape(functools.partial(_begin, plan=plan), jax.random.key(0), target, units, given)
+    size = jnp.zeros((), target.rows.dtype)
+    compile_ahead(_advance, state, size, target, units, None, plan, settings.window, settings.batch_size)
+
+
+def _plan_of(problem: Problem, settings: _Settings) -> "_Plan":
+    one_by_one = settings.batch_size * problem.num_components * settings.num_particles > _AT_ONCE
+    guide = settings.guide if isinstance(settings.guide, str) else _Supplied(settings.guide)
+    return _Plan(guide, settings.rank, settings.num_particles, one_by_one)
+
+
+def _begin_at(around: NormalApproximation, plan: "_Plan", target: Target) -> tuple[Units, Parameters | None]:
+    units = units_of(around, target.rows.dtype)
+    guide = plan.guide
+    return units, parameters_at_start(guide, plan.rank, around, units) if isinstance(guide, str) else None
+
 
 @matching_precision
 def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, run: Run) -> Fit:
     target, start = make_target(problem, start), jax.tree.map(jnp.asarray, start)
     rows, batch_size = target.rows, settings.batch_size
     begin_key, draw_key = jax.random.split(key)
-    one_by_one = batch_size * target.num_components * settings.num_particles > _AT_ONCE
-    guide = settings.guide if isinstance(settings.guide, str) else _Supplied(settings.guide)
-    plan = _Plan(guide, settings.rank, settings.num_particles, one_by_one)
-    around = approximate(target, start)
-    units = units_of(around, rows.dtype)
-    given = parameters_at_start(guide, settings.rank, around, units) if isinstance(guide, str) else None
+    plan = _plan_of(problem, settings)
+    units, given = _begin_at(approximate(target, start), plan, target)
     tangent = tangent_at(start, rows) if batch_size < len(rows) else None
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
     schedule = ElboSchedule(settings.window, run.num_draws)
@@ -194,7 +221,7 @@ def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, 
         schedule.add(elbo[0])
         return f"ELBO {schedule.last.mean():.2f}, step size {schedule.taken:g}"
 
-    state = _begin(begin_key, target, units, given, plan)
+    state = _begin(begin_key, target, units, given, plan=plan)
     found = run_in_stretches(advance, state, run, watch, lambda: schedule.step_size is not None)
     result = ResultCode.successful if schedule.settled else ResultCode.max_steps_reached
     result = ResultCode.interrupted if found.interrupted else ResultCode.nonfinite if schedule.failed else result
@@ -248,7 +275,7 @@ class _Plan(NamedTuple):
 
 
 @functools.partial(compiled_once, static_argnames="plan")
-def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, plan: _Plan) -> _State:
+def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, *, plan: _Plan) -> _State:
     # The parameters are the guide's alone, so the model is spared.
     svi = SVI(lambda *_: None, plan.approximation.guide, Adam(STEP_SIZES[0]), Elbo())
     state = svi.init(key, target, units, init_params=given)

@@ -26,7 +26,7 @@ from bayesgmm.likelihood.moments import expected_complete_log_prob, score_kind
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Assigned, Mixture, joint_and_marginal, with_room
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.runtime.programs import SMALL, roomy_components
+from bayesgmm.runtime.programs import ROOM, SMALL, has_room
 
 
 @matching_precision
@@ -69,7 +69,7 @@ def row_summaries(mixture: Mixture, x: ArrayLike | Rows) -> tuple[Float[Array, "
     mixture, rows = in_one_precision(mixture, x)
     num_rows, size = len(rows), rows.values.size
     if not is_traced((mixture, rows)) and size * mixture.num_components < SMALL:
-        mixture = with_room(mixture, roomy_components(mixture.num_components, size))
+        mixture = with_room(mixture, ROOM) if has_room(mixture.num_components, size) else mixture
         rows = rows.in_steps()
     log_prob, log_certainty = _row_summaries(mixture, rows.values)
     return log_prob[:num_rows], log_certainty[:num_rows]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from bayesgmm.errors import InputError
@@ -71,12 +71,11 @@ class Chains:
             return lambda own, *shared: jax.vmap(lambda own: function(own, *shared))(own)
         if self.method == "sequential":
             return lambda own, *shared: jax.lax.map(lambda own: function(own, *shared), own)
-        num_devices = _devices_for(self.number)
-        mesh = Mesh(np.array(jax.local_devices()[:num_devices]), ("chains",))
+        mesh = self._mesh
 
         def on_mesh(own: PyTree, *shared: PyTree) -> PyTree:
             def some(own: PyTree, *shared: PyTree) -> PyTree:
-                if num_devices == self.number:
+                if mesh.size == self.number:
                     one = jax.tree.map(lambda leaf: leaf[0], own)
                     return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))
                 return jax.lax.map(lambda own: function(own, *shared), own)
@@ -86,6 +85,16 @@ class Chains:
             return jax.shard_map(some, mesh=mesh, in_specs=specs, out_specs=chains, check_vma=False)(own, *shared)
 
         return on_mesh
+
+    @property
+    def _mesh(self) -> Mesh:
+        """The devices that share parallel chains."""
+        return Mesh(np.array(jax.local_devices()[: _devices_for(self.number)]), ("chains",))
+
+    def placed(self, shapes: PyTree) -> PyTree:
+        """Shapes of what `map` returns, where its devices will hold it."""
+        place = NamedSharding(self._mesh, PartitionSpec("chains")) if self.method == "parallel" else None
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
 
 
 def make_chains(num_chains: int, chain_method: str | None) -> Chains:

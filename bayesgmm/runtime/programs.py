@@ -1,22 +1,24 @@
-"""How programs are compiled: for which shapes, and at which of XLA's levels of optimisation."""
+"""How programs are compiled: for which shapes, at which of XLA's levels of optimisation, and when."""
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
+from jax.stages import Wrapped
+from jaxtyping import PyTree
 
 from bayesgmm.numerics.precision import is_traced
 
 SMALL = 2**17  # rows x features x components below which shapes are rounded up, so that programs serve many fits
-_COMPONENTS = 10  # that few rows have room for, where so many of them
+ROOM = 10  # components that programs of few rows are compiled for, where so many of them
 _ROOMY = 2**14  # times rows times features are no more than this
 _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
 
 
-def roomy_components(num_components: int, num_values: int) -> int:
-    """For how many components a program is compiled that takes so many values of rows: for a few more, if not many."""
-    few = num_components <= _COMPONENTS and num_values * _COMPONENTS <= _ROOMY
-    return _COMPONENTS if few else num_components
+def has_room(num_components: int, num_values: int) -> bool:
+    """Whether a program for so many values of rows is compiled with room for more components than these."""
+    return num_components <= ROOM and num_values * ROOM <= _ROOMY
 
 
 def compiled_once[**P, R](
@@ -38,3 +40,22 @@ def compiled_once[**P, R](
         return (whole if optimised else alone)(*args, **kwargs)
 
     return run
+
+
+@functools.cache
+def _compiler() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="bayesgmm-compiler")
+
+
+def compile_ahead(program: Wrapped, *args: PyTree, **static: object) -> None:
+    """Compile in a thread what a call of a jitted function with arguments of these shapes will need.
+
+    The call that needs it waits for it: JAX keeps one executable of what was lowered alike.
+    """
+    lowered, x64 = program.lower(*args, **static), jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+    def finish() -> None:
+        with jax.enable_x64(x64):
+            lowered.compile()
+
+    _compiler().submit(finish)

@@ -35,6 +35,11 @@ class NormalApproximation(NamedTuple):
     root: np.ndarray
     energy: float
 
+    @classmethod
+    def standard(cls, size: int) -> "NormalApproximation":
+        """A standard normal one of so many coordinates, of the shapes that `approximate` gives."""
+        return cls(np.zeros(size), np.eye(size) if size <= MAX_DENSE else np.ones(size), 0.0)
+
     @property
     def log_mass(self) -> float:
         """Logarithm of the posterior mass around the mode, by Laplace, up to what all modes share."""
