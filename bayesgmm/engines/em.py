@@ -29,7 +29,7 @@ from bayesgmm.engines.restarts import (
 from bayesgmm.engines.streaming import column_variances, run_em_streamed
 from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host, sample_size
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, with_room
 from bayesgmm.numerics.precision import (
     AnyArray,
     ArrayLike,
@@ -150,7 +150,7 @@ def _fit(
     padded, compiled, limits = rows, settings, settings.limits
     if in_steps:
         padded = rows.in_steps()
-        compiled, limits = settings.in_steps(padded, random is not None, prior)
+        compiled, limits = settings.in_steps(padded, prior)
     elif mesh is not None:
         padded = rows.split(mesh)
     if random is not None:
@@ -163,7 +163,8 @@ def _fit(
     else:
         start_ridge, ridge = ridges(padded, reg_covar, prior)
         given = given_start(start, rows, settings.num_components, settings.family, start_ridge, key)
-        fit = run_one(given, padded, ridge, tol, prior, limits.max_steps, None, settings=compiled, mesh=mesh)
+        given = given if limits.active is None else with_room(given, len(limits.active))
+        fit = run_one(given, padded, ridge, tol, prior, limits.max_steps, limits.active, settings=compiled, mesh=mesh)
     fit = fit if mesh is None else devices.off_mesh(fit)
     return jax.device_put(_cut(fit, settings)) if in_steps else fit
 

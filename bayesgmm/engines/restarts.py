@@ -56,11 +56,11 @@ class Settings:
         """Limits that use all of it."""
         return Limits(np.int32(self.max_steps), np.int32(self.num_restarts), _num_carried(self.num_restarts), None)
 
-    def in_steps(self, rows: Rows, random: bool, prior: ConjugatePrior | None) -> "tuple[Settings, Limits]":
+    def in_steps(self, rows: Rows, prior: ConjugatePrior | None) -> "tuple[Settings, Limits]":
         """The settings rounded up, so that they serve other fits too, and the limits of this one."""
         k, limits = self.num_components, self.limits
         # Absent components cost their arithmetic, and would count in the length of a stride.
-        if random and prior is None and not self.accelerate and has_room(k, rows.values.size):
+        if prior is None and not self.accelerate and has_room(k, rows.values.size):
             limits, k = limits._replace(active=np.arange(ROOM) < k), ROOM
         num_restarts = 10 * -(-self.num_restarts // 10) if self.num_restarts > 1 else 1
         room = _TRACE_ROOM if self.max_steps <= _TRACE_ROOM else 2 ** (self.max_steps - 1).bit_length()

@@ -24,9 +24,8 @@ from bayesgmm.likelihood.expectation import (
 )
 from bayesgmm.likelihood.moments import expected_complete_log_prob, score_kind
 from bayesgmm.likelihood.rows import Rows
-from bayesgmm.mixtures.mixture import Assigned, Mixture, joint_and_marginal, with_room
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.runtime.programs import ROOM, SMALL, has_room
+from bayesgmm.mixtures.mixture import Assigned, Mixture, in_room, joint_and_marginal
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 
 
 @matching_precision
@@ -60,19 +59,14 @@ def row_log_prob(mixture: Mixture, x: ArrayLike | Rows) -> Float[Array, " n"]:
     defined here; take them of `Mixture.log_prob`.
     """
     mixture, rows = in_one_precision(mixture, x)
-    return _row_log_prob(mixture, rows.values)
+    return in_room(_row_log_prob, mixture, rows.values)
 
 
 @matching_precision
 def row_summaries(mixture: Mixture, x: ArrayLike | Rows) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Log-density of every row and its largest log-responsibility (0 for a row that is certainly assigned)."""
     mixture, rows = in_one_precision(mixture, x)
-    num_rows, size = len(rows), rows.values.size
-    if not is_traced((mixture, rows)) and size * mixture.num_components < SMALL:
-        mixture = with_room(mixture, ROOM) if has_room(mixture.num_components, size) else mixture
-        rows = rows.in_steps()
-    log_prob, log_certainty = _row_summaries(mixture, rows.values)
-    return log_prob[:num_rows], log_certainty[:num_rows]
+    return in_room(_row_summaries, mixture, rows.values)
 
 
 @jax.custom_jvp

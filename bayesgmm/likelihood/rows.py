@@ -21,6 +21,7 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.blocks import blocks_in_groups, sum_of_blocks
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced
 from bayesgmm.numerics.validation import as_matrix, no_constant_column, real_array, whole_number
+from bayesgmm.runtime.programs import room_of_rows
 
 STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _CHUNK_BYTES = 2**23
@@ -91,9 +92,8 @@ class Rows:
         return dataclasses.replace(padded, weights=np.concatenate([self.weights, np.zeros(num_more, self.dtype)]))
 
     def in_steps(self) -> "Rows":
-        """The rows padded to the next of the sizes that programs are compiled for, four to eight of them an octave."""
-        step = 2 ** max(0, (len(self) - 1).bit_length() - 3)
-        return jax.tree.map(np.asarray, self).padded(-len(self) % step)
+        """The rows padded to the next of the sizes that programs are compiled for."""
+        return jax.tree.map(np.asarray, self).padded(room_of_rows(len(self)) - len(self))
 
     def chunks(self) -> Iterator["Rows"]:
         """The rows in chunks of one size, the last one padded."""

@@ -25,7 +25,7 @@ from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey,
 from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import as_key, real_array, short_repr, whole_number
 from bayesgmm.runtime.files import storable
-from bayesgmm.runtime.programs import compiled_once
+from bayesgmm.runtime.programs import ROOM, SMALL, compiled_once, has_room, room_of_rows
 
 LOG_2PI = math.log(2 * math.pi)
 _ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
@@ -39,8 +39,12 @@ def _of_rows[R](method: Callable[["Mixture", Any], R]) -> Callable[["Mixture", A
     @functools.wraps(method)
     @matching_precision
     def of_rows(self: "Mixture", x: ArrayLike) -> R:
-        x = jnp.asarray(rows_of_mixture(self, x), jax.dtypes.canonicalize_dtype(self.means.dtype))
-        return vmap_draws(lambda one: program(one, x), self)(self)
+        dtype = jax.dtypes.canonicalize_dtype(self.means.dtype)
+        rows = rows_of_mixture(self, x).astype(dtype)
+        if not self.draw_shape:
+            return in_room(program, self, rows)
+        rows = jnp.asarray(rows)
+        return vmap_draws(lambda one: program(one, rows), self)(self)
 
     return of_rows
 
@@ -296,6 +300,17 @@ def with_room(mixture: Mixture, num_components: int) -> Mixture:
     wide = jax.tree.map(widen, mixture)
     wide.log_weights[k:] = _ABSENT
     return wide
+
+
+def in_room[R](program: Callable[[Mixture, Any], R], mixture: Mixture, x: Shaped[AnyArray, "n d"]) -> R:
+    """`program(mixture, x)`: arrays (n) or (n, k), of few rows by a compiled program that serves other n and k too."""
+    (num_rows, num_features), k = x.shape, mixture.num_components
+    if is_traced((mixture, x)) or x.size * k >= SMALL or num_rows == 0:
+        return program(mixture, jnp.asarray(x))
+    more = room_of_rows(num_rows) - num_rows
+    x = np.concatenate([np.asarray(x), np.zeros((more, num_features), x.dtype)])
+    found = program(with_room(mixture, ROOM) if has_room(k, x.size) else mixture, x)
+    return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[(slice(num_rows), slice(k))[: leaf.ndim]], found))
 
 
 def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., Any]:

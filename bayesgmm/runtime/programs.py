@@ -16,6 +16,12 @@ _ROOMY = 2**14  # times rows times features are no more than this
 _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
 
 
+def room_of_rows(num_rows: int) -> int:
+    """For how many rows a program is compiled: the next of four to eight sizes an octave."""
+    step = 2 ** max(0, (num_rows - 1).bit_length() - 3)
+    return num_rows + -num_rows % step
+
+
 def has_room(num_components: int, num_values: int) -> bool:
     """Whether a program for so many values of rows is compiled with room for more components than these."""
     return num_components <= ROOM and num_values * ROOM <= _ROOMY

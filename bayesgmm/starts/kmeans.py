@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesgmm.likelihood.expectation import moments_of_partition
@@ -12,8 +13,9 @@ from bayesgmm.likelihood.moments import maximise
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, IntLike, RandomKey, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, IntLike, RandomKey, is_traced, matching_precision
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
+from bayesgmm.runtime.programs import ROOM, SMALL, has_room
 
 Weights = Float[Array, " n"]
 Labels = Int[Array, " n"]
@@ -158,11 +160,25 @@ def lloyd(
 
 
 @matching_precision
-@functools.partial(jax.jit, static_argnames="family")
 def mixture_of_partition(
     rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: ArrayLike
 ) -> Mixture:
     """The M-step from given responsibilities, with one ridge for all features or one for each (d)."""
+    k, size = responsibilities.shape[1], rows.values.size
+    if is_traced((rows, responsibilities, reg_covar)) or size * k >= SMALL:
+        return _mixture_of_partition(rows, responsibilities, family, reg_covar)
+    padded = rows.in_steps()
+    room = ROOM if has_room(k, padded.values.size) else k
+    shares = np.zeros((len(padded), room), rows.dtype)
+    shares[: len(rows), :k] = responsibilities
+    found = _mixture_of_partition(padded, shares, family, np.broadcast_to(reg_covar, rows.num_features))
+    return jax.device_put(jax.tree.map(lambda field: np.asarray(field)[:k], found))
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _mixture_of_partition(
+    rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: ArrayLike
+) -> Mixture:
     rows = jax.tree.map(jnp.asarray, rows)
     responsibilities, ridge = (jnp.asarray(value, rows.dtype) for value in (responsibilities, reg_covar))
     moments = moments_of_partition(rows, responsibilities, family)
