@@ -1,5 +1,6 @@
 """The tables that tests iterate over (families, data sets, random mixtures) and the oracles they are held to."""
 
+import contextlib
 from dataclasses import dataclass
 from importlib import resources
 
@@ -189,3 +190,19 @@ def jittered(mixture, shape, rng, spread=0.02):
         np.asarray(mixture.precision_factor)
         * np.exp(spread * rng.normal(size=(*shape, *(1,) * np.ndim(mixture.precision_factor)))),
     )
+
+
+@contextlib.contextmanager
+def compilations():
+    """Seconds of every compilation that is begun and ended meanwhile."""
+    events = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,36 +1,17 @@
 """What a user waits for: how many programs are compiled, and that rounding shapes up changes no fit."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import DATA, compilations, each_family
 
 from bayesgmm.engines.em import fit_em
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior
 from bayesgmm.starts.named import STARTS
-from tests.helpers import DATA, each_family
 
-_COMPILED = "/jax/core/compile/backend_compile_duration"
 X = DATA["faithful"]
-
-
-@contextlib.contextmanager
-def counted():
-    """The names of compilations made meanwhile."""
-    events = []
-
-    def listen(name, seconds, **_):
-        if name == _COMPILED:
-            events.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def fit(x=X, num_components=2, key=0, **options):
@@ -40,10 +21,10 @@ def fit(x=X, num_components=2, key=0, **options):
 def test_another_fit_of_the_same_step_compiles_nothing():
     fit()
     tolerances = (0.0, 1e-3, jnp.float32(1e-4))
-    with counted() as first:
+    with compilations() as first:
         jax.jit(lambda x: x + 41)(1.0)
     assert len(first) == 1  # the count is no constant
-    with counted() as events:
+    with compilations() as events:
         for num_components in range(1, 11):
             fit(num_components=num_components)
         for num_rows in (257, 260, 271, 272, 285, 300, 319, 320):
@@ -64,7 +45,7 @@ def test_another_fit_of_the_same_step_compiles_nothing():
 @pytest.mark.parametrize("options", [{"start": "kmeans"}, {"num_restarts": 1}], ids=str)
 def test_so_does_no_other_number_of_components_from_another_start(options):
     fit(**options)
-    with counted() as events:
+    with compilations() as events:
         for num_components in range(1, 11):
             fit(num_components=num_components, **options)
     assert events == []
@@ -77,14 +58,14 @@ def test_another_prior_and_another_start_compile_nothing():
     with_prior(0.01)
     start = fit().mixture
     fit(start=start)
-    with counted() as events:
+    with compilations() as events:
         with_prior(0.1)
         fit(X[:260], start=jax.tree.map(lambda leaf: 0.99 * leaf, start), max_steps=50)
     assert events == []
 
 
 def test_a_loop_over_tables_of_several_sizes_compiles_for_two_of_them(rng):
-    with counted() as events:
+    with compilations() as events:
         for num_rows in range(190, 210):
             fit(rng.normal(size=(num_rows, 3)))
     # For each step the starts, and the runs.
