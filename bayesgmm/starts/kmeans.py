@@ -20,7 +20,7 @@ from bayesgmm.runtime.programs import ROOM, SMALL, has_room
 Weights = Float[Array, " n"]
 Labels = Int[Array, " n"]
 Columns = Float[Array, "d n"]
-NumWanted = Int[Array, ""] | None
+Wanted = Int[Array, ""] | None
 
 MAX_LLOYD_STEPS = 100
 _DRAWN_FROM = 256  # rows of a block
@@ -84,7 +84,7 @@ def _invert(masses: Array, uniform: Array) -> Array:
 
 
 def kmeans_plus_plus(
-    x: Float[Array, "n d"], num_components: int, row_weights: Weights, num_wanted: NumWanted = None, *, key: RandomKey
+    x: Float[Array, "n d"], num_components: int, row_weights: Weights, num_wanted: Wanted = None, *, key: RandomKey
 ) -> Labels:
     """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
 
@@ -102,7 +102,7 @@ def partition_around_seeds(
     row_weights: Weights,
     attraction: Callable[[Array], Array],
     key: RandomKey,
-    num_wanted: NumWanted = None,
+    num_wanted: Wanted = None,
 ) -> Labels:
     """Labels of the nearest seeds; `attraction` is what a row's chance is proportional to, given its distances² (n)."""
 
@@ -123,9 +123,7 @@ def partition_around_seeds(
     return jax.lax.fori_loop(jnp.zeros_like(num_seeds), num_seeds, add_seed, state)[1]
 
 
-def lloyd(
-    x: Columns, labels: Labels, num_components: int, row_weights: Weights, num_wanted: NumWanted = None
-) -> Labels:
+def lloyd(x: Columns, labels: Labels, num_components: int, row_weights: Weights, num_wanted: Wanted = None) -> Labels:
     r"""k-means from a first partition: means of the clusters and nearest means in turn, until no row moves.
 
     Lowers $\sum_i v_i \lVert x_i - m_{l(i)} \rVert^2$ at every step. A cluster that has lost all its rows is put on the
