@@ -21,7 +21,7 @@ from tests.benchmarks import rows as reporting  # noqa: E402
 from tests.benchmarks.timing import machine  # noqa: E402
 
 SECTIONS = (
-    *("iterations", "products", "memory", "fits", "batches", "gradients", "startup", "scaling"),
+    *("iterations", "products", "memory", "fits", "batches", "gradients", "startup", "grid", "scaling"),
     *("leapfrogs", "sampling", "cold", "variational", "gibbs", "errors"),
 )
 

@@ -1,4 +1,4 @@
-"""What a user waits for before anything is computed: imports, the command line's help, a first fit.
+"""What a user waits for before anything is computed: imports, the command line's help, first results, the main job.
 
 Every time is that of a fresh process, or of a stretch of one; the subjects take turns and medians are reported.
 """
@@ -11,13 +11,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.processes import run_command, run_python
+import numpy as np
+
+from bayesgmm.datasets import load_dataset
+from tests.benchmarks.processes import ROOT, run_command, run_python
 from tests.benchmarks.rows import Row, Target
 
 SECTION = "startup"
 REPEATS, QUICK_REPEATS = 7, 2
 MOST_IMPORTS, MOST_HELP = 1.15, 0.5
-MOST_FIRST_FIT, MOST_FIRST_FIT_CACHED = 2.0, 0.7
+MOST_FIRST_FIT, MOST_FIRST_FIT_CACHED = 1.2, 0.4
+MOST_MAIN_JOB, MOST_MAIN_JOB_AGAIN = 30.0, 15.0
 
 # Ends before the interpreter tears down, which is not what a user waits for and varies.
 FIRST_FIT = """
@@ -40,9 +44,44 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 """
 
+# A first result of an engine or a diagnostic, of which only the last part is timed.
+FIRST = """
+import json, os, time, warnings
+import jax
+import bayesgmm
+warnings.simplefilter("ignore")
+x, key = bayesgmm.load_dataset("faithful").x, jax.random.key(0)
+{before}
+began = time.perf_counter()
+{timed}
+print(json.dumps(time.perf_counter() - began), flush=True)
+os._exit(0)
+"""
+FITTED = "fit = bayesgmm.fit_nuts(x, 2, key=key)"
+FIRSTS = {
+    "fit_map, fit_vi with both guides": (
+        "",
+        "bayesgmm.fit_map(x, 2, key=key)\nfor guide in ('normal', 'full_rank'):\n"
+        "    bayesgmm.fit_vi(x, 2, key=key, guide=guide)",
+        8.0,
+    ),
+    "fit_nuts": ("", FITTED, None),
+    "fit_gibbs": ("", "bayesgmm.fit_gibbs(x, 2, key=key)", 5.0),
+    "uncertainty, observed": ("fit = bayesgmm.fit_em(x, 2, key=key)", "bayesgmm.uncertainty(fit, x)", 0.1),
+    "diagnose": (FITTED, "bayesgmm.diagnose(fit, x)", 2.0),
+    "to_datatree": (FITTED, "bayesgmm.to_datatree(fit, x)", 2.0),
+    "loo": (FITTED + "\ntree = bayesgmm.to_datatree(fit, x)", "bayesgmm.loo(tree)", 2.0),
+}
+
 
 def run(quick: bool) -> Iterator[Row]:
     repeats = QUICK_REPEATS if quick else REPEATS
+    yield from main_job(1 if quick else 3)
+    for what, (before, timed, most) in FIRSTS.items():
+        script = FIRST.format(before=before, timed=timed)
+        seconds = [json.loads(run_python("-c", script).splitlines()[-1]) for _ in range(1 if quick else 3)]
+        target = None if most is None else Target("seconds", at_most=most)
+        yield Row(section=SECTION, what=f"first {what}", seconds=statistics.median(seconds), target=target)
     yield from imports(repeats)
     yield command_line_help(repeats)
     yield first_fit("first fit of Old Faithful", "", repeats, MOST_FIRST_FIT)
@@ -50,6 +89,27 @@ def run(quick: bool) -> Iterator[Row]:
         settings = CACHE.format(folder=folder)
         run_python("-c", FIRST_FIT.format(settings=settings))  # fills the cache
         yield first_fit("first fit, compilation cache on", settings, repeats, MOST_FIRST_FIT_CACHED)
+
+
+def main_job(repeats: int) -> Iterator[Row]:
+    """With an empty cache, once more, and once more on other rows of the same step."""
+    command = str(Path(sys.executable).with_name("bayesgmm"))
+    config = ROOT / "configs" / "old_faithful.toml"
+    times: dict[str, list[float]] = {"main job, empty cache": [], "again": [], "again, on 260 other rows": []}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            x = np.random.default_rng(0).permutation(load_dataset("faithful").x)[:260] * [1.01, 0.99]
+            np.savetxt(Path(folder) / "other.csv", x, delimiter=",", header="eruptions,waiting", comments="")
+            other = Path(folder) / "other.toml"
+            text = config.read_text().replace('dataset = "faithful"', 'path = "other.csv"')
+            other.write_text(text)
+            for what, settings in zip(times, (config, config, other), strict=True):
+                arguments = ("compare", str(settings), "--out", str(Path(folder) / "results"), "--overwrite")
+                times[what].append(_wall("env", f"XDG_CACHE_HOME={folder}", command, *arguments))
+    for what, seconds in times.items():
+        most = MOST_MAIN_JOB if "empty" in what else MOST_MAIN_JOB_AGAIN
+        target = Target("seconds", at_most=most)
+        yield Row(section=SECTION, what=what, seconds=statistics.median(seconds), target=target)
 
 
 def _wall(*command: str) -> float:
