@@ -19,10 +19,10 @@ from jaxtyping import Float
 
 from bayesgmm.engines.fit import Fit, as_fit
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
-from bayesgmm.likelihood.rows import as_rows
+from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import real_array
 
 
@@ -74,7 +74,11 @@ def pointwise_log_likelihood(draws: Mixture, x: ArrayLike) -> Float[AnyArray, "*
     r"""Compute $\log p(x_i)$ of every row under every draw, shape (..., n)."""
     rows = real_array(x, "x")
     flat = jax.tree.map(lambda leaf: jnp.reshape(jnp.asarray(leaf), (-1, *leaf.shape[len(draws.draw_shape) :])), draws)
-    return jnp.reshape(_pointwise(flat, rows), (*draws.draw_shape, len(rows)))
+    shape = (*draws.draw_shape, len(rows))
+    if is_traced((draws, rows)):
+        return jnp.reshape(_pointwise(flat, rows), shape)
+    padded = Rows(rows, np.ones(len(rows), rows.dtype)).in_steps().values
+    return jax.device_put(np.asarray(_pointwise(flat, padded))[:, : len(rows)].reshape(shape))
 
 
 @jax.jit

@@ -132,7 +132,7 @@ def _fit(problem: Problem, starts: list[Mixture], gtol: float | None, max_steps:
     starts, dtype = jax.tree.map(jnp.asarray, starts), target.rows.dtype
     if gtol is None:
         gtol = 1e-9 if dtype == jnp.float64 else 1e-5
-    objective = _Objective(Energy(target, jacobian=0.0), gtol * len(target.rows), float(jnp.finfo(dtype).eps) ** 0.5)
+    objective = _Objective(Energy(target, jacobian=0.0), gtol * len(problem.rows), float(jnp.finfo(dtype).eps) ** 0.5)
     first_same = _first_same(starts)
     ends = {
         index: _climb(np.asarray(vector_of(target, starts[index]), np.float64), objective, max_steps)

@@ -205,7 +205,7 @@ def _fit(
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1.0)).astype(np.int64)
     summary = {"num_modes": min(len(modes), chains.number), "max_tree_depth": max_tree_depth}
-    return fit_of_chains("nuts", target, found, draws, stats, pivot=starts[0], summary=summary)
+    return fit_of_chains("nuts", problem, found, draws, stats, pivot=starts[0], summary=summary)
 
 
 class _Kernel(NamedTuple):

@@ -186,7 +186,7 @@ def _compile_ahead(problem: Problem, start: Mixture, arguments: Mapping[str, Any
     units, given = _begin_at(NormalApproximation.standard(target.size), plan, target)
     state = jax.eval_shape(functools.partial(_begin, plan=plan), jax.random.key(0), target, units, given)
     size = jnp.zeros((), target.rows.dtype)
-    compile_ahead(_advance, state, size, target, units, None, plan, settings.window, settings.batch_size)
+    compile_ahead(_advance, state, size, target, units, None, plan, settings.window, 0)
 
 
 def _plan_of(problem: Problem, settings: _Settings) -> "_Plan":
@@ -203,18 +203,23 @@ def _begin_at(around: NormalApproximation, plan: "_Plan", target: Target) -> tup
 
 @matching_precision
 def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, run: Run) -> Fit:
-    target, start = make_target(problem, start), jax.tree.map(jnp.asarray, start)
-    rows, batch_size = target.rows, settings.batch_size
+    rows, batch_size = problem.rows, settings.batch_size
+    # A user-supplied guide sees the rows, and a batch is drawn from them.
+    in_steps = isinstance(settings.guide, str) and batch_size == len(rows)
+    target, start = make_target(problem, start, in_steps=in_steps), jax.tree.map(jnp.asarray, start)
     begin_key, draw_key = jax.random.split(key)
     plan = _plan_of(problem, settings)
     units, given = _begin_at(approximate(target, start), plan, target)
-    tangent = tangent_at(start, rows) if batch_size < len(rows) else None
+    tangent = tangent_at(start, target.rows) if batch_size < len(rows) else None
     constant = 0.0 if tangent is None else float(tangent.log_likelihood)
+    batch_size = 0 if tangent is None else batch_size
     schedule = ElboSchedule(settings.window, run.num_draws)
 
     def advance(state: _State, first: int, count: int) -> tuple[_State, np.ndarray]:
         size = jnp.asarray(schedule.step_size, rows.dtype)
-        state, elbo = _advance(state, size, target, units, tangent, plan, count, batch_size)
+        state, elbo = _advance(
+            state, size, target, units, tangent, plan, count, None if tangent is None else batch_size
+        )
         return state, constant + np.asarray(elbo, np.float64)[None]
 
     def watch(elbo: np.ndarray) -> str:
@@ -227,7 +232,7 @@ def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, 
     result = ResultCode.interrupted if found.interrupted else ResultCode.nonfinite if schedule.failed else result
     return fit_of_approximation(
         "vi",
-        target,
+        problem,
         _draw(found.state.mean, draw_key, target, units, plan, settings.num_draws),
         elbo=float(schedule.last.mean()),
         result=result,

@@ -21,7 +21,7 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.blocks import blocks_in_groups, sum_of_blocks
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced
 from bayesgmm.numerics.validation import as_matrix, no_constant_column, real_array, whole_number
-from bayesgmm.runtime.programs import room_of_rows
+from bayesgmm.runtime.programs import SMALL, room_of_rows
 
 STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _CHUNK_BYTES = 2**23
@@ -92,7 +92,9 @@ class Rows:
         return dataclasses.replace(padded, weights=np.concatenate([self.weights, np.zeros(num_more, self.dtype)]))
 
     def in_steps(self) -> "Rows":
-        """The rows padded to the next of the sizes that programs are compiled for."""
+        """The rows padded to the next of the sizes that programs are compiled for; many rows as they are."""
+        if self.values.size >= SMALL:
+            return self
         return jax.tree.map(np.asarray, self).padded(room_of_rows(len(self)) - len(self))
 
     def chunks(self) -> Iterator["Rows"]:

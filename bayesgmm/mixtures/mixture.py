@@ -253,7 +253,11 @@ class Mixture:
             InputError: if `num_rows` is not a whole number, or `key` not a random key.
         """
         num_rows, key = whole_number("num_rows", num_rows, least=0), as_key(key)
-        return _sample(self, key, num_rows=num_rows)
+        if is_traced((self, key)) or num_rows * self.means.size >= SMALL:
+            return _sample(self, key, num_rows=num_rows)
+        # More rows change none of the first ones.
+        drawn = _sample(self, key, num_rows=room_of_rows(num_rows) if num_rows else 0)
+        return jax.device_put(np.asarray(drawn)[..., :num_rows, :])
 
 
 @compiled

@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import connected_components
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary
@@ -210,7 +211,8 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
     sample = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_ENTROPY_ROWS)).round().astype(int))
     points = sample[spread_rows(x[sample])]
     flat = jax.tree.map(lambda leaf: np.reshape(leaf, (-1, *leaf.shape[2:])), draws)
-    found = _invariants(flat, x if with_total else None, x[points], x[sample])
+    rows, sampled = (Rows(part, np.ones(len(part), x.dtype)).in_steps() for part in (x, x[sample]))
+    found = _invariants(flat, rows if with_total else None, x[points], sampled)
     values = jax.tree.map(lambda part: np.asarray(part, np.float64).reshape(*draws.draw_shape, *part.shape[1:]), found)
     weights = np.sort(np.exp(np.asarray(draws.log_weights, np.float64)), axis=-1)
     return {
@@ -223,10 +225,11 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
 
 @matching_precision
 @jax.jit
-def _invariants(draws: Mixture, x: AnyArray | None, points: AnyArray, sample: AnyArray) -> dict[str, AnyArray]:
+def _invariants(draws: Mixture, rows: Rows | None, points: AnyArray, sample: Rows) -> dict[str, AnyArray]:
     def of_draw(mixture: Mixture) -> dict[str, Array]:
-        total = {} if x is None else {"log_likelihood": log_likelihood(mixture, x)}
-        entropy = entr(jnp.asarray(mixture.responsibilities(sample))).sum(-1).mean()
+        total = {} if rows is None else {"log_likelihood": log_likelihood(mixture, rows)}
+        entropies = entr(jnp.asarray(mixture.responsibilities(sample.values))).sum(-1)
+        entropy = jnp.dot(sample.weights, entropies, precision="highest") / sample.total_weight
         return {**total, "log_density": jnp.asarray(mixture.log_prob(points)), "entropy": entropy}
 
     return jax.lax.map(of_draw, draws, batch_size=_DRAWS_AT_ONCE)

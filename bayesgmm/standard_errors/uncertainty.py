@@ -119,7 +119,8 @@ def uncertainty(
         mixture, rows = jax.tree.map(jnp.asarray, (mixture, rows))
         known = as_functions(functions, mixture)
         sandwich = method == "sandwich"
-        theory = information(mixture, rows.values, rows.weights, family=family, functions=known, sandwich=sandwich)
+        padded = rows.in_steps()
+        theory = information(mixture, padded.values, padded.weights, family=family, functions=known, sandwich=sandwich)
         estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, known).items()}
         problems = list(_problems(fit, weights, family, theory))
         sound = all(code.sound for code, _ in problems)

@@ -170,9 +170,13 @@ class Target(Problem):
         return float(-times * unit.sum())
 
 
-def make_target(problem: Problem, start: Mixture) -> Target:
-    """The target of a problem, prepared for many evaluations around a start."""
-    problem, start = jax.tree.map(jnp.asarray, (problem, start))
+def make_target(problem: Problem, start: Mixture, *, in_steps: bool = True) -> Target:
+    """The target of a problem, prepared for many evaluations around a start.
+
+    With `in_steps`, few rows are padded with rows of weight zero, so that one program serves tables of several sizes.
+    """
+    rows = problem.rows.in_steps() if in_steps else problem.rows
+    problem, start = jax.tree.map(jnp.asarray, (dataclasses.replace(problem, rows=rows), start))
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
     return Target(**fields, prepared=_prepare(start, problem.rows))
 
