@@ -77,6 +77,10 @@ class Ascent(Loop):
             mixture = maximise_posterior(moments, self.family, problem.prior, problem.ridge, previous)
         return mixture if problem.active is None else without_absent(mixture, problem.active)
 
+    def prepare(self, problem: Problem) -> Prepared | None:
+        """What passes over the same rows share; nothing where there is room for more components, for rows are few."""
+        return super().prepare(problem) if problem.active is None else None
+
     def begin(self, problem: Problem) -> State:
         """The state before the first pass."""
         dtype, start = problem.rows.dtype, problem.start
@@ -125,14 +129,17 @@ class Ascent(Loop):
         # Rounding of a sum of n log-densities, with room: a fall beyond it is a fall.
         resolution = float(jnp.finfo(problem.rows.dtype).eps)
         rounding = 1e3 * resolution
-        slack = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight) + _ridge_penalty(mixture, ridge)
+        rounding = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight)
+        slack = rounding + _ridge_penalty(mixture, ridge)
         fallen = ~fresh & (change < jnp.where(far, 0.0, -slack))
         # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
         kept = fresh | (usable & ~fallen)
         tol = _ACCELERATED_TOL * problem.tol if self.accelerate else problem.tol
         # No smaller than the objective can show.
         tol = jnp.where(tol > 0, jnp.maximum(tol, 2.0 * resolution * jnp.abs(state.objective) / total_weight), tol)
-        settled = ~fresh & (jnp.abs(change) < tol)
+        # A plain step never lowers the objective: where it seems to, by no more than rounding, nothing is left to gain.
+        flat = (change <= 0) & (change >= -rounding) & (tol > 0)
+        settled = ~fresh & ((jnp.abs(change) < tol) | flat)
         result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, RUNNING))
         result = jnp.where(usable, result, _failure(mixture))
         result = jnp.where(far, RUNNING, result).astype(jnp.int32)

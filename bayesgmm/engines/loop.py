@@ -42,13 +42,17 @@ class Loop(abc.ABC):
 
     def run(self, problem: PyTree) -> PyTree:
         """The whole loop; its passes share what they can."""
-        prepared = prepare(problem.start, problem.rows, self.family, axis_name=self.axis_name)
+        prepared = self.prepare(problem)
         state = jax.lax.while_loop(
             functools.partial(self.unfinished, problem),
             lambda state: self.step(problem, state, jnp.asarray(True), prepared),
             self.begin(problem),
         )
         return self.end(problem, state)
+
+    def prepare(self, problem: PyTree) -> Prepared | None:
+        """What passes over the same rows share."""
+        return prepare(problem.start, problem.rows, self.family, axis_name=self.axis_name)
 
     def unfinished(self, problem: PyTree, state: PyTree) -> Array:
         """Whether another step is due."""

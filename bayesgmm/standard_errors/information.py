@@ -30,6 +30,7 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
 from bayesgmm.mixtures.quantities import Functions, quantities_of
 from bayesgmm.numerics.blocks import block_size
+from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.runtime.programs import compiled_once
 
 _DIRECTIONS_AT_ONCE = 32
@@ -59,7 +60,7 @@ class Information(NamedTuple):
     distance: Float[Array, ""]
 
 
-def _is_large(mixture: Mixture, x: Array, *args: object, **kwargs: object) -> bool:
+def _is_large(mixture: Mixture, x: AnyArray, *args: object, **kwargs: object) -> bool:
     return mixture.means.size * x.size > _LARGE
 
 

@@ -371,7 +371,7 @@ def test_methods_agree_on_separated_clusters(family, methods, key, rng):
 def test_labels_of_replicates_are_those_of_the_fit(key, rng):
     """Components that overlap change places in some replicates, and are put back."""
     x = np.concatenate([rng.normal(size=25), rng.normal(size=25) + 1.5])[:, None]
-    fit = fitted(x, 2)
+    fit = bayesgmm.fit_em(x, 2, key=jax.random.key(1), **TIGHT)  # other keys may find a spike on two rows
     found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=300, key=key, on_failure="ignore")
     kept = ~np.isin(found.replicate_results, [2, 3, 4])
     parts = (found.replicates[name][kept] for name in ("weights", "means", "covariances"))
