@@ -57,7 +57,7 @@ began = time.perf_counter()
 print(json.dumps(time.perf_counter() - began), flush=True)
 os._exit(0)
 """
-FITTED = "fit = bayesgmm.fit_nuts(x, 2, key=key)"
+FITTED = "prior = bayesgmm.default_prior(x, 2)\nfit = bayesgmm.fit_nuts(x, 2, key=key)"
 FIRSTS = {
     "fit_map, fit_vi with both guides": (
         "",
@@ -65,12 +65,12 @@ FIRSTS = {
         "    bayesgmm.fit_vi(x, 2, key=key, guide=guide)",
         8.0,
     ),
-    "fit_nuts": ("", FITTED, None),
+    "fit_nuts": ("", "bayesgmm.fit_nuts(x, 2, key=key)", None),
     "fit_gibbs": ("", "bayesgmm.fit_gibbs(x, 2, key=key)", 5.0),
     "uncertainty, observed": ("fit = bayesgmm.fit_em(x, 2, key=key)", "bayesgmm.uncertainty(fit, x)", 0.1),
     "diagnose": (FITTED, "bayesgmm.diagnose(fit, x)", 2.0),
-    "to_datatree": (FITTED, "bayesgmm.to_datatree(fit, x)", 2.0),
-    "loo": (FITTED + "\ntree = bayesgmm.to_datatree(fit, x)", "bayesgmm.loo(tree)", 2.0),
+    "to_datatree": (FITTED, "bayesgmm.to_datatree(fit, x, prior=prior, key=key)", 2.0),
+    "loo": (FITTED + "\ntree = bayesgmm.to_datatree(fit, x, prior=prior, key=key)", "bayesgmm.loo(tree)", 2.0),
 }
 
 
