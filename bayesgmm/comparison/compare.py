@@ -219,7 +219,7 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     starts = [best.mixture]
     problem = make_problem(unweighted_rows(plan.x), count, plan.family, plan.priors[count], jax.random.key(0))
     for run in plan.runs:
-        run.engine.compile_ahead(problem, best.mixture, run.arguments)
+        run.engine.compile_ahead(problem, run.arguments)
     for run in plan.runs:
         began = time.perf_counter()
         try:

@@ -25,10 +25,11 @@ from bayesgmm.likelihood.moments import Moments, moment_kind
 from bayesgmm.likelihood.rows import Rows, unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.priors.conjugate import PriorLike
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
 from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
+from bayesgmm.runtime.programs import compile_ahead, compiled_once
 from bayesgmm.starts.given import StartLike
 from bayesgmm.target.problem import Problem, make_problem
 
@@ -93,26 +94,29 @@ def fit_gibbs(
         KeyboardInterrupt: as in `fit_nuts`.
     """
     problem = make_problem(unweighted_rows(x), num_components, family, prior, key, conjugate=True)
-    starts = starts_of(problem, start, num_starts, key=key)
     chains = make_chains(num_chains, chain_method)
     steps = (num_warmup, num_draws)
+    _compile_ahead(problem, chains, steps)
+    starts = starts_of(problem, start, num_starts, key=key)
     run = make_chain_run("gibbs", problem, (starts, key), chains, steps, _ROOM, progress, checkpoint)
     return report_failure(_fit(problem, starts, key, chains, run), on_failure)
 
 
 @matching_precision
+def _compile_ahead(problem: Problem, chains: Chains, num_steps: tuple[int, int]) -> None:
+    padded, key, first = problem.in_steps().placed(), jax.eval_shape(jax.random.key, 0), jnp.asarray(0)
+    state = chains.placed(jax.eval_shape(_begin, [problem.any_mixture()] * chains.number, padded, key))
+    compile_ahead(_advance, state, padded, first, first, chains=chains, room=min(_ROOM, max(num_steps)))
+
+
+@matching_precision
 def _fit(problem: Problem, starts: list[Mixture], key: RandomKey, chains: Chains, run: Run) -> Fit:
-    problem = problem.placed()
-    starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, problem.rows.dtype), starts)
-    start_key, run_key = jax.random.split(key)
-    begun = [
-        _begin(starts[chain % len(starts)], problem, each)
-        for chain, each in enumerate(jax.random.split(start_key, chains.number))
-    ]
-    state = (jax.random.split(run_key, chains.number), jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun))
+    padded = problem.in_steps().placed()
+    starts = in_precision(starts, problem.rows.dtype)
+    state = chains.placed(_begin([starts[chain % len(starts)] for chain in range(chains.number)], padded, key))
 
     def advance(state: PyTree, first: int, count: int) -> tuple[Any, Any]:
-        return _advance(state, problem, jnp.asarray(first), jnp.asarray(count), chains=chains, room=run.room)
+        return _advance(state, padded, jnp.asarray(first), jnp.asarray(count), chains=chains, room=run.room)
 
     found = run_in_stretches(advance, state, run)
     draws, lp, total = found.draws
@@ -120,14 +124,20 @@ def _fit(problem: Problem, starts: list[Mixture], key: RandomKey, chains: Chains
     return fit_of_chains("gibbs", problem, found, draws, stats, pivot=starts[0], summary={}, log_likelihoods=total)
 
 
-@jax.jit
-def _begin(start: Mixture, problem: Problem, key: RandomKey) -> Mixture:
-    """A mixture drawn around a start, as if a part of the rows had been seen."""
+@compiled_once
+def _begin(starts: list[Mixture], problem: Problem, key: RandomKey) -> tuple[Array, Mixture]:
+    """For every chain a key, and a mixture drawn around its start, as if a part of the rows had been seen."""
     rows, family = problem.rows, problem.family
     part = dataclasses.replace(rows, weights=_START_SHARE * rows.weights)
-    moments = expected_moments(start, part, family=family)
-    distribution = update(problem.prior_distribution(), moments, family)
-    return sample_mixture(distribution, key=key)
+
+    def one(start: Mixture, key: RandomKey) -> Mixture:
+        moments = expected_moments(start, part, family=family)
+        return sample_mixture(update(problem.prior_distribution(), moments, family), key=key)
+
+    start_key, run_key = jax.random.split(key)
+    keys = jax.random.split(start_key, len(starts))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    return jax.random.split(run_key, len(starts)), jax.lax.map(lambda pair: one(*pair), (stacked, keys))
 
 
 @functools.partial(jax.jit, static_argnames=("chains", "room"))

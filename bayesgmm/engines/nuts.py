@@ -125,28 +125,20 @@ def fit_nuts(
         KeyboardInterrupt: for Ctrl-C before there are enough draws for R-hat: 4 of each chain, 8 of a single one.
     """
     problem = make_problem(unweighted_rows(x), num_components, family, prior, key)
+    length = {"num_warmup": num_warmup, "num_draws": num_draws, "max_tree_depth": max_tree_depth}
+    _compile_ahead(problem, {"num_chains": num_chains, "chain_method": chain_method, **length})
     starts = starts_of(problem, start, num_starts, key=key)
     chains = make_chains(num_chains, chain_method)
     settings = (target_accept, float(jitter), max_tree_depth)
     steps = (num_warmup, num_draws)
-    _compile_ahead(
-        problem,
-        starts[0],
-        {
-            "num_chains": num_chains,
-            "chain_method": chain_method,
-            "num_warmup": num_warmup,
-            "num_draws": num_draws,
-            "max_tree_depth": max_tree_depth,
-        },
-    )
     run = make_chain_run("nuts", problem, (starts, key, settings), chains, steps, _ROOM, progress, checkpoint)
     return report_failure(_fit(problem, starts, key, chains, settings, run), on_failure)
 
 
 @matching_precision
-def _compile_ahead(problem: Problem, start: Mixture, arguments: Mapping[str, Any]) -> None:
-    target, chains = make_target(problem, start), make_chains(arguments["num_chains"], arguments["chain_method"])
+def _compile_ahead(problem: Problem, arguments: Mapping[str, Any]) -> None:
+    target = make_target(problem, problem.any_mixture())
+    chains = make_chains(arguments["num_chains"], arguments["chain_method"])
     num_warmup, num_draws = arguments["num_warmup"], arguments["num_draws"]
     kernel = _kernel_of(target.size, num_warmup, arguments["max_tree_depth"], chains)
     modes = [NormalApproximation.standard(target.size)] * chains.number

@@ -21,7 +21,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, create_model, model_validator
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
 from bayesgmm.runtime.chains import CHAIN_METHODS, check_checkpoint
@@ -101,7 +100,7 @@ class Engine:
         streams: numbers of the random streams that a comparison gives its fits; by default from their names.
         start_settings: settings that look for a start. A comparison hands it one, so they are no settings there.
         together: checks settings against each other; its arguments are named as they are.
-        ahead: compiles in a thread what a fit will need, from its problem, a mixture like its start, and its arguments.
+        ahead: compiles in a thread what a fit will need, from its problem and its arguments.
     """
 
     name: str
@@ -115,13 +114,13 @@ class Engine:
     streams: tuple[int, ...] = ()
     start_settings: tuple[str, ...] = ()
     together: Callable[..., None] | None = None
-    ahead: Callable[[Problem, Mixture, Mapping[str, Any]], None] | None = None
+    ahead: Callable[[Problem, Mapping[str, Any]], None] | None = None
 
-    def compile_ahead(self, problem: Problem, start: Mixture, given: Mapping[str, Any]) -> None:
+    def compile_ahead(self, problem: Problem, given: Mapping[str, Any]) -> None:
         """Begin to compile what a fit with these arguments, and defaults for the others, will need."""
         if self.ahead is not None:
             defaults = {name: parameter.default for name, parameter in self.parameters.items()}
-            self.ahead(problem, start, {**defaults, **given})
+            self.ahead(problem, {**defaults, **given})
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

@@ -145,9 +145,9 @@ def fit_vi(
     named = isinstance(guide, str)
     if not named:
         check_sites(guide, problem)
-    (start,) = starts_of(problem, None if start is None else [start], 1, key=key)
     settings = _Settings(guide, rank, batch_size or 0, num_draws, num_particles, window).of_rows(len(problem.rows))
-    _compile_ahead(problem, start, settings._asdict())
+    _compile_ahead(problem, settings._asdict())
+    (start,) = starts_of(problem, None if start is None else [start], 1, key=key)
     plain = settings if named else settings._replace(guide=getattr(guide, "__qualname__", type(guide).__qualname__))
     run = make_run(
         f"vi ({guide.replace('_', ' ')})" if named else "vi",
@@ -178,11 +178,11 @@ class _Settings(NamedTuple):
 
 
 @matching_precision
-def _compile_ahead(problem: Problem, start: Mixture, arguments: Mapping[str, Any]) -> None:
+def _compile_ahead(problem: Problem, arguments: Mapping[str, Any]) -> None:
     settings = _Settings._make(arguments[name] for name in _Settings._fields).of_rows(len(problem.rows))
     if not isinstance(settings.guide, str) or settings.batch_size < len(problem.rows):
         return
-    target, plan = make_target(problem, start), _plan_of(problem, settings)
+    target, plan = make_target(problem, problem.any_mixture()), _plan_of(problem, settings)
     units, given = _begin_at(NormalApproximation.standard(target.size), plan, target)
     state = jax.eval_shape(functools.partial(_begin, plan=plan), jax.random.key(0), target, units, given)
     size = jnp.zeros((), target.rows.dtype)
@@ -217,9 +217,7 @@ def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, 
 
     def advance(state: _State, first: int, count: int) -> tuple[_State, np.ndarray]:
         size = jnp.asarray(schedule.step_size, rows.dtype)
-        state, elbo = _advance(
-            state, size, target, units, tangent, plan, count, None if tangent is None else batch_size
-        )
+        state, elbo = _advance(state, size, target, units, tangent, plan, count, batch_size)
         return state, constant + np.asarray(elbo, np.float64)[None]
 
     def watch(elbo: np.ndarray) -> str:

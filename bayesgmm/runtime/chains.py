@@ -91,10 +91,18 @@ class Chains:
         """The devices that share parallel chains."""
         return Mesh(np.array(jax.local_devices()[: _devices_for(self.number)]), ("chains",))
 
-    def placed(self, shapes: PyTree) -> PyTree:
-        """Shapes of what `map` returns, where its devices will hold it."""
-        place = NamedSharding(self._mesh, PartitionSpec("chains")) if self.method == "parallel" else None
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+    def placed(self, state: PyTree) -> PyTree:
+        """Leaves with a chain axis, or their shapes, on the devices that hold what `map` returns."""
+        if self.method != "parallel":
+            return state
+        place = NamedSharding(self._mesh, PartitionSpec("chains"))
+
+        def put(leaf: PyTree) -> PyTree:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+            return jax.device_put(leaf, place)
+
+        return jax.tree.map(put, state)
 
 
 def make_chains(num_chains: int, chain_method: str | None) -> Chains:

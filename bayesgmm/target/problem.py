@@ -1,15 +1,18 @@
 """What every Bayesian engine is asked for: rows, a number of components, a family and a prior, checked once."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.numerics.precision import KeyLike
+from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import KeyLike, in_precision
 from bayesgmm.numerics.validation import as_key
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import (
@@ -46,6 +49,17 @@ class Problem:
     def placed(self) -> Self:
         """The problem in arrays of JAX, its prior in the precision of the rows."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.rows.dtype), self)
+
+    def any_mixture(self) -> Mixture:
+        """A mixture of the family, no matter which: what programs are compiled for."""
+        k, num_features, factor = self.num_components, self.rows.num_features, self.family.representation
+        eye = np.eye(num_features) if factor.num_axes == 2 else np.ones(num_features)
+        array = np.broadcast_to(eye, (self.family.num_factors(k), *factor.shape(num_features)))
+        return in_precision(Mixture(np.zeros(k), np.zeros((k, num_features)), array), self.rows.dtype)
+
+    def in_steps(self) -> Self:
+        """The problem with rows of weight zero, so that programs serve tables of several sizes."""
+        return dataclasses.replace(self, rows=self.rows.in_steps())
 
     def prior_distribution(self) -> ConjugateDistribution:
         """The prior of every component, where it is a conjugate one."""

@@ -175,8 +175,7 @@ def make_target(problem: Problem, start: Mixture, *, in_steps: bool = True) -> T
 
     With `in_steps`, few rows are padded with rows of weight zero, so that one program serves tables of several sizes.
     """
-    rows = problem.rows.in_steps() if in_steps else problem.rows
-    problem, start = jax.tree.map(jnp.asarray, (dataclasses.replace(problem, rows=rows), start))
+    problem, start = jax.tree.map(jnp.asarray, (problem.in_steps() if in_steps else problem, start))
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
     return Target(**fields, prepared=_prepare(start, problem.rows))
 
