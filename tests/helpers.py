@@ -55,7 +55,7 @@ def target_of(x, num_components, family, prior, start):
     from bayesgmm.target.problem import Problem
     from bayesgmm.target.unconstrained import make_target
 
-    return make_target(Problem(as_rows(x), prior, num_components, family), start)
+    return make_target(Problem(as_rows(x), prior, num_components, family), start, in_steps=False)
 
 
 def _columns(file_name, names):
