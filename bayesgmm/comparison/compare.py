@@ -192,12 +192,13 @@ def compare(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Results by name, seconds that each took, and the candidates among which EM's was selected."""
+    """Results by name, seconds that each took, the candidates among which EM's was selected, and its errors."""
 
     fits: dict[str, Fit]
     partitions: dict[str, KMeansFit]
     seconds: dict[str, float]
     candidates: pd.DataFrame
+    errors: Uncertainty | None
 
 
 def _fit(plan: Plan, tell: Listener) -> _Fitted:
@@ -220,6 +221,8 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     problem = make_problem(unweighted_rows(plan.x), count, plan.family, plan.priors[count], jax.random.key(0))
     for run in plan.runs:
         run.engine.compile_ahead(problem, run.arguments)
+    tell("standard errors")  # while programs of the engines are compiled
+    errors = errors_of_em(best, plan.x)
     for run in plan.runs:
         began = time.perf_counter()
         try:
@@ -245,15 +248,13 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
         if found.code is ResultCode.interrupted:
             tell("interrupted: no further engine is run")
             break
-    return _Fitted(fits, partitions, seconds, frame)
+    return _Fitted(fits, partitions, seconds, frame, errors)
 
 
 def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
     """Standard errors, leave-one-out and diagnoses of the fits, and the table of it all."""
     fits, partitions, seconds = fitted.fits, fitted.partitions, fitted.seconds
     prior = plan.priors[next(iter(fits.values())).mixture.num_components]
-    tell("standard errors")
-    errors = errors_of_em(fits[plan.base.name], plan.x)
     bayesian = {run.name for run in plan.runs if run.engine.prior != "none"}
     trees, rows = {}, []
     for name, fit in fits.items():
@@ -280,7 +281,7 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
         diagnoses=diagnoses,
         partitions=partitions,
         labels=plan.labels,
-        errors=errors,
+        errors=fitted.errors,
     )
     agreement = agreement_columns(plan.x, comparison.assignments, partitions, plan.labels)
     return dataclasses.replace(comparison, table=table.assign(**agreement))
