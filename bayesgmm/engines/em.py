@@ -163,7 +163,8 @@ def _fit(
     else:
         start_ridge, ridge = ridges(padded, reg_covar, prior)
         given = given_start(start, rows, settings.num_components, settings.family, start_ridge, key)
-        given = given if limits.active is None else with_room(given, len(limits.active))
+        if limits.active is not None:
+            given = with_room(given, len(limits.active), shared=settings.family.shared)
         fit = run_one(given, padded, ridge, tol, prior, limits.max_steps, limits.active, settings=compiled, mesh=mesh)
     fit = fit if mesh is None else devices.off_mesh(fit)
     return jax.device_put(_cut(fit, settings)) if in_steps else fit

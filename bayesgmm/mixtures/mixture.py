@@ -293,17 +293,19 @@ def without_absent(mixture: Mixture, active: Bool[AnyArray, " k"]) -> Mixture:
     return Mixture(log_weights, first_again(mixture.means), first_again(mixture.precision_factor))
 
 
-def with_room(mixture: Mixture, num_components: int) -> Mixture:
-    """The mixture with absent components up to so many, in NumPy: programs for them serve fewer."""
-    k = mixture.num_components
+def with_room(mixture: Mixture, num_components: int, *, shared: bool = False) -> Mixture:
+    """The mixture with absent components up to so many, in NumPy: programs for them serve fewer.
+
+    One covariance that is `shared` stays one, of a single component too.
+    """
+    k, factor = mixture.num_components, np.asarray(mixture.precision_factor)
 
     def widen(field: AnyArray) -> np.ndarray:
-        field = np.asarray(field)
-        return np.concatenate([field, np.repeat(field[:1], num_components - k, axis=0)]) if len(field) == k else field
+        return np.concatenate([field, np.repeat(np.asarray(field)[:1], num_components - k, axis=0)])
 
-    wide = jax.tree.map(widen, mixture)
-    wide.log_weights[k:] = _ABSENT
-    return wide
+    log_weights = widen(mixture.log_weights)
+    log_weights[k:] = _ABSENT
+    return Mixture(log_weights, widen(mixture.means), factor if shared or len(factor) < k else widen(factor))
 
 
 def in_room[R](program: Callable[[Mixture, Any], R], mixture: Mixture, x: Shaped[AnyArray, "n d"]) -> R:

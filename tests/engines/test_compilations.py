@@ -1,5 +1,7 @@
 """What a user waits for: how many programs are compiled, and that rounding shapes up changes no fit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +101,20 @@ def test_from_every_start(start, num_restarts, rng):
     ours, theirs = fit(x, 4, **options), plain(x, jax.random.key(0))
     np.testing.assert_allclose(ours.mixture.means, theirs.mixture.means, rtol=1e-6)
     np.testing.assert_allclose(ours.steps, theirs.steps, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@each_family
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_from_a_given_start(family, num_components):
+    """From its own end a fit settles at once: nothing is left to gain, whatever covariance components share."""
+    end = fit(X, num_components, family=family, tol=1e-9, max_steps=5000)
+    start = dataclasses.replace(end.mixture, means=1.001 * end.mixture.means)
+    for given in (end.mixture, start):
+        ours = fit(X, num_components, family=family, start=given, tol=1e-9, max_steps=400)
+        options = {"family": family, "start": given, "tol": 1e-9, "max_steps": 400}
+        theirs = jax.jit(lambda x, options=options: fit_em(x, num_components, **options))(X)
+        assert ours.code.name == "successful"
+        assert int(theirs.result) == 0
+        np.testing.assert_allclose(ours.log_likelihood, theirs.log_likelihood, rtol=1e-12)
+        np.testing.assert_allclose(ours.trace[0], theirs.trace[0], rtol=1e-12)
