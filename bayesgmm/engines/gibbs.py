@@ -96,8 +96,8 @@ def fit_gibbs(
     problem = make_problem(unweighted_rows(x), num_components, family, prior, key, conjugate=True)
     chains = make_chains(num_chains, chain_method)
     steps = (num_warmup, num_draws)
-    _compile_ahead(problem, chains, steps)
-    starts = starts_of(problem, start, num_starts, key=key)
+    meanwhile = functools.partial(_compile_ahead, problem, chains, steps)
+    starts = starts_of(problem, start, num_starts, key=key, meanwhile=meanwhile)
     run = make_chain_run("gibbs", problem, (starts, key), chains, steps, _ROOM, progress, checkpoint)
     return report_failure(_fit(problem, starts, key, chains, run), on_failure)
 

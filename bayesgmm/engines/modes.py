@@ -1,6 +1,7 @@
 """EM optima, the best maxima of the likelihood: where the Bayesian engines start."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,15 +21,24 @@ NUM_STARTS = 4
 
 
 def starts_of(
-    problem: Problem, start: StartLike | None, num_starts: int, *, key: RandomKey, finite: bool = True
+    problem: Problem,
+    start: StartLike | None,
+    num_starts: int,
+    *,
+    key: RandomKey,
+    finite: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Mixture]:
     """The mixtures to start from: those of the user, checked, or EM optima where there are none.
+
+    `meanwhile` begins what a thread may do during the search.
 
     Raises:
         InputError: for starts that do not suit the problem; where `finite` is asked for, for one that is not.
     """
     k, family, rows = problem.num_components, problem.family, problem.rows
     if start is None:
+        meanwhile()
         return em_optima(rows, k, family, num_starts, key=key, prior=problem.prior)
     return check_starts(start, k, rows.num_features, family, finite=finite)
 

@@ -126,8 +126,10 @@ def fit_nuts(
     """
     problem = make_problem(unweighted_rows(x), num_components, family, prior, key)
     length = {"num_warmup": num_warmup, "num_draws": num_draws, "max_tree_depth": max_tree_depth}
-    _compile_ahead(problem, {"num_chains": num_chains, "chain_method": chain_method, **length})
-    starts = starts_of(problem, start, num_starts, key=key)
+    chosen = {"num_chains": num_chains, "chain_method": chain_method, **length}
+    starts = starts_of(
+        problem, start, num_starts, key=key, meanwhile=functools.partial(_compile_ahead, problem, chosen)
+    )
     chains = make_chains(num_chains, chain_method)
     settings = (target_accept, float(jitter), max_tree_depth)
     steps = (num_warmup, num_draws)

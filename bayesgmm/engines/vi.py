@@ -146,8 +146,8 @@ def fit_vi(
     if not named:
         check_sites(guide, problem)
     settings = _Settings(guide, rank, batch_size or 0, num_draws, num_particles, window).of_rows(len(problem.rows))
-    _compile_ahead(problem, settings._asdict())
-    (start,) = starts_of(problem, None if start is None else [start], 1, key=key)
+    meanwhile = functools.partial(_compile_ahead, problem, settings._asdict())
+    (start,) = starts_of(problem, None if start is None else [start], 1, key=key, meanwhile=meanwhile)
     plain = settings if named else settings._replace(guide=getattr(guide, "__qualname__", type(guide).__qualname__))
     run = make_run(
         f"vi ({guide.replace('_', ' ')})" if named else "vi",
