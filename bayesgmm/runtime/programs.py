@@ -13,12 +13,14 @@ from bayesgmm.numerics.precision import is_traced
 SMALL = 2**17  # rows x features x components below which shapes are rounded up, so that programs serve many fits
 ROOM = 10  # components that programs of few rows are compiled for, where so many of them
 _ROOMY = 2**14  # times rows times features are no more than this
+_FEW_ROWS, _FEWEST_ROWS = 256, 32  # where their arithmetic does not count beside the rest of a fit
 _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 def room_of_rows(num_rows: int) -> int:
-    """For how many rows a program is compiled: the next of four to eight sizes an octave."""
-    step = 2 ** max(0, (num_rows - 1).bit_length() - 3)
+    """For how many rows a program is compiled: the next of four to eight sizes an octave, of few the next power of 2."""
+    bits = (num_rows - 1).bit_length()
+    step = 2 ** (bits - 3) if num_rows > _FEW_ROWS else max(2**bits, _FEWEST_ROWS)
     return num_rows + -num_rows % step
 
 

@@ -66,12 +66,11 @@ def test_another_prior_and_another_start_compile_nothing():
     assert events == []
 
 
-def test_a_loop_over_tables_of_several_sizes_compiles_for_two_of_them(rng):
+def test_a_loop_over_tables_of_several_sizes_compiles_for_one_of_them(rng):
     with compilations() as events:
-        for num_rows in range(190, 210):
+        for num_rows in range(190, 211):
             fit(rng.normal(size=(num_rows, 3)))
-    # For each step the starts, and the runs.
-    assert len(events) <= 4
+    assert len(events) <= 2  # the starts, and the runs
 
 
 @pytest.mark.usefixtures("x64")
