@@ -22,7 +22,7 @@ distance from the middle of the data. Fits, and large single passes, take the na
 import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -153,14 +153,14 @@ def pass_over[R](
     )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["mixture", "origin"], meta_fields=["kind"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Centred:
     """The formulation that whitens differences from the means, and takes moments about an origin (k, d)."""
 
     mixture: Mixture | None
     origin: Array
-    kind: MomentKind
+    kind: MomentKind = field(metadata={"static": True})
 
     def block_size(self, rows: Rows) -> int:
         """Rows in a block."""

@@ -1,7 +1,6 @@
 r"""Expected sufficient statistics of a mixture, and the M-step that takes them to the next mixture."""
 
 import dataclasses
-import functools
 import operator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -58,11 +57,7 @@ def score_kind(mixture: Mixture) -> MomentKind:
     return MomentKind(type(mixture.factor), pooled=shared, averaged=False, shared=shared)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["origin", "count", "first", "second", "log_likelihood"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Moments:
     """Expected sufficient statistics of every component; `a + b` are those of the rows of a and b together.

@@ -17,7 +17,7 @@ Which monomials of z are features depends on the representation of the covarianc
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -65,11 +65,7 @@ class Frame(NamedTuple):
         return jnp.concatenate([z, ones])
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["mixture", "frame", "theta", "precision", "second"],
-    meta_fields=["kind"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Natural:
     """The formulation by natural parameters: a mixture in a frame.
@@ -88,7 +84,7 @@ class Natural:
     theta: Array
     precision: Array
     second: Array | None
-    kind: MomentKind
+    kind: MomentKind = field(metadata={"static": True})
 
     def block_size(self, rows: Rows) -> int:
         """Rows in a block."""

@@ -5,7 +5,6 @@ that no engine has to know of it. A row of weight zero counts nothing, which is 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ _SAMPLE_ROWS = 8192  # at least; and so many for each free parameter:
 _ROWS_PER_PARAMETER = 20
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["values", "weights"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rows:
     """Rows and what is known of them.

@@ -1,8 +1,7 @@
 """What every Bayesian engine is asked for: rows, a number of components, a family and a prior, checked once."""
 
 import dataclasses
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import jax
@@ -27,9 +26,7 @@ from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.priors.weakly_informative import default_prior
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["rows", "prior"], meta_fields=["num_components", "family"]
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Problem:
     """A posterior: of the parameters of a mixture, given rows and a prior. A pytree.
@@ -43,8 +40,8 @@ class Problem:
 
     rows: Rows
     prior: AnyPrior
-    num_components: int
-    family: Family
+    num_components: int = field(metadata={"static": True})
+    family: Family = field(metadata={"static": True})
 
     def placed(self) -> Self:
         """The problem in arrays of JAX, its prior in the precision of the rows."""

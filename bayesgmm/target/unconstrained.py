@@ -85,11 +85,7 @@ def _layout(
     return layout
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["rows", "prior", "prepared"],
-    meta_fields=["num_components", "family"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Target(Problem):
     """The posterior density of a problem, as a function of the flat vector; a pytree.
