@@ -6,7 +6,9 @@ and at what the prior decides in place of the data. A healthy fit has no finding
 `posterior/thresholds.py`.
 """
 
+import tomllib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,98 +33,7 @@ if TYPE_CHECKING:
 _NOTE, _CAUTION, _SERIOUS = Severity.note, Severity.caution, Severity.serious
 
 # What is found, and what to try, by cause. What follows a colon distinguishes two texts of one cause.
-_TEXTS = {
-    "divergences": (
-        "{number} of {total} draws ended a trajectory that diverged; the parts of the posterior near them may be "
-        "missing",
-        "target_accept=0.95 or higher; if they stay, a tighter prior of the scales, or fewer components",
-    ),
-    "tree depth": (
-        "{share} of the draws hit the tree-depth limit, {most}, which is slow, not wrong",
-        "a longer warm-up, or a tighter prior: the posterior is far longer in one direction than in another",
-    ),
-    "E-BFMI": (
-        "E-BFMI is {least:.2f}, below {limit}, in {chains}: the energy changes too slowly for the tails to be reached",
-        "a longer warm-up, a tighter prior of the scales, or fewer components",
-    ),
-    "k-hat": (
-        "Pareto k-hat is {k_hat:.2f}, above {limit:.2f}: the approximation misses part of the posterior, and its "
-        "uncertainties cannot be trusted",
-        "another approximation (for fit_vi, guide='full_rank'), or draws from the posterior itself by fit_nuts",
-    ),
-    "k-hat: unknown": (
-        "Pareto k-hat cannot be estimated: log posterior densities of the draws differ by little more than rounding",
-        "float64 rows",
-    ),
-    "not finite": (
-        "{what} infinite or NaN",
-        "look for huge values in the data, rescale its columns, or compute in float64",
-    ),
-    "stuck chain": (
-        "{chains} of {total} hardly moved",
-        "another key or another start, a smaller jitter, a longer warm-up",
-    ),
-    "one chain": (
-        "there is a single chain, so R-hat can compare its parts only, and modes that it never visited go unseen",
-        "num_chains=4, from different starting points",
-    ),
-    "several modes": (
-        "{groups} stayed in different parts of the posterior, whatever the labels; R-hat is {r_hat:.2f}",
-        "more chains, to see which modes recur; fewer components, a more restricted family or a tighter prior. Do not "
-        "pool the chains: how many of them end in a mode does not estimate its weight",
-    ),
-    "several modes: in a chain": (
-        "{chains} moved between two modes: two peaks of {quantity}, hardly a draw between",
-        "reading draws and predictions, not means over draws, which lie between the modes; fewer components",
-    ),
-    "labels": (
-        "the disagreement is in the labels only: R-hat is up to {labelled:.2f} for components of the relabelled draws"
-        "{share}, but {invariant:.3f} for everything that has no labels",
-        "read densities, predictions and who is clustered with whom, not single components; or fewer components",
-    ),
-    "label switching": (
-        "the components of {share} of the draws were renumbered, and agree since",
-        "nothing, where components are far apart; else look at the draws before reading a single component",
-    ),
-    "R-hat": (
-        "the chains disagree: R-hat is up to {worst:.3f} ({name}), and above {limit} for {number} of {total} "
-        "quantities",
-        "more draws (num_draws) and a longer warm-up; if it stays, fewer components or a tighter prior",
-    ),
-    "effective draws": (
-        "the draws are worth as few as {few}; {needed} are needed, {each:g} a chain",
-        "more draws (num_draws), in proportion to what is missing",
-    ),
-    "empty component": (
-        "{which} less than one of {n} rows{where}",
-        "fewer components: the data do not ask for this many; or, if all of them are known to be there, a larger "
-        "concentration in the prior",
-    ),
-    "few rows": (
-        "{which} fewer rows than the {needed} that a covariance needs{where}",
-        "fewer components, or a more restricted family",
-    ),
-    "narrow component": (
-        "{which}: down to {least:.1e} of the data's width in some direction, perhaps a spike on rows that are equal or "
-        "in line",
-        "other starts, a prior, a more restricted family or a larger reg_covar; look for repeated rows",
-    ),
-    "labels of the prior": (
-        "the prior distinguishes components by their concentrations, but {number} draws were renumbered to match a "
-        "pivot: parameters of single components are not those of the stated posterior",
-        "equal concentrations; or only what has no labels: densities, similarity of rows, log-likelihood",
-    ),
-    "prior": (
-        "the prior outweighs the data for {ruled}",
-        "fewer components or more rows; or, if the prior states what is known, vary it to see what changes",
-    ),
-    "prior sensitivity": (
-        "{number} of {total} parameters move with the power of the prior, most of all {name} ({most:.2f}, above "
-        "{limit}); {data}",
-        "vary the prior and see what changes; where prior and data disagree, ask which of them is wrong",
-    ),
-}
-
+_TEXTS = tomllib.loads(Path(__file__).with_name("findings.toml").read_text("utf-8"))
 _ALSO_REPORTED_BY = {
     ResultCode.not_mixed: {"R-hat", "effective draws", "several modes", "labels", "stuck chain"},
     ResultCode.divergent: {"divergences"},
@@ -168,8 +79,8 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
 
 def _finding(text: str, severity: Severity, **evidence: object) -> Finding:
     """The finding with this text of the table, its numbers filled in."""
-    detail, advice = _TEXTS[text]
-    return Finding(text.partition(":")[0], severity, detail.format(**evidence), advice)
+    words = _TEXTS[text]
+    return Finding(text.partition(":")[0], severity, words["detail"].format(**evidence), words["advice"])
 
 
 def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
