@@ -188,7 +188,9 @@ def test_rows_are_drawn_in_proportion_to_their_mass(key, rng):
     """Over both levels of the draw, and never a row without mass."""
     masses = rng.uniform(size=23) * (rng.uniform(size=23) > 0.3)
     keys = jax.random.split(key, 20_000)
-    drawn = jax.jit(jax.vmap(lambda key: draw_row(jnp.asarray(masses, jnp.float32), key=key)))(keys)
+    # Masses are an argument: XLA would work out a constant's part of twenty thousand draws while it compiles.
+    draw = jax.jit(jax.vmap(lambda masses, key: draw_row(masses, key=key), (None, 0)))
+    drawn = draw(masses.astype(np.float32), keys)
     counts = np.bincount(drawn, minlength=23)
     assert not counts[masses == 0].any()
     positive = masses > 0
@@ -295,7 +297,8 @@ def test_random_responsibilities_draw_rows_by_weight_and_count_each_draw_once(ke
     row_weights = np.array([1.0, 3.0, 0.0, 2.0, 0.5], np.float32)
     rows, draw = Rows(jnp.eye(5, 2), jnp.asarray(row_weights)), STARTS["random_responsibilities"].responsibilities
     keys = jax.random.split(key, 2000)
-    shares = jax.jit(jax.vmap(lambda key: draw(rows, 3, key=key)))(keys)
+    # Rows are an argument, as masses are above.
+    shares = jax.jit(jax.vmap(lambda rows, key: draw(rows, 3, key=key), (None, 0)))(rows, keys)
     draws = np.asarray(shares) * row_weights[:, None]
     np.testing.assert_allclose(draws.sum(1), 6.0, rtol=1e-5)
     counts = draws.sum((0, 2))
