@@ -60,23 +60,22 @@ _Counts = Annotated[
 _Engines = Annotated[tuple[Annotated[str, _one_of(ENGINES)], ...], *_List, AfterValidator(_engines_in_order)]
 
 
-class _Table(BaseModel):
+class _Table(BaseModel, use_attribute_docstrings=True):
+    """A table of the file; what stands below a key is its meaning, for messages and the documentation."""
+
     model_config = {"frozen": True, "extra": "forbid", "strict": True, "allow_inf_nan": False}
-
-
-def _key(description: str) -> Any:
-    """A key that may be left out."""
-    return Field(default=None, description=description)
 
 
 class DataConfig(_Table):
     """`[data]`: the rows to fit. Exactly one of `dataset` and `path`."""
 
-    dataset: Annotated[str, _one_of(SHIPPED)] | None = _key(f"shipped data set: {', '.join(SHIPPED)}")
-    path: _Path | None = _key("a .csv, .parquet or .npy file; relative to the folder of the settings file")
-    columns: Annotated[tuple[str, ...], *_List] | None = _key(
-        "list of names of the columns to use, all numeric ones by default; only with path"
+    dataset: Annotated[str, _one_of(SHIPPED)] | None = Field(
+        default=None, description=f"shipped data set: {', '.join(SHIPPED)}"
     )
+    path: _Path | None = None
+    """a .csv, .parquet or .npy file; relative to the folder of the settings file"""
+    columns: Annotated[tuple[str, ...], *_List] | None = None
+    """list of names of the columns to use, all numeric ones by default; only with path"""
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
@@ -95,13 +94,12 @@ class DataConfig(_Table):
 class MixtureConfig(_Table):
     """`[mixture]`: which mixtures to fit."""
 
-    family: Annotated[str, _one_of(NAMES), AfterValidator(lambda name: get_family(name).name)] = Field(
-        default="full", description="covariance structure, by its name or R's mclust's"
-    )
-    num_components: _Counts = Field(description="number of components, or a list of numbers to compare; kept sorted")
-    select_by: Literal["bic", "aic", "icl"] = Field(
-        default="bic", description="criterion that picks one of several numbers of components, by the fits of em"
-    )
+    family: Annotated[str, _one_of(NAMES), AfterValidator(lambda name: get_family(name).name)] = "full"
+    """covariance structure, by its name or R's mclust's"""
+    num_components: _Counts
+    """number of components, or a list of numbers to compare; kept sorted"""
+    select_by: Literal["bic", "aic", "icl"] = "bic"
+    """criterion that picks one of several numbers of components, by the fits of em"""
 
 
 def _numbers(*, positive: bool) -> AfterValidator:
@@ -126,32 +124,43 @@ _Positives = Annotated[Any, _numbers(positive=True)] | None
 class PriorConfig(_Table):
     """`[prior]`: one prior for all Bayesian engines, by `default_prior` or `conjugate_prior`; lists are by column."""
 
-    kind: Literal["weakly_informative", "conjugate"] = Field(
-        default="weakly_informative",
-        description="weakly_informative, or conjugate, which all Bayesian engines take and cavi and gibbs need",
+    kind: Literal["weakly_informative", "conjugate"] = "weakly_informative"
+    """weakly_informative, or conjugate, which all Bayesian engines take and cavi and gibbs need"""
+    concentration: _Positives = None
+    """Dirichlet parameter of the weights; by default 2, under a conjugate prior 1"""
+    mean_loc: _Numbers = None
+    """weakly informative: centre of component means, in the data's units; by default the columns'"""
+    mean_scale: _Positives = None
+    """weakly informative: sd of component means, in sds of each column; by default 2"""
+    scale_prior: Annotated[str, _one_of(SCALE_PRIORS)] | None = Field(
+        default=None,
+        description=f"weakly informative: prior of component scales, one of {', '.join(SCALE_PRIORS)}; "
+        "by default lognormal",
     )
-    concentration: _Positives = _key("Dirichlet parameter of the weights; by default 2, under a conjugate prior 1")
-    mean_loc: _Numbers = _key(
-        "weakly informative: centre of component means, in the data's units; by default the columns'"
-    )
-    mean_scale: _Positives = _key("weakly informative: sd of component means, in sds of each column; by default 2")
-    scale_prior: Annotated[str, _one_of(SCALE_PRIORS)] | None = _key(
-        f"weakly informative: prior of component scales, one of {', '.join(SCALE_PRIORS)}; by default lognormal"
-    )
-    scale_median: _Positives = _key("lognormal: median of component scales, in sds of each column; by default k^(-1/d)")
-    scale_sigma: _Positives = _key("lognormal: sd of the logarithms of component scales; by default 1")
-    scale_sd: _Positives = _key("half_normal: sd of component scales, in sds of each column; by default 1")
-    precision_shape: _Positives = _key("hierarchical: shape of the gamma prior of reciprocal variances; by default 2")
-    rate_shape: _Positives = _key("hierarchical: shape of the gamma prior of their rate; by default 0.2")
-    rate_rate: _Positives = _key("hierarchical: rate of that, over each column's variance; by default from its range")
-    correlation_concentration: _Positives = _key(
-        "weakly informative: LKJ parameter of the correlations; by default 2, or 1 + d/2"
-    )
-    mean: _Numbers = _key("conjugate: mean of component means, in the data's units; by default the columns' means")
-    shrinkage: _Positives = _key("conjugate: rows that the prior mean counts for; by default 0.01")
-    dof: _Positives = _key("conjugate: degrees of freedom; by default d + 2")
-    scale: _Numbers = _key("conjugate: scale of the covariances, in the data's units; by default from the data's own")
-    stick_breaking: bool | None = _key("conjugate: weights of a truncated Dirichlet process; by default false")
+    scale_median: _Positives = None
+    """lognormal: median of component scales, in sds of each column; by default k^(-1/d)"""
+    scale_sigma: _Positives = None
+    """lognormal: sd of the logarithms of component scales; by default 1"""
+    scale_sd: _Positives = None
+    """half_normal: sd of component scales, in sds of each column; by default 1"""
+    precision_shape: _Positives = None
+    """hierarchical: shape of the gamma prior of reciprocal variances; by default 2"""
+    rate_shape: _Positives = None
+    """hierarchical: shape of the gamma prior of their rate; by default 0.2"""
+    rate_rate: _Positives = None
+    """hierarchical: rate of that, over each column's variance; by default from its range"""
+    correlation_concentration: _Positives = None
+    """weakly informative: LKJ parameter of the correlations; by default 2, or 1 + d/2"""
+    mean: _Numbers = None
+    """conjugate: mean of component means, in the data's units; by default the columns' means"""
+    shrinkage: _Positives = None
+    """conjugate: rows that the prior mean counts for; by default 0.01"""
+    dof: _Positives = None
+    """conjugate: degrees of freedom; by default d + 2"""
+    scale: _Numbers = None
+    """conjugate: scale of the covariances, in the data's units; by default from the data's own"""
+    stick_breaking: bool | None = None
+    """conjugate: weights of a truncated Dirichlet process; by default false"""
 
     @model_validator(mode="after")
     def _read_by_kind(self) -> "PriorConfig":
@@ -183,17 +192,19 @@ class PriorConfig(_Table):
 class OutputConfig(_Table):
     """`[output]`: where results go."""
 
-    directory: _Path = Field(
-        default=Path("results"), description="folder, relative to the current one; by default results/<file's name>"
-    )
+    directory: _Path = Path("results")
+    """folder, relative to the current one; by default results/<file's name>"""
 
 
 class CommonConfig(_Table):
     """Settings of one comparison of engines on one data set, frozen; `Config` adds a table for each engine."""
 
-    title: str = Field(default="", description="heading of the report; by default the settings file's name")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="seed of all randomness")
-    dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of the computation")
+    title: str = ""
+    """heading of the report; by default the settings file's name"""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """seed of all randomness"""
+    dtype: Literal["float32", "float64"] = "float64"
+    """precision of the computation"""
     engines: _Engines = Field(
         default=DEFAULT_ENGINES,
         description=f"list of engines to run, em among them; kept in this order: {', '.join(ENGINES)}",
