@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from bayesgmm.comparison.agreement import agreement_columns, check_labels
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
-from bayesgmm.diagnostics.criteria import information_criteria
+from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnose import diagnose
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
@@ -111,16 +111,12 @@ class Comparison:
             for finding in diagnosis
             if finding.severity > Severity.note
         ]
-        found += [
-            (
-                Severity.note,
-                row["engine"],
+        for row in self.table.query("num_bad_k > 0").to_dict("records"):
+            unreliable = (
                 f"the Pareto k of leave-one-out is up to {row['max_pareto_k']:.2f}, so its ELPD-LOO is unreliable for "
-                f"{row['num_bad_k']:.0f} of {len(self.x)} rows",
+                f"{row['num_bad_k']:.0f} of {len(self.x)} rows"
             )
-            for row in self.table.to_dict("records")
-            if row["num_bad_k"] > 0
-        ]
+            found.append((Severity.note, row["engine"], unreliable))
         return [(name, sentence) for _, name, sentence in sorted(found, key=lambda one: -one[0])]
 
 
@@ -170,18 +166,17 @@ def compare(
         KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
     family, key, rows = get_family(family), as_key(key), unweighted_rows(x)
-    values = np.asarray(rows.values)
     counts = check_counts(num_components, rows, family)
     offered = {"checkpoint": checkpoint, **({} if on_step is None else {"progress": on_step})}
     runs, tree_key = plan_runs(engines, settings or {}, offered, key)
     plan = Plan(
-        x=values,
+        rows=rows,
         feature_names=name_features(feature_names, rows.num_features, x),
         family=family,
         counts=counts,
         select_by=one_of("select_by", select_by, CRITERIA),
-        labels=check_labels(labels, len(values)),
-        priors=make_priors(values, counts, family, prior, prior_settings or {}, runs),
+        labels=check_labels(labels, len(rows)),
+        priors=make_priors(rows, counts, family, prior, prior_settings or {}, runs),
         base=runs[0],
         runs=runs[1:],
         tree_key=tree_key,
@@ -203,26 +198,24 @@ class _Fitted:
 
 def _fit(plan: Plan, tell: Listener) -> _Fitted:
     """EM for each number of components, then the other engines for the one that the criterion selects."""
-    candidates: list[dict[str, Any]] = []
-    optima: list[Fit] = []
+    x, optima, lines = np.asarray(plan.rows.values), [], []
     for count in plan.counts:
         tell(f"EM, k = {count}")
         began = time.perf_counter()
-        optima.append(plan.base(plan.x, count, family=plan.family, on_failure="ignore"))
-        candidates.append(_candidate(optima[-1], plan.x, time.perf_counter() - began))
-    frame = pd.DataFrame(candidates)
-    index = _select(frame, plan.select_by)
+        optima.append(plan.base(plan.rows, count, family=plan.family, on_failure="ignore"))
+        lines.append(_line(plan.base.name, optima[-1], x, time.perf_counter() - began))
+    candidates = pd.DataFrame(lines, columns=_OF_CANDIDATES)
+    index = _select(candidates, plan.select_by)
     best, count = optima[index], plan.counts[index]
-    fits, partitions = {plan.base.name: best}, {}
-    seconds = {plan.base.name: candidates[index]["seconds"]}
+    fits, partitions, seconds = {plan.base.name: best}, {}, {plan.base.name: lines[index]["seconds"]}
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
     starts = [best.mixture]
-    problem = make_problem(unweighted_rows(plan.x), count, plan.family, plan.priors[count], jax.random.key(0))
+    problem = make_problem(plan.rows, count, plan.family, plan.priors[count], jax.random.key(0))
     for run in plan.runs:
         run.engine.compile_ahead(problem, run.arguments)
     tell("standard errors")  # while programs of the engines are compiled
-    errors = errors_of_em(best, plan.x)
+    errors = errors_of_em(best, x)
     for run in plan.runs:
         began = time.perf_counter()
         try:
@@ -230,11 +223,11 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
                 tell(f"further EM optima, k = {count}")
                 own = dict(plan.base.arguments)
                 key = jax.random.fold_in(own.pop("key"), len(starts))
-                starts += em_optima(plan.x, count, plan.family, run.num_starts - len(starts), key=key, **own)
+                starts += em_optima(plan.rows, count, plan.family, run.num_starts - len(starts), key=key, **own)
                 began = time.perf_counter()
             tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
             start = starts[: run.num_starts] if run.num_starts > 1 else best.mixture
-            found = run(plan.x, count, start=start, **shared)
+            found = run(plan.rows, count, start=start, **shared)
         except KeyboardInterrupt:  # whoever stopped it wants to see what there is
             if len(fits) == 1:
                 raise
@@ -242,35 +235,36 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
             break
         seconds[run.name] = time.perf_counter() - began
         if run.engine.gives == "partition":
-            partitions[run.name] = found.matched_to(np.asarray(best.mixture.predict(plan.x)))
+            partitions[run.name] = found.matched_to(np.asarray(best.mixture.predict(x)))
         else:
             fits[run.name] = found
         if found.code is ResultCode.interrupted:
             tell("interrupted: no further engine is run")
             break
-    return _Fitted(fits, partitions, seconds, frame, errors)
+    return _Fitted(fits, partitions, seconds, candidates, errors)
 
 
 def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
     """Standard errors, leave-one-out and diagnoses of the fits, and the table of it all."""
-    fits, partitions, seconds = fitted.fits, fitted.partitions, fitted.seconds
+    x, fits, seconds = np.asarray(plan.rows.values), fitted.fits, fitted.seconds
     prior = plan.priors[next(iter(fits.values())).mixture.num_components]
     bayesian = {run.name for run in plan.runs if run.engine.prior != "none"}
-    trees, rows = {}, []
+    trees, lines = {}, []
     for name, fit in fits.items():
         leave_one_out = None
         if name in bayesian:
             tell(f"diagnostics of {name}")
-            trees[name] = to_datatree(fit, plan.x, prior=prior, key=plan.tree_key, feature_names=plan.feature_names)
+            trees[name] = to_datatree(fit, x, prior=prior, key=plan.tree_key, feature_names=plan.feature_names)
             leave_one_out = loo(trees[name])
-        rows.append(_row(name, fit, plan.x, leave_one_out, seconds[name]))
+        lines.append(_line(name, fit, x, seconds[name], leave_one_out))
     tell("diagnoses")
-    diagnoses = {name: diagnose(fit, plan.x, prior if name in bayesian else None) for name, fit in fits.items()}
-    table = pd.DataFrame(rows + [_partition_row(name, one, seconds[name]) for name, one in partitions.items()])
+    diagnoses = {name: diagnose(fit, x, prior if name in bayesian else None) for name, fit in fits.items()}
+    lines += [_line(name, partition, x, seconds[name]) for name, partition in fitted.partitions.items()]
+    table = pd.DataFrame(lines)
     text = table.select_dtypes(exclude="number").columns
     table[text] = table[text].fillna("")
     comparison = Comparison(
-        x=plan.x,
+        x=x,
         feature_names=plan.feature_names,
         fits=fits,
         trees=trees,
@@ -279,22 +273,12 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
         selected_by=plan.select_by if len(plan.counts) > 1 else None,
         prior=prior,
         diagnoses=diagnoses,
-        partitions=partitions,
+        partitions=fitted.partitions,
         labels=plan.labels,
         errors=fitted.errors,
     )
-    agreement = agreement_columns(plan.x, comparison.assignments, partitions, plan.labels)
+    agreement = agreement_columns(x, comparison.assignments, fitted.partitions, plan.labels)
     return dataclasses.replace(comparison, table=table.assign(**agreement))
-
-
-def _candidate(fit: Fit, x: Float[np.ndarray, "n d"], seconds: float) -> dict[str, Any]:
-    return {
-        "num_components": fit.mixture.num_components,
-        **vars(information_criteria(fit, x)),
-        "num_steps": int(fit.num_steps),
-        "result": fit.code.name,
-        "seconds": seconds,
-    }
 
 
 def _select(candidates: pd.DataFrame, select_by: str) -> int:
@@ -304,28 +288,25 @@ def _select(candidates: pd.DataFrame, select_by: str) -> int:
     return int(np.argmin(np.where(converged, values, np.inf) if converged.any() else values))
 
 
+_OF_CANDIDATES = ["num_components", *Criteria.__dataclass_fields__, "num_steps", "result", "seconds"]
 _LOO_COLUMNS = {"elpd_loo": "elpd", "elpd_loo_se": "se", "max_pareto_k": "max_pareto_k", "num_bad_k": "num_bad"}
 
 
-def _row(name: str, fit: Fit, x: Float[np.ndarray, "n d"], leave_one_out: Loo | None, seconds: float) -> dict[str, Any]:
+def _line(
+    name: str, found: Fit | KMeansFit, x: Float[np.ndarray, "n d"], seconds: float, leave_one_out: Loo | None = None
+) -> dict[str, Any]:
+    """A row of the table; a partition has no likelihood, and leaves most columns empty."""
+    code = found.code
+    end = {"num_steps": int(found.num_steps), "seconds": seconds, "result": code.name, "message": code.explanation}
+    if isinstance(found, KMeansFit):
+        k, d = found.centres.shape
+        return {"engine": name, "num_components": k, "num_parameters": k * d, **end}
     return {
         "engine": name,
-        "family": fit.family,
-        "num_components": fit.mixture.num_components,
-        **vars(information_criteria(fit, x)),
+        "family": found.family,
+        "num_components": found.mixture.num_components,
+        **vars(information_criteria(found, x)),
         **{column: getattr(leave_one_out, field, np.nan) for column, field in _LOO_COLUMNS.items()},
-        **{name: fit.summary.get(name, np.nan) for name in ("r_hat", "ess_bulk", "divergences", "khat")},
-        **_end(fit, seconds),
+        **{name: found.summary.get(name, np.nan) for name in ("r_hat", "ess_bulk", "divergences", "khat")},
+        **end,
     }
-
-
-def _partition_row(name: str, partition: KMeansFit, seconds: float) -> dict[str, Any]:
-    """A partition has no likelihood: the other columns stay empty."""
-    k, d = partition.centres.shape
-    return {"engine": name, "num_components": k, "num_parameters": k * d, **_end(partition, seconds)}
-
-
-def _end(found: Fit | KMeansFit, seconds: float) -> dict[str, Any]:
-    code = found.code
-    ended = {"result": code.name, "message": code.explanation}
-    return {"num_steps": int(found.num_steps), "seconds": seconds, **ended}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import Family
-from bayesgmm.numerics.precision import ArrayLike, RandomKey
+from bayesgmm.numerics.precision import RandomKey
 from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
@@ -52,9 +52,9 @@ class Run:
         setting = self.engine.parameters.get("num_starts")
         return 1 if setting is None else self.arguments.get("num_starts", setting.default)
 
-    def __call__(self, x: Float[np.ndarray, "n d"], num_components: int, **shared: Any) -> Any:
+    def __call__(self, rows: Rows, num_components: int, **shared: Any) -> Any:
         """Fit, with those of the shared arguments that the engine takes."""
-        return self.engine.fit(x, num_components, **{**self.engine.taken_of(shared), **self.arguments})
+        return self.engine.fit(rows, num_components, **{**self.engine.taken_of(shared), **self.arguments})
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Plan:
     """A comparison whose arguments have been checked.
 
     Attributes:
-        x: rows (n, d).
+        rows: the rows, each of which counts once.
         feature_names: names of the d columns.
         family: covariance family.
         counts: numbers of components, ascending.
@@ -74,7 +74,7 @@ class Plan:
         tree_key: for the draws of predictions.
     """
 
-    x: Float[np.ndarray, "n d"]
+    rows: Rows
     feature_names: tuple[str, ...]
     family: Family
     counts: list[int]
@@ -149,7 +149,7 @@ def check_names(what: str, known: Sequence[str], given: Mapping[str, Any]) -> No
 
 
 def make_priors(
-    x: ArrayLike, counts: Sequence[int], family: Family, kind: str, settings: Mapping[str, Any], runs: Sequence[Run]
+    rows: Rows, counts: Sequence[int], family: Family, kind: str, settings: Mapping[str, Any], runs: Sequence[Run]
 ) -> dict[int, AnyPrior]:
     """The prior of all runs, for every number of components that may be chosen.
 
@@ -163,7 +163,7 @@ def make_priors(
     known = inspect.signature(maker).parameters
     check_names("prior_settings", [name for name in known if name not in _SHARED], settings)
     arguments = {"family": family} if "family" in known else {}
-    priors = {count: maker(x, count, **arguments, **settings) for count in counts}
+    priors = {count: maker(rows, count, **arguments, **settings) for count in counts}
     if any(run.engine.prior == "mode" for run in runs):
         for prior in priors.values():
             check_has_mode(prior)
