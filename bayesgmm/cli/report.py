@@ -87,15 +87,16 @@ def _parameters(comparison: Comparison) -> str:
 def _pictures(comparison: Comparison) -> Iterator[str]:
     """Every figure with its caption; one without a heading belongs to the one before it."""
     x, names, fits, base = comparison.x, comparison.feature_names, comparison.fits, comparison.base
-    em, one = f"the {ENGINES[base.engine].label} fit", x.shape[1] == 1
+    label, one = ENGINES[base.engine].label, x.shape[1] == 1
+    em = f"the {label} fit"
     picture = plots.plot_assignments(base.mixture, x, feature_names=names)
     drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
     yield _figure(picture, f"Rows coloured by hard assignment, with the {drawn}.", "The fit by maximum likelihood")
     for name, partition in comparison.partitions.items():
-        label = ENGINES[name].label
+        other = ENGINES[name].label
         picture = plots.plot_partitions(base, x, partition, feature_names=names)
         ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
-        yield _figure(picture, f"Hard assignments by {em} and by {label}{ringed}.", f"Beside {label}")
+        yield _figure(picture, f"Hard assignments by {em} and by {other}{ringed}.", f"Beside {other}")
     posteriors = [name for name, fit in fits.items() if fit.draws is not None]
     if posteriors:
         # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
@@ -113,7 +114,9 @@ def _pictures(comparison: Comparison) -> Iterator[str]:
     else:
         picture = plots.plot_responsibility_uncertainty(base, x, feature_names=names)
         yield _figure(picture, "Uncertainty of the assignment of each row: one minus its largest responsibility.")
-    caption = "Log-likelihood of EM, log posterior density of MAP and of every draw, ELBO of the variational fits."
+    caption = (
+        f"Log-likelihood of {label}, log posterior density of MAP and of every draw, ELBO of the variational fits."
+    )
     yield _figure(plots.plot_traces(fits), caption, "What the engines watched")
     if comparison.selected_by is not None:
         picture = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)

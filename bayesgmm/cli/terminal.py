@@ -12,7 +12,7 @@ from bayesgmm.comparison.compare import Comparison
 from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
-from bayesgmm.engines.registry import ENGINES
+from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
 LEFT = {"engine", "converged", "cluster", "quantity"}
@@ -109,7 +109,7 @@ def flag_legend(table: ParameterTable) -> str:
         return ""
     meaning = f"[×ratio]: of this sd to that of {table.reference}, where it is far from 1"
     if table.likelihood and (table.frame[f"{table.likelihood} coverage"] < MIN_COVERAGE).to_numpy().any():
-        meaning += f"; [%]: of {table.reference} in EM's 95% interval, where it is little"
+        meaning += f"; [%]: of {table.reference} in {ENGINES[BASE_ENGINE].label}'s 95% interval, where it is little"
     return meaning
 
 

@@ -20,7 +20,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
-from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.precision import ArrayLike, matching_precision
 from bayesgmm.posterior import convergence
 from bayesgmm.posterior import thresholds as limits
 from bayesgmm.priors.checks import check_prior
@@ -58,7 +58,11 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
             draws a chain (8 of a single chain), or a tree without log prior densities.
     """
     x = np.asarray(unweighted_rows(x).values)
-    _check(fit, x, prior)
+    if np.ndim(as_fit(fit).result):
+        raise InputError(f"fit holds {np.size(fit.result)} fits; diagnose them one by one")
+    rows_of_mixture(fit.mixture, x)
+    if prior is not None:
+        check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
     points = fit.mixture if fit.draws is None else fit.draws
     finite = _is_finite(points)
     findings = list(_sampler_findings(fit))
@@ -81,14 +85,6 @@ def _finding(text: str, severity: Severity, **evidence: object) -> Finding:
     """The finding with this text of the table, its numbers filled in."""
     words = _TEXTS[text]
     return Finding(text.partition(":")[0], severity, words["detail"].format(**evidence), words["advice"])
-
-
-def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
-    if np.ndim(as_fit(fit).result):
-        raise InputError(f"fit holds {np.size(fit.result)} fits; diagnose them one by one")
-    rows_of_mixture(fit.mixture, x)
-    if prior is not None:
-        check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
 
 
 def _is_finite(points: Mixture) -> Bool[np.ndarray, "*draws"]:
@@ -236,11 +232,10 @@ def _flatten_weights(points: Mixture) -> Float[np.ndarray, "draws k"]:
     return np.exp(np.asarray(points.log_weights, np.float64)).reshape(-1, points.num_components)
 
 
+@matching_precision
 def _measure_widths(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " k"]:
     r"""$\min_v \sqrt{v^\top \Sigma_j v / v^\top S v}$ with S the covariance of the rows: no units, no coordinates."""
-    factor = np.asarray(mixture.precision_factor, np.float64)
-    if mixture.is_diagonal:
-        factor = factor[..., None] * np.eye(mixture.num_features)
+    factor = np.asarray(mixture.factor.dense(mixture.precision_factor), np.float64)
     covariance = np.cov(x, rowvar=False, bias=True, dtype=np.float64).reshape(2 * [mixture.num_features])
     largest = np.linalg.eigvalsh(factor @ covariance @ np.swapaxes(factor, 1, 2))[:, -1]
     return np.broadcast_to(1 / np.sqrt(largest), mixture.num_components)

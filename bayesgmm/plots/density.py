@@ -14,6 +14,7 @@ from bayesgmm.numerics.validation import real_array, short_repr
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import BLUE, INK, VERMILION, AxesLike
 from bayesgmm.plots.view import Columns, Drawable, Names, View, point_and_draws, view_rows
+from bayesgmm.posterior.allocations import pooled_draws
 
 _PLANE_DRAWS = 100  # averaged into a density over the plane: more of them move no contour
 _BAND_DRAWS = 400
@@ -166,7 +167,7 @@ def _plane_of(draws: Mixture, x: ArrayLike, columns: Columns, feature_names: Nam
 
 
 def _draw_regions(ax: Axes, draws: Mixture, view: View, levels: tuple[float, ...]) -> None:
-    points, pair = view.shown.astype(np.float64), shapes.averaged(view.marginal(draws, 0, 1))
+    points, pair = view.shown.astype(np.float64), pooled_draws(view.marginal(draws, 0, 1))
     edges = shapes.region_heights(pair, levels[::-1])
     horizontal, vertical, grid = shapes.grid_of(shapes.plane_of_region(pair, points, edges[0]))
     field = shapes.density_at(pair, grid).reshape(len(horizontal), len(vertical)).T

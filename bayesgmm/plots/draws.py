@@ -18,7 +18,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.plots import panels, shapes
-from bayesgmm.plots.panels import BLUE, INK, AxesLike
+from bayesgmm.plots.panels import BLUE, DATA_GREY, INK, AxesLike
 from bayesgmm.plots.view import Columns, Drawable, Names, View, one_mixture, posterior_draws, thinned_draws, view_rows
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.prior_predictive import prior_draws
@@ -87,7 +87,7 @@ def plot_posterior_ellipses(
         if i == j:
             _draw_densities(panel, view, i, (bold, shown, banded), who, alpha)
             continue
-        shapes.draw_plain_points(panel, view.shown[:, [j, i]])
+        shapes.draw_ground(panel, view.shown[:, [j, i]], size=0.6, color=DATA_GREY, zorder=1)
         outlines = shapes.ellipse_outlines(view.marginal(shown, j, i), level, _NUM_POINTS)
         look: dict[str, Any] = {"linewidths": 0.6, "alpha": alpha, "zorder": 2}
         for cluster in range(draws.num_components):
@@ -200,9 +200,7 @@ def plot_prior_predictive(
     return grid.drawn
 
 
-def predictive_density(
-    new: Float[np.ndarray, "m c"],
-) -> tuple[list[Float[np.ndarray, " b"]], Float[np.ndarray, "..."]]:
+def predictive_density(new: Float[np.ndarray, "m c"]) -> tuple[list[Float[np.ndarray, " b"]], Float[np.ndarray, "..."]]:
     """Centres of bins along one or two columns, and the density of the rows in them, smoothed by a normal kernel."""
     low, high = np.quantile(new, _COVERED, axis=0)
     edges = list(np.linspace(low, high, _NUM_BINS + 1).T)

@@ -1,7 +1,7 @@
 """How many components: criteria over k, weights of every k, and the components that draws fill."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,8 +142,8 @@ def plot_num_components(table: pd.DataFrame, *, ax: AxesLike = None) -> Axes:
     found = [name for name in _WEIGHTS if name in table.columns]
     _check_counts(table, found, "bic or weight")
     shown, rows = np.unique(table["num_components"].to_numpy(int), return_inverse=True)
-    heights = {name: np.bincount(rows, _WEIGHTS[name].weigh(table[name].to_numpy(float))) for name in found}
-    title = "weight" if len(found) > 1 else _WEIGHTS[found[0]].alone
+    heights = {name: np.bincount(rows, _WEIGHTS[name](table[name].to_numpy(float))) for name in found}
+    title = "weight" if len(found) > 1 else _TITLES[found[0]]
     return _draw_bars(panels.one_axes(ax, (5.4, 3.0)), shown, heights, "number of clusters k", title)
 
 
@@ -194,18 +194,10 @@ def _given_weights(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     return values
 
 
-class _Weights(NamedTuple):
-    """Weights of the numbers of components that a column of a table gives, and what they are called."""
-
-    weigh: Callable[[Float[np.ndarray, " m"]], Float[np.ndarray, " m"]]
-    label: str
-    alone: str
-
-
-_WEIGHTS = {
-    "bic": _Weights(_bic_weights, "by BIC: exp(−BIC/2)", "posterior probability (BIC)"),
-    "weight": _Weights(_given_weights, "stacking by LOO", "stacking weight (LOO)"),
-}
+# Weights of the numbers of components by the column of a table that gives them, what they are called, and what alone.
+_WEIGHTS = {"bic": _bic_weights, "weight": _given_weights}
+_LABELS = {"bic": "by BIC: exp(−BIC/2)", "weight": "stacking by LOO"}
+_TITLES = {"bic": "posterior probability (BIC)", "weight": "stacking weight (LOO)"}
 
 
 def _draw_bars(
@@ -215,7 +207,7 @@ def _draw_bars(
     width = 0.7 / len(heights)
     for position, (name, values) in enumerate(heights.items()):
         places = np.arange(len(shown)) + (position - (len(heights) - 1) / 2) * width
-        look = {"color": PALETTE[position], "label": _WEIGHTS[name].label if len(heights) > 1 else None, "gid": name}
+        look = {"color": PALETTE[position], "label": _LABELS[name] if len(heights) > 1 else None, "gid": name}
         bars = ax.bar(places, values, 0.92 * width, linewidth=0.0, **look)
         texts = ["0" if value < 0.0005 else f"{value:.2f}" if value >= 0.005 else "<0.01" for value in values]
         ax.bar_label(bars, texts, fontsize=FONT_SIZE - 1.5, color=INK)

@@ -16,6 +16,7 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import DATA_GREY, INK, MARKERS, AxesLike
+from bayesgmm.plots.shapes import Grid
 from bayesgmm.plots.view import Names, engines_giving, name_columns
 
 _MOST_FEATURES = 8
@@ -104,9 +105,7 @@ def _values(fit: Fit, row: int) -> Float[np.ndarray, "s k"]:
     return values.reshape(-1, mixture.num_components).astype(np.float64)
 
 
-def density_of_draws(
-    values: Float[np.ndarray, " s"], support: tuple[float, float]
-) -> tuple[Float[np.ndarray, " g"], Float[np.ndarray, " g"]] | None:
+def density_of_draws(values: Float[np.ndarray, " s"], support: tuple[float, float]) -> tuple[Grid, Grid] | None:
     """A kernel density estimate along the range of the draws, or None where they are all equal."""
     if np.ptp(values) <= 1e-12 * np.abs(values).max() or len(values) < 2:
         return None

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
-from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from bayesgmm.engines.fit import Fit
@@ -18,6 +18,7 @@ from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, INK, VERMILION, AxesLike
 from bayesgmm.plots.view import Columns, Drawable, Names, View, point_and_draws, posterior_draws, view_rows
+from bayesgmm.posterior.allocations import mean_responsibilities
 from bayesgmm.posterior.similarity import MAX_ROWS, similarity_matrix
 
 _MOST_DRAWS = 200
@@ -91,7 +92,7 @@ def plot_responsibility_heatmap(mixture_or_fit: Drawable, x: ArrayLike, *, ax: A
 def _sorted_responsibilities(mixture_or_fit: Drawable, x: ArrayLike) -> Float[np.ndarray, "n k"]:
     """Of every row, by cluster and then by falling responsibility of it; ties keep their order."""
     _, draws = point_and_draws(mixture_or_fit, _MOST_DRAWS)
-    shares = shapes.mean_responsibilities(draws, view_rows(draws, x, None, None).x)
+    shares = mean_responsibilities(draws, view_rows(draws, x, None, None).x)
     return shares[np.lexsort((-shares.max(1), shares.argmax(1)))]
 
 
@@ -157,8 +158,7 @@ def similarity_order(
         leaves = np.arange(len(matrix))
     else:
         distances = squareform(np.clip(1.0 - matrix, 0.0, None) * (1.0 - np.eye(len(matrix))), checks=False)
-        tree = linkage(distances, "average")
-        leaves = leaves_list(optimal_leaf_ordering(tree, distances) if len(matrix) <= _OPTIMAL_ROWS else tree)
+        leaves = leaves_list(linkage(distances, "average", optimal_ordering=len(matrix) <= _OPTIMAL_ROWS))
     if partition is None:
         return leaves
     sizes = np.bincount(partition)
@@ -213,7 +213,7 @@ def plot_responsibility_uncertainty(
     if view.num_shown == 1:
         _draw_responsibilities(grid.first, draws, view.x[:, 0])
         return panels.finish_grid(grid)
-    uncertainty = 1.0 - shapes.mean_responsibilities(draws, view.x).max(1)
+    uncertainty = 1.0 - mean_responsibilities(draws, view.x).max(1)
     highest = 1.0 - 1.0 / max(draws.num_components, 2)
     order = np.argsort(uncertainty, kind="stable")  # the most uncertain rows last, on top
     uncertainty, colours = uncertainty[order], Normalize(0.0, highest)
@@ -240,7 +240,7 @@ def _draw_responsibilities(ax: Axes, draws: Mixture, values: Float[np.ndarray, "
     grid = shapes.density_grid(draws, values)
     curves = np.asarray(draws.responsibilities(grid[:, None]))
     mean = curves.mean(0) if draws.draw_shape else curves
-    labels = shapes.mean_responsibilities(draws, values[:, None]).argmax(1)
+    labels = mean_responsibilities(draws, values[:, None]).argmax(1)
     for cluster in range(draws.num_components):
         colour, name = panels.cluster_colour(cluster), f"cluster {cluster}"
         if draws.draw_shape:
@@ -289,7 +289,7 @@ def plot_assignment_entropy(
     else:
         values = view.shown[:, 0]
         grid = shapes.density_grid(draws, values)
-        entropy = shapes.assignment_entropy(shapes.mean_responsibilities(draws, grid[:, None]))
+        entropy = shapes.assignment_entropy(mean_responsibilities(draws, grid[:, None]))
         ax.fill_between(grid, 0.0, entropy, color=shapes.UNCERTAINTY(0.5), alpha=0.3, linewidth=0.0)
         ax.plot(grid, entropy, color=INK, linewidth=1.6, gid="entropy")
         shapes.draw_rug(ax, values, DATA_GREY)
@@ -302,7 +302,7 @@ def plot_assignment_entropy(
 def _draw_plane(ax: Axes, point: Mixture | None, draws: Mixture, view: View, highest: float) -> None:
     points = view.shown.astype(np.float64)
     horizontal, vertical, grid = shapes.grid_of(shapes.plane_around(points))
-    entropy = shapes.assignment_entropy(shapes.mean_responsibilities(view.marginal(draws, 0, 1), grid))
+    entropy = shapes.assignment_entropy(mean_responsibilities(view.marginal(draws, 0, 1), grid))
     extent = (horizontal[0], horizontal[-1], vertical[0], vertical[-1])
     entropy = entropy.reshape(len(horizontal), len(vertical)).T
     look: dict[str, Any] = {"cmap": shapes.UNCERTAINTY, "norm": Normalize(0.0, highest), "origin": "lower"}

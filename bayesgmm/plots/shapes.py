@@ -18,7 +18,6 @@ from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.validation import short_repr
 from bayesgmm.plots.panels import DATA_GREY, INK, cluster_colour, cluster_marker
-from bayesgmm.posterior.allocations import responsibility_blocks
 
 MANY_ROWS = 5000
 """Beyond it points are drawn as pixels even in a PDF, which would otherwise take minutes to open."""
@@ -70,20 +69,6 @@ def grid_of(span: Float[np.ndarray, "2 2"]) -> tuple[Grid, Grid, Float[np.ndarra
     return horizontal, vertical, pairs.reshape(-1, 2)
 
 
-def averaged(draws: Mixture) -> Mixture:
-    r"""The mixture of all components of draws (s), $\frac1s \sum_t p_t(x)$: their posterior predictive density."""
-    if not draws.draw_shape:
-        return draws
-    (num_draws,), k = draws.draw_shape, draws.num_components
-    factor = np.asarray(draws.precision_factor)
-    factor = np.broadcast_to(factor, (num_draws, k, *factor.shape[2:]))
-    return Mixture(
-        (np.asarray(draws.log_weights) - np.log(num_draws)).ravel(),
-        np.asarray(draws.means).reshape(-1, draws.num_features),
-        factor.reshape(-1, *factor.shape[2:]),
-    )
-
-
 def density_at(mixture: Mixture, points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
     """Density of one mixture, of however many components, at points."""
     return np.exp(np.asarray(row_log_prob(mixture, points)))
@@ -92,14 +77,6 @@ def density_at(mixture: Mixture, points: Float[np.ndarray, "m d"]) -> Float[np.n
 def region_heights(pair: Mixture, levels: Sequence[float]) -> Float[np.ndarray, " l"]:
     """Heights of the density above which it holds these masses; always of the same random rows, for equal pictures."""
     return np.exp(hdr_level(pair, np.asarray(levels), key=jax.random.key(0), num_draws=_NUM_ROWS).value)
-
-
-def mean_responsibilities(mixtures: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-    """Responsibilities averaged over the draws of a mixture with one leading axis; of a single mixture its own."""
-    if not mixtures.draw_shape:
-        return np.asarray(mixtures.responsibilities(x))
-    total = sum((block.sum(0) for block in responsibility_blocks(mixtures, x)), np.zeros(()))
-    return total / mixtures.draw_shape[0]
 
 
 def assignment_entropy(responsibilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
@@ -214,14 +191,9 @@ def draw_points(ax: Axes, points: Float[np.ndarray, "n 2"], labels: Int[np.ndarr
         _scatter(ax, points[labels == cluster], len(points), 1.0, alpha=0.6, **look)
 
 
-def draw_plain_points(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
-    """A scatter of the rows in grey, as the ground of something else."""
-    _scatter(ax, points, len(points), 0.6, color=DATA_GREY, alpha=0.7, gid="rows")
-
-
-def draw_ground(ax: Axes, points: Float[np.ndarray, "n 2"]) -> None:
-    """The rows as small dark points over a field."""
-    _scatter(ax, points, len(points), 0.4, color=INK, alpha=0.7, zorder=3, gid="rows")
+def draw_ground(ax: Axes, points: Float[np.ndarray, "n 2"], *, size: float = 0.4, **look: Any) -> None:
+    """The rows as small points, by default dark ones over a field."""
+    _scatter(ax, points, len(points), size, **{"color": INK, "alpha": 0.7, "zorder": 3, "gid": "rows", **look})
 
 
 def _scatter(ax: Axes, points: Float[np.ndarray, "m 2"], num_rows: int, size: float, **look: Any) -> None:

@@ -72,6 +72,23 @@ def responsibility_blocks(draws: Mixture, x: AnyArray) -> Iterator[Float[np.ndar
         yield block
 
 
+def mean_responsibilities(draws: Mixture, x: AnyArray) -> Float[np.ndarray, "n k"]:
+    """Average the responsibilities of draws (s) for rows (n, d); those of a single mixture are as they are."""
+    if not draws.draw_shape:
+        return np.asarray(draws.responsibilities(x))
+    return sum((block.sum(0) for block in responsibility_blocks(draws, x)), np.zeros(())) / len(draws.means)
+
+
+def pooled_draws(draws: Mixture) -> Mixture:
+    r"""The mixture of all components of draws (s): its density is the mean of theirs, $\frac1s \sum_t p_t(x)$."""
+    if not draws.draw_shape:
+        return draws
+    log_weights, means, factor = (np.asarray(leaf) for leaf in jax.tree.leaves(draws))
+    factor = np.broadcast_to(factor, (*log_weights.shape, *factor.shape[2:]))
+    shares = log_weights - np.log(len(means)).astype(means.dtype)
+    return Mixture(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in (shares, means, factor)))
+
+
 def passes_over_draws(
     make_block: Callable[[np.ndarray], np.ndarray], draws: Mixture, x: AnyArray
 ) -> Callable[[], Iterable[np.ndarray]]:

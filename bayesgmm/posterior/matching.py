@@ -44,7 +44,7 @@ def check_reference(
         InputError: with the shapes of both, by their names.
     """
     alike = as_mixture(reference, names[0]).means.shape == as_mixture(mixture, names[1]).means.shape[-2:]
-    if alike and (any_factor or reference.is_diagonal == mixture.is_diagonal):
+    if alike and (any_factor or type(reference.factor) is type(mixture.factor)):
         return
     shapes = [f"means {one.means.shape} and factors {one.precision_factor.shape}" for one in (reference, mixture)]
     raise InputError(

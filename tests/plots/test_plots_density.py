@@ -18,12 +18,12 @@ from bayesgmm.plots import (
 )
 from bayesgmm.plots.shapes import (
     assignment_entropy,
-    averaged,
     density_at,
     plane_around,
     plane_of_region,
     region_heights,
 )
+from bayesgmm.posterior.allocations import pooled_draws
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 
@@ -63,7 +63,7 @@ def test_averaged_draws_have_the_predictive_density(rng):
     draws = posterior_of(case, rng, shape=(1, 20))
     points = case.rows(5000, rng)  # more than a block
     expected = density_of_draws(draws, [0, 1], points).mean(0)
-    np.testing.assert_allclose(density_at(averaged(draws[0]), points), expected, rtol=1e-9)
+    np.testing.assert_allclose(density_at(pooled_draws(draws[0]), points), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("columns", [[0, 1], [2, 0], "pca"])

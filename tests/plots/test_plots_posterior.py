@@ -8,8 +8,8 @@ from plot_helpers import FULL, by_gid, check_drawable, make_fit, posterior_of, s
 
 from bayesgmm.plots import plot_posterior_ellipses, plot_responsibility_uncertainty
 from bayesgmm.plots.panels import root_figure
-from bayesgmm.plots.shapes import mean_responsibilities
 from bayesgmm.plots.view import thinned_draws
+from bayesgmm.posterior.allocations import mean_responsibilities
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
 
