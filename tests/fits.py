@@ -7,6 +7,7 @@ therefore take the fit, or at least the rows, from here. What comes back is shar
 import functools
 
 import jax
+import numpy as np
 from helpers import DATA
 
 import bayesgmm
@@ -24,9 +25,16 @@ def em(data, num_components, family="full", *, seed=0, **settings):
     return bayesgmm.fit_em(DATA[data], num_components, family=family, key=jax.random.key(seed), **settings)
 
 
+@functools.cache
 def maximum(data, num_components, family="full"):
     """EM run on to the last digit."""
-    return em(data, num_components, family, **TIGHT)
+    x = DATA[data]
+    return bayesgmm.fit_em(x, num_components, family=family, start=in_order(x, num_components), **TIGHT)
+
+
+def in_order(x, num_components):
+    """Labels of as many rows for each component, by the first feature: a start that costs no program of its own."""
+    return np.argsort(np.argsort(x[:, 0], kind="stable")) * num_components // len(x)
 
 
 @functools.cache

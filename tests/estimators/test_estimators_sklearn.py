@@ -82,6 +82,25 @@ def global_dtype(request):
     return request.param
 
 
+# Most tests of scikit-learn go over these types. By default one of each representation is compiled; that the estimator
+# of every type does what scikit-learn's does is tested in `test_estimators.py` too.
+ALL_TYPES = MODULES["test_gaussian_mixture"].COVARIANCE_TYPE
+TYPES = [
+    pytest.param(["full", "spherical"], id="two_types"),
+    pytest.param(ALL_TYPES, marks=pytest.mark.slow, id="all_types"),
+]
+
+
+@pytest.fixture(params=TYPES, autouse=True)
+def covariance_types(request, monkeypatch):
+    """The types that a test goes over in a loop of its own; where the type is a parameter, all run by default."""
+    if {"covar_type", "covariance_type"} & set(request.node.callspec.params):
+        return
+    for module in ("test_gaussian_mixture", "test_bayesian_mixture"):
+        assert MODULES[module].COVARIANCE_TYPE == ALL_TYPES
+        monkeypatch.setattr(MODULES[module], "COVARIANCE_TYPE", request.param)
+
+
 @pytest.fixture
 def global_random_seed():
     return 42  # the one that scikit-learn's runs use by default

@@ -90,10 +90,16 @@ def test_update_is_bayes_theorem(family, rng):
     np.testing.assert_allclose(found, log_evidence(posterior, prior, jnp.asarray(float(len(x)))), rtol=1e-10)
 
 
+@jax.jit
+def draws_of(posterior, keys):
+    """A mixture for each key; of a constant posterior XLA would work out parts of all of them while it compiles."""
+    return jax.vmap(lambda key: sample_mixture(posterior, key=key))(keys)
+
+
 @each_conjugate_family
 def test_draws_have_the_moments_and_quantiles_of_the_distribution(family, rng, key):
     *_, posterior = posterior_of(family, rng)
-    draws = jax.jit(jax.vmap(lambda key: sample_mixture(posterior, key=key)))(jax.random.split(key, 4000))
+    draws = draws_of(posterior, jax.random.split(key, 4000))
     weights, means, covariances = (np.asarray(part) for part in (draws.weights, draws.means, draws.covariances))
     for j in range(2):
         rest = posterior.concentration.sum() - posterior.concentration[j]
@@ -125,7 +131,7 @@ def test_draws_have_the_moments_and_quantiles_of_the_distribution(family, rng, k
 @each_conjugate_family
 def test_expected_mixture_is_the_mean_log_density_of_draws(family, rng, key):
     x, _, _, posterior = posterior_of(family, rng)
-    draws = jax.jit(jax.vmap(lambda key: sample_mixture(posterior, key=key)))(jax.random.split(key, 4000))
+    draws = draws_of(posterior, jax.random.split(key, 4000))
     joint = np.asarray(draws.joint_log_prob(x[:5]))
     error = joint.std(0) / np.sqrt(len(joint))
     assert (np.abs(joint.mean(0) - expected_mixture(posterior).joint_log_prob(x[:5])) < 5 * error).all()
@@ -134,7 +140,7 @@ def test_expected_mixture_is_the_mean_log_density_of_draws(family, rng, key):
 @each_conjugate_family
 def test_predictive_density_is_the_mean_density_of_draws(family, rng, key):
     x, _, _, posterior = posterior_of(family, rng)
-    draws = jax.jit(jax.vmap(lambda key: sample_mixture(posterior, key=key)))(jax.random.split(key, 4000))
+    draws = draws_of(posterior, jax.random.split(key, 4000))
     density = np.exp(np.asarray(draws.log_prob(x[:8])))
     found = np.exp(posterior.predictive_log_prob(x[:8]))
     assert (np.abs(density.mean(0) - found) < 5 * density.std(0) / np.sqrt(len(density))).all()

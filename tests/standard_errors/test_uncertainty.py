@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fits import TIGHT, em, maximum
+from fits import TIGHT, em, in_order, maximum
 from helpers import DATA, dense, each_family, own_shape, random_case, some_families
 from scipy import stats
 
@@ -26,7 +26,8 @@ from bayesgmm.standard_errors.intervals import LOG, LOGIT, bca_interval, normal_
 from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit
 
 DRAWING = ("bootstrap", "weighted", "parametric")
-NUM_ROWS = 500  # of most data sets here, so that they share programs
+NUM_ROWS = len(DATA["faithful"])  # of most data sets here, so that they share their programs with Old Faithful
+NUM_REPLICATES = 4000  # likewise
 
 
 def separated(rng, num_rows=NUM_ROWS, num_features=2):
@@ -40,7 +41,7 @@ def separated(rng, num_rows=NUM_ROWS, num_features=2):
 
 
 def fitted(x, k, family="full", **options):
-    return bayesgmm.fit_em(x, k, family=family, key=jax.random.key(0), **(TIGHT | options))
+    return bayesgmm.fit_em(x, k, family=family, **({"start": in_order(x, k)} | TIGHT | options))
 
 
 # Coordinates
@@ -138,13 +139,14 @@ def test_theory_agrees_with_numerical_derivatives_in_other_parameters(family):
     observed = bayesgmm.uncertainty(fit, x)
     assert observed.code is bayesgmm.UncertaintyCode.successful
     np.testing.assert_allclose(plain.reported(observed), np.sqrt(np.diag(inverse)), rtol=2e-4)
-    sandwich = bayesgmm.uncertainty(fit, x, "sandwich")
-    expected = np.sqrt(np.diag(inverse @ (scores @ scores.T) @ inverse))
-    np.testing.assert_allclose(plain.reported(sandwich), expected, rtol=5e-4)
+    if family.name in ("full", "spherical"):  # two matrices in any free coordinates, each family's compared above
+        sandwich = bayesgmm.uncertainty(fit, x, "sandwich")
+        expected = np.sqrt(np.diag(inverse @ (scores @ scores.T) @ inverse))
+        np.testing.assert_allclose(plain.reported(sandwich), expected, rtol=5e-4)
 
 
 def test_one_component_has_the_textbook_errors(rng):
-    n = 400
+    n = NUM_ROWS
     x = np.exp(0.5 * rng.normal(size=(n, 2))) @ np.array([[2.0, 0.7], [0.0, 1.0]]) + 1e4
     fit = fitted(x, 1)
     found = bayesgmm.uncertainty(fit, x)
@@ -290,7 +292,7 @@ def test_replicates_of_one_component_are_resampled_moments_and_bca_is_scipys(key
     x = rng.gamma(2.0, size=(60, 1))
     fit = fitted(x, 1)
     variance = {"variance": lambda mixture: mixture.covariances[0, 0, 0]}
-    found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=4000, key=key, functions=variance)
+    found = bayesgmm.uncertainty(fit, x, "bootstrap", num_replicates=NUM_REPLICATES, key=key, functions=variance)
     draws = found.replicates["variance"]
     for kind in ("percentile", "bca"):
         expected = stats.bootstrap(
@@ -312,15 +314,17 @@ def test_replicates_of_one_component_are_resampled_moments_and_bca_is_scipys(key
 def test_weighted_replicates_of_a_mean_have_the_bayesian_bootstraps_variance(key, rng):
     """Of Dirichlet(1, ..., 1) weights a weighted mean has variance s^2 / (n + 1) (Rubin 1981)."""
     x = rng.normal(size=(60, 1))
-    found = bayesgmm.uncertainty(fitted(x, 1), x, "weighted", num_replicates=4000, key=key)
-    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(x.var() / 61) - 1) < 4 / math.sqrt(2 * 4000)
+    found = bayesgmm.uncertainty(fitted(x, 1), x, "weighted", num_replicates=NUM_REPLICATES, key=key)
+    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(x.var() / 61) - 1) < 4 / math.sqrt(2 * NUM_REPLICATES)
     # With whole weights: as many rows of weight one.
     weights = np.repeat([1.0, 3.0], 30)
     many = np.repeat(x, weights.astype(int), axis=0)
     found = bayesgmm.uncertainty(
-        fitted(x, 1, row_weights=weights), x, "weighted", num_replicates=4000, key=key, row_weights=weights
+        fitted(x, 1, row_weights=weights), x, "weighted", num_replicates=NUM_REPLICATES, key=key, row_weights=weights
     )
-    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(many.var() / 121) - 1) < 4 / math.sqrt(2 * 4000)
+    assert abs(found.standard_errors["means"][0, 0] / math.sqrt(many.var() / 121) - 1) < 4 / math.sqrt(
+        2 * NUM_REPLICATES
+    )
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -354,8 +358,8 @@ def test_methods_agree_on_separated_clusters(family, methods, key, rng):
     # Rows of a mixture of the family, or theory and simulation could not agree; clusters of 40 % and 60 %.
     case = random_case(family, 2, 2, rng)
     # Quasi-random, with next to the moments of normals, on which sandwich and observed information agree.
-    noise = stats.qmc.MultivariateNormalQMC(np.zeros(2), engine=stats.qmc.Halton(2, rng=rng)).random(NUM_ROWS)
-    sizes = [2 * NUM_ROWS // 5, 3 * NUM_ROWS // 5]
+    noise = stats.qmc.MultivariateNormalQMC(np.zeros(2), engine=stats.qmc.Halton(2, rng=rng)).random(500)
+    sizes = [200, 300]
     factors = np.linalg.cholesky(case.covariances)[np.repeat([0, 1], sizes)]
     x = np.repeat([[0.0, 1.0], [15.0, 15.0]], sizes, axis=0) + np.einsum("nij,nj->ni", factors, noise)
     fit = fitted(x, 2, family)
@@ -428,7 +432,7 @@ def test_errors_are_mclusts(method, key):
     """Two samples of 500 replicates differ by 4.5 % in their standard deviation; of heavy tails by more."""
     x = DATA["faithful"]
     fit = maximum("faithful", 2)
-    options = {} if method == "jackknife" else {"key": key, "num_replicates": 4000}
+    options = {} if method == "jackknife" else {"key": key, "num_replicates": NUM_REPLICATES}
     found = bayesgmm.uncertainty(fit, x, method, **options)
     order = [1, 0]
     np.testing.assert_allclose(found.estimates["means"][order], MCLUST_MEANS_VVV, rtol=2e-4)
@@ -647,7 +651,7 @@ def of_other_rows():
 
 def stopped_early():
     x = DATA["faithful"]
-    return fitted(x, 3, tol=1e-3, accelerate=False), x
+    return fitted(x, 3, "tied", tol=1e-3, accelerate=False), x
 
 
 def under_a_prior():
