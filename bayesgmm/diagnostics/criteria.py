@@ -21,9 +21,8 @@ from bayesgmm.engines.fit import Fit, as_fit
 from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import get_family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import real_array
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def icl(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
 @matching_precision
 def pointwise_log_likelihood(draws: Mixture, x: ArrayLike) -> Float[AnyArray, "*draws n"]:
     r"""Compute $\log p(x_i)$ of every row under every draw, shape (..., n)."""
-    rows = real_array(x, "x")
+    rows = rows_of_mixture(draws, x)
     flat = jax.tree.map(lambda leaf: jnp.reshape(jnp.asarray(leaf), (-1, *leaf.shape[len(draws.draw_shape) :])), draws)
     shape = (*draws.draw_shape, len(rows))
     if is_traced((draws, rows)):

@@ -58,11 +58,7 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
             draws a chain (8 of a single chain), or a tree without log prior densities.
     """
     x = np.asarray(unweighted_rows(x).values)
-    if np.ndim(as_fit(fit).result):
-        raise InputError(f"fit holds {np.size(fit.result)} fits; diagnose them one by one")
-    rows_of_mixture(fit.mixture, x)
-    if prior is not None:
-        check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
+    _check(fit, x, prior)
     points = fit.mixture if fit.draws is None else fit.draws
     finite = _is_finite(points)
     findings = list(_sampler_findings(fit))
@@ -85,6 +81,14 @@ def _finding(text: str, severity: Severity, **evidence: object) -> Finding:
     """The finding with this text of the table, its numbers filled in."""
     words = _TEXTS[text]
     return Finding(text.partition(":")[0], severity, words["detail"].format(**evidence), words["advice"])
+
+
+def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
+    if np.ndim(as_fit(fit).result):
+        raise InputError(f"fit holds {np.size(fit.result)} fits; diagnose them one by one")
+    rows_of_mixture(fit.mixture, x)
+    if prior is not None:
+        check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
 
 
 def _is_finite(points: Mixture) -> Bool[np.ndarray, "*draws"]:
