@@ -48,7 +48,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SEED = int(os.environ.get("BAYESGMM_TEST_SEED", "0"))
 MEMORY_MAPS = Path("/proc/self/maps")
-MOST_MEMORY_MAPS = 30_000  # Linux lets a process have 65,530; ten tests take some thousands
+MOST_MEMORY_MAPS = 40_000  # Linux lets a process have 65,530; ten tests take some thousands
 
 
 def pytest_configure(config):

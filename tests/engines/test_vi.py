@@ -9,7 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers import DATA, compilations, target_of
+from helpers import DATA, compilations, target_of, to_float32
 from numpyro.distributions import constraints
 from numpyro.handlers import reparam
 from numpyro.infer import Trace_ELBO
@@ -45,9 +45,9 @@ standardised_model = reparam(bayesgmm.model, config=in_column_units)
 )
 def test_fits_every_family(family, guide, key):
     x = DATA["faithful"]
-    fit = bayesgmm.fit_vi(x, 2, family=family, key=key, guide=guide, num_draws=1000)
+    fit = bayesgmm.fit_vi(x, 2, family=family, key=key, guide=guide)
     assert fit.code is bayesgmm.ResultCode.successful
-    assert fit.draws.draw_shape == (1, 1000)
+    assert fit.draws.draw_shape == (1, 2000)
     assert len(fit.trace) == fit.num_steps
     assert np.isfinite(fit.trace).all()
     # The ELBO rises, and its settled part is flat beside its beginning.
@@ -131,10 +131,12 @@ def test_minibatches_agree_with_all_rows_at_every_step(key):
     assert fits[0].summary["elbo"] == pytest.approx(fits[1].summary["elbo"], abs=0.1)
 
 
-def _setting(x, num_components, guide="normal", one_by_one=False):
-    """A fit's parts, at its beginning."""
+def _setting(x, num_components, guide="normal", one_by_one=False, start=None):
+    """A fit's parts, at its beginning: at EM's mixture or the one that is given."""
     family = bayesgmm.FAMILIES["full"]
-    start = jax.tree.map(jnp.asarray, bayesgmm.fit_em(x, num_components, key=jax.random.key(0)).mixture)
+    if start is None:
+        start = bayesgmm.fit_em(x, num_components, key=jax.random.key(0)).mixture
+    start = jax.tree.map(jnp.asarray, start)
     target = target_of(x, num_components, family, bayesgmm.default_prior(x, num_components), start)
     plan = vi._Plan(guide, None, 8, one_by_one)
     around = approximate(target, start)
@@ -178,9 +180,12 @@ def test_memory_holds_no_responsibilities_of_all_rows_and_particles(key):
     num_rows, num_particles = 100_000, 8
     x = np.random.default_rng(0).normal(size=(num_rows, 1)).astype(np.float32)
     x[: num_rows // 2] += 4
+    truth = bayesgmm.Mixture.from_covariances(
+        *to_float32((np.full(2, 0.5), np.array([[0.0], [4.0]]), np.ones((2, 1, 1))))
+    )
     all_of_them = num_rows * num_particles * 2 * x.dtype.itemsize
     for size in (4096, num_rows):
-        plan, state, start, target, units = _setting(x, 2, one_by_one=size == num_rows)
+        plan, state, start, target, units = _setting(x, 2, one_by_one=size == num_rows, start=truth)
         tangent = tangent_at(start, target.rows) if size < num_rows else None
         advance = vi._advance.lower(state, jnp.float32(0.1), target, units, tangent, plan, 100, size)
         assert advance.compile().memory_analysis().temp_size_in_bytes < all_of_them / 2
@@ -263,14 +268,14 @@ def test_guides_of_numpyro(guide, key):
     if guide == "ready":
         with jax.enable_x64(True):
             guide = _ready(jnp.asarray(x))
-    fit = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide=guide, num_draws=1000)
+    fit = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide=guide)
     assert fit.code is bayesgmm.ResultCode.successful
     assert fit.summary["khat"] < 1.0  # the tails of a small flow are light
     # No lower than a mean-field guide by more than what flows keep of their noise.
-    named = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide="normal", num_draws=1000)
+    named = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide="normal")
     assert fit.summary["elbo"] > named.summary["elbo"] - 0.5
     if isinstance(guide, AutoNormal):  # which was not changed by the fit
-        again = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide=guide, num_draws=1000)
+        again = bayesgmm.fit_vi(x, 2, family="diag", key=key, guide=guide)
         np.testing.assert_array_equal(again.trace, fit.trace)
 
 
