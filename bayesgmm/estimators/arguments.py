@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import short_repr
+from bayesgmm.numerics.validation import matrix_fault, short_repr
 
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "hierarchical")
 """Scikit-learn's names of starts, and one more."""
@@ -112,14 +112,8 @@ def check_positive_definite(called: str, where: str, array: np.ndarray, *, diago
     if diagonal:
         if (array <= 0).any():
             raise InputError(f"'{called}' should be positive; {where} has {array.min():g}")
-        return
-    if not np.allclose(array, array.T):
-        fault = "is not symmetric"
-    elif (least := np.linalg.eigvalsh(array)[0]) <= 0:
-        fault = f"has the eigenvalue {least:g}; give an invertible covariance matrix, or the inverse of one"
-    else:
-        return
-    raise InputError(f"'{called}' should be symmetric, positive-definite; {where} {fault}")
+    elif fault := matrix_fault(array):
+        raise InputError(f"'{called}' should be symmetric, positive-definite; {where} {fault}")
 
 
 def check_init(

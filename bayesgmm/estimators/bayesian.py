@@ -25,7 +25,7 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
 from bayesgmm.numerics.validation import nonnegative, short_repr, whole_number
-from bayesgmm.posterior.allocations import flat_draws, responsibility_blocks
+from bayesgmm.posterior.allocations import flat_draws, mean_responsibilities, pooled_draws
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
@@ -220,7 +220,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             fit = jax.tree.map(np.asarray, run(key=key, start=start, row_weights=rows.weights, **limits))
             if abs(fit.trace[0] - reached) < self.tol:
                 fit = dataclasses.replace(fit, result=np.int32(ResultCode.successful))
-            report_run(index, _bounds(fit), fit, time.perf_counter() - begun, self.verbose, self.verbose_interval)
+            report_run(index, _bounds(fit), fit, time.perf_counter() - begun, self)
             fits.append(fit)
         return max(fits, key=lambda fit: float(fit.summary["elbo"]))
 
@@ -287,8 +287,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             return _expected_mixture(self.fit_.approximation).responsibilities(x)
         if self.fit_.draws is None:
             return super()._responsibilities(x)
-        draws = flat_draws(self.fit_.draws)
-        return sum(block.sum(0) for block in responsibility_blocks(draws, x)) / len(draws.means)
+        return mean_responsibilities(flat_draws(self.fit_.draws), x)
 
     def _log_prob(self, x: np.ndarray) -> AnyArray:
         """Log-density averaged over the posterior, of a conjugate approximation in closed form."""
@@ -296,7 +295,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             return self.fit_.approximation.predictive_log_prob(x)
         if self.fit_.draws is None:
             return super()._log_prob(x)
-        mean_density = _pool_draws(flat_draws(self.fit_.draws))
+        mean_density = pooled_draws(flat_draws(self.fit_.draws))
         return over_rows(mean_density.log_prob, x, mean_density.means.size)
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
@@ -315,14 +314,6 @@ _expected_mixture = compiled(expected_mixture)
 @compiled
 def _draw_mixtures(approximation: ConjugateDistribution, keys: jax.Array) -> Mixture:
     return jax.vmap(lambda key: sample_mixture(approximation, key=key))(keys)
-
-
-def _pool_draws(draws: Mixture) -> Mixture:
-    """The mixture of all components of draws (s): its density is the mean of theirs."""
-    log_weights, means, factor = (np.asarray(leaf) for leaf in jax.tree.leaves(draws))
-    factor = np.broadcast_to(factor, (*log_weights.shape, *factor.shape[2:]))
-    shares = log_weights - np.log(len(means)).astype(means.dtype)
-    return Mixture(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in (shares, means, factor)))
 
 
 def _bounds(fit: Fit) -> np.ndarray:

@@ -87,14 +87,14 @@ class GaussianMixture(MixtureEstimator):
             raise InputError(f"mixture has leading axes {mixture.draw_shape}; index it down to a single mixture")
         factor = np.asarray(mixture.precision_factor)
         if covariance_type is None:
-            kind = (type(mixture.factor), len(factor) < mixture.num_components)
-            covariance_type = next(f.name for f in FAMILIES.values() if (f.representation, f.shared) == kind)
+            found = (type(mixture.factor), len(factor) < mixture.num_components)
+            covariance_type = next(f.name for f in FAMILIES.values() if (f.representation, f.shared) == found)
         estimator = cls(mixture.num_components, covariance_type=covariance_type, **arguments)
         family = estimator._family
-        wanted = 1 if family.shared else mixture.num_components
         differ = family.isotropic and (factor != factor[:, :1]).any()
-        if mixture.is_diagonal != family.diagonal or len(factor) != wanted or differ:
-            kind = "diagonal" if mixture.is_diagonal else "triangular"
+        num_factors = family.num_factors(mixture.num_components)
+        if not isinstance(mixture.factor, family.representation) or len(factor) != num_factors or differ:
+            kind = type(mixture.factor).__name__.lower()
             raise InputError(
                 f"covariance_type={covariance_type!r} does not fit a mixture whose {kind} precision factor has shape "
                 f"{factor.shape}{', with variances that differ between features' if differ else ''}; leave it out"
@@ -131,8 +131,7 @@ class GaussianMixture(MixtureEstimator):
             problem = {"family": self._family, "row_weights": rows.weights, "prior": prior, "reg_covar": self.reg_covar}
             way = {"accelerate": self.acceleration is not None, "tol": self.tol, "num_restarts": 1}
             em = functools.partial(fit_em, rows.values, self.n_components, **problem, **way, on_failure="ignore")
-            total_weight = float(np.sum(rows.weights))
-            run = _EMRun(em, self.max_iter, self.tol, total_weight, self.verbose, self.verbose_interval)
+            run = _EMRun(self, em, float(np.sum(rows.weights)))
             starts = (self._start(rows, given, rng) for _ in range(self.n_init))
             if self._previous_fit(rows) is not None:
                 starts = [(self._mixture(), None)]
@@ -180,24 +179,20 @@ class GaussianMixture(MixtureEstimator):
 class _EMRun:
     """EM from one start at a time to its end, reported as it proceeds where `verbose`."""
 
+    settings: GaussianMixture
     em: functools.partial[Fit]  # of a start, its key and a limit on steps
-    max_steps: int
-    tol: float
     total_weight: float
-    verbose: int
-    interval: int
 
     def __call__(self, start: Mixture | np.ndarray | str, key: jax.Array | None, index: int) -> Fit:
-        begun = time.perf_counter()
-        if not self.verbose or self.em.keywords["accelerate"]:
+        begun, verbose = time.perf_counter(), self.settings.verbose
+        if not verbose or self.settings.acceleration is not None:
             # Extrapolation remembers earlier steps: it is not cut into stretches, and reported when it is over.
-            fit = self._steps(start, key, self.max_steps)
-            seconds = time.perf_counter() - begun
-            report_run(index, self._bounds(fit)[1:], fit, seconds, self.verbose, self.interval)
+            fit = self._steps(start, key, self.settings.max_iter)
+            report_run(index, self._bounds(fit)[1:], fit, time.perf_counter() - begun, self.settings)
             return fit
         print(f"Initialization {index}")
         fit = self._in_stretches(start, key)
-        _report_end(self._bounds(fit)[-1], fit, time.perf_counter() - begun, self.verbose)
+        _report_end(self._bounds(fit)[-1], fit, time.perf_counter() - begun, verbose)
         return fit
 
     def _steps(self, start: Mixture | np.ndarray | str, key: jax.Array | None, max_steps: int) -> Fit:
@@ -207,16 +202,17 @@ class _EMRun:
         return np.asarray(fit.steps, np.float64) / self.total_weight
 
     def _in_stretches(self, start: Mixture | np.ndarray | str, key: jax.Array | None) -> Fit:
-        """The same steps in stretches of `interval`, each reported."""
-        fit = self._steps(start, key, min(self.interval, self.max_steps))
+        """The same steps in stretches of `verbose_interval`, each reported."""
+        interval, most = self.settings.verbose_interval, self.settings.max_iter
+        fit = self._steps(start, key, min(interval, most))
         trace, begun = fit.steps, time.perf_counter()
-        while len(trace) - 1 < self.max_steps and self._continues(fit):
+        while len(trace) - 1 < most and self._continues(fit):
             now = time.perf_counter()
-            _report_step(len(trace) - 1, np.diff(self._bounds(fit)[-2:])[0], now - begun, self.verbose)
+            _report_step(len(trace) - 1, np.diff(self._bounds(fit)[-2:])[0], now - begun, self.settings.verbose)
             begun = now
-            fit = self._steps(fit.mixture, None, min(self.interval, self.max_steps - len(trace) + 1))
+            fit = self._steps(fit.mixture, None, min(interval, most - len(trace) + 1))
             trace = np.concatenate([trace, fit.steps[1:]])
-        missing = np.full(max(0, self.max_steps + 1 - len(trace)), np.nan, trace.dtype)
+        missing = np.full(max(0, most + 1 - len(trace)), np.nan, trace.dtype)
         fit = dataclasses.replace(fit, num_steps=np.int32(len(trace) - 1), trace=np.concatenate([trace, missing]))
         return jax.tree.map(np.asarray, sorted_components(fit)) if isinstance(start, str) else fit
 
@@ -224,7 +220,7 @@ class _EMRun:
         """Whether a run ended because the next step had no density, or has none itself: scikit-learn raises there."""
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture)):
             return True
-        return fit.code in _FAILED and int(fit.num_steps) < self.max_steps and not self._settled(fit)
+        return fit.code in _FAILED and int(fit.num_steps) < self.settings.max_iter and not self._settled(fit)
 
     def _continues(self, fit: Fit) -> bool:
         """Whether only the end of a stretch ended it; a component that has shrunk does not end a run alone."""
@@ -233,7 +229,7 @@ class _EMRun:
 
     def _settled(self, fit: Fit) -> bool:
         bounds = self._bounds(fit)
-        return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.tol)
+        return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.settings.tol)
 
 
 _FAILED = (ResultCode.collapsed, ResultCode.nonfinite)
@@ -250,8 +246,9 @@ def _merit(fit: Fit) -> tuple[bool, float]:
     return fit.code not in _FAILED, float(f"{objective:.11e}")
 
 
-def report_run(index: int, bounds: np.ndarray, fit: Fit, seconds: float, verbose: int, interval: int) -> None:
+def report_run(index: int, bounds: np.ndarray, fit: Fit, seconds: float, settings: MixtureEstimator) -> None:
     """Print a report of a run that is over, with its bound after each step, as long as `verbose` asks for."""
+    verbose, interval = settings.verbose, settings.verbose_interval
     if not verbose:
         return
     print(f"Initialization {index}")

@@ -15,25 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key, PyTree, UInt32
 
+RandomKey = Key[jax.Array, ""] | UInt32[jax.Array, "2"]
+"""A key of `jax.random.key`, or an old-style one of `jax.random.PRNGKey`, as NumPyro passes them."""
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     BoolLike = bool
     IntLike = int
+    KeyLike = RandomKey  # as a caller gives it, before `as_key` has checked it
     AnyArray = Any  # to a type checker JAX and NumPy arrays differ; to the functions here they are alike
 else:
     AnyArray = jax.Array | np.ndarray
-    BoolLike = IntLike = ArrayLike = DTypeLike = object  # checkers at run time do not understand NumPy's own
+    BoolLike = IntLike = KeyLike = ArrayLike = DTypeLike = object  # checkers at run time do not understand NumPy's own
 """An array of JAX, or of NumPy where JAX itself is limited to float32."""
-
-RandomKey = Key[jax.Array, ""] | UInt32[jax.Array, "2"]
-"""A key of `jax.random.key`, or an old-style one of `jax.random.PRNGKey`, as NumPyro passes them."""
-
-if TYPE_CHECKING:
-    KeyLike = RandomKey
-else:
-    KeyLike = object
-"""A key as a caller gives it, before `as_key` has checked it."""
 
 
 def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
@@ -46,7 +41,9 @@ def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def at_input_precision(*args: P.args, **kwargs: P.kwargs) -> R:
-        if jax.config.jax_enable_x64 or not _holds_concrete_float64((args, kwargs)):  # pyright: ignore[reportAttributeAccessIssue]
+        if jax.config.jax_enable_x64 or is_traced((args, kwargs)):  # pyright: ignore[reportAttributeAccessIssue]
+            return function(*args, **kwargs)
+        if not any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves((args, kwargs))):
             return function(*args, **kwargs)
         with jax.enable_x64(True):
             return jax.tree.map(_as_numpy, function(*args, **kwargs))
@@ -57,12 +54,6 @@ def matching_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 def compiled[**P, R](function: Callable[P, R], *, static_argnums: int | tuple[int, ...] = ()) -> Callable[P, R]:
     """`jax.jit` of a function or method, in float64 when an array argument is float64."""
     return matching_precision(jax.jit(function, static_argnums=static_argnums))
-
-
-def _holds_concrete_float64(arguments: PyTree) -> bool:
-    if is_traced(arguments):
-        return False
-    return any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(arguments))
 
 
 def is_traced(value: PyTree) -> bool:

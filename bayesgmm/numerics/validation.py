@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, RandomKey, is_traced
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, RandomKey, in_precision, is_traced
 
 
 def real_array(value: Any, name: str) -> AnyArray:
@@ -88,10 +88,7 @@ def as_matrix(x: ArrayLike, name: str = "x") -> AnyArray:
     array = real_array(x, name)
     if array.dtype not in (np.float32, np.float64):
         narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
-        if is_traced(array):
-            array = jnp.asarray(array, np.float32 if narrow else jnp.result_type(float))
-        else:
-            array = np.asarray(array, np.float32 if narrow else np.float64)
+        array = in_precision(array, np.float32 if narrow else np.float64)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2:
@@ -173,9 +170,7 @@ def nonnegative(name: str, value: object, shape: tuple[int, ...] = (), dtype: DT
         raise InputError(f"{name} has shape {array.shape}; it must be {wanted}")
     if array.dtype == bool or not (is_traced(array) or (np.isfinite(array) & (np.asarray(array) >= 0)).all()):
         raise InputError(f"{name}={short_repr(value)} must be {wanted}")
-    if is_traced(array):
-        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(dtype))
-    return np.asarray(array, dtype)
+    return in_precision(array, dtype)
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -206,6 +201,15 @@ def did_you_mean(value: object, known: Sequence[str]) -> str:
     """A question about the closest of the known words, or nothing where none is close."""
     closest = difflib.get_close_matches(str(value), known, 1)
     return f"did you mean {closest[0]!r}? " if closest else ""
+
+
+def matrix_fault(matrix: np.ndarray) -> str:
+    """What keeps a matrix (d, d) from being a covariance or a precision, in words; nothing where it may be one."""
+    if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6 * np.abs(matrix).max()):
+        return "is not symmetric"
+    least = np.linalg.eigvalsh(matrix)[0]
+    cure = "give an invertible covariance matrix, or the inverse of one"
+    return "" if least > 0 else f"is not positive definite: it has the eigenvalue {least:g}; {cure}"
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:

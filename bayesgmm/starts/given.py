@@ -15,7 +15,7 @@ from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import short_repr
+from bayesgmm.numerics.validation import matrix_fault, short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.starts.kmeans import centre_and_scale, mixture_of_partition
 
@@ -121,10 +121,8 @@ def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: in
         if family.diagonal:
             if (matrix <= 0).any():
                 raise InputError(f"start: {name}={matrix.tolist()} must be positive")
-        elif not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6 * np.abs(matrix).max()):
-            raise InputError(f"start: {name} is not symmetric")
-        elif (least := np.linalg.eigvalsh(matrix)[0]) <= 0:
-            raise InputError(f"start: {name} is not positive definite; its least eigenvalue is {least:g}")
+        elif fault := matrix_fault(matrix):
+            raise InputError(f"start: {name} {fault}")
     return matrices
 
 
@@ -205,7 +203,7 @@ def check_start(
     if not isinstance(start, Mixture):
         raise InputError(f"start={short_repr(start)} must be a Mixture, such as the .mixture of a fit_em result")
     _check_given(start, num_components, num_features, family, finite=finite)
-    if start.is_diagonal and not family.diagonal:
+    if not isinstance(start.factor, family.representation):
         raise InputError(
             f"start has a diagonal factor, and family={family.name!r} needs a triangular one; start from a fit_em "
             "result of the same family"
@@ -225,7 +223,7 @@ def _check_given(start: Mixture, num_components: int, num_features: int, family:
             f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
             f"{num_features} features"
         )
-    if family.diagonal and not start.is_diagonal:
+    if family.diagonal and not isinstance(start.factor, family.representation):
         raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
     if family.shared and (count := len(start.factor)) > 1:
         raise InputError(f"start has {count} covariances, but the components of family={family.name!r} share one")
