@@ -234,10 +234,9 @@ def prepare_kind(mixture: Mixture, rows: Rows, kind: MomentKind, *, axis_name: s
 def second_moment_of_rows(rows: Rows, frame: natural.Frame, size: int, kind: MomentKind) -> Array:
     """Sum over rows of products about the origin of a frame, (1, d, d), or of squares, (1, d), in blocks of `size`."""
 
-    def block(rows: Rows) -> tuple[Array, None]:
-        return natural.second_moment(frame.standardise(rows.values), rows.weights, kind), None
-
-    return over_blocks(block, size, rows)[0]
+    return over_blocks(
+        lambda rows: (natural.second_moment(frame.standardise(rows.values), rows.weights, kind), None), size, rows
+    )[0]
 
 
 def psum[T](terms: T, axis_name: str | None) -> T:

@@ -38,17 +38,13 @@ def log_likelihood(mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike
     Raises:
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
-    return _log_likelihood(*in_one_precision(mixture, x, row_weights), None)
+    return log_likelihood_of_rows(*in_one_precision(mixture, x, row_weights), None)
 
 
+@jax.jit
 def prepare_rows(mixture: Mixture, rows: Rows) -> Prepared | None:
     """What many evaluations of `log_likelihood_of_rows` on the same rows can share."""
     return prepare_kind(mixture, rows, score_kind(mixture))
-
-
-def log_likelihood_of_rows(mixture: Mixture, rows: Rows, prepared: Prepared | None) -> Float[Array, ""]:
-    """`log_likelihood` of rows that are evaluated many times, inside JAX programs."""
-    return _log_likelihood(mixture, rows, prepared)
 
 
 @matching_precision
@@ -71,11 +67,12 @@ def row_summaries(mixture: Mixture, x: ArrayLike | Rows) -> tuple[Float[Array, "
 
 @jax.custom_jvp
 @jax.jit
-def _log_likelihood(mixture: Mixture, rows: Rows, prepared: Prepared | None) -> Array:
+def log_likelihood_of_rows(mixture: Mixture, rows: Rows, prepared: Prepared | None) -> Float[Array, ""]:
+    """`log_likelihood` of rows that are evaluated many times, inside JAX programs."""
     return moments_of_rows(mixture, rows, prepared, kind=score_kind(mixture)).log_likelihood
 
 
-@functools.partial(_log_likelihood.defjvp, symbolic_zeros=True)
+@functools.partial(log_likelihood_of_rows.defjvp, symbolic_zeros=True)
 def _log_likelihood_jvp(
     primals: tuple[Mixture, Rows, Prepared | None], tangents: tuple[Mixture, Rows, Prepared | None]
 ) -> tuple[Array, Array]:

@@ -146,19 +146,14 @@ def amplitude_limit(dtype: DTypeLike) -> float:
 
 def block_size(rows: Rows, num_components: int, kind: MomentKind) -> int:
     """Rows in a block: a few thousand of few features, fewer of many."""
+    d = rows.num_features  # and the numbers of features that are made of them
+    sizes = {"products": len(_pairs(d)[0]), "squares": 2 * d + 1, "sum of squares": d + 2, "linear": d + 1}
     size = min(
-        _MOST_FEATURES // num_products(rows.num_features, kind),
+        _MOST_FEATURES // sizes[kind.features],
         _MOST_JOINT_BYTES // (num_components * rows.dtype.itemsize),
         _MOST_ROWS,
     )
     return min(len(rows), max(_LEAST_ROWS, size // 64 * 64))
-
-
-def num_products(num_features: int, kind: MomentKind) -> int:
-    """P, the features of a row, as they are laid out here."""
-    d = num_features
-    sizes = {"products": len(_pairs(d)[0]), "squares": 2 * d + 1, "sum of squares": d + 2, "linear": d + 1}
-    return sizes[kind.features]
 
 
 def frame_of(x: Float[Array, "n d"], kind: MomentKind, axis_name: str | None = None) -> Frame:
@@ -270,9 +265,7 @@ def about_means(
     return centred * unit[None], moved * kind.representation.outer(unit, unit)[None]
 
 
-def _pairs(
-    num_features: int,
-) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+def _pairs(num_features: int) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
     """Every unordered pair of the d + 1 coordinates, and how often the quadratic form counts it.
 
     Pairs go along cyclic diagonals: one index counts up and the other runs a fixed shift ahead, so both gathers copy

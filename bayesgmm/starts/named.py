@@ -66,14 +66,14 @@ def _start(name: str, description: str) -> Callable[[Callable[..., Array]], Call
 
 @_start("k-means++", "nearest of k rows drawn far apart, on standardised columns")
 def _from_kmeans_plus_plus(
-    rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey
+    rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey
 ) -> Array:
     labels = kmeans.kmeans_plus_plus(kmeans.standardise(rows), num_components, rows.weights, num_wanted, key=key)
     return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
 
 
 @_start("kmeans", "k-means after k-means++, on whitened rows")
-def _from_kmeans(rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey) -> Array:
+def _from_kmeans(rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey) -> Array:
     white = kmeans.whitened_rows(rows)
     labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, num_wanted, key=key)
     labels = kmeans.lloyd(white, labels, num_components, rows.weights, num_wanted)
@@ -82,7 +82,7 @@ def _from_kmeans(rows: Rows, num_components: int, num_wanted: Array | None = Non
 
 @_start("random_responsibilities", "2 (d + 1) rows for each component, drawn at random; all others left out")
 def _from_random_responsibilities(
-    rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey
+    rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey
 ) -> Array:
     # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
     # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
@@ -97,7 +97,7 @@ def _from_random_responsibilities(
 
 
 @_start("random_rows", "nearest of k different rows drawn at random, on standardised columns")
-def _from_random_rows(rows: Rows, num_components: int, num_wanted: Array | None = None, *, key: RandomKey) -> Array:
+def _from_random_rows(rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey) -> Array:
     def if_new(nearest: Array) -> Array:
         return (nearest > 0).astype(rows.dtype)
 

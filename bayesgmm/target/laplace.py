@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.target.unconstrained import Energy, Target, vector_of
+from bayesgmm.target.unconstrained import Energy, Numbers, Target, vector_of
 
 MAX_DENSE = 200  # coordinates up to which curvature is found in all directions and kept as a matrix
 _NEWTON_STEPS = 12
@@ -81,9 +80,7 @@ def approximate(target: Target, start: Mixture) -> NormalApproximation:
     return NormalApproximation(point, root, energy)
 
 
-def _eigen(
-    point: Float[np.ndarray, " p"], evaluate: Energy
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+def _eigen(point: Numbers, evaluate: Energy) -> tuple[float, Numbers, Numbers, Numbers | None]:
     """Energy, gradient, eigenvalues and eigenvectors of the curvature; of many coordinates its diagonal and None."""
     size = point.size
     if size > MAX_DENSE:

@@ -28,7 +28,7 @@ from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.mixing_weights import log_prob_of_weights, sample_log_weights
 from bayesgmm.priors.scales import HalfNormalScales, HierarchicalScales, LogNormalScales, Scales
-from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
+from bayesgmm.priors.weakly_informative import default_prior
 
 
 class MixtureDistribution(dist.Distribution):
@@ -153,7 +153,9 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
     scale, unit = jnp.asarray(prior.scale), jnp.asarray(prior.column_scale)
     loc = (prior.mean - prior.column_mean) / unit
     to_means = 1.0 / jnp.sqrt(prior.shrinkage)  # from the scales of a component to those of its mean
-    sites = {"weights": numpyro.sample("weights", _weights_distribution(prior))}
+    concentration = jnp.asarray(prior.concentration)
+    of_weights = StickBreakingWeights(concentration) if prior.stick_breaking else dist.Dirichlet(concentration)
+    sites = {"weights": numpyro.sample("weights", of_weights)}
     if family.conjugate == "inverse-gamma":
         variances = dist.InverseGamma(0.5 * prior.dof, 0.5 * scale).expand(shape).to_event(2)
         sites["variances"] = numpyro.sample("variances", variances)
@@ -169,11 +171,6 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
         normal = dist.MultivariateNormal(loc, scale_tril=lower).expand([num_components]).to_event(1)
     sites["means"] = numpyro.sample("means", _in_data_units(normal, prior))
     return {name: jnp.asarray(value) for name, value in sites.items()}
-
-
-def _weights_distribution(prior: ConjugatePrior) -> dist.Distribution:
-    concentration = jnp.asarray(prior.concentration)
-    return StickBreakingWeights(concentration) if prior.stick_breaking else dist.Dirichlet(concentration)
 
 
 class StickBreakingWeights(dist.Distribution):
@@ -254,14 +251,10 @@ def sites_of_mixture(mixture: Mixture, family: Family, prior: AnyPrior | None = 
     sites = {"weights": jnp.exp(mixture.log_weights), "means": mixture.means}
     if isinstance(prior, ConjugatePrior):
         return sites | family.to_sites(mixture.factor, conjugate=True)
-    of_covariances = family.to_sites(mixture.factor, conjugate=False)
-    return sites | of_covariances | _rate_site(of_covariances["scales"], prior)
-
-
-def _rate_site(scales: Array, prior: WeaklyInformativePrior | None) -> dict[str, Array]:
-    if prior is None or not isinstance(prior.scales, HierarchicalScales):
-        return {}
-    return {"scale_rate": jnp.asarray(rate_given_scales(scales, prior.scales).mean)}
+    sites |= family.to_sites(mixture.factor, conjugate=False)
+    if prior is not None and isinstance(prior.scales, HierarchicalScales):
+        sites["scale_rate"] = jnp.asarray(rate_given_scales(sites["scales"], prior.scales).mean)
+    return sites
 
 
 def floor_weights(mixture: Mixture, smallest: float = 1e-4) -> Mixture:

@@ -47,7 +47,7 @@ def prior_draws(
     """
     family, k = get_family(family), whole_number("num_components", num_components)
     checked = check_prior(prior, k, None, family)
-    return _prior_draws(checked, family, k, whole_number("num_draws", num_draws), as_key(key))
+    return _draw(checked, family, k, whole_number("num_draws", num_draws), as_key(key))
 
 
 def prior_predictive(
@@ -70,10 +70,6 @@ def prior_predictive(
 
 
 @matching_precision
-def _prior_draws(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
-    return _draw(jax.tree.map(jnp.asarray, prior), family, num_components, num_draws, key)
-
-
 @functools.partial(compiled_once, static_argnames=("family", "num_components", "num_draws"))
 def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
     from numpyro.infer import Predictive
@@ -85,6 +81,7 @@ def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, 
 
 
 @matching_precision
+@functools.partial(compiled_once, static_argnames="family")
 def draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, *, key: RandomKey) -> AnyArray:
     """Rates of hierarchical scales, shape (chain, draw, d) or (chain, draw, 1), drawn given the scales of each draw.
 
@@ -92,15 +89,11 @@ def draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, 
     posterior if the mixtures are.
     """
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, draws.means.dtype), prior)
-    return _draw_scale_rates(jax.tree.map(jnp.asarray, draws), family, prior, jax.random.split(key, draws.draw_shape))
 
-
-@functools.partial(compiled_once, static_argnames="family")
-def _draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, keys: Array) -> Array:
     def draw(mixture: Mixture, key: Array) -> Array:
         return jnp.asarray(rate_given_scales(sites_of_mixture(mixture, family)["scales"], prior).sample(key))
 
-    return jax.vmap(jax.vmap(draw))(draws, keys)
+    return jax.vmap(jax.vmap(draw))(draws, jax.random.split(key, draws.draw_shape))
 
 
 @matching_precision

@@ -11,7 +11,6 @@ is the energy of NUTS, variational inference and the Laplace approximation. With
 The log-likelihood is that of all rows in one: value and gradient for about the price of one EM iteration.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Hashable
@@ -48,6 +47,7 @@ _ROOM = 64  # points that a compiled call has room for
 _MIXTURES_AT_ONCE = 1000
 
 Sites = dict[str, Array]
+Numbers = NDArray[np.float64]
 
 
 def in_column_units(site: dict[str, object]) -> TransformReparam | None:
@@ -172,11 +172,7 @@ def make_target(problem: Problem, start: Mixture, *, in_steps: bool = True) -> T
     With `in_steps`, few rows are padded with rows of weight zero, so that one program serves tables of several sizes.
     """
     problem, start = jax.tree.map(jnp.asarray, (problem.in_steps() if in_steps else problem, start))
-    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
-    return Target(**fields, prepared=_prepare(start, problem.rows))
-
-
-_prepare = jax.jit(prepare_rows)
+    return Target(**vars(problem), prepared=prepare_rows(start, problem.rows))
 
 
 @jax.jit
@@ -220,7 +216,7 @@ class Energy:
     target: Target
     jacobian: float = 1.0
 
-    def __call__(self, vectors: Float[np.ndarray, "m p"]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def __call__(self, vectors: Float[np.ndarray, "m p"]) -> tuple[Numbers, Numbers]:
         """Energies (m) and gradients (m, p)."""
         dtype = self.target.rows.dtype
         jacobian = np.asarray(self.jacobian, dtype)
@@ -231,9 +227,7 @@ class Energy:
         values, gradients = in_batches(evaluate, _ROOM, vectors)
         return np.asarray(values, np.float64), np.asarray(gradients, np.float64)
 
-    def curvature(
-        self, vector: Float[np.ndarray, " p"], directions: Float[np.ndarray, "m p"]
-    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    def curvature(self, vector: Numbers, directions: Numbers) -> tuple[float, Numbers, Numbers]:
         """Energy, gradient (p), and products (m, p) of the matrix of second derivatives with directions of length 1.
 
         By central differences of the exact gradient. They are best at about the cube root of the rounding.
