@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from bayesgmm.mixtures.factors import Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
@@ -116,11 +116,11 @@ def scatter_of(moments: Moments, reg_covar: Float[Array, " d"], representation: 
 
 def move_second(
     factor: Factor | type[Factor],
-    second: Array,
-    move: Float[Array, "k d"],
-    first: Float[Array, "k d"],
-    centred: Float[Array, "k d"],
-) -> Array:
+    second: AnyArray,
+    move: Inexact[AnyArray, "k d"],
+    first: Float[AnyArray, "k d"],
+    centred: Inexact[AnyArray, "k d"],
+) -> AnyArray:
     r"""Second moments about points moved by m: $S - m a^\top - (a - N m) m^\top$.
 
     With the first moments before, a, and after; pooled ones are moved by all components together.

@@ -9,11 +9,11 @@ nothing.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray, namespace
 
 
 class Coordinates(NamedTuple):
@@ -25,7 +25,7 @@ class Coordinates(NamedTuple):
     below: Float[Array, "e b"]
 
 
-def mean_precision_scale(mixture: Mixture) -> Float[Array, " d"]:
+def mean_precision_scale(mixture: Mixture) -> Float[AnyArray, " d"]:
     """The precision factor's diagonal, averaged over components: its reciprocals are units of the features."""
     return mixture.factor.diagonal().mean(0)
 
@@ -42,20 +42,25 @@ def from_coordinates(coordinates: Coordinates, unit: Float[Array, " d"], family:
     return family.project(Mixture(log_weights, coordinates.means * unit[None], factor.array))
 
 
-def to_vector(mixture: Mixture, unit: Float[Array, " d"], family: Family) -> Float[Array, " p"]:
+def to_vector(mixture: Mixture, unit: Float[AnyArray, " d"], family: Family) -> Float[AnyArray, " p"]:
     """The free coordinates of a mixture of the family, p = `family.num_parameters(k, d)`.
 
     Log-weights are those over the last one.
     """
     log_ratios = mixture.log_weights[:-1] - mixture.log_weights[-1:]
-    return jnp.concatenate([log_ratios, (mixture.means / unit[None]).ravel(), family.to_free(mixture.factor, unit)])
+    parts = [log_ratios, (mixture.means / unit[None]).ravel(), family.to_free(mixture.factor, unit)]
+    return namespace(*parts).concatenate(parts)
 
 
-def from_vector(vector: Float[Array, " p"], unit: Float[Array, " d"], family: Family, num_components: int) -> Mixture:
+def from_vector(
+    vector: Inexact[AnyArray, " p"], unit: Float[AnyArray, " d"], family: Family, num_components: int
+) -> Mixture:
     """The mixture of the family with these free coordinates: the inverse of `to_vector`."""
-    k, d = num_components, len(unit)
-    log_ratios, means, covariances = jnp.split(vector, [k - 1, k - 1 + k * d])
-    log_weights = jax.nn.log_softmax(jnp.concatenate([log_ratios, jnp.zeros(1, vector.dtype)]))
+    k, d, xp = num_components, len(unit), namespace(vector, unit)
+    log_ratios, means, covariances = xp.split(vector, [k - 1, k - 1 + k * d])
+    log_ratios = xp.pad(log_ratios, (0, 1))
+    relative = log_ratios - log_ratios.real.max()
+    log_weights = relative - xp.log(xp.exp(relative).sum())
     return Mixture(log_weights, means.reshape(k, d) * unit[None], family.from_free(covariances, unit, k).array)
 
 

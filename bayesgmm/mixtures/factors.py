@@ -12,12 +12,12 @@ from typing import ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Inexact, Int, Shaped
 
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, matmul, namespace
 from bayesgmm.numerics.triangular import UNROLLED, cholesky, inverse_of_lower
 
-Matrices = Float[Array, "*shape"]
+Matrices = Inexact[AnyArray, "*shape"]
 """Symmetric matrices in the shape of a representation, (..., d, d) or (..., d)."""
 
 
@@ -44,13 +44,13 @@ class _Factor:
 
     def scaled(self, unit: AnyArray) -> Self:
         r"""$F \operatorname{diag}(u)$: the factor for features that are measured in these units (d)."""
-        array = jnp.asarray(self.array)
-        return dataclasses.replace(self, array=array * jnp.expand_dims(unit, range(array.ndim - 1)))
+        units = namespace(self.array, unit).asarray(unit).reshape(*(1,) * (self.array.ndim - 1), -1)
+        return dataclasses.replace(self, array=self.array * units)
 
     def for_each(self, num_components: int) -> Self:
         """One factor for each of k components."""
-        array = jnp.asarray(self.array)
-        return dataclasses.replace(self, array=jnp.broadcast_to(array, (num_components, *array.shape[1:])))
+        shape = (num_components, *self.array.shape[1:])
+        return dataclasses.replace(self, array=namespace(self.array).broadcast_to(self.array, shape))
 
 
 @jax.tree_util.register_dataclass
@@ -81,12 +81,12 @@ class Triangular(_Factor):
         return cls(inverse_of_lower(correlation_cholesky) / scales[..., None, :])
 
     @classmethod
-    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
+    def from_logarithms(cls, log_diagonal: Inexact[AnyArray, "e d"], below: Inexact[AnyArray, "e b"]) -> Self:
         """Factors from what `logarithms` gives."""
-        num_features, num_below = log_diagonal.shape[1], below.shape[1]
+        xp, num_features, num_below = namespace(log_diagonal, below), log_diagonal.shape[1], below.shape[1]
         place = np.full((num_features, num_features), num_below)  # of each entry; those above the diagonal are zero
         place[np.tril_indices(num_features, -1)] = np.arange(num_below)
-        return cls(jnp.pad(below, ((0, 0), (0, 1)))[:, place] + _diagonal_matrices(jnp.exp(log_diagonal)))
+        return cls(xp.pad(below, ((0, 0), (0, 1)))[:, place] + _diagonal_matrices(xp.exp(log_diagonal)))
 
     @staticmethod
     def to_blocks(matrices: AnyArray) -> Float[Array, "e v p p"]:
@@ -104,14 +104,14 @@ class Triangular(_Factor):
         return left[..., :, None] * right[..., None, :]
 
     @staticmethod
-    def outer_sums(left: Float[Array, "k d n"], right: Float[Array, "k d n"]) -> Matrices:
+    def outer_sums(left: Float[AnyArray, "k d n"], right: Float[AnyArray, "k d n"]) -> Float[AnyArray, "k d d"]:
         r"""$\sum_i a_i b_i^\top$ where that is symmetric, with rows as the fastest axis."""
-        num_features = left.shape[1]
+        xp, num_features = namespace(left), left.shape[1]
         if num_features > UNROLLED:
-            return jnp.matmul(left, jnp.swapaxes(right, 1, 2), precision="highest")
+            return matmul(left, right.swapaxes(1, 2))
         parts = [[(left[:, a] * right[:, b]).sum(1) for b in range(a + 1)] for a in range(num_features)]
         rows = [[parts[max(a, b)][min(a, b)] for b in range(num_features)] for a in range(num_features)]
-        return jnp.stack([jnp.stack(row, 1) for row in rows], 1)
+        return xp.stack([xp.stack(row, 1) for row in rows], 1)
 
     @staticmethod
     def times(matrices: AnyArray, vectors: AnyArray) -> Float[Array, "*batch d"]:
@@ -129,47 +129,63 @@ class Triangular(_Factor):
         return _diagonal_matrices(values)
 
     @staticmethod
-    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
+    def dense(matrices: AnyArray) -> Inexact[AnyArray, "*batch d d"]:
         """Matrices in this shape as (..., d, d)."""
-        return jnp.asarray(matrices)
+        return matrices
 
-    def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
+    @staticmethod
+    def entries(matrices: AnyArray) -> tuple[Inexact[AnyArray, "*batch d"], Inexact[AnyArray, "*batch b"]]:
+        """The diagonals of matrices in this shape, and the entries below them."""
+        rows, columns = np.tril_indices(matrices.shape[-1], -1)
+        return namespace(matrices).diagonal(matrices, axis1=-2, axis2=-1), matrices[..., rows, columns]
+
+    def products(self, matrices: AnyArray) -> AnyArray:
+        r"""$F_j S_j$ of symmetric matrices in this shape."""
+        return matmul(namespace(self.array).tril(self.array), matrices)
+
+    def pull_back(self, whitened: Inexact[AnyArray, "k m d"]) -> Inexact[AnyArray, "k m d"]:
+        r"""$F_j^\top z_{ji}$."""
+        return matmul(whitened, namespace(self.array).tril(self.array))
+
+    def whiten(self, centred: Inexact[AnyArray, "k d n"]) -> Inexact[AnyArray, "k d n"]:
         r"""$F_j c_{ji}$, with rows as the fastest axis."""
         num_components, num_features, _ = centred.shape
-        factor = jnp.tril(self.array)
-        factor = jnp.broadcast_to(factor, (num_components, *factor.shape[1:]))
+        xp = namespace(self.array, centred)
+        factor = xp.tril(self.array)
+        factor = xp.broadcast_to(factor, (num_components, *factor.shape[1:]))
         if num_features > UNROLLED:  # below, setting up a matrix product costs more than its arithmetic
-            return jnp.matmul(factor, centred, precision="highest")
+            return matmul(factor, centred)
         rows = (
             sum(factor[:, row, column, None] * centred[:, column] for column in range(row + 1))
             for row in range(num_features)
         )
-        return jnp.stack(list(rows), 1)
+        return xp.stack(list(rows), 1)
 
     def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         r"""$F_{l_i}^{-1} z_i$ for the component of each row."""
         return jnp.einsum("nij,nj->ni", inverse_of_lower(self.array)[labels], noise, precision="highest")
 
-    def diagonal(self) -> Float[AnyArray, "*draws e d"]:
+    def diagonal(self) -> Inexact[AnyArray, "*draws e d"]:
         """Diagonals of the factors."""
-        return jnp.diagonal(self.array, axis1=-2, axis2=-1)
+        return namespace(self.array).diagonal(self.array, axis1=-2, axis2=-1)
 
-    def log_determinant(self) -> Float[Array, "*draws e"]:
+    def log_determinant(self) -> Inexact[AnyArray, "*draws e"]:
         r"""$\log |F|$."""
-        return jnp.log(self.diagonal()).sum(-1)
+        return namespace(self.array).log(self.diagonal()).sum(-1)
 
-    def inverse(self) -> Float[Array, "*shape"]:
+    def inverse(self) -> Matrices:
         r"""$F^{-1}$ in this shape, the factor of the covariance."""
         return inverse_of_lower(self.array)
 
     def covariances(self) -> Matrices:
         """Covariances in this shape."""
         lower = self.inverse()
-        return jnp.matmul(lower, jnp.swapaxes(lower, -1, -2), precision="highest")
+        return matmul(lower, lower.swapaxes(-1, -2))
 
-    def variances(self) -> Float[Array, "*draws e d"]:
+    def variances(self) -> Inexact[AnyArray, "*draws e d"]:
         """Diagonals of the covariances."""
-        return jnp.square(self.inverse()).sum(-1)
+        lower = self.inverse()
+        return (lower * lower).sum(-1)
 
     def precisions(self) -> Matrices:
         """Precisions in this shape."""
@@ -182,10 +198,10 @@ class Triangular(_Factor):
         scales = jnp.sqrt(jnp.square(lower).sum(-1))
         return scales, lower / scales[..., None] if scales.shape[-1] > 1 else None
 
-    def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
+    def logarithms(self) -> tuple[Float[AnyArray, "e d"], Float[AnyArray, "e b"]]:
         """Logarithms of the diagonals, and the entries below them: all of them free."""
-        rows, columns = np.tril_indices(self.array.shape[-1], -1)
-        return jnp.log(self.diagonal()), jnp.asarray(self.array)[:, rows, columns]
+        diagonal, below = self.entries(self.array)
+        return namespace(self.array).log(diagonal), below
 
     def leverages(self) -> Float[Array, "e d"]:
         """Diagonals of the precisions."""
@@ -247,8 +263,8 @@ class Diagonal(_Factor):
         return cls(1.0 / scales)
 
     @classmethod
-    def from_logarithms(cls, log_diagonal: Float[Array, "e d"], below: Float[Array, "e b"]) -> Self:
-        return cls(jnp.exp(log_diagonal))
+    def from_logarithms(cls, log_diagonal: Inexact[AnyArray, "e d"], below: Inexact[AnyArray, "e b"]) -> Self:
+        return cls(namespace(log_diagonal).exp(log_diagonal))
 
     @staticmethod
     def to_blocks(matrices: AnyArray) -> Float[Array, "e v p p"]:
@@ -263,7 +279,7 @@ class Diagonal(_Factor):
         return left * right
 
     @staticmethod
-    def outer_sums(left: Float[Array, "k d n"], right: Float[Array, "k d n"]) -> Matrices:
+    def outer_sums(left: Float[AnyArray, "k d n"], right: Float[AnyArray, "k d n"]) -> Float[AnyArray, "k d"]:
         return (left * right).sum(2)
 
     @staticmethod
@@ -277,26 +293,36 @@ class Diagonal(_Factor):
     of_diagonal = diagonal_of
 
     @staticmethod
-    def dense(matrices: AnyArray) -> Float[Array, "*batch d d"]:
+    def dense(matrices: AnyArray) -> Inexact[AnyArray, "*batch d d"]:
         return _diagonal_matrices(matrices)
 
-    def whiten(self, centred: Float[Array, "k d n"]) -> Float[Array, "k d n"]:
+    @staticmethod
+    def entries(matrices: AnyArray) -> tuple[Inexact[AnyArray, "*batch d"], Inexact[AnyArray, "*batch b"]]:
+        return matrices, matrices[..., :0]
+
+    def products(self, matrices: AnyArray) -> AnyArray:
+        return self.array * matrices
+
+    def pull_back(self, whitened: Inexact[AnyArray, "k m d"]) -> Inexact[AnyArray, "k m d"]:
+        return whitened * self.array[:, None]
+
+    def whiten(self, centred: Inexact[AnyArray, "k d n"]) -> Inexact[AnyArray, "k d n"]:
         return centred * self.array[:, :, None]
 
     def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return noise / self.array[labels]
 
-    def diagonal(self) -> Float[AnyArray, "*draws e d"]:
+    def diagonal(self) -> Inexact[AnyArray, "*draws e d"]:
         return self.array
 
-    def log_determinant(self) -> Float[Array, "*draws e"]:
-        return jnp.log(self.array).sum(-1)
+    def log_determinant(self) -> Inexact[AnyArray, "*draws e"]:
+        return namespace(self.array).log(self.array).sum(-1)
 
-    def inverse(self) -> Float[Array, "*shape"]:
-        return 1.0 / jnp.asarray(self.array)
+    def inverse(self) -> Matrices:
+        return 1.0 / self.array
 
     def covariances(self) -> Matrices:
-        return jnp.square(self.inverse())
+        return self.inverse() ** 2
 
     variances = covariances
 
@@ -308,8 +334,8 @@ class Diagonal(_Factor):
     def scales_and_correlations(self) -> tuple[Float[Array, "e d"], Float[Array, "e d d"] | None]:
         return self.inverse(), None
 
-    def logarithms(self) -> tuple[Float[Array, "e d"], Float[Array, "e b"]]:
-        return jnp.log(self.array), jnp.zeros((len(self), 0), self.array.dtype)
+    def logarithms(self) -> tuple[Float[AnyArray, "e d"], Float[AnyArray, "e b"]]:
+        return namespace(self.array).log(self.array), self.array[:, :0]
 
     def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
         return jnp.square(self.array) * variances
@@ -330,10 +356,9 @@ Factor = Triangular | Diagonal
 """Either of the two; they have the same methods."""
 
 
-def _diagonal_matrices(values: AnyArray) -> Float[Array, "*batch d d"]:
-    values = jnp.asarray(values)
-    identity = jnp.eye(values.shape[-1], dtype=values.dtype)
-    return values[..., None] * jnp.expand_dims(identity, range(values.ndim - 1))
+def _diagonal_matrices(values: AnyArray) -> Inexact[AnyArray, "*batch d d"]:
+    identity = np.eye(values.shape[-1], dtype=values.dtype)
+    return values[..., None] * identity.reshape(*(1,) * (values.ndim - 1), *identity.shape)
 
 
 def _signs(upper: Float[Array, "e a a"]) -> Float[Array, "e a"]:

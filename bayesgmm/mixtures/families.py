@@ -14,12 +14,12 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, is_traced
+from bayesgmm.numerics.precision import AnyArray, is_traced, namespace
 
 # Covariances (e, d, d) or (e, d) that maximise the likelihood, from counts (k) and scatter about the component means,
 # (k, d, d) or (k, d), for shared ones also its sum (1, ...); the third argument is the previous estimate, or None, from
@@ -121,7 +121,7 @@ class Family:
         covariances = self.maximise(weights, factor.of_each(weights) * factor.covariances(), factor)
         return dataclasses.replace(mixture, precision_factor=factor.from_covariances(covariances).array)
 
-    def to_free(self, factor: Factor, unit: Float[Array, " d"]) -> Float[Array, " p"]:
+    def to_free(self, factor: Factor, unit: Float[AnyArray, " d"]) -> Float[AnyArray, " p"]:
         """Free coordinates of covariances, with features measured in `unit`: without constraints and without units.
 
         Logarithms of the factor's diagonal, then its entries below. Of a variance that all features share there is
@@ -129,15 +129,15 @@ class Family:
         """
         log_diagonal, below = factor.scaled(unit).logarithms()
         width = self.scale_shape(1, len(unit))[1]
-        return jnp.concatenate([log_diagonal[:, :width].ravel(), below.ravel()])
+        return namespace(below).concatenate([log_diagonal[:, :width].ravel(), below.ravel()])
 
-    def from_free(self, vector: Float[Array, " p"], unit: Float[Array, " d"], num_components: int) -> Factor:
+    def from_free(self, vector: Inexact[AnyArray, " p"], unit: Float[AnyArray, " d"], num_components: int) -> Factor:
         """The factors with these free coordinates: the inverse of `to_free`."""
         num_factors, width = self.scale_shape(num_components, len(unit))
         log_diagonal = vector[: num_factors * width].reshape(num_factors, width)
         if self.isotropic:
             # In the units of the data they are equal, and so in their own units they are not.
-            log_diagonal = log_diagonal + jnp.log(unit / unit[0])[None]
+            log_diagonal = log_diagonal + namespace(unit).log(unit / unit[0])[None]
         below = vector[num_factors * width :].reshape(num_factors, -1)
         return self.representation.from_logarithms(log_diagonal, below).scaled(1.0 / unit)
 

@@ -21,7 +21,16 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, compiled, is_traced, matching_precision
+from bayesgmm.numerics.precision import (
+    AnyArray,
+    ArrayLike,
+    KeyLike,
+    RandomKey,
+    compiled,
+    is_traced,
+    matching_precision,
+    namespace,
+)
 from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import as_key, real_array, short_repr, whole_number
 from bayesgmm.runtime.files import storable
@@ -326,27 +335,28 @@ def vmap_draws(function: Callable[..., Any], mixture: Mixture) -> Callable[..., 
     return function
 
 
-def whiten(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k d n"]:
+def whiten(mixture: Mixture, x: Float[AnyArray, "n d"]) -> Float[AnyArray, "k d n"]:
     r"""$F_j (x_i - \mu_j)$, with rows as the fastest axis, in which exp and sums over components vectorise."""
     return mixture.factor.whiten(x.T[None] - mixture.means[:, :, None])
 
 
-def log_normaliser(mixture: Mixture) -> Float[Array, " k"]:
+def log_normaliser(mixture: Mixture) -> Float[AnyArray, " k"]:
     r"""$\log|F_j| - \tfrac d2 \log 2\pi$, the log-density of every component at its own mean."""
-    log_determinant = jnp.broadcast_to(mixture.factor.log_determinant(), (mixture.num_components,))
+    xp = namespace(mixture.precision_factor)
+    log_determinant = xp.broadcast_to(mixture.factor.log_determinant(), (mixture.num_components,))
     return log_determinant - 0.5 * mixture.num_features * LOG_2PI
 
 
-def joint_of_whitened(mixture: Mixture, whitened: Float[Array, "k d n"]) -> Float[Array, "k n"]:
+def joint_of_whitened(mixture: Mixture, whitened: Float[AnyArray, "k d n"]) -> Float[AnyArray, "k n"]:
     r"""$\log w_j + \log|F_j| - \tfrac d2 \log 2\pi - \tfrac12 \lVert F_j (x_i - \mu_j) \rVert^2$. The one density."""
-    squares = jnp.square(whitened)
+    squares = whitened * whitened
     # Of few features written out, to be computed together with what the squares are made of.
     few = mixture.num_features <= UNROLLED
     squares = sum(squares[:, row] for row in range(mixture.num_features)) if few else squares.sum(1)
     return (mixture.log_weights + log_normaliser(mixture))[:, None] - 0.5 * squares
 
 
-def joint_of_rows(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "k n"]:
+def joint_of_rows(mixture: Mixture, x: Float[AnyArray, "n d"]) -> Float[AnyArray, "k n"]:
     """Joint log-densities of rows, with rows as the fastest axis."""
     return joint_of_whitened(mixture, whiten(mixture, x))
 
@@ -372,9 +382,9 @@ class Assigned(NamedTuple):
         total: sum over components of the joint densities relative to the largest one, shape (n).
     """
 
-    shares: Float[Array, "k n"]
-    largest: Float[Array, " n"]
-    total: Float[Array, " n"]
+    shares: Float[AnyArray, "k n"]
+    largest: Float[AnyArray, " n"]
+    total: Float[AnyArray, " n"]
 
     @property
     def log_prob(self) -> Float[Array, " n"]:
@@ -391,12 +401,13 @@ class Assigned(NamedTuple):
         return jnp.dot(row_weights, jnp.where(row_weights == 0, 0.0, self.log_prob), precision="highest")
 
 
-def expected_shares(joint: Float[Array, "k n"], row_weights: Float[Array, " n"]) -> Assigned:
+def expected_shares(joint: Float[AnyArray, "k n"], row_weights: Float[AnyArray, " n"]) -> Assigned:
     """Responsibilities as shares, with one exp for each entry."""
     largest, relative = _relative_to_largest(joint)
     total = relative.sum(0)
     # A row whose density underflows under every component has no shares, whatever its weight.
-    return Assigned(relative * (row_weights / jnp.where(total == 0, 1.0, total))[None], largest, total)
+    safe = namespace(total).where(total == 0, 1.0, total)
+    return Assigned(relative * (row_weights / safe)[None], largest, total)
 
 
 def drawn_shares(joint: Float[Array, "k n"], row_weights: Float[Array, " n"], uniform: Float[Array, " n"]) -> Assigned:
@@ -414,10 +425,11 @@ def given_shares(row_weights: Float[Array, " n"], responsibilities: Float[Array,
     return Assigned(shares, jnp.zeros_like(row_weights), jnp.ones_like(row_weights))
 
 
-def _relative_to_largest(joint: Float[Array, "k n"]) -> tuple[Float[Array, " n"], Float[Array, "k n"]]:
-    largest = jax.lax.stop_gradient(joint.max(0))
-    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    return largest, jnp.exp(joint - largest[None])
+def _relative_to_largest(joint: Float[AnyArray, "k n"]) -> tuple[Float[AnyArray, " n"], Float[AnyArray, "k n"]]:
+    xp, largest = namespace(joint), joint.max(0)
+    largest = jax.lax.stop_gradient(largest) if xp is jnp else largest
+    largest = xp.where(xp.isfinite(largest), largest, 0.0)
+    return largest, xp.exp(joint - largest[None])
 
 
 def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Inexact
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, matching_precision
+from bayesgmm.numerics.precision import AnyArray, is_traced, matching_precision, namespace
 from bayesgmm.numerics.validation import short_repr
 
 PARAMETERS = ("weights", "means", "covariances", "standard_deviations", "correlations")
@@ -18,25 +19,37 @@ PARAMETERS = ("weights", "means", "covariances", "standard_deviations", "correla
 Functions = tuple[tuple[str, Callable[[Mixture], Any]], ...]
 
 
-@matching_precision
 def quantities_of(mixture: Mixture, functions: Functions = ()) -> dict[str, AnyArray]:
     r"""Parameters of a mixture and what the functions make of it, by name.
 
     Weights (..., k), means (..., k, d), covariances (..., k, d, d), standard deviations (..., k, d) and correlations
     (..., k, d, d), the last $\Sigma_{ab} / (\sigma_a \sigma_b)$. Functions take a single mixture.
     """
-    covariances, scales = jnp.asarray(mixture.covariances), jnp.asarray(mixture.scales)
-    itself = jnp.broadcast_to(jnp.eye(mixture.num_features, dtype=bool), covariances.shape)
+    if not is_traced(mixture):
+        mixture = jax.tree.map(np.asarray, mixture)
+    return parameters_of(mixture) | values_of(functions, mixture)
+
+
+def parameters_of(mixture: Mixture) -> dict[str, Inexact[AnyArray, "..."]]:
+    """The parameters alone, by the module that the mixture's arrays belong to."""
+    xp, factor, shape = namespace(mixture.means), mixture.factor, mixture.means.shape
+    covariances = xp.broadcast_to(factor.dense(factor.covariances()), (*shape, shape[-1]))
+    scales = xp.broadcast_to(xp.sqrt(factor.variances()), shape)
     correlations = covariances / (scales[..., :, None] * scales[..., None, :])
-    found = {
-        "weights": jnp.asarray(mixture.weights),
-        "means": jnp.asarray(mixture.means),
+    return {
+        "weights": xp.exp(mixture.log_weights),
+        "means": mixture.means,
         "covariances": covariances,
         "standard_deviations": scales,
         # With themselves 1, to the last digit and in every derivative.
-        "correlations": jnp.where(itself, 1.0, correlations),
+        "correlations": xp.where(np.eye(shape[-1], dtype=bool), 1.0, correlations),
     }
-    return found | {name: jnp.asarray(function(mixture), scales.dtype) for name, function in functions}
+
+
+@matching_precision
+def values_of(functions: Functions, mixture: Mixture) -> dict[str, AnyArray]:
+    """What the functions of a user make of a mixture, in its precision."""
+    return {name: jnp.asarray(function(mixture), mixture.means.dtype) for name, function in functions}
 
 
 def as_functions(functions: object, mixture: Mixture) -> Functions:

@@ -7,6 +7,7 @@ setting, and a density silently rounded to seven digits is a wrong density. So t
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -68,6 +69,17 @@ def in_precision(values: PyTree, dtype: DTypeLike) -> PyTree:
         return jnp.asarray(leaf, jax.dtypes.canonicalize_dtype(dtype)) if is_traced(leaf) else np.asarray(leaf, dtype)
 
     return jax.tree.map(cast, values)
+
+
+def namespace(*arrays: AnyArray) -> ModuleType:
+    """The module that computes with these arrays: NumPy, which compiles nothing, where all are its own; else JAX's."""
+    return np if all(isinstance(array, np.ndarray | np.generic) for array in arrays) else jnp
+
+
+def matmul(left: AnyArray, right: AnyArray) -> AnyArray:
+    """The product of matrices with all digits, on GPUs too."""
+    both_of_numpy = namespace(left, right) is np
+    return np.matmul(left, right) if both_of_numpy else jnp.matmul(left, right, precision="highest")
 
 
 def _as_numpy(leaf: PyTree) -> PyTree:

@@ -8,9 +8,10 @@ matrices are computed entry by entry, with the batch as the vector.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Inexact
 
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, namespace
 
 UNROLLED = 4  # up to this size work on a matrix is written out entry by entry
 _BASE = 8  # inversion by halves ends at blocks of this size
@@ -34,9 +35,15 @@ def cholesky(matrices: Float[AnyArray, "*batch d d"]) -> Float[Array, "*batch d 
     return _assembled(entries, size, entries[0, 0])
 
 
-@jax.custom_jvp
-def inverse_of_lower(lower: Float[AnyArray, "*batch d d"]) -> Float[Array, "*batch d d"]:
+def inverse_of_lower(lower: Inexact[AnyArray, "*batch d d"]) -> Inexact[AnyArray, "*batch d d"]:
     """Inverses of lower triangular matrices, of which the lower triangle is read."""
+    if namespace(lower) is jnp:
+        return _inverse_of_lower(lower)
+    return _inverse_by_entries(lower) if lower.shape[-1] <= UNROLLED else np.linalg.inv(np.tril(lower))
+
+
+@jax.custom_jvp
+def _inverse_of_lower(lower: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
     size = lower.shape[-1]
     if size <= UNROLLED:
         return _inverse_by_entries(lower)
@@ -57,9 +64,9 @@ def inverse_of_lower(lower: Float[AnyArray, "*batch d d"]) -> Float[Array, "*bat
     return inverses[..., 0, :size, :size]
 
 
-@inverse_of_lower.defjvp
+@_inverse_of_lower.defjvp
 def _inverse_of_lower_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    inverse = inverse_of_lower(*primals)
+    inverse = _inverse_of_lower(*primals)
     turned = jnp.matmul(jnp.tril(tangents[0]), inverse, precision="highest")
     return inverse, -jnp.matmul(inverse, turned, precision="highest")
 
@@ -83,7 +90,7 @@ def _inverse_by_rows(lower: Array) -> Array:
     return jnp.stack(rows, -2)
 
 
-def _inverse_by_entries(lower: Array) -> Array:
+def _inverse_by_entries(lower: AnyArray) -> AnyArray:
     """Forward substitution, an entry of the inverse at a time: of every matrix in the batch at once."""
     size, entries = lower.shape[-1], {}
     for column in range(size):
@@ -94,7 +101,8 @@ def _inverse_by_entries(lower: Array) -> Array:
     return _assembled(entries, size, entries[0, 0])
 
 
-def _assembled(entries: dict[tuple[int, int], Array], size: int, like: Array) -> Array:
-    zero = jnp.zeros_like(like)
-    rows = [jnp.stack([entries.get((row, column), zero) for column in range(size)], -1) for row in range(size)]
-    return jnp.stack(rows, -2)
+def _assembled(entries: dict[tuple[int, int], AnyArray], size: int, like: AnyArray) -> AnyArray:
+    xp = namespace(like)
+    zero = xp.zeros_like(like)
+    rows = [xp.stack([entries.get((row, column), zero) for column in range(size)], -1) for row in range(size)]
+    return xp.stack(rows, -2)

@@ -18,7 +18,7 @@ _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 def room_of_rows(num_rows: int) -> int:
-    """For how many rows a program is compiled: the next of four to eight sizes an octave, of few the next power of 2."""
+    """For how many rows a program is compiled: a power of two of few, else one of four to eight sizes an octave."""
     bits = (num_rows - 1).bit_length()
     step = 2 ** (bits - 3) if num_rows > _FEW_ROWS else max(2**bits, _FEWEST_ROWS)
     return num_rows + -num_rows % step

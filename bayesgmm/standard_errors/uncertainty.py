@@ -116,11 +116,9 @@ def uncertainty(
     _check_size(method, fit.mixture, family, weights)
     mixture = jax.tree.map(lambda field: np.asarray(field, np.float64), fit.mixture)
     with jax.enable_x64(True):
-        mixture, rows = jax.tree.map(jnp.asarray, (mixture, rows))
         known = as_functions(functions, mixture)
         sandwich = method == "sandwich"
-        padded = rows.in_steps()
-        theory = information(mixture, padded.values, padded.weights, family=family, functions=known, sandwich=sandwich)
+        theory = information(mixture, rows.values, rows.weights, family=family, functions=known, sandwich=sandwich)
         estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, known).items()}
         problems = list(_problems(fit, weights, family, theory))
         sound = all(code.sound for code, _ in problems)
@@ -128,6 +126,7 @@ def uncertainty(
         errors, acceleration = (_split(part if sound else np.full_like(part, np.nan), estimates) for part in of_theory)
         fields: dict[str, Any] = {"estimates": estimates, "standard_errors": errors, "acceleration": acceleration}
         if method not in BY_THEORY:
+            mixture, rows = jax.tree.map(jnp.asarray, (mixture, rows))
             refits = _refit(method, mixture, rows, family, num_replicates, key)
             drawn = _quantities_of_each(refits.mixtures, known)
             fields |= _of_replicates(method, refits, {name: np.asarray(drawn[name]) for name in estimates}, weights)
@@ -225,11 +224,9 @@ def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: st
 
 
 def _split(values: AnyArray, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The reverse of `ravel_pytree`, in NumPy, where it is no program: values end to end as arrays by name."""
-    names = sorted(like)
-    parts = np.split(np.asarray(values), np.cumsum([like[name].size for name in names])[:-1])
-    by_name = {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
-    return {name: by_name[name] for name in like}
+    """Values end to end as arrays by name."""
+    parts = np.split(np.asarray(values), np.cumsum([value.size for value in like.values()])[:-1])
+    return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
 def _failures(refits: Refits, method: str) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fits import TIGHT, em, in_order, maximum
-from helpers import DATA, dense, each_family, own_shape, random_case, some_families
+from helpers import DATA, compilations, dense, each_family, own_shape, random_case, some_families
 from scipy import stats
 
 import bayesgmm
@@ -20,7 +20,7 @@ from bayesgmm.likelihood.moments import maximise
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, names_of_coordinates, to_vector
 from bayesgmm.mixtures.families import FAMILIES
-from bayesgmm.mixtures.quantities import quantities_of
+from bayesgmm.mixtures.quantities import PARAMETERS, quantities_of
 from bayesgmm.standard_errors.information import information
 from bayesgmm.standard_errors.intervals import LOG, LOGIT, bca_interval, normal_interval, percentile_interval, scale_of
 from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit
@@ -170,16 +170,35 @@ def test_one_component_has_the_textbook_errors(rng):
     np.testing.assert_allclose(robust["means"], errors["means"], rtol=1e-6)
 
 
-def test_many_rows_in_the_other_formulation_of_the_density(rng, x64):
-    """From 2^19 numbers on the pass has two formulations, and derivatives go through both; information of rows adds."""
-    family = FAMILIES["full"]
-    case = random_case(family, 2, 2, rng)
-    x = jnp.asarray(case.rows(2**17, rng))
-    mixture = jax.tree.map(jnp.asarray, case.mixture)
-    found = information(mixture, x, jnp.ones(len(x)), family=family).covariance
-    halves = [information(mixture, half, jnp.ones(len(half)), family=family).covariance for half in jnp.split(x, 2)]
-    expected = np.linalg.inv(sum(np.linalg.inv(half) for half in halves))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+@each_family
+def test_information_is_the_curvature_of_the_shared_log_likelihood(family, rng, x64):
+    """Of many blocks of rows, by NumPy and by JAX, whose second derivatives go another way."""
+    case = random_case(family, 3, 2, rng)
+    x, weights = case.rows(10_000, rng), rng.uniform(0, 2, 10_000)
+    mixture = jax.tree.map(np.asarray, case.mixture)
+    unit = 1.0 / mean_precision_scale(mixture)
+    at = to_vector(mixture, unit, family)
+    found = information(mixture, x, weights, family=family)
+    assert isinstance(found.covariance, np.ndarray)
+    by_jax = information(jax.tree.map(jnp.asarray, mixture), jnp.asarray(x), jnp.asarray(weights), family=family)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(abs(one), abs(other), rtol=1e-8), found, by_jax)
+
+    def minus_log_likelihood(vector):
+        return -log_likelihood(from_vector(vector, unit, family, 3), x, weights)
+
+    curvature = jax.jit(jax.hessian(minus_log_likelihood))(jnp.asarray(at))
+    scale = np.sqrt(np.diag(curvature))
+    inverse = np.linalg.inv(found.covariance)
+    np.testing.assert_allclose(inverse / np.outer(scale, scale), curvature / np.outer(scale, scale), atol=1e-10)
+
+
+def test_first_order_theory_compiles_nothing(rng):
+    x = separated(rng)
+    fit = fitted(x, 2)
+    with compilations() as events:
+        for method in ("observed", "sandwich"):
+            bayesgmm.uncertainty(fit, x, method)
+    assert events == []
 
 
 def test_weight_two_is_the_row_twice_and_weight_zero_none(rng):
@@ -514,7 +533,7 @@ def simulated_fits(truth, num_sets, num_rows, seed, draw=None, num_replicates=0)
         )
     results, estimates, errors, acceleration, refits = jax.tree.map(np.asarray, found)
     assert (results == 0).all()
-    flat = {name: (value.shape[1:], value[0].size) for name, value in sorted(estimates.items())}
+    flat = {name: (estimates[name].shape[1:], estimates[name][0].size) for name in PARAMETERS}
     ends = np.cumsum([size for _, size in flat.values()])[:-1]
 
     def by_name(values):
