@@ -26,9 +26,11 @@ from bayesgmm.numerics.precision import (
     ArrayLike,
     KeyLike,
     RandomKey,
+    by_value,
     compiled,
     is_traced,
     matching_precision,
+    matmul,
     namespace,
 )
 from bayesgmm.numerics.triangular import UNROLLED
@@ -128,37 +130,38 @@ class Mixture:
         return self.means.shape[:-2]
 
     @property
-    @compiled
+    @by_value
     def weights(self) -> Shaped[AnyArray, "*draws k"]:
         """Mixing proportions, shape (..., k)."""
-        return jnp.exp(self.log_weights)
+        return namespace(self.log_weights).exp(self.log_weights)
 
     @property
-    @compiled
+    @by_value
     def covariances(self) -> Shaped[AnyArray, "*draws k d d"]:
         """Dense covariance of every component, shape (..., k, d, d), in squared units of the data."""
         dense = self.factor.dense(self.factor.covariances())
-        return jnp.broadcast_to(dense, (*self.means.shape, self.num_features))
+        return namespace(dense).broadcast_to(dense, (*self.means.shape, self.num_features))
 
     @property
-    @compiled
+    @by_value
     def scales(self) -> Shaped[AnyArray, "*draws k d"]:
         """Standard deviation of every component along every feature, shape (..., k, d)."""
-        return jnp.broadcast_to(jnp.sqrt(self.factor.variances()), self.means.shape)
+        xp, variances = namespace(self.precision_factor), self.factor.variances()
+        return xp.broadcast_to(xp.sqrt(variances), self.means.shape)
 
     @property
-    @compiled
+    @by_value
     def mean(self) -> Shaped[AnyArray, "*draws d"]:
         r"""Mean of the whole mixture $m = \sum_j w_j \mu_j$, shape (..., d)."""
-        return jnp.einsum("...k,...kd->...d", self.weights, self.means, precision="highest")
+        return (self.weights[..., None] * self.means).sum(-2)
 
     @property
-    @compiled
+    @by_value
     def covariance(self) -> Shaped[AnyArray, "*draws d d"]:
         r"""Covariance of the whole mixture $\sum_j w_j (\Sigma_j + (\mu_j - m)(\mu_j - m)^\top)$, shape (..., d, d)."""
-        away = self.means - self.mean[..., None, :]
-        within = jnp.einsum("...k,...kab->...ab", self.weights, self.covariances, precision="highest")
-        return within + jnp.einsum("...k,...ka,...kb->...ab", self.weights, away, away, precision="highest")
+        weights, away = self.weights[..., None], self.means - self.mean[..., None, :]
+        between = matmul((weights * away).swapaxes(-1, -2), away)
+        return (weights[..., None] * self.covariances).sum(-3) + between
 
     def __getitem__(self, index: Any) -> "Mixture":
         """Select among the leading axes: `posterior[0, 10]` is draw 10 of chain 0."""
@@ -174,16 +177,17 @@ class Mixture:
         """
         return self._permute(_check_order(order, self.log_weights.shape))
 
-    @compiled
+    @by_value
     def _permute(self, order: AnyArray) -> "Mixture":
         num_leading = len(self.draw_shape)
-        order = jnp.broadcast_to(order, self.log_weights.shape)
+        xp = namespace(self.means, order)
+        order = xp.broadcast_to(order, self.log_weights.shape)
 
-        def reorder(field: Array) -> Array:
+        def reorder(field: AnyArray) -> AnyArray:
             if field.shape[num_leading] == 1:
                 return field
             index = order.reshape(*order.shape, *(1,) * (field.ndim - order.ndim))
-            return jnp.take_along_axis(field, index, axis=num_leading)
+            return xp.take_along_axis(field, index, axis=num_leading)
 
         return jax.tree.map(reorder, self)
 

@@ -32,17 +32,16 @@ def quantities_of(mixture: Mixture, functions: Functions = ()) -> dict[str, AnyA
 
 def parameters_of(mixture: Mixture) -> dict[str, Inexact[AnyArray, "..."]]:
     """The parameters alone, by the module that the mixture's arrays belong to."""
-    xp, factor, shape = namespace(mixture.means), mixture.factor, mixture.means.shape
-    covariances = xp.broadcast_to(factor.dense(factor.covariances()), (*shape, shape[-1]))
-    scales = xp.broadcast_to(xp.sqrt(factor.variances()), shape)
+    covariances, scales = mixture.covariances, mixture.scales
     correlations = covariances / (scales[..., :, None] * scales[..., None, :])
+    itself = np.eye(mixture.num_features, dtype=bool)
     return {
-        "weights": xp.exp(mixture.log_weights),
+        "weights": mixture.weights,
         "means": mixture.means,
         "covariances": covariances,
         "standard_deviations": scales,
         # With themselves 1, to the last digit and in every derivative.
-        "correlations": xp.where(np.eye(shape[-1], dtype=bool), 1.0, correlations),
+        "correlations": namespace(scales).where(itself, 1.0, correlations),
     }
 
 

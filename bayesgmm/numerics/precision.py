@@ -57,6 +57,24 @@ def compiled[**P, R](function: Callable[P, R], *, static_argnums: int | tuple[in
     return matching_precision(jax.jit(function, static_argnums=static_argnums))
 
 
+def by_value[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """A function of arrays as one that compiles nothing where their values are known: NumPy computes it.
+
+    Its results are arrays of JAX where an argument is.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        leaves = jax.tree.leaves((args, kwargs))
+        if is_traced(leaves):
+            return function(*args, **kwargs)
+        args, kwargs = jax.tree.map(np.asarray, (args, kwargs))
+        found = function(*args, **kwargs)
+        return jax.device_put(found) if any(isinstance(leaf, jax.Array) for leaf in leaves) else found
+
+    return run
+
+
 def is_traced(value: PyTree) -> bool:
     """Whether the value is known only to the caller's own `jit`, `vmap` or `grad`: it has a shape but no contents."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
