@@ -102,7 +102,7 @@ OTHER_SUMS = {
     ("mixtures/coordinates.py", "from_vector"): "log weights made to add up to one",
     ("plots/num_components.py", "_bic_weights"): "over numbers of components",
     ("priors/mixing_weights.py", "log_prob_of_weights"): "lengths of the sticks that weights leave",
-    ("priors/mixing_weights.py", "sample_log_weights"): "a Dirichlet draw from gamma draws",
+    ("priors/mixing_weights.py", "log_weights_of_gammas"): "a Dirichlet draw from gamma draws",
     ("starts/hierarchical.py", "_terms"): "two terms of the cost of a merge",
     ("target/numpyro_model.py", "_sample_conjugate_sites"): "the prior of the means",
     ("target/numpyro_model.py", "floor_weights"): "weights made to add up to one",

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import get_importance_trace
+from numpyro.primitives import Messenger
 
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import Rows
@@ -99,12 +100,22 @@ def log_densities(
 ) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""]]:
     """A draw from the guide: values of the model's sites there, and its log-densities under model and guide."""
     model_key, guide_key = jax.random.split(key)
-    traces = get_importance_trace(seed(model, model_key), seed(guide, guide_key), arguments, named or {}, parameters)
+    guide = _HeldApart(seed(guide, guide_key))
+    traces = get_importance_trace(seed(model, model_key), guide, arguments, named or {}, parameters)
     log_p, log_q = (
         jnp.stack([site["log_prob"].sum() for site in trace.values() if site["type"] == "sample"]).sum()
         for trace in traces
     )
     return {name: site["value"] for name, site in traces[0].items()}, log_p, log_q
+
+
+class _HeldApart(Messenger):
+    """Draws held apart from what is made of them, or each of their uses would be compiled with the drawing anew."""
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        """Put the barrier behind a draw."""
+        if msg["type"] == "sample" and not msg["is_observed"]:
+            msg["value"] = jax.lax.optimization_barrier(msg["value"])
 
 
 STEP_SIZES = (2e-2, 5e-3, 1.25e-3)

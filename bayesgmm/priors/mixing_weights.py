@@ -72,15 +72,23 @@ def log_prob_of_weights(
     return kernel - log_constant_of_weights(concentration, remainder)
 
 
+def gamma_shapes(concentration: PerComponent, remainder: Remainder) -> Float[AnyArray, " g"]:
+    """Shapes of the gamma variables that a draw of weights is made of: k, or two for each piece of a stick."""
+    return concentration if remainder is None else jnp.concatenate([concentration[:-1], remainder[:-1]])
+
+
+def log_weights_of_gammas(log_gammas: Float[Array, " g"], remainder: Remainder) -> PerComponent:
+    """Logarithms of the weights that are made of the logarithms of such variables."""
+    if remainder is None:
+        return jax.nn.log_softmax(log_gammas)
+    odds = log_gammas[: len(log_gammas) // 2] - log_gammas[len(log_gammas) // 2 :]
+    return _with_the_last(-jax.nn.softplus(-odds)) + _of_earlier(-jax.nn.softplus(odds))
+
+
 def sample_log_weights(concentration: PerComponent, remainder: Remainder, *, key: RandomKey) -> PerComponent:
     """Logarithms of weights drawn from the distribution."""
-    dtype = concentration.dtype
-    if remainder is None:
-        return jax.nn.log_softmax(jax.random.loggamma(key, concentration, dtype=dtype))
-    a_key, b_key = jax.random.split(key)
-    odds = jax.random.loggamma(a_key, concentration[:-1], dtype=dtype)
-    odds = odds - jax.random.loggamma(b_key, remainder[:-1], dtype=dtype)
-    return _with_the_last(-jax.nn.softplus(-odds)) + _of_earlier(-jax.nn.softplus(odds))
+    shapes = gamma_shapes(concentration, remainder)
+    return log_weights_of_gammas(jax.random.loggamma(key, shapes, dtype=concentration.dtype), remainder)
 
 
 def _with_the_last(of_pieces: Float[Array, " pieces"]) -> PerComponent:

@@ -193,16 +193,20 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
     $B_{ii}^2 \sim \chi^2_{\nu - d + i}$ and standard normal below, $F = B G$ is the factor of a Wishart precision
     (Bartlett 1933, with the order of the features reversed), so that none has to be factorised.
     """
-    weight_key, covariance_key, off_key, mean_key = jax.random.split(key, 4)
-    (k, d), dtype = distribution.mean.shape, distribution.mean.dtype
-    log_weights = mixing_weights.sample_log_weights(*distribution.weight_parameters, key=weight_key)
-    noise = jax.random.normal(mean_key, (k, d), dtype) / jnp.sqrt(distribution.shrinkage)[:, None]
-    scales = distribution.free_scales()
+    gamma_key, normal_key = jax.random.split(key)
+    (k, d), dtype, scales = distribution.mean.shape, distribution.mean.dtype, distribution.free_scales()
     *shape, p = scales.shape[:-1]
     halves = 0.5 * (distribution.dof[:, None, None] - jnp.arange(p - 1, -1, -1, dtype=dtype)[None, None])
-    diagonal = jnp.sqrt(2.0 * jax.random.gamma(covariance_key, halves, (*shape, p), dtype))
-    lower = jnp.tril(jax.random.normal(off_key, scales.shape, dtype), -1)
-    lower = lower + Triangular.of_diagonal(diagonal)
+    of_weights = mixing_weights.gamma_shapes(*distribution.weight_parameters)
+    # All gamma variables in one call, and all normal ones, held apart from what is made of them: there are few numbers,
+    # and most of what a program of draws costs is to compile each call, for each of its uses anew.
+    gammas = jnp.concatenate([of_weights, jnp.broadcast_to(halves, (*shape, p)).ravel()])
+    normals = jax.random.normal(normal_key, (k * d + scales.size,), dtype)
+    gammas, normals = jax.lax.optimization_barrier((jax.random.loggamma(gamma_key, gammas, dtype=dtype), normals))
+    log_weights = mixing_weights.log_weights_of_gammas(gammas[: len(of_weights)], distribution.remainder)
+    noise = normals[: k * d].reshape(k, d) / jnp.sqrt(distribution.shrinkage)[:, None]
+    diagonal = jnp.sqrt(2.0 * jnp.exp(gammas[len(of_weights) :].reshape(*shape, p)))
+    lower = jnp.tril(normals[k * d :].reshape(scales.shape), -1) + Triangular.of_diagonal(diagonal)
     blocks = jnp.matmul(lower, Triangular.from_covariances(scales).array, precision="highest")
     factor = distribution.representation.from_blocks(blocks, d)
     # Covariance factor times noise, which is small beside what a solve would cost to set up.
