@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.checks import check_columns, check_fields, check_order, check_values
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.numerics.precision import (
     AnyArray,
@@ -100,7 +101,7 @@ class Mixture:
         fields = tuple(
             value if isinstance(value, jax.Array) else np.asarray(value) for value in (weights, means, covariances)
         )
-        _check_fields(*fields)
+        check_fields(*fields)
         return _from_covariances(*fields)
 
     @property
@@ -175,7 +176,7 @@ class Mixture:
         Raises:
             InputError: for what is no permutation of the components.
         """
-        return self._permute(_check_order(order, self.log_weights.shape))
+        return self._permute(check_order(order, self.log_weights.shape))
 
     @by_value
     def _permute(self, order: AnyArray) -> "Mixture":
@@ -197,7 +198,7 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, or twice.
         """
-        return self._marginal(_check_columns(columns, self.num_features))
+        return self._marginal(check_columns(columns, self.num_features))
 
     @functools.partial(compiled, static_argnums=1)
     def _marginal(self, columns: tuple[int, ...]) -> "Mixture":
@@ -218,8 +219,8 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, twice, or all; for values of another shape, or not finite.
         """
-        columns = _check_columns(columns, self.num_features)
-        return self._condition(_check_values(values, columns, self.num_features), columns)
+        columns = check_columns(columns, self.num_features)
+        return self._condition(check_values(values, columns, self.num_features), columns)
 
     @functools.partial(compiled, static_argnums=2)
     def _condition(self, values: AnyArray, columns: tuple[int, ...]) -> "Mixture":
@@ -458,58 +459,3 @@ def as_mixture(value: object, name: str = "mixture") -> Mixture:
         return value
     cure = f"give its mixture, {name}.mixture" if hasattr(value, "mixture") else "give the .mixture of a fit"
     raise InputError(f"{name}={short_repr(value)} is not a Mixture; {cure}")
-
-
-def _check_fields(weights: AnyArray, means: AnyArray, covariances: AnyArray) -> None:
-    """Refuse weights, means and covariances of different mixtures."""
-    *draws, k, d = means.shape if means.ndim > 1 else (0, 0)
-    expected = [(*draws, e, *shape) for e in (k, 1) for shape in ((d, d), (d,))]
-    if means.ndim < 2 or weights.shape != means.shape[:-1] or covariances.shape not in expected:
-        raise InputError(
-            "weights, means and covariances must have shapes (k,), (k, d), and (e, d, d) or (e, d) with e = 1 or k, "
-            f"after leading axes that they share; got {weights.shape}, {means.shape} and {covariances.shape}"
-        )
-
-
-def _check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:
-    """An order of the components, (k), or one for each of the draws."""
-    array = real_array(order, "order")
-    k = shape[-1]
-    fits = array.dtype.kind in "iu" and array.ndim > 0 and array.shape in (shape, (k,))
-    if not fits or not (is_traced(array) or (np.sort(array, axis=-1) == np.arange(k)).all()):
-        raise InputError(f"order={short_repr(order)} must have each of the components 0 to {k - 1} once, shape {shape}")
-    return array
-
-
-def _check_columns(columns: Any, num_features: int) -> tuple[int, ...]:
-    """Numbers of columns, one or several, in the order given."""
-    several = np.ravel(columns).tolist() if isinstance(columns, np.ndarray | np.integer | int) else columns
-    try:
-        checked = tuple(whole_number("columns", column, least=0) for column in several)
-    except TypeError:
-        raise InputError(f"columns={short_repr(columns)} must be numbers of columns, counted from 0") from None
-    if not checked:
-        raise InputError("columns is empty; give at least one number of a column")
-    if len(set(checked)) < len(checked):
-        raise InputError(f"columns={short_repr(columns)} has a column more than once; drop the repetition")
-    if max(checked) >= num_features:
-        raise InputError(
-            f"columns={short_repr(columns)} has {max(checked)}, and the mixture has {num_features} features; choose "
-            "among them, counted from 0"
-        )
-    return checked
-
-
-def _check_values(values: ArrayLike, columns: tuple[int, ...], num_features: int) -> AnyArray:
-    """Values to condition on, (b) or (m, b), of these columns."""
-    if len(columns) == num_features:
-        raise InputError(f"columns={columns} are all {num_features} features, so none is left; leave one out")
-    array = real_array(values, "values")
-    if array.ndim not in (1, 2) or array.shape[-1] != len(columns):
-        raise InputError(
-            f"values must have shape ({len(columns)},) or (rows, {len(columns)}), a value for each of "
-            f"columns={columns}; got {array.shape}"
-        )
-    if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
-        raise InputError("values has NaN or infinite entries; give finite ones, and leave out the columns of others")
-    return array

@@ -80,16 +80,14 @@ def information(
     Arrays of NumPy are computed with by NumPy, without compiling anything; others in one program, or inside yours.
     Where the information is singular or the fit no maximum, numbers mean nothing: look at `shares`.
     """
-    compute = _by_numpy if namespace(mixture.means, x, row_weights) is np else _by_jax
-    return compute(mixture, x, row_weights, family=family, functions=functions, sandwich=sandwich)
-
-
-def _by_numpy(mixture: Mixture, *args: Any, **kwargs: Any) -> Information:
+    if namespace(mixture.means, x, row_weights) is jnp:
+        return _by_jax(mixture, x, row_weights, family=family, functions=functions, sandwich=sandwich)
+    compute = functools.partial(_information, family=family, functions=functions, sandwich=sandwich)
     with np.errstate(all="ignore"):
         try:
-            return _information(mixture, *args, **kwargs)
+            return compute(mixture, x, row_weights)
         except np.linalg.LinAlgError:  # where JAX's own functions give NaN
-            shapes = jax.eval_shape(functools.partial(_information, **kwargs), mixture, *args)
+            shapes = jax.eval_shape(compute, mixture, x, row_weights)
             return jax.tree.map(lambda shape: np.full(shape.shape, np.nan), shapes)
 
 
@@ -103,7 +101,6 @@ def _information(
     sandwich: bool,
 ) -> Information:
     xp = namespace(x)
-    algebra: Any = scipy.linalg if xp is np else jax.scipy.linalg
     k, unit = mixture.num_components, 1.0 / mean_precision_scale(mixture)
     at = to_vector(mixture, unit, family)
     # In these units of the features the coordinates are those of the scaled mixture, with units of 1.
@@ -120,10 +117,9 @@ def _information(
     observed = curvature(moments) - (_information_given_labels(scaled, sums.products, places) - sums.meat)
     # Measured against the information of known labels, curvature has no units, and none at all is seen beside rounding.
     lower = xp.linalg.cholesky(curvature(_moments_of_known_labels(scaled, row_weights)))
-    half = algebra.solve_triangular(lower, observed, lower=True, check_finite=False)
-    relative = algebra.solve_triangular(lower, half.T, lower=True, check_finite=False)
+    relative = _solve(lower, _solve(lower, observed).T)
     shares, directions = xp.linalg.eigh(0.5 * (relative + relative.T))
-    root = algebra.solve_triangular(lower, directions, lower=True, trans=1, check_finite=False)
+    root = _solve(lower, directions, trans=1)
     inverse = matmul(root / shares[None], root.T)
 
     jacobian = _jacobian_of_parameters(at, unit, family, k)
@@ -145,6 +141,11 @@ def _information(
 
 
 _by_jax = compiled_once(_information, static_argnames=("family", "functions", "sandwich"))
+
+
+def _solve(lower: AnyArray, right: AnyArray, trans: int = 0) -> AnyArray:
+    solve = scipy.linalg.solve_triangular if namespace(lower) is np else jax.scipy.linalg.solve_triangular
+    return solve(lower, right, lower=True, trans=trans, check_finite=False)
 
 
 class _Sums(NamedTuple):
