@@ -165,17 +165,17 @@ def _make_starts(
 
 
 @functools.cache
-def _compile_runs_ahead(settings: Settings, start: str, shape: tuple[int, int], dtype: np.dtype, roomy: bool) -> None:
+def _compile_runs_ahead(settings: Settings, shape: tuple[int, int], dtype: np.dtype, roomy: bool) -> None:
     """Compile the runs while the starts are."""
     numbers = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     rows, active = Rows(numbers(shape), numbers(shape[:1])), None
     if roomy:
         active = jax.ShapeDtypeStruct((settings.num_components,), np.bool)
-    make = functools.partial(_make_starts, settings=settings, start=start)
-    key = jax.eval_shape(jax.random.key, 0)
-    starts, ridge = jax.eval_shape(make, key, rows, numbers(shape[1:]), None, active)
-    limits = jax.ShapeDtypeStruct((settings.num_restarts,), np.int32)
-    compile_ahead(_run_each, starts, rows, ridge, numbers(()), None, limits, active, settings=settings)
+    num, k, family = settings.num_restarts, settings.num_components, settings.family
+    factor = family.representation.shape(shape[1])
+    starts = Mixture(numbers((num, k)), numbers((num, k, shape[1])), numbers((num, family.num_factors(k), *factor)))
+    limits = jax.ShapeDtypeStruct((num,), np.int32)
+    compile_ahead(_run_each, starts, rows, numbers(shape[1:]), numbers(()), None, limits, active, settings=settings)
 
 
 _make_starts_once = compiled_once(_make_starts, static_argnames=("settings", "start"))
@@ -194,7 +194,7 @@ def best_on_host(
 ) -> Fit:
     """The best of random starts of few rows, by two small programs that serve many fits, and NumPy between them."""
     if settings.num_restarts > 1 and prior is None:
-        _compile_runs_ahead(settings, start, rows.values.shape, rows.dtype, limits.active is not None)
+        _compile_runs_ahead(settings, rows.values.shape, rows.dtype, limits.active is not None)
     starts, ridge = _make_starts_once(key, rows, reg_covar, prior, limits.active, settings=settings, start=start)
     if settings.num_restarts == 1:
         only = jax.tree.map(lambda leaf: np.asarray(leaf)[0], starts)

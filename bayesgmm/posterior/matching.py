@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob
@@ -59,6 +58,8 @@ def best_orders(scores: Float[np.ndarray, "*draws k k"]) -> Int[np.ndarray, "*dr
     The component with label j is `order[j]`. Exact, by linear assignment (a shortest augmenting path, Crouse 2016).
     NaN ranks last.
     """
+    from scipy.optimize import linear_sum_assignment  # imported here, where it is used: it takes a third of a second
+
     finite = np.nan_to_num(np.asarray(scores, np.float64), nan=-1e300, neginf=-1e300, posinf=1e300)
     flat = finite.reshape(-1, *scores.shape[-2:])
     orders = np.empty(flat.shape[:2], np.int32)

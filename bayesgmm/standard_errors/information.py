@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Float, Inexact
 
 from bayesgmm.likelihood.moments import Moments, move_second
@@ -117,9 +116,9 @@ def _information(
     observed = curvature(moments) - (_information_given_labels(scaled, sums.products, places) - sums.meat)
     # Measured against the information of known labels, curvature has no units, and none at all is seen beside rounding.
     lower = xp.linalg.cholesky(curvature(_moments_of_known_labels(scaled, row_weights)))
-    relative = _solve(lower, _solve(lower, observed).T)
+    relative = xp.linalg.solve(lower, xp.linalg.solve(lower, observed).T)
     shares, directions = xp.linalg.eigh(0.5 * (relative + relative.T))
-    root = _solve(lower, directions, trans=1)
+    root = xp.linalg.solve(lower.T, directions)
     inverse = matmul(root / shares[None], root.T)
 
     jacobian = _jacobian_of_parameters(at, unit, family, k)
@@ -141,11 +140,6 @@ def _information(
 
 
 _by_jax = compiled_once(_information, static_argnames=("family", "functions", "sandwich"))
-
-
-def _solve(lower: AnyArray, right: AnyArray, trans: int = 0) -> AnyArray:
-    solve = scipy.linalg.solve_triangular if namespace(lower) is np else jax.scipy.linalg.solve_triangular
-    return solve(lower, right, lower=True, trans=trans, check_finite=False)
 
 
 class _Sums(NamedTuple):

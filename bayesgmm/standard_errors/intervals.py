@@ -14,11 +14,11 @@ Sources: Efron & Tibshirani (1993), chapters 13 and 14; Efron (1987).
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit, logit, ndtr, ndtri
 
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
@@ -184,7 +184,11 @@ class Scale(NamedTuple):
 
 IDENTITY = Scale(np.asarray, np.asarray, np.ones_like)
 LOG = Scale(np.log, np.exp, lambda value: 1.0 / value)
-LOGIT = Scale(logit, expit, lambda value: 1.0 / (value * (1.0 - value)))
+LOGIT = Scale(
+    lambda value: np.log(value) - np.log1p(-value),
+    lambda value: 1.0 / (1.0 + np.exp(-value)),
+    lambda value: 1.0 / (value * (1.0 - value)),
+)
 FISHER = Scale(np.arctanh, np.tanh, lambda value: 1.0 / (1.0 - np.square(value)))
 
 
@@ -197,7 +201,7 @@ def normal_interval(estimate: Numbers, standard_error: Numbers, level: float, sc
     """Normal limits, on the last axis. A quantity without error has an interval of no width."""
     certain = standard_error == 0
     with np.errstate(all="ignore"):
-        half = ndtri(0.5 + 0.5 * level) * np.abs(scale.slope(estimate)) * standard_error
+        half = NormalDist().inv_cdf(0.5 + 0.5 * level) * np.abs(scale.slope(estimate)) * standard_error
         centre = scale.forward(estimate)
         limits = scale.backward(np.stack([centre - half, centre + half], -1))
     return np.where(certain[..., None], np.asarray(estimate)[..., None], limits)
@@ -215,6 +219,8 @@ def bca_interval(replicates: Replicates, estimate: Numbers, acceleration: Number
     Replicates equal to the estimate count half. Where all lie on one side of it, the share that is looked up is half a
     replicate: the interval then ends at the outermost ones.
     """
+    from scipy.special import ndtr, ndtri  # imported here: half of a first call's time
+
     num_replicates = len(replicates)
     share = (replicates < estimate).mean(0) + 0.5 * (replicates == estimate).mean(0)
     bias = ndtri(np.clip(share, 0.5 / num_replicates, 1.0 - 0.5 / num_replicates))
