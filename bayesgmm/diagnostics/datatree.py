@@ -19,10 +19,11 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features
+from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
-from bayesgmm.target.prior_predictive import draw_scale_rates, log_prior_of_draws, prior_draws
+from bayesgmm.target.prior_predictive import compile_prior_draws, draw_scale_rates, log_prior_of_draws, prior_draws
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -51,8 +52,8 @@ def to_datatree(
         InputError: for a prior of another number of components or another family, for names that are not one for each
             column, and for a fit by EM without a prior, which has no posterior.
     """
-    import arviz
     import xarray
+    from arviz_base import from_dict  # not by ArviZ, which imports matplotlib
 
     if not as_fit(fit).has_prior:
         raise InputError(
@@ -65,37 +66,43 @@ def to_datatree(
     thin = max(1, -(-int(np.prod(draws.draw_shape)) * len(x) // _MAX_POINTWISE))
     draws = draws[:, ::thin]
     prior_key, predictive_key = jax.random.split(key)
-    from_prior = prior_draws(prior, family, fit.mixture.num_components, NUM_PRIOR_DRAWS, key=prior_key)
-    rate, prior_rate = None, None
-    if isinstance(prior, WeaklyInformativePrior) and isinstance(prior.scales, HierarchicalScales):
-        rate = draw_scale_rates(draws, family, prior.scales, key=jax.random.fold_in(predictive_key, 1))
-        prior_rate = draw_scale_rates(from_prior, family, prior.scales, key=jax.random.fold_in(prior_key, 1))
+    k = fit.mixture.num_components
+    prior = check_prior(prior, k, None, family)
+    compile_prior_draws(prior, family, k, NUM_PRIOR_DRAWS)  # while others are made
+    scales, rate, prior_rate = prior.scales if isinstance(prior, WeaklyInformativePrior) else None, None, None
+    if isinstance(scales, HierarchicalScales):
+        rate = draw_scale_rates(draws, family, scales, key=jax.random.fold_in(predictive_key, 1))
     every = max(1, -(-int(np.prod(draws.draw_shape)) * x.size // _MAX_PREDICTIVE))
     stats = {name: np.asarray(value)[:, ::thin] for name, value in fit.sample_stats.items()}
     log_prior = jax.tree.map(np.asarray, log_prior_of_draws(draws, family, prior, rate))
+    log_likelihoods = np.asarray(pointwise_log_likelihood(draws, x))
+    predicted = np.asarray(draws[:, ::every].sample(len(x), key=predictive_key))
+    from_prior = prior_draws(prior, family, k, NUM_PRIOR_DRAWS, key=prior_key)
+    if isinstance(scales, HierarchicalScales):
+        prior_rate = draw_scale_rates(from_prior, family, scales, key=jax.random.fold_in(prior_key, 1))
     each = ["cluster", "feature"]
     dims = {"weights": ["cluster"], "means": each, "scales": each, "covariances": [*each, "feature_other"]}
     dims["scale_rate"] = [] if family.isotropic else ["feature"]
     x_dims = {"x": ["row", "feature"]}
     groups: dict[str, tuple[dict[str, np.ndarray], dict[str, list[str]]]] = {
         "posterior": (_variables(draws, family, rate), dims),
-        "log_likelihood": ({"x": np.asarray(pointwise_log_likelihood(draws, x))}, {"x": ["row"]}),
-        "posterior_predictive": ({"x": np.asarray(draws[:, ::every].sample(len(x), key=predictive_key))}, x_dims),
+        "log_likelihood": ({"x": log_likelihoods}, {"x": ["row"]}),
+        "posterior_predictive": ({"x": predicted}, x_dims),
         "log_prior": (log_prior, {}),
         "prior": (_variables(from_prior, family, prior_rate), dims),
         "observed_data": ({"x": x}, x_dims),
         **({"sample_stats": (stats, {})} if stats else {}),
     }
-    clusters = np.arange(fit.mixture.num_components)
+    clusters = np.arange(k)
     coords = {"cluster": clusters, "feature": names, "feature_other": names, "row": np.arange(len(x))}
     parts = {
-        name: arviz.from_dict({name: variables}, dims=of_group, coords=coords).children[name]
+        name: from_dict({name: variables}, dims=of_group, coords=coords).children[name]
         for name, (variables, of_group) in groups.items()
     }
     if np.ndim(fit.trace) == 1:  # of a sampler's draws the trace is among the sample statistics
         parts["optimization"] = xarray.DataTree(xarray.Dataset({"objective": ("step", np.asarray(fit.trace))}))
     tree = xarray.DataTree(children=parts)
-    what = {"engine": fit.engine, "family": fit.family, "num_components": fit.mixture.num_components}
+    what = {"engine": fit.engine, "family": fit.family, "num_components": k}
     tree.attrs = {**what, "result": fit.code.name, "every": thin, "inference_library": "bayesgmm"}
     return tree
 

@@ -3,9 +3,10 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
-from jax.stages import Wrapped
+from jax.stages import Lowered, Wrapped
 from jaxtyping import PyTree
 
 from bayesgmm.numerics.precision import is_traced
@@ -29,25 +30,40 @@ def has_room(num_components: int, num_values: int) -> bool:
     return num_components <= ROOM and num_values * ROOM <= _ROOMY
 
 
+class Once[**P, R]:
+    """`jax.jit` of what costs more to compile than all its runs: made in half the time, and several times slower.
+
+    Inside the caller's own program it is a part of that, and optimised with it; so it is `unless` there is much to do.
+    """
+
+    def __init__(
+        self, function: Callable[P, R], static_argnames: str | tuple[str, ...], unless: Callable[..., bool]
+    ) -> None:
+        self._whole = jax.jit(function, static_argnames=static_argnames)
+        self._alone = jax.jit(function, static_argnames=static_argnames, compiler_options=_LITTLE_OPTIMISED)
+        self._unless = unless
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result, of the program or of its part in another."""
+        return self._program(*args, **kwargs)(*args, **kwargs)
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
+        """What a call will compile."""
+        return self._program(*args, **kwargs).lower(*args, **kwargs)
+
+    def _program(self, *args: P.args, **kwargs: P.kwargs) -> Wrapped:
+        return self._whole if is_traced((args, kwargs)) or self._unless(*args, **kwargs) else self._alone
+
+
 def compiled_once[**P, R](
     function: Callable[P, R],
     *,
     static_argnames: str | tuple[str, ...] = (),
     unless: Callable[..., bool] = lambda *args, **kwargs: False,
-) -> Callable[P, R]:
-    """`jax.jit` of what costs more to compile than all its runs: made in half the time, and several times slower.
-
-    Inside the caller's own program it is a part of that, and optimised with it; so it is `unless` there is much to do.
-    """
-    whole = jax.jit(function, static_argnames=static_argnames)
-    alone = jax.jit(function, static_argnames=static_argnames, compiler_options=_LITTLE_OPTIMISED)
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        optimised = is_traced((args, kwargs)) or unless(*args, **kwargs)
-        return (whole if optimised else alone)(*args, **kwargs)
-
-    return run
+) -> Once[P, R]:
+    """A function as an `Once`."""
+    return Once(function, static_argnames, unless)
 
 
 @functools.cache
@@ -55,7 +71,7 @@ def _compiler() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="bayesgmm-compiler")
 
 
-def compile_ahead(program: Wrapped, *args: PyTree, **static: object) -> None:
+def compile_ahead(program: Wrapped | Once[..., Any], *args: PyTree, **static: object) -> None:
     """Compile in a thread what a call of a jitted function with arguments of these shapes will need.
 
     The call that needs it waits for it: JAX keeps one executable of what was lowered alike.

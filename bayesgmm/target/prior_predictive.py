@@ -18,7 +18,7 @@ from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, PriorLike
 from bayesgmm.priors.scales import HierarchicalScales
-from bayesgmm.runtime.programs import compiled_once
+from bayesgmm.runtime.programs import compile_ahead, compiled_once
 from bayesgmm.target.numpyro_model import (
     log_prior_of_sites,
     mixture_of_sites,
@@ -70,14 +70,22 @@ def prior_predictive(
 
 
 @matching_precision
+def compile_prior_draws(prior: AnyPrior, family: Family, num_components: int, num_draws: int) -> None:
+    """Begin to compile what `prior_draws` will need."""
+    compile_ahead(_draw_once, prior, family, num_components, num_draws, jax.random.key(0))
+
+
 @functools.partial(compiled_once, static_argnames=("family", "num_components", "num_draws"))
-def _draw(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
+def _draw_once(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
     from numpyro.infer import Predictive
 
     predictive = Predictive(sample_sites, num_samples=num_draws, parallel=True)
     latent = predictive(key, num_components, family, prior)
     draws = jax.vmap(lambda sites: mixture_of_sites(sites, family))(latent)
     return jax.tree.map(lambda leaf: leaf[None], draws)
+
+
+_draw = matching_precision(_draw_once)
 
 
 @matching_precision
