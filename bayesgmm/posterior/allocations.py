@@ -76,7 +76,8 @@ def mean_responsibilities(draws: Mixture, x: AnyArray) -> Float[np.ndarray, "n k
     """Average the responsibilities of draws (s) for rows (n, d); those of a single mixture are as they are."""
     if not draws.draw_shape:
         return np.asarray(draws.responsibilities(x))
-    return sum((block.sum(0) for block in responsibility_blocks(draws, x)), np.zeros(())) / len(draws.means)
+    zero = np.zeros((), draws.means.dtype)
+    return sum((block.sum(0) for block in responsibility_blocks(draws, x)), zero) / len(draws.means)
 
 
 def pooled_draws(draws: Mixture) -> Mixture:

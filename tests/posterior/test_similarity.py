@@ -11,8 +11,9 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
 import bayesgmm
+from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.posterior import allocations, point_partition, similarity
-from bayesgmm.posterior.allocations import flat_draws, hard_allocations, sampled_allocations
+from bayesgmm.posterior.allocations import flat_draws, hard_allocations, mean_responsibilities, sampled_allocations
 from bayesgmm.posterior.point_partition import binder_loss, partition_rows, variation_of_information
 from bayesgmm.posterior.similarity import ALLOCATIONS, similarity_matrix
 
@@ -298,3 +299,12 @@ def test_errors_say_what_to_do(function, rng, key):
     else:
         refused("allocations='mean' is not known; choose one of soft, sampled, hard", draws, x, allocations="mean")
         refused("key=None is not a random key; pass key=", draws, x, allocations="sampled")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_responsibilities_are_averages_in_the_precision_of_the_draws(dtype, rng):
+    draws = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), random_draws(FAMILIES["full"], 3, 2, (5,), rng))
+    x = rng.normal(size=(7, 2)).astype(dtype)
+    found = mean_responsibilities(draws, x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, np.asarray(draws.responsibilities(x)).mean(0), rtol=10 * np.finfo(dtype).eps)
