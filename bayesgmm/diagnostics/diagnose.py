@@ -20,7 +20,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
-from bayesgmm.numerics.precision import ArrayLike, matching_precision
+from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.posterior import convergence
 from bayesgmm.posterior import thresholds as limits
 from bayesgmm.priors.checks import check_prior
@@ -236,10 +236,9 @@ def _flatten_weights(points: Mixture) -> Float[np.ndarray, "draws k"]:
     return np.exp(np.asarray(points.log_weights, np.float64)).reshape(-1, points.num_components)
 
 
-@matching_precision
 def _measure_widths(mixture: Mixture, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " k"]:
     r"""$\min_v \sqrt{v^\top \Sigma_j v / v^\top S v}$ with S the covariance of the rows: no units, no coordinates."""
-    factor = np.asarray(mixture.factor.dense(mixture.precision_factor), np.float64)
+    factor = mixture.factor.dense(np.asarray(mixture.precision_factor, np.float64))
     covariance = np.cov(x, rowvar=False, bias=True, dtype=np.float64).reshape(2 * [mixture.num_features])
     largest = np.linalg.eigvalsh(factor @ covariance @ np.swapaxes(factor, 1, 2))[:, -1]
     return np.broadcast_to(1 / np.sqrt(largest), mixture.num_components)

@@ -53,6 +53,11 @@ class ConjugateDistribution:
     remainder: Shaped[AnyArray, "*draws k"] | None = None
 
     @property
+    def is_diagonal(self) -> bool:
+        """Whether it is one of variances, not of covariance matrices."""
+        return self.representation is Diagonal
+
+    @property
     def representation(self) -> type[Factor]:
         """That of its mixtures' precision factors."""
         return Diagonal if self.scale.ndim == self.mean.ndim else Triangular

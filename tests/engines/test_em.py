@@ -106,6 +106,13 @@ def test_every_family_walks_where_scikit_learn_walks(family, rng):
     assert_walks_alike(family, DATA["simulated"], 30, rng)
 
 
+@pytest.mark.slow
+@each_data_set
+@each_sklearn_family
+def test_every_family_walks_so_on_every_data_set(family, x, rng):
+    assert_walks_alike(family, x, 30, rng)
+
+
 @pytest.mark.parametrize("num_steps", [1, 5])
 @each_sklearn_family
 def test_is_where_scikit_learn_is_after_few_steps(family, num_steps, rng):

@@ -43,6 +43,11 @@ def assert_same_mixture(one, other, tolerance):
         *((family, "faithful") for family in ("full", "tied", "diag", "spherical")),
         ("full", "iris"),
         ("full", "galaxies"),
+        *(
+            pytest.param(family, name, marks=pytest.mark.slow)
+            for family in ("tied", "diag", "spherical")
+            for name in ("iris", "galaxies")
+        ),
     ],
 )
 def test_same_seed_and_steps_give_scikit_learns_mixture(family, name):
