@@ -47,16 +47,45 @@ def num_draws(tree: "DataTree") -> int:
     return tree.posterior.sizes["chain"] * tree.posterior.sizes["draw"]
 
 
+def _not_finite(tree: "DataTree", *groups: str) -> int:
+    """In how many draws some log-density of these groups, or of an approximation, is infinite or NaN."""
+    stats = tree["sample_stats"] if "sample_stats" in tree.children else {}
+    values = [stats[name] for name in ("log_p", "log_q") if "log_q" in stats]
+    values += [value for group in groups for value in tree[group].data_vars.values()]
+    each = [np.isfinite(np.asarray(value)).reshape(num_draws(tree), -1).all(1) for value in values]
+    return int((~np.logical_and.reduce(each)).sum())
+
+
+def _check_draws(tree: "DataTree", name: str, *groups: str) -> None:
+    """Refuse draws that have no importance weights, or too few to smooth."""
+    number = num_draws(tree)
+    if number < MIN_DRAWS:
+        raise InputError(
+            f"{name} has a posterior of {number} draws, and importance weights need at least {MIN_DRAWS:g}; give one "
+            "by fit_nuts or fit_vi"
+        )
+    if (bad := _not_finite(tree, *groups)) > 0:
+        raise InputError(
+            f"{name} has log-densities ({', '.join(groups)}) that are infinite or NaN in {bad} of {number} draws, so "
+            "it has no importance weights; see how the fit ended by diagnose"
+        )
+
+
 def loo(tree: "DataTree") -> Loo | None:
-    """Estimate the PSIS-LOO of a posterior by ArviZ, from its pointwise log-likelihoods; None for a point estimate.
+    """Estimate the PSIS-LOO of a posterior by ArviZ, from its pointwise log-likelihoods.
+
+    None for a point estimate, and for fewer than 25 draws in all: too few large weights to fit a Pareto distribution
+    to. NaN, and all rows unreliable, where a log-likelihood is not finite.
 
     For draws from a variational approximation, the importance weights also correct for the approximation (they use
     the draws' `log_p` and `log_q`).
 
     Source: Vehtari, Gelman & Gabry (2017); Magnusson et al. (2019) for approximate posteriors.
     """
-    if num_draws(tree) < 2:
+    if num_draws(tree) < MIN_DRAWS:
         return None
+    if _not_finite(tree, "log_likelihood"):
+        return Loo(np.nan, np.nan, np.nan, np.inf, tree.observed_data.sizes["row"])
     result = pointwise_loo(tree)
     pareto_k = np.asarray(result.pareto_k)
     num_bad = int((pareto_k > pareto_k_limit(num_draws(tree))).sum())
@@ -74,7 +103,8 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
         trees: trees of `to_datatree` by name, all of the same rows and with draws.
 
     Raises:
-        InputError: for fewer than two trees, one of a point estimate, or trees of different rows.
+        InputError: for fewer than two trees, one of a point estimate or with log-likelihoods that are not finite, or
+            trees of different rows.
 
     Source: Vehtari, Gelman & Gabry (2017); Yao et al. (2018), Using stacking to average Bayesian predictive
     distributions.
@@ -85,8 +115,7 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
         raise InputError(f"trees has {len(trees)} posteriors; give at least two to compare")
     first = None
     for name, tree in trees.items():
-        if num_draws(tree) < MIN_DRAWS:
-            raise InputError(f"trees[{name!r}] has fewer than {MIN_DRAWS:g} draws; give a fit by VI or a sampler")
+        _check_draws(tree, f"trees[{name!r}]", "log_likelihood")
         x = np.asarray(tree.observed_data["x"])
         first = x if first is None else first
         if not np.array_equal(x, first):
@@ -101,8 +130,14 @@ def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
 
 
 def pointwise_loo(tree: "DataTree") -> "ELPDData":
-    """ArviZ's own result with the term of every row, in which draws of an approximation are corrected for."""
+    """ArviZ's own result with the term of every row, in which draws of an approximation are corrected for.
+
+    Raises:
+        InputError: for fewer than 25 draws, and for log-likelihoods that are not finite.
+    """
     import arviz
+
+    _check_draws(tree, "tree", "log_likelihood")
 
     with warnings.catch_warnings():
         # High Pareto k is reported by number in place of a warning.
@@ -128,21 +163,18 @@ def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = Non
             prior of the means only.
 
     Raises:
-        InputError: for a tree of a point estimate, or without the log prior density.
+        InputError: for a tree of a point estimate or of fewer than 25 draws, without the log prior density, or with
+            log-densities that are not finite.
 
     Source: Kallioinen et al. (2024), Detecting and diagnosing prior and likelihood sensitivity with power-scaling.
     """
     import arviz
 
-    number = num_draws(tree)
+    num_draws(tree)
     if "log_prior" not in tree.children:
         raise InputError("tree has no group log_prior; make it with to_datatree, which is given the prior")
+    _check_draws(tree, "tree", "log_prior", "log_likelihood")
     posterior = tree.posterior
-    if number < MIN_DRAWS:
-        raise InputError(
-            f"tree has a posterior of {number} draws, and power-scaling needs at least {MIN_DRAWS:g}; give "
-            "one by fit_nuts or fit_vi"
-        )
     if var_names is None:  # the only weight of one component does not vary
         names = [name for name in ("weights", "means", "scales", "scale_rate") if name in posterior]
         var_names = [name for name in names if bool((posterior[name].std(("chain", "draw")) > 0).all())]

@@ -187,7 +187,7 @@ def test_sensitivity_of_a_mixture_by_sampling(trees):
 
 def test_sensitivity_needs_draws_and_the_log_prior(trees):
     with pytest.raises(
-        bayesgmm.InputError, match=r"posterior of 1 draws, and power-scaling needs .*fit_nuts or fit_vi"
+        bayesgmm.InputError, match=r"posterior of 1 draws, and importance weights need .*fit_nuts or fit_vi"
     ):
         prior_sensitivity(trees["map"])
     with pytest.raises(bayesgmm.InputError, match="tree has no group log_prior; make it with to_datatree"):
@@ -242,3 +242,30 @@ def test_of_many_rows_and_draws_some_are_kept_in_all_groups(fits, monkeypatch, k
         assert tree[group].sizes["draw"] == -(-num_draws // 3)
     np.testing.assert_array_equal(tree.posterior["weights"], np.asarray(fit.draws.weights)[:, ::3])
     assert np.isfinite(bayesgmm.loo(tree).elpd)
+
+
+@pytest.mark.parametrize("num_draws", [4, 6])
+def test_too_few_draws_have_no_leave_one_out(num_draws, key, rng):
+    """Fewer than 25 in all: the largest fifth has not the five that a Pareto distribution is fitted to."""
+    x = rng.normal(size=(40, 1))
+    prior = bayesgmm.conjugate_prior(x, 1, "diag")
+    tree = bayesgmm.to_datatree(exact_fit(x, prior, rng, num_draws), x, prior=prior, key=key)
+    assert bayesgmm.loo(tree) is None
+    with pytest.raises(bayesgmm.InputError, match=f"posterior of {4 * num_draws} draws, and importance weights need"):
+        bayesgmm.compare_loo({"one": tree, "two": tree})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_leave_one_out_of_densities_that_are_not_finite(value, key, rng):
+    x = rng.normal(size=(40, 1))
+    prior = bayesgmm.conjugate_prior(x, 1, "diag")
+    tree = bayesgmm.to_datatree(exact_fit(x, prior, rng, 25), x, prior=prior, key=key)
+    assert np.isfinite(bayesgmm.loo(tree).elpd)
+    tree = tree.copy(deep=True)
+    tree["log_likelihood"]["x"].values[1, 2, 3] = value
+    found = bayesgmm.loo(tree)
+    assert np.isnan(found.elpd)
+    assert found.num_bad == 40
+    for function in (prior_sensitivity, lambda tree: bayesgmm.compare_loo({"one": tree, "two": tree})):
+        with pytest.raises(bayesgmm.InputError, match=r"log_likelihood.* infinite or NaN in 1 of 100 draws"):
+            function(tree)
