@@ -125,11 +125,17 @@ def _record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> di
         "candidates": comparison.candidates.to_dict("records"),
         "prior": dataclasses.asdict(comparison.prior),
         "fits": {
-            name: {**row, "result_code": int(comparison.of_row(name).code), "parameters": points[name]}
+            name: {**row, "result_code": _code(comparison, name), "parameters": points.get(name)}
             for name, row in comparison.table.set_index("engine", drop=False).to_dict("index").items()
         },
         "parameter_remarks": comparison.parameters.remarks,
     }
+
+
+def _code(comparison: Comparison, name: str) -> int | None:
+    """The result code of a row of the table; None where the engine failed."""
+    found = comparison.of_row(name)
+    return None if found is None else int(found.code)
 
 
 def provenance() -> dict[str, Any]:

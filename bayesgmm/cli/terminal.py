@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from bayesgmm.comparison.compare import Comparison
+from bayesgmm.comparison.compare import FAILED, Comparison
 from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
@@ -87,6 +87,8 @@ def _ended(row: Mapping[Hashable, Any]) -> str:
 
 def _evidence(comparison: Comparison, row: Mapping[Hashable, Any]) -> str:
     """What convergence is judged by: R-hat and divergences of chains, else steps, with k-hat of an approximation."""
+    if row["result"] == FAILED:
+        return type(comparison.failures[str(row["engine"])]).__name__
     summary = comparison.fits[row["engine"]].summary if row["engine"] in comparison.fits else {}
     found = [words.format(summary[name]) for name, words in _EVIDENCE.items() if name in summary]
     return ", ".join(found if "r_hat" in summary else [f"{row['num_steps']} steps", *found])

@@ -1,8 +1,10 @@
 """The main job: one data set, one mixture, several engines, one table on one likelihood."""
 
+import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +59,8 @@ class Comparison:
             fit's components.
         labels: known classes of the rows (n), which no engine sees; None where there are none.
         errors: standard errors of the EM fit, by its observed information; None where there are too many parameters.
+        failures: the error that ended a fit, by its name ("nuts", or "em, k = 5" of a candidate), or that kept standard
+            errors or diagnostics of a fit from being computed. `raise comparison.failures["nuts"]` shows where.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -71,6 +75,7 @@ class Comparison:
     partitions: dict[str, KMeansFit] = dataclasses.field(default_factory=dict)
     labels: Shaped[np.ndarray, " n"] | None = None
     errors: Uncertainty | None = None
+    failures: dict[str, BaseException] = dataclasses.field(default_factory=dict)
 
     @property
     def base(self) -> Fit:
@@ -88,9 +93,9 @@ class Comparison:
         found = {name: np.asarray(fit.mixture.predict(self.x)) for name, fit in self.fits.items()}
         return found | {name: partition.labels for name, partition in self.partitions.items()}
 
-    def of_row(self, name: str) -> Fit | KMeansFit:
-        """The fit or the partition that a row of the table describes."""
-        return self.partitions[name] if name in self.partitions else self.fits[name]
+    def of_row(self, name: str) -> Fit | KMeansFit | None:
+        """The fit or the partition that a row of the table describes; None where the engine failed."""
+        return self.partitions.get(name, self.fits.get(name))
 
     @property
     def has_agreement(self) -> bool:
@@ -117,6 +122,9 @@ class Comparison:
                 f"{row['num_bad_k']:.0f} of {len(self.x)} rows"
             )
             found.append((Severity.note, row["engine"], unreliable))
+        for name, error in self.failures.items():
+            severity, lost = (Severity.caution, "in part") if name in self.fits else (Severity.serious, "it has no fit")
+            found.append((severity, name, f"failed, {lost}: {_sentence(error)}"))
         return [(name, sentence) for _, name, sentence in sorted(found, key=lambda one: -one[0])]
 
 
@@ -159,10 +167,12 @@ def compare(
         on_progress: called with a sentence whenever something starts.
         on_step: called with a sentence about once a second while a sampler runs.
 
-    Ctrl-C ends a sampler with what it has drawn, and no further engine is run; fits that were made before are kept.
+    Ctrl-C ends a sampler with what it has drawn, and no further engine is run; fits that were made before are kept. So
+    they are where an engine fails, which then has a row in the table that says so.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.
+        Exception: what EM raised, where it has no fit at all.
         KeyboardInterrupt: for Ctrl-C before a Bayesian engine has ended or drawn.
     """
     family, key, rows = get_family(family), as_key(key), unweighted_rows(x)
@@ -187,44 +197,41 @@ def compare(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Results by name, seconds that each took, the candidates among which EM's was selected, and its errors."""
+    """Results by name, seconds that each took, candidates among which EM's was selected, its errors, and failures."""
 
     fits: dict[str, Fit]
     partitions: dict[str, KMeansFit]
     seconds: dict[str, float]
     candidates: pd.DataFrame
     errors: Uncertainty | None
+    failures: dict[str, BaseException]
 
 
 def _fit(plan: Plan, tell: Listener) -> _Fitted:
     """EM for each number of components, then the other engines for the one that the criterion selects."""
-    x, optima, lines = np.asarray(plan.rows.values), [], []
-    for count in plan.counts:
-        tell(f"EM, k = {count}")
-        began = time.perf_counter()
-        optima.append(plan.base(plan.rows, count, family=plan.family, on_failure="ignore"))
-        lines.append(_line(plan.base.name, optima[-1], x, time.perf_counter() - began))
-    candidates = pd.DataFrame(lines, columns=_OF_CANDIDATES)
+    x, failures = np.asarray(plan.rows.values), dict[str, BaseException]()
+    optima, candidates = _fit_candidates(plan, x, tell, failures)
     index = _select(candidates, plan.select_by)
     best, count = optima[index], plan.counts[index]
-    fits, partitions, seconds = {plan.base.name: best}, {}, {plan.base.name: lines[index]["seconds"]}
+    fits, partitions, seconds = {plan.base.name: best}, {}, {plan.base.name: float(candidates["seconds"].iloc[index])}
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
-    starts = [best.mixture]
+    starts, num_sought = [best.mixture], 1
     problem = make_problem(plan.rows, count, plan.family, plan.priors[count], jax.random.key(0))
     for run in plan.runs:
-        run.engine.compile_ahead(problem, run.arguments)
+        with contextlib.suppress(Exception):  # the run will say what is wrong
+            run.engine.compile_ahead(problem, run.arguments)
     tell("standard errors")  # while programs of the engines are compiled
-    errors = errors_of_em(best, x)
+    errors = _try(lambda: errors_of_em(best, x), plan.base.name, failures)
     for run in plan.runs:
         began = time.perf_counter()
         try:
-            if len(starts) < run.num_starts:
+            if num_sought < run.num_starts:
                 tell(f"further EM optima, k = {count}")
                 own = dict(plan.base.arguments)
-                key = jax.random.fold_in(own.pop("key"), len(starts))
-                starts += em_optima(plan.rows, count, plan.family, run.num_starts - len(starts), key=key, **own)
-                began = time.perf_counter()
+                key = jax.random.fold_in(own.pop("key"), num_sought)
+                starts += em_optima(plan.rows, count, plan.family, run.num_starts - num_sought, key=key, **own)
+                num_sought, began = run.num_starts, time.perf_counter()
             tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
             start = starts[: run.num_starts] if run.num_starts > 1 else best.mixture
             found = run(plan.rows, count, start=start, **shared)
@@ -233,6 +240,10 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
                 raise
             tell(f"interrupted: {run.name} has no result, and no further engine is run")
             break
+        except Exception as error:  # and of an engine that fails, what the others have computed
+            failures[run.name], seconds[run.name] = error, time.perf_counter() - began
+            tell(f"{run.name} failed: {_sentence(error)}")
+            continue
         seconds[run.name] = time.perf_counter() - began
         if run.engine.gives == "partition":
             partitions[run.name] = found.matched_to(np.asarray(best.mixture.predict(x)))
@@ -241,25 +252,78 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
         if found.code is ResultCode.interrupted:
             tell("interrupted: no further engine is run")
             break
-    return _Fitted(fits, partitions, seconds, candidates, errors)
+    return _Fitted(fits, partitions, seconds, candidates, errors, failures)
+
+
+def _fit_candidates(
+    plan: Plan, x: Float[np.ndarray, "n d"], tell: Listener, failures: dict[str, BaseException]
+) -> tuple[list[Any], pd.DataFrame]:
+    """EM fits over the numbers of components, None where one failed, and their table."""
+    optima, lines = [], []
+    for count in plan.counts:
+        tell(f"EM, k = {count}")
+        began, name = time.perf_counter(), plan.base.name if len(plan.counts) == 1 else f"{plan.base.name}, k = {count}"
+        fit = functools.partial(plan.base, plan.rows, count, family=plan.family, on_failure="ignore")
+        found = _try(fit, name, failures)
+        optima.append(found)
+        seconds, found = time.perf_counter() - began, failures[name] if found is None else found
+        lines.append(_line(plan.base.name, found, x, seconds, like=(plan.family, count)))
+    if all(fit is None for fit in optima):
+        raise next(iter(failures.values()))
+    return optima, pd.DataFrame(lines, columns=_OF_CANDIDATES)
+
+
+def _try[R](make: Callable[[], R], name: str, failures: dict[str, BaseException]) -> R | None:
+    """What is made, or None: then the error is kept by this name, and everything else stands."""
+    try:
+        return make()
+    except Exception as error:
+        failures[name] = error
+        return None
+
+
+def _sentence(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
     """Standard errors, leave-one-out and diagnoses of the fits, and the table of it all."""
-    x, fits, seconds = np.asarray(plan.rows.values), fitted.fits, fitted.seconds
+    x, fits, seconds, failures = np.asarray(plan.rows.values), fitted.fits, fitted.seconds, fitted.failures
     prior = plan.priors[next(iter(fits.values())).mixture.num_components]
     bayesian = {run.name for run in plan.runs if run.engine.prior != "none"}
-    trees, lines = {}, []
+    trees, lines, diagnoses, stopped = {}, [], {}, False
+
+    def attempt[R](make: Callable[[], R], name: str) -> R | None:
+        """What is made of a fit, unless that fails or somebody who will not wait for it stops it."""
+        nonlocal stopped
+        try:
+            return None if stopped else _try(make, name, failures)
+        except KeyboardInterrupt:
+            stopped = True
+            tell("interrupted: diagnostics that are not computed yet are left out")
+
     for name, fit in fits.items():
         leave_one_out = None
         if name in bayesian:
             tell(f"diagnostics of {name}")
-            trees[name] = to_datatree(fit, x, prior=prior, key=plan.tree_key, feature_names=plan.feature_names)
-            leave_one_out = loo(trees[name])
+            names = plan.feature_names
+            make = functools.partial(to_datatree, fit, x, prior=prior, key=plan.tree_key, feature_names=names)
+            if (tree := attempt(make, name)) is not None:
+                trees[name] = tree
+                leave_one_out = attempt(functools.partial(loo, tree), name)
         lines.append(_line(name, fit, x, seconds[name], leave_one_out))
     tell("diagnoses")
-    diagnoses = {name: diagnose(fit, x, prior if name in bayesian else None) for name, fit in fits.items()}
+    for name, fit in fits.items():
+        found = attempt(functools.partial(diagnose, fit, x, prior if name in bayesian else None), name)
+        diagnoses |= {} if found is None else {name: found}
     lines += [_line(name, partition, x, seconds[name]) for name, partition in fitted.partitions.items()]
+    like = (plan.family, next(iter(fits.values())).mixture.num_components)
+    lines += [
+        _line(run.name, failures[run.name], x, seconds[run.name], like=like)
+        for run in plan.runs
+        if run.name in failures and run.name not in fits
+    ]
     table = pd.DataFrame(lines)
     text = table.select_dtypes(exclude="number").columns
     table[text] = table[text].fillna("")
@@ -276,26 +340,45 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
         partitions=fitted.partitions,
         labels=plan.labels,
         errors=fitted.errors,
+        failures=failures,
     )
     agreement = agreement_columns(x, comparison.assignments, fitted.partitions, plan.labels)
-    return dataclasses.replace(comparison, table=table.assign(**agreement))
+    return dataclasses.replace(comparison, table=table.join(pd.DataFrame(agreement)))  # rows of failures have none
 
 
 def _select(candidates: pd.DataFrame, select_by: str) -> int:
     """Index of the smallest criterion, among the fits that converged (all fits, if none did)."""
     converged = (candidates["result"] == ResultCode.successful.name).to_numpy()
-    values = candidates[select_by].to_numpy()
+    values = np.nan_to_num(candidates[select_by].to_numpy(), nan=np.inf)
     return int(np.argmin(np.where(converged, values, np.inf) if converged.any() else values))
 
+
+FAILED = "failed"
+"""The result of an engine that raised an error, and has no fit with a `ResultCode`."""
 
 _OF_CANDIDATES = ["num_components", *Criteria.__dataclass_fields__, "num_steps", "result", "seconds"]
 _LOO_COLUMNS = {"elpd_loo": "elpd", "elpd_loo_se": "se", "max_pareto_k": "max_pareto_k", "num_bad_k": "num_bad"}
 
 
 def _line(
-    name: str, found: Fit | KMeansFit, x: Float[np.ndarray, "n d"], seconds: float, leave_one_out: Loo | None = None
+    name: str,
+    found: Fit | KMeansFit | BaseException,
+    x: Float[np.ndarray, "n d"],
+    seconds: float,
+    leave_one_out: Loo | None = None,
+    *,
+    like: tuple[Family, int] | None = None,
 ) -> dict[str, Any]:
-    """A row of the table; a partition has no likelihood, and leaves most columns empty."""
+    """A row of the table; a partition has no likelihood, and leaves most columns empty, as does what failed.
+
+    `like` are the family and the number of components that a fit would have had.
+    """
+    if isinstance(found, BaseException):
+        assert like is not None
+        family, k = like
+        shape = {"family": family.name, "num_components": k, "num_parameters": family.num_parameters(k, x.shape[1])}
+        end = {"num_steps": 0, "seconds": seconds, "result": FAILED, "message": _sentence(found)}
+        return {"engine": name, **shape, **end}
     code = found.code
     end = {"num_steps": int(found.num_steps), "seconds": seconds, "result": code.name, "message": code.explanation}
     if isinstance(found, KMeansFit):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
 from bayesgmm.engines.fit import Fit, ResultCode, as_fit
@@ -23,6 +23,7 @@ from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.posterior import convergence
 from bayesgmm.posterior import thresholds as limits
+from bayesgmm.posterior.allocations import are_finite
 from bayesgmm.priors.checks import check_prior
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -60,7 +61,7 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
     x = np.asarray(unweighted_rows(x).values)
     _check(fit, x, prior)
     points = fit.mixture if fit.draws is None else fit.draws
-    finite = _is_finite(points)
+    finite = are_finite(points)
     findings = list(_sampler_findings(fit))
     if finite.all():
         findings += [*_approximation_findings(fit), *_chain_findings(fit, x), *_component_findings(fit, points, x)]
@@ -89,13 +90,6 @@ def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
     rows_of_mixture(fit.mixture, x)
     if prior is not None:
         check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
-
-
-def _is_finite(points: Mixture) -> Bool[np.ndarray, "*draws"]:
-    """Whether a mixture, or each of its draws, is finite; a weight may be 0."""
-    fields = (np.exp(np.asarray(points.log_weights)), np.asarray(points.means), np.asarray(points.precision_factor))
-    each = [np.isfinite(field).reshape(*points.draw_shape, -1).all(-1) for field in fields]
-    return np.asarray(np.logical_and.reduce(each))
 
 
 def _result_findings(fit: Fit, causes: set[str]) -> Iterator[Finding]:

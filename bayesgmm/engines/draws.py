@@ -15,8 +15,9 @@ from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
+from bayesgmm.posterior.allocations import are_finite
 from bayesgmm.posterior.convergence import convergence
-from bayesgmm.posterior.relabelling import relabel_draws
+from bayesgmm.posterior.matching import match_labels
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.chains import Chains, Drawn, Run, checkpoint_of, fewest_draws
 from bayesgmm.runtime.progress import Listener, Progress
@@ -78,13 +79,22 @@ def fit_of_draws(
     pivot: Mixture | None = None,
     approximation: ConjugateDistribution | None = None,
 ) -> Fit:
-    """The fit made of draws, a mixture with leading axes (chain, draw), their labels matched to a pivot if given."""
+    """The fit made of draws, a mixture with leading axes (chain, draw), their labels matched to a pivot if given.
+
+    Draws that are not finite are kept, and counted by the result code; the point is the mean of the others, or the
+    pivot where there are none.
+    """
+    finite = are_finite(draws)
     if pivot is not None:
-        relabelled = relabel_draws(draws, pivot=pivot)
-        draws, summary = relabelled.draws, {**summary, "num_relabelled": relabelled.num_relabelled}
-    mixture = mean_mixture(draws, problem.family)
+        orders = np.where(finite[..., None], match_labels(draws, pivot), np.arange(draws.num_components))
+        num_relabelled = int((orders != np.arange(draws.num_components)).any(-1).sum())
+        draws, summary = draws.permute(orders), {**summary, "num_relabelled": num_relabelled}
+    if finite.any() or pivot is None:
+        mixture = mean_mixture(draws if finite.all() or not finite.any() else draws[finite], problem.family)
+    else:
+        mixture = pivot
     total = log_likelihood(mixture, problem.rows)
-    if not np.isfinite(total):
+    if not finite.all() or not np.isfinite(total):
         result = ResultCode.nonfinite
     return Fit(
         engine=engine,

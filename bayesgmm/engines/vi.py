@@ -217,8 +217,10 @@ def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, 
 
     def advance(state: _State, first: int, count: int) -> tuple[_State, np.ndarray]:
         size = jnp.asarray(schedule.step_size, rows.dtype)
-        state, elbo = _advance(state, size, target, units, tangent, plan, count, batch_size)
-        return state, constant + np.asarray(elbo, np.float64)[None]
+        after, elbo = _advance(state, size, target, units, tangent, plan, count, batch_size)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.mean)):
+            after = after._replace(mean=state.mean)  # draws are of the last approximation that is one
+        return after, constant + np.asarray(elbo, np.float64)[None]
 
     def watch(elbo: np.ndarray) -> str:
         schedule.add(elbo[0])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
@@ -36,13 +36,19 @@ def flat_draws(draws: Mixture) -> Mixture:
     if 0 in draws.draw_shape:
         raise InputError(f"draws have leading axes {draws.draw_shape}: there are none. Give at least one draw")
     flat = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[num_leading:]), draws)
-    finite = [np.isfinite(field).reshape(len(field), -1).all(1) for field in (flat.means, flat.precision_factor)]
-    if (bad := np.flatnonzero(~(finite[0] & finite[1] & (flat.log_weights < np.inf).all(1)))).size:
+    if (bad := np.flatnonzero(~are_finite(flat))).size:
         where = tuple(int(index) for index in np.unravel_index(bad[0], draws.draw_shape))
         raise InputError(
             f"{bad.size} of {len(flat.means)} draws are not finite, the first draws{list(where)}; drop them"
         )
     return flat
+
+
+def are_finite(points: Mixture) -> Bool[np.ndarray, "*draws"]:
+    """Whether a mixture, or each of its draws, is finite; a weight may be 0."""
+    fields = (np.exp(np.asarray(points.log_weights)), np.asarray(points.means), np.asarray(points.precision_factor))
+    each = [np.isfinite(field).reshape(*points.draw_shape, -1).all(-1) for field in fields]
+    return np.asarray(np.logical_and.reduce(each))
 
 
 def rows_of_draws(draws: Mixture, x: ArrayLike) -> Float[np.ndarray, "n d"]:

@@ -56,6 +56,7 @@ class NormalApproximation(NamedTuple):
         return self.mode + (self.root * noise if self.root.ndim == 1 else self.root @ noise)
 
 
+@np.errstate(all="ignore")  # what is not finite ends the steps
 def approximate(target: Target, start: Mixture) -> NormalApproximation:
     """The normal approximation at the mode that Newton steps reach from a mixture, such as an EM optimum."""
     evaluate = Energy(target)

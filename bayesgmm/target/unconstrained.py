@@ -227,6 +227,7 @@ class Energy:
         values, gradients = in_batches(evaluate, _ROOM, vectors)
         return np.asarray(values, np.float64), np.asarray(gradients, np.float64)
 
+    @np.errstate(all="ignore")  # where there is no density, there is no curvature
     def curvature(self, vector: Numbers, directions: Numbers) -> tuple[float, Numbers, Numbers]:
         """Energy, gradient (p), and products (m, p) of the matrix of second derivatives with directions of length 1.
 

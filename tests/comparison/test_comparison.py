@@ -253,3 +253,70 @@ def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
     assert found.fits["gibbs"].code is bayesgmm.ResultCode.interrupted
     assert found.table.set_index("engine").loc["gibbs", "result"] == "interrupted"
     assert any("interrupted" in sentence for _, sentence in found.cautions)
+
+
+def test_an_engine_that_fails_has_a_row_and_the_others_stand(key, monkeypatch):
+    from bayesgmm.cli.terminal import engine_table
+    from bayesgmm.comparison import compare as module
+    from bayesgmm.engines import cavi
+
+    def fail(*args, **options):
+        raise ZeroDivisionError("a fault\nof an engine")
+
+    told = []
+    options = {"prior": "conjugate", "key": key, "on_progress": told.append}
+    monkeypatch.setattr(cavi, "_fit", fail)
+    found = bayesgmm.compare(DATA["galaxies"], 2, engines=["em", "map", "cavi", "kmeans"], **options)
+    assert list(found.table["engine"]) == ["em", "map", "kmeans", "cavi"]
+    row = found.table.iloc[3]
+    assert (row["result"], row["message"]) == ("failed", "ZeroDivisionError: a fault of an engine")
+    assert np.isnan(row["ari_kmeans"])
+    assert found.table["inertia"].notna().sum() == 3
+    assert found.of_row("cavi") is None
+    assert "cavi failed: ZeroDivisionError: a fault of an engine" in told
+    assert ("cavi", "failed, it has no fit: ZeroDivisionError: a fault of an engine") in found.cautions
+    assert engine_table(found)["converged"].iloc[3] == "no: failed (ZeroDivisionError)"
+    # Nor is a fit lost whose diagnostics fail or are not waited for, or a k that EM fitted beside one that it did not.
+    monkeypatch.setattr(module, "to_datatree", fail)
+    monkeypatch.setattr(module, "errors_of_em", fail)
+    found = bayesgmm.compare(DATA["galaxies"], 2, engines=["em", "map"], **options)
+    assert (list(found.fits), list(found.trees), found.errors) == (["em", "map"], [], None)
+    assert set(found.failures) == {"em", "map"}
+    assert found.cautions[0][1].startswith("failed, in part")
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "diagnose", stop)
+    found = bayesgmm.compare(DATA["galaxies"], 2, engines=["em"], **options)
+    assert (list(found.fits), found.diagnoses) == (["em"], {})
+    assert any("interrupted" in line for line in told)
+
+
+def test_a_number_of_components_that_fails_loses_no_other(key):
+    start = bayesgmm.fit_em(DATA["galaxies"], 2, key=key).mixture
+    settings = {"em": {"start": start}}
+    found = bayesgmm.compare(DATA["galaxies"], [2, 3], engines=["em"], key=key, settings=settings)
+    assert list(found.candidates["result"]) == ["successful", "failed"]
+    assert found.num_components == 2
+    assert list(found.failures) == ["em, k = 3"]
+    with pytest.raises(bayesgmm.InputError, match="start"):
+        bayesgmm.compare(DATA["galaxies"], 3, engines=["em"], key=key, settings=settings)
+
+
+def test_further_optima_are_sought_once(key, monkeypatch):
+    """Also where one of their fits fails: samplers then start from those that there are."""
+    from bayesgmm.comparison import compare as module
+
+    sought = []
+
+    def em_optima(*args, **options):
+        sought.append(args[3])
+        return []
+
+    monkeypatch.setattr(module, "em_optima", em_optima)
+    few = {"num_warmup": 5, "num_draws": 8}
+    engines = ("em", "map", "gibbs")
+    settings = {"gibbs": few}
+    bayesgmm.compare(DATA["galaxies"], 2, engines=engines, key=key, prior="conjugate", settings=settings)
+    assert sought == [3]

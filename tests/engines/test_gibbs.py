@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fits import NUTS
-from helpers import CONJUGATE, DATA, at_length, each_conjugate_family, each_factor_shape, random_case
+from helpers import CONJUGATE, DATA, at_length, each_conjugate_family, each_factor_shape, random_case, to_float32
 from scipy import stats
 
 import bayesgmm
@@ -145,3 +145,13 @@ def test_fewer_rows_than_features_under_a_prior_that_bounds(fit, key):
     few = {} if fit is bayesgmm.fit_map else {"num_warmup": 20, "num_draws": 20, "num_chains": 2}
     found = fit(x, 2, prior=prior, key=key, on_failure="ignore", **few)
     assert np.isfinite(found.log_likelihood)
+
+
+def test_draws_that_are_not_finite_end_as_such(key):
+    x = DATA["faithful"].astype(np.float32)
+    covariances = np.full((2, 1, 1), 1e-36) * np.eye(2)  # whose densities overflow in float32
+    start = bayesgmm.Mixture.from_covariances(*to_float32((np.full(2, 0.5), x[:2], covariances)))
+    fit = fit_gibbs(x, 2, key=key, start=start, num_warmup=50, num_draws=50, **OPTIONS)
+    assert fit.code is bayesgmm.ResultCode.nonfinite
+    np.testing.assert_allclose(fit.mixture.means, start.means)  # the point is the start where there is no draw
+    assert bayesgmm.diagnose(fit, x).causes == ("not finite",)

@@ -428,3 +428,15 @@ def test_float32_stays_float32(batch_size, key):
     assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves((fit.mixture, fit.draws))} == {np.dtype(np.float32)}
     assert fit.code is bayesgmm.ResultCode.successful
     assert fit.summary["khat"] < 0.9
+
+
+def test_an_elbo_that_is_not_finite_ends_the_fit(key):
+    """The last approximation that is one is kept, or the start: a failure has a code, and finite parameters."""
+    x = DATA["faithful"].astype(np.float32)
+    covariances = np.full((2, 1, 1), 1e-36) * np.eye(2)  # whose densities overflow in float32
+    start = bayesgmm.Mixture.from_covariances(*to_float32((np.full(2, 0.5), x[:2], covariances)))
+    options = {"num_draws": 25, "window": 20, "max_steps": 100, "on_failure": "ignore"}
+    fit = bayesgmm.fit_vi(x, 2, key=key, start=start, **options)
+    assert fit.code is bayesgmm.ResultCode.nonfinite
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture))
+    assert bayesgmm.diagnose(fit, x).worst == 3
