@@ -21,6 +21,7 @@ from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.validation import column_ranges
 from bayesgmm.posterior import convergence
 from bayesgmm.posterior import thresholds as limits
 from bayesgmm.posterior.allocations import are_finite
@@ -55,10 +56,12 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
         tree: its DataTree by `to_datatree`, for the sensitivity to the prior's power; of fits with draws.
 
     Raises:
-        InputError: for several fits at once, rows of another number of features, a prior of another shape, fewer than 4
-            draws a chain (8 of a single chain), or a tree without log prior densities.
+        InputError: for several fits at once, rows of another number of features or too far away for their squares, a
+            prior of another shape, fewer than 4 draws a chain (8 of a single chain), or a tree without log prior
+            densities.
     """
     x = np.asarray(unweighted_rows(x).values)
+    column_ranges(x)
     _check(fit, x, prior)
     points = fit.mixture if fit.draws is None else fit.draws
     finite = are_finite(points)

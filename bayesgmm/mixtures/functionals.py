@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import entr
 from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.errors import InputError
@@ -130,17 +129,24 @@ def _average(mixture: Mixture, function: Callable[[Array], Array], key: Array, n
     return middle + (ratio * (values - middle)).mean(), values.std(ddof=1) / num_draws**0.5
 
 
+def _entropy_of(log_shares: Float[Array, "k ..."]) -> Float[Array, "..."]:
+    """Entropy of shares given by their logarithms, whose derivative is finite where one of them underflows or is 0."""
+    present = log_shares > -jnp.inf
+    known = jnp.where(present, log_shares, 0.0)
+    return -jnp.where(present, jnp.exp(known) * known, 0.0).sum(0)
+
+
 @matching_precision
 @functools.partial(jax.jit, static_argnums=2)
 def _entropy(mixture: Mixture, key: Array, num_draws: int) -> Estimate:
     def of_one(mixture: Mixture, key: Array) -> Estimate:
-        weights = jnp.exp(mixture.log_weights)
         of_components = 0.5 * mixture.num_features - log_normaliser(mixture)
-        together = entr(weights).sum() + jnp.dot(weights, of_components, precision="highest")
+        of_weights = _entropy_of(mixture.log_weights)
+        together = of_weights + jnp.dot(jnp.exp(mixture.log_weights), of_components, precision="highest")
 
         def of_allocations(x: Array) -> Array:
             _, joint, marginal = joint_and_marginal(mixture, x)
-            return entr(jnp.exp(joint - marginal[None])).sum(0)
+            return _entropy_of(joint - marginal[None])
 
         value, error = _average(mixture, of_allocations, key, num_draws)
         return Estimate(together - value, error)

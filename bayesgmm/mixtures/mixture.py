@@ -41,22 +41,41 @@ from bayesgmm.runtime.programs import ROOM, SMALL, compiled_once, has_room, room
 
 LOG_2PI = math.log(2 * math.pi)
 _ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
+_FAR = -1  # in place of the component of a row whose density underflows under all of them
 _MANY_NUMBERS = 2**24  # that are drawn
 
 
-def _of_rows[R](method: Callable[["Mixture", Any], R]) -> Callable[["Mixture", Any], R]:
-    """A method of one mixture and rows as one of checked rows, in the precision of the mixture or of its draws."""
-    program = jax.jit(method)
+def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixture", Any], R]:
+    """A method of one mixture and rows as one of checked rows, in the precision of the mixture or of its draws.
+
+    Its last argument is what gives `Densities`: the quick way, and again for those rows that turn out to need more.
+    """
+    quick = jax.jit(lambda self, x: method(self, x, densities))
+    careful = jax.jit(lambda self, x: method(self, x, densities_anywhere))
 
     @functools.wraps(method)
     @matching_precision
     def of_rows(self: "Mixture", x: ArrayLike) -> R:
         dtype = jax.dtypes.canonicalize_dtype(self.means.dtype)
         rows = rows_of_mixture(self, x).astype(dtype)
-        if not self.draw_shape:
-            return in_room(program, self, rows)
-        rows = jnp.asarray(rows)
-        return vmap_draws(lambda one: program(one, rows), self)(self)
+
+        def by(program: Callable[..., Any], rows: AnyArray) -> Any:
+            if not self.draw_shape:
+                return in_room(program, self, rows)
+            rows = jnp.asarray(rows)
+            return vmap_draws(lambda one: program(one, rows), self)(self)
+
+        if is_traced((self, rows)):
+            return by(careful, rows)
+        found = by(quick, rows)
+        num_leading = len(self.draw_shape)
+        marks = np.asarray(found if found.ndim == num_leading + 1 else found[..., 0])
+        far = (marks == _FAR if marks.dtype.kind == "i" else np.isnan(marks)).any(tuple(range(num_leading)))
+        if not far.any():
+            return found
+        mended, where = np.array(found), (slice(None),) * num_leading
+        mended[(*where, far)] = by(careful, np.asarray(rows)[far])
+        return jax.device_put(mended)  # pyright: ignore[reportReturnType]
 
     return of_rows
 
@@ -229,35 +248,37 @@ class Mixture:
         rows = values.reshape(-1, len(columns))
 
         def one(mixture: Mixture) -> Mixture:
-            _, joint, marginal = joint_and_marginal(mixture._marginal(columns), rows)
+            log_shares = densities_anywhere(mixture._marginal(columns), rows).log_shares
             means = jnp.asarray(mixture.means)
             factor, move = mixture.factor.condition(given, others, rows[:, None] - means[None, :, given])
             array = jnp.broadcast_to(factor.array, (len(rows), *factor.array.shape))
-            fields = ((joint - marginal[None]).T, means[None, :, others] + move, array)
+            fields = (log_shares.T, means[None, :, others] + move, array)
             return Mixture(*(field if values.ndim == 2 else field[0] for field in fields))
 
         return vmap_draws(one, self)(self)
 
     @_of_rows
-    def joint_log_prob(self, x: AnyArray) -> Float[AnyArray, "*draws n k"]:
+    def joint_log_prob(self, x: AnyArray, _: "Way") -> Float[AnyArray, "*draws n k"]:
         r"""$\log w_j + \log \mathcal N(x_i \mid \mu_j, \Sigma_j)$ for every row and component, shape (..., n, k)."""
         return joint_of_rows(self, x).T
 
     @_of_rows
-    def log_prob(self, x: AnyArray) -> Float[AnyArray, "*draws n"]:
+    def log_prob(self, x: AnyArray, way: "Way") -> Float[AnyArray, "*draws n"]:
         r"""$\log p(x_i)$ for every row, shape (..., n)."""
-        return joint_and_marginal(self, x)[2]
+        return way(self, x).marginal
 
     @_of_rows
-    def responsibilities(self, x: AnyArray) -> Float[AnyArray, "*draws n k"]:
-        r"""Posterior probability $p(j \mid x_i)$ of every component for every row, shape (..., n, k)."""
-        _, joint, marginal = joint_and_marginal(self, x)
-        return jnp.exp(joint - marginal[None]).T
+    def responsibilities(self, x: AnyArray, way: "Way") -> Float[AnyArray, "*draws n k"]:
+        r"""Posterior probability $p(j \mid x_i)$ of every component for every row, shape (..., n, k).
+
+        Also where the density of a row underflows under all of them: it has the limit of rows in its direction.
+        """
+        return jnp.exp(way(self, x).log_shares).T
 
     @_of_rows
-    def predict(self, x: AnyArray) -> Int[AnyArray, "*draws n"]:
+    def predict(self, x: AnyArray, way: "Way") -> Int[AnyArray, "*draws n"]:
         """Hard assignment of every row: the component of largest responsibility, shape (..., n)."""
-        return joint_of_rows(self, x).argmax(0)
+        return way(self, x).best
 
     @matching_precision
     def sample(self, num_rows: int, *, key: KeyLike) -> Float[AnyArray, "*draws n d"]:
@@ -373,6 +394,48 @@ def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array,
     return whitened, joint, sum_over_components(joint)
 
 
+class Densities(NamedTuple):
+    """Marginal log-densities of rows (n), log-responsibilities (k, n), and the component of the largest (n)."""
+
+    marginal: Float[Array, " n"]
+    log_shares: Float[Array, "k n"]
+    best: Int[Array, " n"]
+
+
+Way = Callable[[Mixture, Array], Densities]
+
+
+def densities(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
+    """The quick way: a row whose squares overflow under every component has NaN for responsibilities, and a mark."""
+    _, joint, marginal = joint_and_marginal(mixture, x)
+    best = jnp.where(joint.max(0) > -jnp.inf, joint.argmax(0), _FAR)
+    return Densities(marginal, joint - marginal[None], best)
+
+
+def densities_anywhere(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
+    """The way for any row: one whose squares overflow has the responsibilities of the limit, and their derivatives.
+
+    In the limit a row belongs to the components that are closest in their own units. That is seen in a larger unit, a
+    power of two, which costs no digits.
+    """
+    most = int(jnp.finfo(x.dtype).maxexp)
+    wide = jnp.abs(x).max(1) > 2.0 ** (most // 2 - 2)  # not of NaN
+    unit = jnp.where(wide, 2.0 ** (3 * most // 4), 1.0).astype(x.dtype)[None, None]
+    whitened = mixture.factor.whiten(x.T[None] / unit - mixture.means[:, :, None] / unit)
+    joint = joint_of_rows(mixture, x)
+    joint = jnp.where(jnp.isnan(joint) & wide[None], -jnp.inf, joint)
+    far = joint.max(0, keepdims=True) == -jnp.inf
+    small = whitened * jnp.where(wide, 1.0, 2.0 ** -(0.55 * most)).astype(x.dtype)[None, None]
+    distance = jnp.where(mixture.log_weights[:, None] > -jnp.inf, (small * small).sum(1), jnp.inf)
+    heights = jnp.broadcast_to((mixture.log_weights + log_normaliser(mixture))[:, None], joint.shape)
+    heights = jnp.where(distance <= distance.min(0, keepdims=True), heights, -jnp.inf)
+    in_limit = jax.lax.stop_gradient(heights - sum_over_components(heights)[None])
+    there = (jnp.exp(in_limit) * jnp.where(far & (in_limit > -jnp.inf), joint, 0.0)).sum(0)
+    marginal = sum_over_components(jnp.where(far, 0.0, joint))
+    log_shares = jnp.where(far, in_limit, joint - marginal[None])
+    return Densities(jnp.where(far[0], there, marginal), log_shares, log_shares.argmax(0))
+
+
 def sum_over_components(joint: Float[Array, "k n"]) -> Float[Array, " n"]:
     """Marginal log-density of every row from the joint ones."""
     return jax.nn.logsumexp(joint, axis=0)
@@ -398,8 +461,8 @@ class Assigned(NamedTuple):
 
     @property
     def log_certainty(self) -> Float[Array, " n"]:
-        """Logarithm of the largest responsibility of every row; NaN where its density underflows."""
-        return jnp.where(self.total > 0, -jnp.log(self.total), jnp.nan)
+        """Logarithm of the largest responsibility of every row; 0, the limit, where its density underflows."""
+        return jnp.where(self.total > 0, -jnp.log(self.total), 0.0)
 
     def log_likelihood(self, row_weights: Float[Array, " n"]) -> Float[Array, ""]:
         """Weighted sum of marginal log-densities. A row of weight 0 adds nothing, even where its own is -inf."""

@@ -213,16 +213,36 @@ def matrix_fault(matrix: np.ndarray) -> str:
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:
-    """Refuse rows with a column that does not vary, among the rows that are used.
+    """Refuse rows with a column that does not vary, among the rows that are used, or varies by more than has a square.
 
     Raises:
-        InputError: naming that column.
+        InputError: naming that column, and of one that is too wide the row that is farthest away.
     """
-    counted = True if used is None else used[:, None]  # copies nothing
-    largest = np.max(x, axis=0, initial=-np.inf, where=counted)
-    constant = np.flatnonzero(largest == np.min(x, axis=0, initial=np.inf, where=counted))
+    largest, least = column_ranges(x, used)
+    constant = np.flatnonzero(largest == least)
     if constant.size:
         first = constant[0]
         raise InputError(
             f"column {first} of x is constant ({largest[first]:g}), so its variance is zero; drop that column"
         )
+
+
+def column_ranges(x: np.ndarray, used: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Largest and smallest entries of the columns, among the rows that are used.
+
+    Raises:
+        InputError: for a column whose sum of squares overflows, with the row that is farthest away.
+    """
+    counted = True if used is None else used[:, None]  # copies nothing
+    largest = np.max(x, axis=0, initial=-np.inf, where=counted)
+    least = np.min(x, axis=0, initial=np.inf, where=counted)
+    with np.errstate(all="ignore"):
+        too_wide = np.flatnonzero(np.isinf(len(x) * np.square(largest - least)) & np.isfinite(largest + 0 * least))
+    if too_wide.size:
+        column = too_wide[0]
+        row = int(np.abs(np.where(True if used is None else used, x[:, column], 0)).argmax())
+        raise InputError(
+            f"column {column} of x has {x[row, column]:g} in row {row} (counted from 0), whose square is beyond "
+            f"{x.dtype}; drop that row, or rescale the column{'' if x.dtype == np.float64 else ', or give float64'}"
+        )
+    return largest, least

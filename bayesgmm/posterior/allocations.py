@@ -60,22 +60,12 @@ def responsibility_blocks(draws: Mixture, x: AnyArray) -> Iterator[Float[np.ndar
     """Yield the responsibilities of draws (s) for rows (n, d), a block of draws at a time.
 
     Blocks are of one size, so that there is one shape to compile for: the last one reaches back.
-
-    Raises:
-        InputError: for a row where all densities of a draw underflow.
     """
     num_draws, k, d = draws.means.shape
     size = min(num_draws, max(1, _BLOCK_BYTES // (len(x) * k * d * draws.means.dtype.itemsize)))
     for start in range(0, num_draws, size):
         first = min(start, num_draws - size)
-        block = np.asarray(draws[first : first + size].responsibilities(x))[start - first :]
-        if np.isnan(block).any():
-            index = int(np.isnan(block).any((0, 2)).argmax())
-            raise InputError(
-                f"row {index} of x (counted from 0) has a density that underflows under every component of some draw; "
-                "drop the row, or give draws and rows in float64"
-            )
-        yield block
+        yield np.asarray(draws[first : first + size].responsibilities(x))[start - first :]
 
 
 def mean_responsibilities(draws: Mixture, x: AnyArray) -> Float[np.ndarray, "n k"]:

@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import Rows
-from bayesgmm.mixtures.mixture import Mixture, as_mixture, rows_of_mixture
+from bayesgmm.mixtures.mixture import Mixture, as_mixture, densities, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary
 from bayesgmm.runtime.chains import fewest_draws
@@ -228,7 +228,7 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
 def _invariants(draws: Mixture, rows: Rows | None, points: AnyArray, sample: Rows) -> dict[str, AnyArray]:
     def of_draw(mixture: Mixture) -> dict[str, Array]:
         total = {} if rows is None else {"log_likelihood": log_likelihood(mixture, rows)}
-        entropies = entr(jnp.asarray(mixture.responsibilities(sample.values))).sum(-1)
+        entropies = entr(jnp.exp(densities(mixture, sample.values).log_shares)).sum(0)
         entropy = jnp.dot(sample.weights, entropies, precision="highest") / sample.total_weight
         return {**total, "log_density": jnp.asarray(mixture.log_prob(points)), "entropy": entropy}
 

@@ -227,15 +227,19 @@ def _predictive(distribution: ConjugateDistribution, x: Array) -> Array:
     widening = 1.0 + 1.0 / distribution.shrinkage  # a new row has the spread of its component and that of its mean
     factor = type(factor)(factor.array / factor.of_each(jnp.sqrt(widening)))
     # A density of d / v features for each covariance that is independent of the others.
-    squares = jnp.square(factor.whiten(x.T[None] - distribution.mean[:, :, None])).reshape(k, v, d // v, -1).sum(2)
+    whitened = factor.whiten(x.T[None] - distribution.mean[:, :, None]).reshape(k, v, d // v, -1)
     log_det = jnp.log(factor.diagonal()).reshape(k, v, d // v).sum(2)
-    log_prob = (_log_student(squares, dof[:, None], d // v) + log_det[:, :, None]).sum(1)
+    log_prob = (_log_student(whitened, dof[:, None], d // v) + log_det[:, :, None]).sum(1)
     log_weights = mixing_weights.log_mean_weights(*distribution.weight_parameters)
     return sum_over_components(log_weights[:, None] + log_prob)
 
 
-def _log_student(squares: Array, dof: Array, d: int) -> Array:
-    """Log-density of Student's t in d dimensions at squared distances, rows last, but for its log-determinant."""
+def _log_student(whitened: Array, dof: Array, d: int) -> Array:
+    """Log-density of Student's t in d dimensions, (..., d, n), but for its log-determinant: finite however far away."""
     dof = dof[..., None]
     constant = gammaln(0.5 * (dof + d)) - gammaln(0.5 * dof) - 0.5 * d * jnp.log(dof * math.pi)
-    return constant - 0.5 * (dof + d) * jnp.log1p(squares / dof)
+    unit = jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(whitened).max(-2)))
+    squares = jnp.square(whitened / unit[..., None, :]).sum(-2) / dof
+    # log(1 + u^2 s), where u^2 may overflow.
+    tail = jnp.where(unit > 1.0, jnp.log(unit**-2.0 + squares) + 2.0 * jnp.log(unit), jnp.log1p(squares))
+    return constant - 0.5 * (dof + d) * tail

@@ -19,6 +19,7 @@ from helpers import (
 )
 from scipy import integrate, special, stats
 
+from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -71,6 +72,34 @@ def test_rows_far_in_the_tails_stay_finite(family, rng):
     x = np.array([[1e4, 0.0], [-1e4, 1e4], [1e8, 1e8]])
     assert_density_agrees(case, x)
     assert np.isfinite(case.mixture.log_prob(x)).all()
+
+
+@each_representation
+def test_rows_whose_squares_overflow_have_the_responsibilities_of_the_limit(family, rng):
+    """Those of float64 in float32, and in float64 those of rows not quite so far away."""
+    case = random_case(family, K, 2, rng)
+    directions = rng.normal(size=(20, 2))
+    expected = special.softmax(case.joint_log_prob(1e20 * directions), axis=1)
+    assert len(np.unique(expected.argmax(1))) > 1
+    for far, mixture in ((1e20, to_float32(case.mixture)), (1e38, to_float32(case.mixture)), (1e160, case.mixture)):
+        x = (far * directions).astype(mixture.means.dtype)
+        np.testing.assert_array_equal(mixture.log_prob(x), -np.inf)
+        np.testing.assert_allclose(mixture.responsibilities(x), expected, atol=1e-6)
+        np.testing.assert_array_equal(mixture.predict(x), expected.argmax(1))
+        given = mixture.condition([0], x[:, :1])
+        assert all(np.isfinite(leaf).all() for leaf in (given.weights, given.means))
+        np.testing.assert_allclose(given.weights.sum(-1), 1.0, rtol=1e-6)
+
+
+def test_a_row_whose_squares_overflow_has_the_slope_of_its_component(rng):
+    case = random_case(FAMILIES["full"], K, 2, rng)
+    mixture, x = to_jax(to_float32(case.mixture)), jnp.array([[1e20, -2e20]], jnp.float32)
+    closest = special.softmax(case.joint_log_prob(np.asarray(x, np.float64)), axis=1)[0].argmax()
+    expected = -np.linalg.solve(case.covariances[closest], np.asarray(x[0], np.float64) - case.means[closest])
+    slope = jax.grad(lambda x: mixture.log_prob(x).sum())(x)[0]
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)
+    in_means = jax.grad(lambda mixture: mixture.log_prob(x).sum())(mixture).means
+    np.testing.assert_allclose(in_means[closest], -expected, rtol=1e-5)
 
 
 def test_a_component_of_weight_zero_takes_no_part(rng):

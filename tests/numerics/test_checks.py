@@ -73,6 +73,14 @@ REFUSALS = {
         lambda: enough_rows(as_rows(with_entry(X, (slice(None), 1), 7.5)), 2, FULL),
         ("column 1 of x", "7.5", "drop that column"),
     ),
+    "a row whose square overflows": (
+        lambda: enough_rows(as_rows(with_entry(X, (3, 1), -1e160)), 2, FULL),
+        ("column 1 of x has -1e+160 in row 3", "beyond float64; drop that row, or rescale the column"),
+    ),
+    "a row whose square overflows in float32": (
+        lambda: enough_rows(as_rows(with_entry(X, (3, 1), 1e20).astype(np.float32)), 2, FULL),
+        ("column 1 of x has 1e+20 in row 3", "beyond float32", "or give float64"),
+    ),
     "repeated rows": (
         lambda: enough_rows(as_rows(np.repeat(X[:3], 4, axis=0)), 5, DIAG),
         ("num_components=5 needs at least 5 distinct rows; got 3",),

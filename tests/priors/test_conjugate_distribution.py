@@ -157,6 +157,14 @@ def test_predictive_density_is_a_student_mixture(rng):
     np.testing.assert_allclose(posterior.predictive_log_prob(x), logsumexp(parts, axis=0), rtol=1e-11)
 
 
+def test_predictive_density_of_rows_far_away_has_a_logarithm(rng):
+    """Tails of powers: ten times as far, the density of the heaviest tail is lower by a power of ten."""
+    *_, posterior = posterior_of(FAMILIES["full"], rng)
+    near, far = posterior.predictive_log_prob(np.array([[1e150, 0.0, 0.0], [1e160, 0.0, 0.0]]))
+    power = (np.asarray(posterior.dof) - 3 + 1).min() + 3
+    np.testing.assert_allclose(far - near, -power * 10 * np.log(10), rtol=1e-10)
+
+
 @each_conjugate_family
 def test_predictive_density_integrates_to_one(family, rng):
     *_, posterior = posterior_of(family, rng, d=1)
