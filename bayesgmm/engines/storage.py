@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from bayesgmm.engines.fit import Fit
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.engines.fit import Fit, as_fit
+from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.runtime.files import load_value, save_value
 
 _RENAMED = {"num_permuted": "num_relabelled"}  # entries of a summary, as older files have them
@@ -14,9 +14,9 @@ def save_fit(fit: Fit, path: str | Path) -> None:
     """Write a fit of any engine whole, its draws included, in the dtypes that it has.
 
     Raises:
-        InputError: for a fit inside the caller's own `jit`, and for a path that cannot be written to.
+        InputError: for what is no fit, for one inside the caller's own `jit`, and for a path that cannot be written to.
     """
-    save_value(fit, path, "fit")
+    save_value(as_fit(fit), path, "fit")
 
 
 def load_fit(path: str | Path) -> Fit:
@@ -33,15 +33,16 @@ def save_mixture(mixture: Mixture, path: str | Path) -> None:
     """Write a mixture, or draws of them, in the dtypes that it has.
 
     Raises:
-        InputError: for a mixture inside the caller's own `jit`, and for a path that cannot be written to.
+        InputError: for what is no mixture, for one inside the caller's own `jit`, and for a path that cannot be
+            written to.
     """
-    save_value(mixture, path, "mixture")
+    save_value(as_mixture(mixture), path, "mixture")
 
 
 def load_mixture(path: str | Path) -> Mixture:
     """Read a mixture that `save_mixture` has written; its arrays are NumPy's.
 
     Raises:
-        InputError: as `load_value`.
+        InputError: as `load_value`, and for what no mixture has.
     """
-    return load_value(path, Mixture, "mixture")
+    return as_mixture(load_value(path, Mixture, "mixture"), f"mixture of file {str(path)!r}")

@@ -1,23 +1,103 @@
-"""Checks of what methods of a mixture are given: fields that belong together, orders and columns that are there."""
+"""Checks of mixtures made by hand, and of what their methods are given: orders and columns that are there."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced
-from bayesgmm.numerics.validation import real_array, short_repr, whole_number
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, in_precision, is_traced
+from bayesgmm.numerics.validation import matrix_fault, real_array, short_repr, whole_number
+
+_ROUNDING = 1e-4  # of a sum of weights
 
 
-def check_fields(weights: AnyArray, means: AnyArray, covariances: AnyArray) -> None:
-    """Refuse weights, means and covariances of different mixtures."""
+def as_fields(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> list[AnyArray]:
+    """Weights, means and covariances of one mixture, all in the widest precision of those that are floating-point.
+
+    Lists and whole numbers have the precision of the others, and float64 where there are none.
+
+    Raises:
+        InputError: for shapes that do not belong together, and for values that no mixture has.
+    """
+    given: dict[str, Any] = {"weights": weights, "means": means, "covariances": covariances}
+    fields = {name: real_array(value, name) for name, value in given.items()}
+    _check_shapes(fields)
+    floating = [value.dtype for value in given.values() if jnp.issubdtype(getattr(value, "dtype", int), jnp.floating)]
+    dtype = np.float64 if not floating or np.float64 in floating else np.float32
+    known = {name: np.asarray(field) for name, field in fields.items() if not is_traced(field)}
+    for name, field in known.items():
+        if not np.isfinite(field).all():
+            raise InputError(f"{name} has NaN or infinite entries; give finite ones")
+    if "weights" in known:
+        if (known["weights"] < 0).any():
+            raise InputError(f"weights={short_repr(known['weights'].tolist())} must not be negative")
+        _check_sum(known["weights"], "weights")
+    if "covariances" in known:
+        _check_covariances(known["covariances"], diagonal=fields["covariances"].ndim == fields["means"].ndim)
+    return [
+        field.astype(dtype) if isinstance(field, jax.Array) else in_precision(field, dtype) for field in fields.values()
+    ]
+
+
+def check_mixture(fields: Mapping[str, Any], name: str) -> None:
+    """Refuse a mixture whose fields (log-weights, means, precision factor) do not belong together, or are of none.
+
+    NaN passes, for fits that failed have it.
+    """
+    for field, value in fields.items():
+        if not jnp.issubdtype(getattr(value, "dtype", int), jnp.floating):
+            raise InputError(
+                f"{name}.{field}={short_repr(value)} must be an array of floating-point numbers; make mixtures by "
+                "Mixture.from_covariances(weights, means, covariances)"
+            )
+    _check_shapes(fields, f"{name}: ")
+    if not all(isinstance(value, np.ndarray | jax.Array) for value in fields.values()) or is_traced(fields):
+        return
+    log_weights, _, factor = (np.asarray(value) for value in fields.values())
+    with np.errstate(over="ignore"):
+        _check_sum(np.exp(log_weights), f"{name}: weights, the exponentials of log_weights,")
+    dense = factor.ndim > fields["means"].ndim
+    if ((np.diagonal(factor, axis1=-2, axis2=-1) if dense else factor) < 0).any():
+        raise InputError(f"{name}.precision_factor has a negative entry on its diagonal; reverse the sign of that row")
+    # Above the diagonal nothing is read, but an upper triangular factor means something else.
+    if dense and np.triu(factor, 1).any() and not np.tril(factor, -1).any():
+        raise InputError(
+            f"{name}.precision_factor is upper triangular and must be lower triangular; give its transpose, of "
+            "scikit-learn's precisions_cholesky_ for one"
+        )
+
+
+def _check_shapes(fields: Mapping[str, AnyArray], where: str = "") -> None:
+    weights, means, matrices = fields.values()
     *draws, k, d = means.shape if means.ndim > 1 else (0, 0)
     expected = [(*draws, e, *shape) for e in (k, 1) for shape in ((d, d), (d,))]
-    if means.ndim < 2 or weights.shape != means.shape[:-1] or covariances.shape not in expected:
+    if 0 in (k, d) or weights.shape != means.shape[:-1] or matrices.shape not in expected:
+        first, second, third = fields
         raise InputError(
-            "weights, means and covariances must have shapes (k,), (k, d), and (e, d, d) or (e, d) with e = 1 or k, "
-            f"after leading axes that they share; got {weights.shape}, {means.shape} and {covariances.shape}"
+            f"{where}{first}, {second} and {third} must have shapes (k,), (k, d), and (e, d, d) or (e, d) with e = 1 "
+            f"or k, after leading axes that they share; got {weights.shape}, {means.shape} and {matrices.shape}"
         )
+
+
+def _check_sum(weights: np.ndarray, what: str) -> None:
+    off = np.abs(weights.sum(-1) - 1) > _ROUNDING
+    if off.any():
+        raise InputError(f"{what} sum to {weights.sum(-1)[off][0]:g}; they must sum to 1: divide them by their sum")
+
+
+def _check_covariances(covariances: np.ndarray, *, diagonal: bool) -> None:
+    if diagonal:
+        if (bad := np.argwhere(covariances <= 0)).size:
+            place = tuple(bad[0].tolist())
+            raise InputError(f"covariances{list(place)}={covariances[place]:g} is a variance and must be positive")
+        return
+    matrices = covariances.reshape(-1, *covariances.shape[-2:])
+    for index, matrix in zip(np.ndindex(covariances.shape[:-2]), matrices, strict=True):
+        if fault := matrix_fault(matrix):
+            raise InputError(f"covariances{list(index)} {fault}")
 
 
 def check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:

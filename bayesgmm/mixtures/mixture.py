@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.checks import check_columns, check_fields, check_order, check_values
+from bayesgmm.mixtures.checks import as_fields, check_columns, check_mixture, check_order, check_values
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.numerics.precision import (
     AnyArray,
@@ -56,8 +56,8 @@ def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixtur
     @functools.wraps(method)
     @matching_precision
     def of_rows(self: "Mixture", x: ArrayLike) -> R:
-        dtype = jax.dtypes.canonicalize_dtype(self.means.dtype)
-        rows = rows_of_mixture(self, x).astype(dtype)
+        rows = rows_of_mixture(self, x)
+        rows = rows.astype(jax.dtypes.canonicalize_dtype(self.means.dtype))
 
         def by(program: Callable[..., Any], rows: AnyArray) -> Any:
             if not self.draw_shape:
@@ -111,17 +111,14 @@ class Mixture:
         """The mixture with these mixing proportions (k), means (k, d) and covariances.
 
         Covariances are (e, d, d), or (e, d) variances for a diagonal representation, with e either 1 or k; further
-        leading axes are shared by all three. A covariance that is not positive definite gives NaN factors, as
-        elsewhere in JAX.
+        leading axes are shared by all three. The precision is that of the arrays of floats among them, float64 where
+        there are none. Traced by JAX, a covariance that is not positive definite gives NaN factors.
 
         Raises:
-            InputError: for shapes that do not belong together.
+            InputError: for shapes that do not belong together, weights that are negative or do not sum to 1, and
+                covariances that are not symmetric or not positive definite.
         """
-        fields = tuple(
-            value if isinstance(value, jax.Array) else np.asarray(value) for value in (weights, means, covariances)
-        )
-        check_fields(*fields)
-        return _from_covariances(*fields)
+        return _from_covariances(*as_fields(weights, means, covariances))
 
     @property
     def factor(self) -> Factor:
@@ -195,6 +192,7 @@ class Mixture:
         Raises:
             InputError: for what is no permutation of the components.
         """
+        as_mixture(self)
         return self._permute(check_order(order, self.log_weights.shape))
 
     @by_value
@@ -217,7 +215,7 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, or twice.
         """
-        return self._marginal(check_columns(columns, self.num_features))
+        return as_mixture(self)._marginal(check_columns(columns, self.num_features))
 
     @functools.partial(compiled, static_argnums=1)
     def _marginal(self, columns: tuple[int, ...]) -> "Mixture":
@@ -238,7 +236,7 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, twice, or all; for values of another shape, or not finite.
         """
-        columns = check_columns(columns, self.num_features)
+        columns = check_columns(columns, as_mixture(self).num_features)
         return self._condition(check_values(values, columns, self.num_features), columns)
 
     @functools.partial(compiled, static_argnums=2)
@@ -288,6 +286,7 @@ class Mixture:
             InputError: if `num_rows` is not a whole number, or `key` not a random key.
         """
         num_rows, key = whole_number("num_rows", num_rows, least=0), as_key(key)
+        as_mixture(self)
         if is_traced((self, key)) or num_rows * self.means.size >= SMALL:
             return _sample(self, key, num_rows=num_rows)
         # More rows change none of the first ones.
@@ -504,11 +503,16 @@ def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
     """Rows x (n, d), of any real dtype, with as many features as the mixture; values are not checked.
 
     Raises:
-        InputError: for other shapes and for types that are not real numbers.
+        InputError: for other shapes and for types that are not real numbers; for a mixture that is none.
     """
+    return rows_of_features(as_mixture(mixture).num_features, x)
+
+
+def rows_of_features(num_features: int, x: ArrayLike) -> AnyArray:
+    """`rows_of_mixture` for a known number of features."""
     rows = real_array(x, "x")
-    if rows.ndim != 2 or rows.shape[1] != mixture.num_features:
-        raise InputError(f"x must have shape (rows, {mixture.num_features}) like the means; got {rows.shape}")
+    if rows.ndim != 2 or rows.shape[1] != num_features:
+        raise InputError(f"x must have shape (rows, {num_features}) like the means; got {rows.shape}")
     return rows
 
 
@@ -516,9 +520,11 @@ def as_mixture(value: object, name: str = "mixture") -> Mixture:
     """The value, if it is a mixture.
 
     Raises:
-        InputError: for anything else; of a fit, naming its mixture.
+        InputError: for anything else; of a fit, naming its mixture; for fields that do not belong together, weights
+            that do not sum to 1, and a factor that is not lower triangular.
     """
     if isinstance(value, Mixture):
+        check_mixture(vars(value), name)
         return value
     cure = f"give its mixture, {name}.mixture" if hasattr(value, "mixture") else "give the .mixture of a fit"
     raise InputError(f"{name}={short_repr(value)} is not a Mixture; {cure}")

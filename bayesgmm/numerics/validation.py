@@ -207,9 +207,14 @@ def matrix_fault(matrix: np.ndarray) -> str:
     """What keeps a matrix (d, d) from being a covariance or a precision, in words; nothing where it may be one."""
     if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6 * np.abs(matrix).max()):
         return "is not symmetric"
-    least = np.linalg.eigvalsh(matrix)[0]
+    variances = np.diagonal(matrix)
+    if (variances > 0).all():
+        # In units in which the variances are 1, for those of the features may lie beyond all digits of each other.
+        units = np.sqrt(variances)
+        if np.linalg.eigvalsh(matrix / units[:, None] / units)[0] > 0:
+            return ""
     cure = "give an invertible covariance matrix, or the inverse of one"
-    return "" if least > 0 else f"is not positive definite: it has the eigenvalue {least:g}; {cure}"
+    return f"is not positive definite: it has the eigenvalue {np.linalg.eigvalsh(matrix)[0]:g}; {cure}"
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Shaped
 from bayesgmm.likelihood.moments import Moments
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import LOG_2PI, Mixture, log_normaliser, rows_of_mixture, sum_over_components
+from bayesgmm.mixtures.mixture import LOG_2PI, Mixture, log_normaliser, rows_of_features, sum_over_components
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, matching_precision
 from bayesgmm.numerics.triangular import cholesky
 from bayesgmm.priors import mixing_weights
@@ -89,7 +89,7 @@ class ConjugateDistribution:
         Raises:
             InputError: for rows of another number of features.
         """
-        x = rows_of_mixture(Mixture(self.concentration, self.mean, self.scale), x)
+        x = rows_of_features(self.mean.shape[-1], x)
         return _predictive(self, jnp.asarray(x, jax.dtypes.canonicalize_dtype(self.mean.dtype)))
 
 

@@ -13,7 +13,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import matrix_fault, short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
@@ -216,7 +216,7 @@ def check_start(
 
 
 def _check_given(start: Mixture, num_components: int, num_features: int, family: Family, *, finite: bool) -> None:
-    if start.draw_shape:
+    if as_mixture(start, "start").draw_shape:
         raise InputError(f"start has leading axes {start.draw_shape}; index it down to a single mixture")
     if start.means.shape != (num_components, num_features):
         raise InputError(

@@ -19,8 +19,11 @@ from helpers import (
 )
 from scipy import integrate, special, stats
 
+import bayesgmm
+from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.runtime.files import save_value
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -280,9 +283,106 @@ def test_from_covariances_and_back(family, rng):
     assert_close(np.broadcast_to(precision, (K, 4, 4)), np.linalg.inv(case.covariances), 1e-12)
 
 
-def test_a_covariance_that_is_not_positive_definite_gives_nan():
-    mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.array([[[1.0, 2.0], [2.0, 1.0]]]))
-    assert np.isnan(mixture.precision_factor).any()
+NOT_POSITIVE_DEFINITE = np.array([[[1.0, 2.0], [2.0, 1.0]]])
+
+
+def test_a_traced_covariance_that_is_not_positive_definite_gives_nan():
+    made = jax.jit(Mixture.from_covariances)(np.ones(1), np.zeros((1, 2)), NOT_POSITIVE_DEFINITE)
+    assert np.isnan(made.precision_factor).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (([2.0, 2.0], [[0.0], [4.0]], [[1.0], [1.0]]), "weights sum to 4; .* divide them by their sum"),
+        (([1.2, -0.2], [[0.0], [4.0]], [[1.0], [1.0]]), r"weights=\[1.2, -0.2\] must not be negative"),
+        (([0.5, 0.5], [0.0, 4.0], [[1.0], [1.0]]), "weights, means and covariances must have shapes"),
+        ((1.0, 0.0, 1.0), "weights, means and covariances must have shapes"),
+        (([], np.zeros((0, 2)), np.zeros((0, 2, 2))), "weights, means and covariances must have shapes"),
+        (([1.0], [[0.0, np.nan]], [[1.0, 1.0]]), "means has NaN or infinite entries"),
+        (([1.0], [[0.0, 0.0]], [[1.0, -2.0]]), r"covariances\[0, 1\]=-2 is a variance and must be positive"),
+        (([1.0], [[0.0, 0.0]], [[[1.0, 0.9], [0.0, 1.0]]]), r"covariances\[0\] is not symmetric"),
+        (([1.0], [[0.0, 0.0]], NOT_POSITIVE_DEFINITE), r"covariances\[0\] is not positive definite: .* eigenvalue -1;"),
+        ((np.ma.array([0.5, 0.5], mask=[0, 1]), [[0.0], [4.0]], [[1.0], [1.0]]), "weights is a masked array"),
+        ((["a"], [[0.0]], [[1.0]]), "weights must hold real numbers"),
+    ],
+)
+def test_what_no_mixture_has_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        Mixture.from_covariances(*fields)
+
+
+def test_a_mixture_of_whole_numbers_has_a_density_of_floats():
+    """Means of integers once made integers of the rows, and 0.5 was a 0."""
+    mixture = Mixture.from_covariances([0.5, 0.5], [[0], [4]], [[1], [4]])
+    x = np.array([[0.5], [3.9]])
+    expected = np.log(0.5 * stats.norm.pdf(x[:, 0]) + 0.5 * stats.norm.pdf(x[:, 0], 4, 2))
+    np.testing.assert_allclose(mixture.log_prob(x), expected, rtol=1e-14)
+    fields = [0.5, 0.5], np.float32([[0], [4]]), [[1], [4]]
+    assert {leaf.dtype for leaf in jax.tree.leaves(Mixture.from_covariances(*fields))} == {np.dtype("float32")}
+
+
+def test_covariances_of_features_in_far_units_are_taken():
+    """Positive definite in units of the features, where eigenvalues of the matrix itself are lost in rounding."""
+    unit = np.array([1e-9, 1.0, 1e9])
+    correlations = np.array([[1.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 1.0]])
+    covariance = correlations * unit[:, None] * unit
+    found = Mixture.from_covariances([1.0], np.zeros((1, 3)), covariance[None]).log_prob(2 * unit[None])
+    expected = stats.multivariate_normal(np.zeros(3), correlations).logpdf([2.0] * 3) - np.log(unit).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+HALVES = np.log([0.5, 0.5])
+MADE_BY_HAND = {
+    "0-d": (Mixture(np.array(0.0), np.array(0.0), np.array(1.0)), "must have shapes"),
+    "lists": (Mixture([0.0], [[0.0]], [[1.0]]), r"log_weights=\[0.0\] must be an array of floating-point numbers"),
+    "integers": (Mixture(HALVES, np.zeros((2, 1), int), np.ones((2, 1))), "means=.* must be an array of floating"),
+    "lengths": (Mixture(np.log(np.ones(3) / 3), np.zeros((2, 1)), np.ones((2, 1))), "must have shapes"),
+    "factors": (Mixture(HALVES, np.zeros((2, 1)), np.ones((3, 1))), "must have shapes"),
+    "weights": (Mixture(np.log([2.0, 2.0]), np.zeros((2, 1)), np.ones((2, 1))), "sum to 4; they must sum to 1"),
+    "signs": (Mixture(HALVES, np.zeros((2, 1)), -np.ones((2, 1))), "negative entry on its diagonal"),
+    "upper": (Mixture(HALVES, np.zeros((2, 2)), np.array([np.triu(np.ones((2, 2)))])), "is upper triangular"),
+}
+KEY = {"key": jax.random.key(0)}
+ROW = np.zeros((1, 1))
+DOORS = {
+    "log_prob": lambda mixture, _: mixture.log_prob(ROW),
+    "sample": lambda mixture, _: mixture.sample(3, **KEY),
+    "permute": lambda mixture, _: mixture.permute([1, 0]),
+    "marginal": lambda mixture, _: mixture.marginal([0]),
+    "condition": lambda mixture, _: mixture.condition([0], [0.0]),
+    "cdf": lambda mixture, _: bayesgmm.cdf(mixture, 0.0),
+    "quantile": lambda mixture, _: bayesgmm.quantile(mixture, 0.5),
+    "entropy": lambda mixture, _: bayesgmm.entropy(mixture, **KEY),
+    "kl_divergence": lambda mixture, _: bayesgmm.kl_divergence(mixture, mixture, **KEY),
+    "hdr_level": lambda mixture, _: bayesgmm.hdr_level(mixture, 0.5),
+    "log_likelihood": lambda mixture, _: bayesgmm.log_likelihood(mixture, ROW),
+    "pointwise_log_likelihood": lambda mixture, _: bayesgmm.pointwise_log_likelihood(mixture, ROW),
+    "expected_moments": lambda mixture, _: bayesgmm.expected_moments(mixture, ROW),
+    "match_labels": lambda mixture, _: bayesgmm.match_labels(mixture, mixture),
+    "fit_em": lambda mixture, _: bayesgmm.fit_em(np.arange(9.0)[:, None], 2, start=mixture),
+    "fit_map": lambda mixture, _: bayesgmm.fit_map(np.arange(9.0)[:, None], 2, start=mixture, **KEY),
+    "save_mixture": lambda mixture, folder: bayesgmm.save_mixture(mixture, folder / "mixture.npz"),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=list(DOORS))
+def test_every_door_refuses_a_mixture_made_by_hand_that_is_none(door, tmp_path):
+    for mixture, message in MADE_BY_HAND.values():
+        with pytest.raises(InputError, match=message):
+            door(mixture, tmp_path)
+
+
+def test_files_hold_mixtures_that_are_some(tmp_path):
+    mixture, message = MADE_BY_HAND["weights"]
+    save_value(mixture, tmp_path / "mixture.npz", "mixture")
+    with pytest.raises(InputError, match=f"mixture of file .*{message}"):
+        bayesgmm.load_mixture(tmp_path / "mixture.npz")
+
+
+def test_a_fit_that_failed_keeps_its_mixture_of_nan():
+    nan = Mixture(np.full(2, np.nan), np.full((2, 1), np.nan), np.full((2, 1), np.nan))
+    assert np.isnan(nan.permute([1, 0]).means).all()
 
 
 @pytest.mark.usefixtures("x64")
