@@ -73,22 +73,29 @@ class DataConfig(_Table):
         default=None, description=f"shipped data set: {', '.join(SHIPPED)}"
     )
     path: _Path | None = None
-    """a .csv, .parquet or .npy file; relative to the folder of the settings file"""
+    """a .csv, .tsv, .xlsx, .parquet or .npy file; relative to the folder of the settings file"""
     columns: Annotated[tuple[str, ...], *_List] | None = None
-    """list of names of the columns to use, all numeric ones by default; only with path"""
+    """list of names of the columns to use; by default the numeric ones that look like measurements; only with path"""
+    labels: str | None = None
+    """column of known classes, which no engine sees; by default "label", or the only one like it; only with path"""
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
         if (self.dataset is None) == (self.path is None):
             count = "neither" if self.dataset is None else "both"
             raise ValueError(f'[data] has {count} of dataset and path; give exactly one, such as dataset = "faithful"')
-        if self.columns is not None and self.path is None:
-            raise ValueError("[data] has columns, which go with path only; drop them, or give path in place of dataset")
+        for name in ("columns", "labels"):
+            if getattr(self, name) is not None and self.path is None:
+                raise ValueError(
+                    f"[data] has {name}, which go with path only; drop them, or give path in place of dataset"
+                )
         return self
 
     def load(self) -> Dataset:
         """Read the rows; a file that cannot be used raises `DataError`, in one line."""
-        return read_table(self.path, self.columns) if self.path is not None else load_dataset(str(self.dataset))
+        if self.path is None:
+            return load_dataset(str(self.dataset))
+        return read_table(self.path, self.columns, labels=self.labels)
 
 
 class MixtureConfig(_Table):

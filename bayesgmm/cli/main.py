@@ -150,9 +150,10 @@ def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, overwrite:
         on_progress("figures and files")
         files = write_outputs(comparison, folder, settings, data, overwrite=overwrite)
     console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(f"{data.columns}.", "", markup=False, highlight=False)
     for table in rich_tables(comparison):
         console.print(table, "")
-    for name, caution in comparison.cautions:
+    for name, caution in (*(("data", note) for note in data.notes), *comparison.cautions):
         console.print(f"{name}: {caution}.", markup=False, highlight=False)
     console.print(f"{len(files)} files in {folder} after {time.perf_counter() - began:.0f} s:", highlight=False)
     for file in files:

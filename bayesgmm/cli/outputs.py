@@ -117,7 +117,7 @@ def _record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> di
         "dtype": str(comparison.x.dtype),
         "settings": settings.to_dict(),
         "data": {
-            **{name: getattr(data, name) for name in ("name", "units", "source")},
+            **{name: getattr(data, name) for name in ("name", "units", "source", "label_name", "notes")},
             "num_rows": len(comparison.x),
             "feature_names": comparison.feature_names,
         },

@@ -29,11 +29,12 @@ def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset,
     """The report as the text of one HTML file, figures embedded."""
     units = f" (units: {data.units})" if data.units else ""
     lead = (
-        f"{len(comparison.x)} rows of {', '.join(comparison.feature_names)}{units}; a mixture of "
+        f"{data.columns}{units}; a mixture of "
         f"{counted(comparison.num_components, 'Gaussian component')} of family {comparison.base.family} in "
         f"{counted(comparison.x.shape[1], 'dimension')}, fitted by {listed(comparison.fits)} on one likelihood."
     )
-    cautions = [f"<strong>{html.escape(name)}:</strong> {html.escape(text)}." for name, text in comparison.cautions]
+    noted = [*(("data", note) for note in data.notes), *comparison.cautions]
+    cautions = [f"<strong>{html.escape(name)}:</strong> {html.escape(text)}." for name, text in noted]
     versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
     device = f"{provenance['device']['count']} × {provenance['device']['kind']}"
     source = f"Data: {data.name}. {data.source}".strip().rstrip(".")

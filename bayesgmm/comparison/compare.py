@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from bayesgmm.comparison.agreement import agreement_columns, check_labels
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
+from bayesgmm.datasets.columns import combined_columns, doubt_about
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnose import diagnose
@@ -61,6 +62,7 @@ class Comparison:
         errors: standard errors of the EM fit, by its observed information; None where there are too many parameters.
         failures: the error that ended a fit, by its name ("nuts", or "em, k = 5" of a candidate), or that kept standard
             errors or diagnostics of a fit from being computed. `raise comparison.failures["nuts"]` shows where.
+        remarks: sentences on columns that look like no measurements, or that are combinations of others.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -76,6 +78,7 @@ class Comparison:
     labels: Shaped[np.ndarray, " n"] | None = None
     errors: Uncertainty | None = None
     failures: dict[str, BaseException] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def base(self) -> Fit:
@@ -109,7 +112,7 @@ class Comparison:
 
     @property
     def cautions(self) -> list[tuple[str, str]]:
-        """What a reader of the table must know: (name of the fit, sentence), worst first."""
+        """What a reader of the table must know: (name of the fit, or "data", sentence), worst first."""
         found = [
             (finding.severity, name, f"{finding.cause}: {finding.detail}; {finding.advice}")
             for name, diagnosis in self.diagnoses.items()
@@ -125,7 +128,8 @@ class Comparison:
         for name, error in self.failures.items():
             severity, lost = (Severity.caution, "in part") if name in self.fits else (Severity.serious, "it has no fit")
             found.append((severity, name, f"failed, {lost}: {_sentence(error)}"))
-        return [(name, sentence) for _, name, sentence in sorted(found, key=lambda one: -one[0])]
+        found = [(name, sentence) for _, name, sentence in sorted(found, key=lambda one: -one[0])]
+        return [*(("data", sentence) for sentence in self.remarks), *found]
 
 
 def compare(
@@ -341,9 +345,20 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
         labels=plan.labels,
         errors=fitted.errors,
         failures=failures,
+        remarks=tuple(_remarks(x, plan)),
     )
     agreement = agreement_columns(x, comparison.assignments, fitted.partitions, plan.labels)
     return dataclasses.replace(comparison, table=table.join(pd.DataFrame(agreement)))  # rows of failures have none
+
+
+def _remarks(x: Float[np.ndarray, "n d"], plan: Plan) -> Iterator[str]:
+    """Sentences on columns that are hardly measurements, and on those that make covariances singular."""
+    for name, values in zip(plan.feature_names, x.T, strict=True):
+        if doubt := doubt_about(name, values):
+            yield f"column {name!r} was fitted as a measurement, and {doubt}; leave it out if it is none"
+    if not plan.family.diagonal:
+        for sentence in combined_columns(x, plan.feature_names):
+            yield f"{sentence}, so covariances are singular; leave one of them out, or choose a diagonal family"
 
 
 def _select(candidates: pd.DataFrame, select_by: str) -> int:

@@ -43,4 +43,4 @@ def load_dataset(name: str) -> Dataset:
     is_label = table[0] == "label"
     x, feature_names = table[1:, ~is_label].astype(np.float64), tuple(table[0, ~is_label].tolist())
     labels = table[1:, is_label][:, 0] if is_label.any() else None
-    return Dataset(name, x, feature_names, labels, units, source)
+    return Dataset(name, x, feature_names, labels, units, source, label_name="label" if is_label.any() else "")

@@ -1,10 +1,16 @@
-"""Tables in files: CSV, Parquet and NPY to rows of finite float64 numbers, or one line that says what to correct.
+"""Tables in files to rows of finite float64 numbers, or one line that says what to correct.
 
 pandas reads the files; what is checked here is that a table can be fitted.
 """
 
+import bz2
+import csv
+import gzip
+import lzma
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
+from bayesgmm.datasets.columns import classes_in, doubt_about
 from bayesgmm.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LABEL = "label"
+_PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_MARKS = "\t;|,"  # between fields
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?\s*")
+_MARKED = re.compile(r"\s*[+-]?[\d.' ]*,[\d.,' ]*\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")
 
 
 class DataError(InputError):
@@ -36,6 +48,8 @@ class Dataset:
         labels: true class of every row as text, empty where it is missing; None without classes. No engine sees them.
         units: units of the columns, empty when unknown.
         source: where the data come from: a reference or a path.
+        label_name: the column that the labels come from.
+        notes: sentences on columns of the file that are no features.
     """
 
     name: str
@@ -44,19 +58,36 @@ class Dataset:
     labels: Shaped[np.ndarray, " n"] | None = None
     units: str = ""
     source: str = ""
+    label_name: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> str:
+        """Which columns are used, and for what, in words."""
+        classes = f"; classes from {self.label_name}" if self.label_name else ""
+        return f"{len(self.x)} rows of {', '.join(self.feature_names)}{classes}"
 
 
-def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None, name: str | None = None) -> Dataset:
-    """Read rows from a CSV, Parquet or NPY file.
+def read_table(
+    path: str | os.PathLike[str],
+    columns: Sequence[str] | None = None,
+    name: str | None = None,
+    *,
+    labels: str | None = None,
+) -> Dataset:
+    """Read rows from a text, Excel, Parquet or NPY file.
 
-    A CSV file has commas and one header line; blank lines are skipped. A column named exactly `label` becomes the
-    labels unless it is chosen as a feature.
+    Text (.csv, .tsv, .txt, also with .gz, .bz2 or .xz after it) has one header line, and between fields commas,
+    semicolons, tabs, bars or spaces; where these are no commas, numbers may have decimal commas. Blank lines are
+    skipped. Of Excel files the first sheet is read.
 
     Args:
-        path: the file; its suffix (.csv, .parquet, .npy) says what it is.
+        path: the file; its suffix says what it is.
         columns: features by name, in this order; of an NPY array by index ("0", "1", ...) or as "x0", "x1", .... By
-            default all numeric columns; columns of words are left out, columns of words and numbers refused.
-        name: name of the data set, by default the file's name without its suffix.
+            default all numeric columns, without those that look like numbers of the rows or like classes; columns of
+            words are left out, columns of words and numbers refused. `Dataset.notes` says which were left out.
+        name: name of the data set, by default the file's name without its suffixes.
+        labels: the column of known classes; by default one named `label`, or else the only one that looks like classes.
 
     Raises:
         DataError: in one line, for a file that cannot be read, a column that is missing, given twice, not numeric or
@@ -71,29 +102,62 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     if num_rows < 2:
         found = "no data rows" if num_rows == 0 else "only one data row"
         raise DataError(f"{where} has {found}; give a file with at least two rows of numbers")
-    features = _features(table, None if columns is None else _chosen(table, columns, path, where), where)
+    if labels is not None and labels not in table:
+        raise DataError(f"labels={labels!r} is no column of {where}; choose from {_listed(table)}")
+    is_array = _kind(path) == ".npy"
+    chosen = None if columns is None else _chosen(table, columns, where, is_array=is_array)
+    if labels is not None and chosen is not None and labels in chosen:
+        raise DataError(f"labels={labels!r} is also in columns; name it once, for classes are no features")
+    features, doubts = _features(table, chosen, labels, where, guess=not is_array)
     x = np.stack(list(features.values()), axis=1)
     _check_values(x, tuple(features), where)
-    labels = None
-    if _LABEL in table and _LABEL not in features:
-        labels = table[_LABEL].astype(str).where(table[_LABEL].notna(), "").to_numpy(str)
-    return Dataset(path.stem if name is None else name, x, tuple(features), labels, source=str(path))
+    label_name = labels or _label_name({other: table[other] for other in table if other not in features})
+    classes = _classes(table[label_name], where) if label_name else None
+    left_out = [f"column {other!r} {doubt}" for other, doubt in doubts.items() if other != label_name]
+    name = path.name[: -len("".join(_suffixes(path)))] if name is None else name
+    return Dataset(name, x, tuple(features), classes, source=str(path), label_name=label_name, notes=tuple(left_out))
+
+
+def _suffixes(path: Path) -> list[str]:
+    """The suffix that says what a file is, and that of its packing."""
+    return path.suffixes[-2:] if path.suffix.lower() in _PACKED else path.suffixes[-1:]
+
+
+def _kind(path: Path) -> str:
+    return "".join(_suffixes(path)[:1]).lower()
+
+
+def _label_name(others: Mapping[str, "pd.Series"]) -> str:
+    """The column of classes among those that are no features, if there is one alone."""
+    if _LABEL in others:
+        return _LABEL
+    found = [name for name, column in others.items() if classes_in(name, column)]
+    return found[0] if len(found) == 1 else ""
+
+
+def _classes(column: "pd.Series", where: str) -> Shaped[np.ndarray, " n"]:
+    if column.isna().all():
+        raise DataError(f"column {column.name!r} of {where} has no labels; name another, or remove it")
+    return column.astype(str).where(column.notna(), "").to_numpy(str)
 
 
 def _read(path: Path, where: str) -> Mapping[str, "pd.Series"]:
     """The columns of a file by name."""
-    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}
+    readers = {**dict.fromkeys((".csv", ".tsv", ".txt"), _read_text), **dict.fromkeys((".xlsx", ".xls"), _read_excel)}
+    readers |= {".parquet": _read_parquet, ".npy": _read_npy}
+    kind = _kind(path)
     if path.is_dir():
         raise DataError(f"{where} is a folder; name a {', '.join(readers)} file inside it")
     if not path.exists():
         raise DataError(f"{where} does not exist; correct the spelling, or give the full path")
-    if path.suffix.lower() not in readers:
+    if kind not in readers or (len(_suffixes(path)) > 1 and readers[kind] is not _read_text):
         raise DataError(
-            f"{where} has the unsupported suffix {path.suffix!r}; convert the file to one of {', '.join(readers)}"
+            f"{where} has the unsupported suffix {''.join(_suffixes(path))!r}; convert the file to one of "
+            f"{', '.join(readers)}"
         )
     if path.stat().st_size == 0:
         raise DataError(f"{where} is empty (0 bytes); give a file with a header and rows of numbers")
-    frame, names = readers[path.suffix.lower()](path, where)
+    frame, names = readers[kind](path, where)
     if not names:
         raise DataError(f"{where} has no columns; give a file with at least one column of numbers")
     if (repeated := next((name for name in names if names.count(name) > 1), None)) is not None:
@@ -101,16 +165,27 @@ def _read(path: Path, where: str) -> Mapping[str, "pd.Series"]:
     return {name: frame.iloc[:, index] for index, name in enumerate(names)}
 
 
-def _read_csv(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
+def _read_text(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
     import pandas as pd
 
     try:
+        with _PACKED.get(path.suffix.lower(), open)(path, "rb") as file:
+            begun = file.read(2**16)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise DataError(f"{where} cannot be read ({_one_line(error)}); give another, or write it again") from None
+    try:
+        encoding = "utf-16" if begun[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        mark = _mark_between_fields(begun.decode(encoding, errors="replace"))
+        options: dict[str, Any] = {"sep": mark, "encoding": encoding}
         # The header as text and alone: pandas would rename columns given twice and hide the fault.
-        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
+        options |= {"index_col": False, "low_memory": False, **_exact_numbers(pd.__version__)}
         with warnings.catch_warnings():
             # Rows longer than the header: pandas would take their first field for row names, or drop their last.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, index_col=False, low_memory=False, **_exact_numbers(pd.__version__))
+            frame = pd.read_csv(path, **options)
+            if mark != "," and _has_decimal_commas(frame):
+                frame = pd.read_csv(path, decimal=",", **options)
     except pd.errors.EmptyDataError:
         raise DataError(f"{where} is empty (blank lines only); give a file with a header and rows of numbers") from None
     except UnicodeDecodeError as error:
@@ -119,14 +194,12 @@ def _read_csv(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
         raise DataError(
             f"{where} is not a well-formed CSV file: its rows have more fields than its header; name every column there"
         ) from None
-    except (OSError, ValueError) as error:  # ParserError is a ValueError
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:  # ParserError is a ValueError
         raise DataError(
             f"{where} is not a well-formed CSV file: {_one_line(error)}; correct that line (commas between fields, as "
             "many as in the header)"
         ) from None
     names = [str(value) for value in header.iloc[0]]
-    if len(names) == 1 and (separator := next((mark for mark in ";\t|" if mark in names[0]), None)):
-        raise DataError(f"{where} has fields separated by {separator!r}; save it with commas between fields")
     if not _as_numbers(header.iloc[0])[1].any() and names != [str(index) for index in range(len(names))]:
         raise DataError(
             f"{where} has no header: its first line holds numbers ({_listed(names)}); add a line with column names"
@@ -134,10 +207,47 @@ def _read_csv(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
     return frame, names
 
 
+def _mark_between_fields(text: str) -> str:
+    """What stands between fields: it parts the first two lines into equally many; spaces, or a comma, else."""
+    lines = [line for line in text.splitlines() if line.strip()][:2]
+    for mark in _MARKS:
+        counts = {len(next(csv.reader([line], delimiter=mark))) for line in lines}
+        if len(counts) == 1 and counts.pop() > 1:
+            return mark
+    counts = {len(line.split()) for line in lines}
+    return r"\s+" if len(counts) == 1 and counts.pop() > 1 else ","
+
+
+def _has_decimal_commas(frame: "pd.DataFrame") -> bool:
+    """Whether a column has numbers with commas that are not all those of thousands."""
+    for index in range(frame.shape[1]):
+        column = frame.iloc[:, index].dropna()
+        texts = [] if column.dtype.kind in "biuf" else column.astype(str).tolist()
+        commas = [text for text in texts if "," in text]
+        if not all(map(_THOUSANDS.fullmatch, commas)) and all(map(_DECIMAL_COMMA.fullmatch, texts)):
+            return True
+    return False
+
+
 def _exact_numbers(pandas_version: str) -> dict[str, Any]:
     """The option for exact numbers, which pandas before 3.1 needs and later ones deprecate, being exact without it."""
     exact = tuple(int(part) for part in pandas_version.split(".")[:2]) >= (3, 1)
     return {} if exact else {"float_precision": "round_trip"}
+
+
+def _read_excel(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
+    import pandas as pd
+
+    try:
+        header = pd.read_excel(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+        frame = pd.read_excel(path)
+    except ImportError as error:
+        raise DataError(
+            f"{where} is an Excel file; install what reads it ({_one_line(error)}), or save a CSV"
+        ) from None
+    except Exception as error:  # what openpyxl raises of a damaged file is not documented
+        raise DataError(f"{where} is not a readable Excel file: {_one_line(error)}; save it as CSV") from None
+    return frame, [str(value) for value in header.iloc[0]] if len(header) else []
 
 
 def _read_parquet(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
@@ -185,9 +295,8 @@ def _read_npy(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
     return frame, [f"x{index}" for index in range(array.shape[1])]
 
 
-def _chosen(table: Mapping[str, "pd.Series"], columns: Sequence[str], path: Path, where: str) -> list[str]:
+def _chosen(table: Mapping[str, "pd.Series"], columns: Sequence[str], where: str, *, is_array: bool) -> list[str]:
     """The names of the features that were asked for."""
-    is_array = path.suffix.lower() == ".npy"
     names = [f"x{int(name)}" if is_array and name.isascii() and name.isdigit() else name for name in columns]
     for index, (name, column) in enumerate(zip(names, columns, strict=True)):
         if name not in table:
@@ -198,14 +307,23 @@ def _chosen(table: Mapping[str, "pd.Series"], columns: Sequence[str], path: Path
 
 
 def _features(
-    table: Mapping[str, "pd.Series"], chosen: Sequence[str] | None, where: str
-) -> dict[str, Float64[np.ndarray, " n"]]:
-    """The features that are chosen, by name; by default all columns of numbers, those of words left out."""
-    features = {}
+    table: Mapping[str, "pd.Series"], chosen: Sequence[str] | None, labels: str | None, where: str, *, guess: bool
+) -> tuple[dict[str, Float64[np.ndarray, " n"]], dict[str, str]]:
+    """The features that are chosen, by name, by default all that look like measurements; and why others are none."""
+    features, doubts = {}, {}
     for name in table if chosen is None else chosen:
         column = table[name]
         numbers, bad = _as_numbers(column)
-        if chosen is None and (name == _LABEL or (bad.any() and (bad == column.notna().to_numpy()).all())):
+        if chosen is None and name in (_LABEL, labels):
+            continue
+        if chosen is None and bad.any() and (bad == column.notna().to_numpy()).all():
+            texts = column.dropna().astype(str).tolist()
+            if all(map(_MARKED.fullmatch, texts)):
+                raise DataError(
+                    f"column {name!r} of {where} has numbers with commas, such as {texts[0]!r}; write them with "
+                    "decimal points and without marks of thousands"
+                )
+            doubts[name] = "was left out: it holds no numbers; where it has classes, name it in labels"
             continue
         # Leaving out a column of measurements because of one stray word would go unnoticed.
         if bad.any():
@@ -221,10 +339,15 @@ def _features(
                 f"{where} has a numeric column without a name (row numbers, saved as an index?); name it, remove it, "
                 "or give columns without it"
             )
+        if chosen is None and guess and (doubt := doubt_about(name, numbers)):
+            compared = "in labels to compare partitions with it, or " if "classes" in doubt else ""
+            doubts[name] = f"was left out: {doubt}; name it {compared}in columns to fit it"
+            continue
         features[name] = numbers
     if not features:
-        raise DataError(f"{where} has no numeric column among {_listed(table)}; give a file with at least one")
-    return features
+        why = f" ({next(iter(doubts))!r} {next(iter(doubts.values()))})" if doubts else ""
+        raise DataError(f"{where} has no numeric column among {_listed(table)}{why}; give a file with at least one")
+    return features, doubts
 
 
 def _as_numbers(column: "pd.Series") -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:

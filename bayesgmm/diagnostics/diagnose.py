@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
+from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
 from bayesgmm.engines.fit import Fit, ResultCode, as_fit
 from bayesgmm.errors import InputError
@@ -76,7 +77,7 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
     else:
         what = "the mixture is" if fit.draws is None else f"{percent(1 - finite.mean())} of the draws are"
         findings.append(_finding("not finite", _SERIOUS, what=what))
-    findings += _result_findings(fit, {finding.cause for finding in findings})
+    findings += _result_findings(fit, {finding.cause for finding in findings}, x)
     title = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components})"
     return Diagnosis(title, tuple(sorted(findings, key=lambda finding: -finding.severity)))
 
@@ -95,12 +96,16 @@ def _check(fit: Fit, x: Float[np.ndarray, "n d"], prior: object) -> None:
         check_prior(prior, fit.mixture.num_components, fit.mixture.num_features, get_family(fit.family))
 
 
-def _result_findings(fit: Fit, causes: set[str]) -> Iterator[Finding]:
+def _result_findings(fit: Fit, causes: set[str], x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
     """The result code, where no other finding reports the same."""
     code = fit.code
     if code is ResultCode.successful or causes & _ALSO_REPORTED_BY.get(code, set()):
         return
     detail, _, advice = code.explanation.partition("; ")
+    names = [str(column) for column in range(x.shape[1])]
+    singular = code in (ResultCode.collapsed, ResultCode.decreased) and not get_family(fit.family).diagonal
+    if singular and (combined := combined_columns(x, names)):
+        detail, advice = "; ".join(combined), "leave one of them out, or choose a diagonal family"
     serious = code in (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.not_mixed)
     yield Finding(code.name.replace("_", " "), _SERIOUS if serious else _CAUTION, detail, advice)
 

@@ -76,7 +76,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     rng = np.random.default_rng(2)
     rows = np.concatenate([rng.normal(0, 1, (60, 2)), rng.normal(6, 1, (40, 2))])
-    np.savetxt(folder / "rows.csv", rows, delimiter=",", header="length,width", comments="")
+    table = np.column_stack([np.arange(1, 101), rows])
+    np.savetxt(folder / "rows.csv", table, delimiter=",", header="id,length,width", comments="")
     result = run(settings(folder, SMALL), "--out", folder / "out", "--seed", "5")
     assert result.exit_code == 0, result.output
     return folder / "out", result
@@ -114,6 +115,19 @@ def test_table_in_the_terminal(finished):
     # Progress goes to the other stream, so that the table can be piped.
     assert "nuts, k = 2" in result.stderr
     assert "nuts, k = 2" not in result.stdout
+
+
+def test_columns_that_are_used_and_left_out_are_named(finished):
+    out, result = finished
+    note = "column 'id' was left out: its whole numbers count the rows"
+    assert "100 rows of length, width." in result.stdout
+    assert note in " ".join(result.stdout.split())
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "100 rows of length, width; a mixture of" in report
+    assert note.replace("'", "&#x27;") in report
+    data = json.loads((out / "comparison.json").read_text())["data"]
+    assert data["feature_names"] == ["length", "width"]
+    assert data["notes"][0].startswith(note)
 
 
 def test_comparison_csv(finished):

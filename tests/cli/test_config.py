@@ -64,7 +64,7 @@ def test_defaults(load):
         "seed": 0,
         "dtype": "float64",
         "engines": ["em", "map", "vi", "nuts"],
-        "data": {"dataset": "faithful", "path": None, "columns": None},
+        "data": {"dataset": "faithful", "path": None, "columns": None, "labels": None},
         "mixture": {"family": "full", "num_components": [2], "select_by": "bic"},
         "prior": {
             "kind": "weakly_informative",
@@ -243,7 +243,7 @@ def test_absolute_path_is_kept(load, tmp_path):
         (DATA + "path = 'a.csv'\n" + MIXTURE, ["[data] has both", "give exactly one"]),
         (DATA + "columns = ['a']\n" + MIXTURE, ["[data] has columns", "drop them, or give path"]),
         ("[data]\ndataset = 'fathful'\n" + MIXTURE, ["data.dataset = 'fathful'", "mean 'faithful'", "galaxies, iris"]),
-        ("[data]\npath = 3\n" + MIXTURE, ["data.path = 3", "text in quotes", ".csv, .parquet or .npy"]),
+        ("[data]\npath = 3\n" + MIXTURE, ["data.path = 3", "text in quotes", ".tsv, .xlsx, .parquet or .npy"]),
         ("[data]\npath = 'a.csv'\ncolumns = []\n" + MIXTURE, ["data.columns = []", "is empty"]),
         ("[data]\npath = 'a.csv'\ncolumns = 'a'\n" + MIXTURE, ["data.columns = 'a'", "valid list"]),
         ("[data]\npath = 'a.csv'\ncolumns = ['a', 'a']\n" + MIXTURE, ["data.columns", "'a' more than once"]),

@@ -31,6 +31,22 @@ def test_engines_are_run_on_the_selected_number_of_components(key):
         assert row["bic"] == pytest.approx(bayesgmm.bic(fit, DATA["faithful"]))
 
 
+def test_columns_that_are_hardly_measurements_are_named(key):
+    eruptions = DATA["faithful"][:, 0]
+    frame = pd.DataFrame({"eruptions": eruptions, "id": np.arange(272.0)})
+    found = bayesgmm.compare(frame, 1, engines=["em"], key=key)
+    sentence = "column 'id' was fitted as a measurement, and its whole numbers count the rows; leave it out"
+    assert [(name, text.startswith(sentence)) for name, text in found.cautions] == [("data", True)]
+    frame = pd.DataFrame({"eruptions": eruptions, "seconds": 60 * eruptions})
+    found = bayesgmm.compare(frame, 2, engines=["em"], key=key)
+    (whose, text), *others = found.cautions
+    assert whose == "data"
+    assert "is a linear combination of" in text
+    assert "eruptions" in text
+    assert "seconds" in text
+    assert not any("fewer components" in text for _, text in others)
+
+
 def test_a_collapsed_fit_is_not_selected(key):
     """Beside a cluster of identical rows the likelihood of k = 3 has no maximum, and must not win by its height."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Data sets: shipped values to the digit, round trips of every format, and every fault told in one line."""
 
 import decimal
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bayesgmm.datasets import SHIPPED, DataError, load_dataset, read_table
+from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.datasets.tables import _exact_numbers
 
 FRAME = pd.DataFrame({"a": [0.1, 1 / 3, 1e-300], "b": [3, 2, 1], "word": ["x", "y", "z"]})
@@ -197,7 +199,9 @@ def test_numbered_header_is_a_header(tmp_path):
         ("a,b\n0,1,2\n1,4,5\n", None, ["not a well-formed CSV", "more fields than its header", "name every column"]),
         ('a,b\n1,"2\n3,4\n', None, ["not a well-formed CSV", "EOF inside string"]),
         (b"a,b\n1,\xff\n", None, ["not UTF-8", "save it as UTF-8"]),
-        ("a;b\n1;2\n3;4\n", None, ["separated by ';'", "save it with commas"]),
+        ('a,b\n"1,234",2\n"2,345",3\n', None, ["column 'a'", "numbers with commas, such as '1,234'", "points"]),
+        ("a;b\n1.234,5;2\n2.345,6;3\n", None, ["column 'a'", "numbers with commas, such as '1.234,5'"]),
+        ("a\tb\n1,234\t2\n2,345\t3\n", None, ["column 'a'", "numbers with commas, such as '1,234'"]),
         ("1.5,2\n3,4\n5,6\n", None, ["has no header", "'1.5', '2'", "add a line with column names"]),
         ("a,a\n1,2\n3,4\n", None, ["more than one column named 'a'", "rename"]),
         (",a\n0,2\n1,4\n", None, ["numeric column without a name", "remove it"]),
@@ -226,6 +230,104 @@ def test_csv_faults(tmp_path, content, columns, parts):
     assert str(path) in message or "columns=" in message
 
 
+MEASURED = pd.DataFrame({"length": [0.5, 1.25, -3.0] * 20, "width": np.arange(60) / 8})
+WORDS = [f"of {index}" for index in range(60)]
+CLASSES = ["x", "y", "z"] * 20
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".tsv", {"sep": "\t"}),
+        (".csv", {"sep": ";", "decimal": ","}),
+        (".csv", {"sep": ";", "encoding": "utf-16"}),
+        (".txt", {"sep": "|"}),
+        (".txt", {"sep": " ", "decimal": ","}),
+        (".csv.gz", {}),
+        (".csv.bz2", {"encoding": "utf-8-sig"}),
+        (".tsv.xz", {"sep": "\t", "decimal": ","}),
+    ],
+)
+def test_text_as_people_have_it(tmp_path, suffix, options):
+    path = tmp_path / f"my.own{suffix}"
+    MEASURED.to_csv(path, index=False, **options)
+    dataset = read_table(path)
+    assert (dataset.name, dataset.feature_names) == ("my.own", ("length", "width"))
+    np.testing.assert_array_equal(dataset.x, MEASURED)
+
+
+def test_excel(tmp_path, monkeypatch):
+    path = write(tmp_path, "a", ".xlsx")
+
+    def read(path, header=0, nrows=None, **options):
+        frame = MEASURED if header == 0 else pd.DataFrame([list(MEASURED)])
+        return frame.head(nrows)
+
+    monkeypatch.setattr(pd, "read_excel", read)
+    np.testing.assert_array_equal(read_table(path).x, MEASURED)
+
+    def is_missing(*args, **options):
+        raise ImportError("Missing optional dependency 'openpyxl'.")
+
+    monkeypatch.setattr(pd, "read_excel", is_missing)
+    assert "is an Excel file; install what reads it (Missing optional dependency 'openpyxl'.), or save" in refusal(path)
+
+
+def test_columns_that_are_hardly_measurements_are_left_out(tmp_path):
+    others = {"row": np.arange(5, 65), "patient_id": np.arange(60)[::-1] * 7, "class": [1, 2, 3] * 20, "words": WORDS}
+    path = write(tmp_path, MEASURED.assign(**others, rooms=[1, 4, 2, 3, 5, 6] * 10))
+    dataset = read_table(path)
+    assert dataset.feature_names == ("length", "width")
+    assert dataset.labels is None  # either of two might be meant
+    row, patient, classes, words, rooms = dataset.notes
+    assert row == "column 'row' was left out: its whole numbers count the rows; name it in columns to fit it"
+    assert "'patient_id' was left out: its name and its distinct whole numbers are those of an identifier" in patient
+    assert "'class' was left out: it has 3 distinct whole numbers only, like classes; name it in labels" in classes
+    assert words == "column 'words' was left out: it holds no numbers; where it has classes, name it in labels"
+    assert "'rooms' was left out: it has 6 distinct whole numbers only" in rooms
+    assert dataset.columns == "60 rows of length, width"
+    chosen = read_table(path, ["width", "row"], labels="class")
+    assert (chosen.feature_names, chosen.label_name, chosen.notes) == (("width", "row"), "class", ())
+    assert chosen.labels.tolist() == [str(label) for label in others["class"]]
+    assert chosen.columns == "60 rows of width, row; classes from class"
+    assert "labels='rows' is no column of" in labels_refused(path, "rows")
+    assert "labels='width' is also in columns" in labels_refused(path, "width", ["width"])
+
+
+def labels_refused(path, labels, columns=None):
+    with pytest.raises(DataError) as caught:
+        read_table(path, columns, labels=labels)
+    return str(caught.value)
+
+
+def test_the_only_column_of_classes_has_the_labels(tmp_path):
+    dataset = read_table(write(tmp_path, MEASURED.assign(words=WORDS, kind=CLASSES)))
+    assert (dataset.label_name, dataset.labels.tolist()) == ("kind", CLASSES)
+    assert dataset.notes == (
+        "column 'words' was left out: it holds no numbers; where it has classes, name it in labels",
+    )
+
+
+def test_measurements_that_are_whole_and_in_order_are_kept(tmp_path):
+    """R's galaxies: velocities in whole km/s, sorted and distinct; years; and arrays, whose maker chose the columns."""
+    velocity = np.cumsum(np.arange(60) % 7 + 1)
+    path = write(tmp_path, pd.DataFrame({"velocity": velocity, "age": np.arange(60) % 30}))
+    assert read_table(path).feature_names == ("velocity", "age")
+    path = write(tmp_path, np.column_stack([np.arange(60), velocity % 3]), ".npy")
+    assert read_table(path).feature_names == ("x0", "x1")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_linear_combinations_of_columns_are_found(rng, dtype):
+    x = rng.normal(size=(200, 3)) * [1e-3, 1.0, 1e4] + [0.0, 5.0, 1e5]
+    x = np.column_stack([x, 2 * x[:, 0] - x[:, 1] + 7]).astype(dtype)
+    (sentence,) = combined_columns(x, ["a", "b", "c", "d"])
+    assert {"a", "b", "d"} == set(re.findall(r"'(\w)'", sentence))
+    assert "is a linear combination of" in sentence
+    assert combined_columns(x[:, :3], ["a", "b", "c"]) == []
+    assert combined_columns(np.column_stack([x[:, :2], x[:, 0] + 1e-3 * x[:, 1] ** 2]), ["a", "b", "c"]) == []
+
+
 def test_header_of_many_columns_is_not_listed_in_full(tmp_path):
     names = [f"c{index}" for index in range(500)]
     path = write(tmp_path, pd.DataFrame(np.eye(500)[:3] + np.arange(3)[:, None], columns=names))
@@ -246,8 +348,11 @@ def test_file_faults(tmp_path):
     folder.mkdir()
     for path, parts in {
         tmp_path / "none.csv": ["does not exist", "correct the spelling"],
-        folder: ["is a folder", "name a .csv, .parquet, .npy file"],
-        write(tmp_path, "a", ".xlsx"): ["unsupported suffix '.xlsx'", ".csv, .parquet, .npy"],
+        folder: ["is a folder", "name a .csv, .tsv, .txt, .xlsx, .xls, .parquet, .npy file"],
+        write(tmp_path, "a", ".sav"): ["unsupported suffix '.sav'", ".csv, .tsv, .txt, .xlsx, .xls, .parquet, .npy"],
+        write(tmp_path, "a", ".npy.gz"): ["unsupported suffix '.npy.gz'"],
+        write(tmp_path, "a", ".csv.gz"): ["cannot be read (Not a gzipped file"],
+        write(tmp_path, "a", ".xlsx"): ["not a readable Excel file", "save it as CSV"],
         write(tmp_path, "a", ""): ["unsupported suffix ''"],
         write(tmp_path, "", ".npy"): ["is empty (0 bytes)"],
         write(tmp_path, "PAR1 is not all of it", ".parquet"): ["not a readable Parquet file", "write it again"],
