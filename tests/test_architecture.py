@@ -98,7 +98,7 @@ def test_the_house_has_few_floors_and_an_empty_hall():
 
 # Functions outside mixture.py that form such a sum, and of what, where it is not of densities over components.
 OTHER_SUMS = {
-    ("mixtures/coordinates.py", "_normalise"): "log weights made to add up to one",
+    ("mixtures/coordinates.py", "normalise"): "log weights made to add up to one",
     ("plots/num_components.py", "_bic_weights"): "over numbers of components",
     ("priors/mixing_weights.py", "log_prob_of_weights"): "lengths of the sticks that weights leave",
     ("priors/mixing_weights.py", "log_weights_of_gammas"): "a Dirichlet draw from gamma draws",

@@ -1,6 +1,7 @@
 """How far partitions of the same rows agree: with each other, and with classes that are known."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -11,19 +12,27 @@ from bayesgmm.errors import InputError
 
 
 def check_labels(labels: ArrayLike | None, num_rows: int) -> Shaped[np.ndarray, " n"] | None:
-    """Known classes of the rows, numbers or text, or None; None, NaN and empty text stand for a class not known.
+    """Known classes of the rows, numbers or text, or None; None, NaN, masks and empty text stand for one not known.
 
     Raises:
         InputError: for another number of them than rows, and where none is known.
     """
     if labels is None:
         return None
-    labels = np.asarray(labels)
+    labels = _with_gaps(labels)
     if labels.shape != (num_rows,):
         raise InputError(f"labels must have shape ({num_rows},), one for each row; got {labels.shape}")
     if not known(labels).any():
         raise InputError("labels are all missing, so they tell nothing; leave them out")
     return labels
+
+
+def _with_gaps(labels: ArrayLike) -> Shaped[np.ndarray, "..."]:
+    """Labels as an array, with None where they are masked."""
+    found: Any = labels
+    if isinstance(labels, list | tuple):
+        found = [None if label is np.ma.masked else label for label in labels]
+    return np.asarray(np.where(np.ma.getmaskarray(found), None, found) if np.ma.is_masked(found) else found)
 
 
 def known(labels: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -36,7 +45,7 @@ def known(labels: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 def adjusted_rand_index(labels: ArrayLike, other: ArrayLike) -> float:
     """Agreement of two partitions beyond chance: 1 for the same, about 0 for unrelated ones. No labels are matched.
 
-    Rows whose class is missing (None, NaN, empty text) in either are left out.
+    Rows whose class is missing (None, NaN, masked, empty text) in either are left out.
 
     Source: Hubert & Arabie (1985), by scikit-learn.
 
@@ -45,7 +54,7 @@ def adjusted_rand_index(labels: ArrayLike, other: ArrayLike) -> float:
     """
     from sklearn.metrics import adjusted_rand_score  # on first use: it takes a second to import
 
-    labels, other = np.asarray(labels), np.asarray(other)
+    labels, other = _with_gaps(labels), _with_gaps(other)
     if labels.ndim != 1 or labels.shape != other.shape:
         raise InputError(f"labels and other must have one shape (n,); got {labels.shape} and {other.shape}")
     both = known(labels) & known(other)

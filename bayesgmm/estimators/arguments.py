@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import matrix_fault, short_repr
+from bayesgmm.numerics.validation import matrix_fault, refuse_masks, short_repr
 
 INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "hierarchical")
 """Scikit-learn's names of starts, and one more."""
@@ -89,6 +89,7 @@ def array_of_shape(called: str, name: str, value: ArrayLike, shape: tuple[int, .
     Raises:
         InputError: for anything else.
     """
+    refuse_masks(value, name)
     try:
         array = np.asarray(value)
         array = array if array.dtype == np.float32 else array.astype(np.float64)

@@ -25,7 +25,7 @@ from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
-from bayesgmm.numerics.validation import nonnegative, one_of, short_repr, whole_number
+from bayesgmm.numerics.validation import nonnegative, one_of, refuse_masks, short_repr, whole_number
 from bayesgmm.runtime.files import load_value, save_value
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.named import get_start, start_from
@@ -185,7 +185,8 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
                 rule.check(field.name, getattr(self, field.name))
 
     def _checked_rows(self, X: ArrayLike, **settings: bool | int) -> np.ndarray:
-        """Rows in float64 or float32, checked by scikit-learn."""
+        """Rows in float64 or float32, checked by scikit-learn, which drops masks."""
+        refuse_masks(X, "X")
         return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], **settings))  # pyright: ignore[reportArgumentType]
 
     def _known_rows(self, X: ArrayLike) -> np.ndarray:

@@ -21,6 +21,7 @@ from bayesgmm.estimators import arguments
 from bayesgmm.estimators.base import MixtureEstimator, named, over_rows, sample_of_draws
 from bayesgmm.estimators.maximum_likelihood import report_run
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.mixtures.coordinates import normalise
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
@@ -284,7 +285,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         Of a conjugate approximation the allocation of a row that is best for it (Bishop 2006, equation 10.49).
         """
         if self.fit_.approximation is not None:
-            return _expected_mixture(self.fit_.approximation).responsibilities(x)
+            return _allocating_mixture(self.fit_.approximation).responsibilities(x)
         if self.fit_.draws is None:
             return super()._responsibilities(x)
         return mean_responsibilities(flat_draws(self.fit_.draws), x)
@@ -308,7 +309,11 @@ class BayesianGaussianMixture(MixtureEstimator):
         return sample_of_draws(flat_draws(self.fit_.draws), num_rows, rng, key=arguments.key_of(rng))
 
 
-_expected_mixture = compiled(expected_mixture)
+@compiled
+def _allocating_mixture(approximation: ConjugateDistribution) -> Mixture:
+    """The expected mixture, its weights made to sum to one, which leaves its responsibilities as they are."""
+    mixture = expected_mixture(approximation)
+    return dataclasses.replace(mixture, log_weights=normalise(mixture.log_weights))
 
 
 @compiled

@@ -9,7 +9,7 @@ import numpy as np
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, in_precision, is_traced
-from bayesgmm.numerics.validation import matrix_fault, real_array, short_repr, whole_number
+from bayesgmm.numerics.validation import matrix_fault, real_array, refuse_masks, short_repr, whole_number
 
 _ROUNDING = 1e-4  # of a sum of weights
 
@@ -48,6 +48,7 @@ def check_mixture(fields: Mapping[str, Any], name: str) -> None:
     NaN passes, for fits that failed have it.
     """
     for field, value in fields.items():
+        refuse_masks(value, f"{name}.{field}")
         if not jnp.issubdtype(getattr(value, "dtype", int), jnp.floating):
             raise InputError(
                 f"{name}.{field}={short_repr(value)} must be an array of floating-point numbers; make mixtures by "

@@ -37,7 +37,7 @@ def to_coordinates(mixture: Mixture, unit: Float[Array, " d"]) -> Coordinates:
 def from_coordinates(coordinates: Coordinates, unit: Float[Array, " d"], family: Family) -> Mixture:
     """The mixture of the family with these coordinates, or the closest one; weights are normalised."""
     factor = family.representation.from_logarithms(coordinates.log_diagonal, coordinates.below).scaled(1.0 / unit)
-    log_weights = _normalise(coordinates.log_weights)
+    log_weights = normalise(coordinates.log_weights)
     return family.project(Mixture(log_weights, coordinates.means * unit[None], factor.array))
 
 
@@ -57,11 +57,12 @@ def from_vector(
     """The mixture of the family with these free coordinates: the inverse of `to_vector`."""
     k, d, xp = num_components, len(unit), namespace(vector, unit)
     log_ratios, means, covariances = xp.split(vector, [k - 1, k - 1 + k * d])
-    log_weights = _normalise(xp.pad(log_ratios, (0, 1)))
+    log_weights = normalise(xp.pad(log_ratios, (0, 1)))
     return Mixture(log_weights, means.reshape(k, d) * unit[None], family.from_free(covariances, unit, k).array)
 
 
-def _normalise(log_weights: Inexact[AnyArray, " k"]) -> Inexact[AnyArray, " k"]:
+def normalise(log_weights: Inexact[AnyArray, " k"]) -> Inexact[AnyArray, " k"]:
+    """Log-weights of which the exponentials sum to one."""
     xp, relative = namespace(log_weights), log_weights - log_weights.real.max()
     return relative - xp.log(xp.exp(relative).sum())
 

@@ -24,11 +24,7 @@ def real_array(value: Any, name: str) -> AnyArray:
         InputError: for what is no rectangular array, is masked, or holds text, complex numbers or Python objects; of a
             DataFrame the column is named.
     """
-    if np.ma.is_masked(value):
-        raise InputError(
-            f"{name} is a masked array with {np.ma.count_masked(value)} masked values, which would count as they are; "
-            "drop those rows, or fill them with .filled(value)"
-        )
+    refuse_masks(value, name)
     try:
         array = value if isinstance(value, jax.Array) else (jnp if is_traced(value) else np).asarray(value)
     except (TypeError, ValueError):
@@ -45,6 +41,26 @@ def real_array(value: Any, name: str) -> AnyArray:
         found = f"dtype {array.dtype}" if array.ndim else short_repr(value)
         raise InputError(f"{name} must hold real numbers; got {found}. Convert it, or drop what is no number")
     return array
+
+
+def refuse_masks(value: object, name: str) -> None:
+    """Refuse masked values, in an array or in a list of arrays: NumPy would drop the mask and count what is under it.
+
+    Raises:
+        InputError: with their number.
+    """
+    if number := _num_masked(value):
+        kind = "a masked array" if isinstance(value, np.ndarray) else f"a {type(value).__name__} of masked arrays"
+        raise InputError(
+            f"{name} is {kind} with {counted(number, 'masked value')} and would count without its mask; drop those "
+            "rows, or fill them with .filled(value)"
+        )
+
+
+def _num_masked(value: object) -> int:
+    if isinstance(value, list | tuple):
+        return sum(map(_num_masked, value))
+    return int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
 
 
 def _is_real(dtype: np.dtype) -> bool:

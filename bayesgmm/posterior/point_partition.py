@@ -32,7 +32,7 @@ from scipy.stats.contingency import crosstab
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, RandomKey
-from bayesgmm.numerics.validation import as_key, one_of
+from bayesgmm.numerics.validation import as_key, one_of, refuse_masks
 from bayesgmm.posterior import allocations
 from bayesgmm.posterior.similarity import MAX_ROWS, check_num_rows, similarity_of_shares
 
@@ -107,6 +107,8 @@ def variation_of_information(labels: ArrayLike, other: ArrayLike) -> float:
 
 
 def _contingency(labels: ArrayLike, other: ArrayLike) -> np.ndarray:
+    refuse_masks(labels, "labels")
+    refuse_masks(other, "other")
     first, second = np.asarray(labels), np.asarray(other)
     if first.ndim != 1 or first.shape != second.shape or not first.size:
         raise InputError(f"partitions have shapes {first.shape} and {second.shape}; give one label for each row, twice")

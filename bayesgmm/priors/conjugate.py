@@ -31,7 +31,14 @@ from bayesgmm.mixtures.factors import Factor, pool
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import check_bool, name_features, no_constant_column, short_repr, whole_number
+from bayesgmm.numerics.validation import (
+    check_bool,
+    name_features,
+    no_constant_column,
+    refuse_masks,
+    short_repr,
+    whole_number,
+)
 from bayesgmm.priors.description import as_table, describe_intervals, describe_sticks, describe_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
@@ -328,6 +335,7 @@ def sample_covariance(x: Float[AnyArray, "n d"], weights: Float[AnyArray, " n"])
 
 def _scale(scale: ArrayLike | None, covariance: AnyArray, x: AnyArray, family: Family) -> AnyArray:
     """The scale that is given, or by default this covariance; of few rows, which it is singular of, its diagonal."""
+    refuse_masks(scale, "prior scale")
     shape = family.matrix_shape(x.shape[1])
     if family.diagonal:
         return prior_number("scale", covariance.diagonal().mean() if scale is None else scale, shape, x.dtype)

@@ -15,7 +15,7 @@ from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import matrix_fault, short_repr
+from bayesgmm.numerics.validation import matrix_fault, refuse_masks, short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.starts.kmeans import centre_and_scale, mixture_of_partition
 
@@ -128,6 +128,7 @@ def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: in
 
 def _as_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> AnyArray:
     """A finite float64 array of the given shape; a traced value is asked for its shape alone."""
+    refuse_masks(value, f"start: {name}")
     try:
         array = jnp.asarray(value) if is_traced(value) else np.asarray(value, np.float64)
     except (TypeError, ValueError):
@@ -142,6 +143,7 @@ def _as_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None)
 def responsibilities_from_start(start: object, rows: Rows, num_components: int) -> AnyArray:
     """Responsibilities (n, k) from responsibilities or labels, in which every component has rows."""
     num_rows, given = len(rows), type(start).__name__
+    refuse_masks(start, "start")
     if not isinstance(start, jax.Array):
         try:
             start = np.asarray(start)
@@ -216,13 +218,12 @@ def check_start(
 
 
 def _check_given(start: Mixture, num_components: int, num_features: int, family: Family, *, finite: bool) -> None:
+    if len(shape := np.shape(start.means)) == 2 and shape != (num_components, num_features):
+        raise InputError(
+            f"start has means of shape {shape}, but num_components={num_components} and x has {num_features} features"
+        )
     if as_mixture(start, "start").draw_shape:
         raise InputError(f"start has leading axes {start.draw_shape}; index it down to a single mixture")
-    if start.means.shape != (num_components, num_features):
-        raise InputError(
-            f"start has means of shape {start.means.shape}, but num_components={num_components} and x has "
-            f"{num_features} features"
-        )
     if family.diagonal and not isinstance(start.factor, family.representation):
         raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
     if family.shared and (count := len(start.factor)) > 1:

@@ -122,7 +122,11 @@ def test_rows_without_a_class_are_left_out(missing, rng):
     labels, other = rng.integers(0, 3, 40), rng.integers(0, 2, 40)
     known = np.arange(40) >= 10
     words = np.array([str(label) if one else missing for label, one in zip(labels, known, strict=True)], object)
-    assert adjusted_rand_index(words, other) == pytest.approx(adjusted_rand_score(labels[known], other[known]))
+    expected = pytest.approx(adjusted_rand_score(labels[known], other[known]))
+    assert adjusted_rand_index(words, other) == expected
+    masked = np.ma.array(labels, mask=~known)
+    assert adjusted_rand_index(masked, other) == adjusted_rand_index(list(masked), other) == expected
+    assert check_labels(masked, len(labels))[~known].tolist() == [None] * (~known).sum()
     with pytest.raises(InputError, match="labels are all missing"):
         check_labels(np.array([missing] * 3, object), 3)
 

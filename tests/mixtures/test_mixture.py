@@ -335,13 +335,15 @@ def test_covariances_of_features_in_far_units_are_taken():
 HALVES = np.log([0.5, 0.5])
 MADE_BY_HAND = {
     "0-d": (Mixture(np.array(0.0), np.array(0.0), np.array(1.0)), "must have shapes"),
-    "lists": (Mixture([0.0], [[0.0]], [[1.0]]), r"log_weights=\[0.0\] must be an array of floating-point numbers"),
+    "lists": (
+        Mixture([0.0, 0.0], [[0.0], [0.0]], [[1.0], [1.0]]),
+        r"log_weights=\[0.0, 0.0\] must be an array of floating-point numbers",
+    ),
     "integers": (Mixture(HALVES, np.zeros((2, 1), int), np.ones((2, 1))), "means=.* must be an array of floating"),
     "lengths": (Mixture(np.log(np.ones(3) / 3), np.zeros((2, 1)), np.ones((2, 1))), "must have shapes"),
     "factors": (Mixture(HALVES, np.zeros((2, 1)), np.ones((3, 1))), "must have shapes"),
     "weights": (Mixture(np.log([2.0, 2.0]), np.zeros((2, 1)), np.ones((2, 1))), "sum to 4; they must sum to 1"),
     "signs": (Mixture(HALVES, np.zeros((2, 1)), -np.ones((2, 1))), "negative entry on its diagonal"),
-    "upper": (Mixture(HALVES, np.zeros((2, 2)), np.array([np.triu(np.ones((2, 2)))])), "is upper triangular"),
 }
 KEY = {"key": jax.random.key(0)}
 ROW = np.zeros((1, 1))
@@ -371,6 +373,12 @@ def test_every_door_refuses_a_mixture_made_by_hand_that_is_none(door, tmp_path):
     for mixture, message in MADE_BY_HAND.values():
         with pytest.raises(InputError, match=message):
             door(mixture, tmp_path)
+
+
+def test_an_upper_triangular_factor_is_refused():
+    upper = Mixture(HALVES, np.zeros((2, 2)), np.array([np.triu(np.ones((2, 2)))]))
+    with pytest.raises(InputError, match="is upper triangular and must be lower triangular; give its transpose"):
+        upper.log_prob(np.zeros((1, 2)))
 
 
 def test_files_hold_mixtures_that_are_some(tmp_path):

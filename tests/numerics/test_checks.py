@@ -102,6 +102,10 @@ REFUSALS = {
     "rows of different lengths": (lambda: as_matrix([[1, 2], [3]]), ("x (list)", "same length")),
     "masked rows": (lambda: as_matrix(np.ma.masked_greater(X, 50)), ("x is a masked array with 6", "drop", ".filled(")),
     "masked weights": (lambda: as_row_weights(np.ma.masked_less(np.ones(10), 2), X), ("row_weights", "10 masked")),
+    "masked rows in a list": (
+        lambda: as_matrix([np.ma.masked_greater(row, 50) for row in X]),
+        ("x is a list of masked arrays with 6", "drop those rows"),
+    ),
     "nothing": (lambda: as_matrix(None), ("x must hold real numbers", "None")),
     "a table with text": (
         lambda: as_matrix(pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})),
@@ -209,6 +213,42 @@ REFUSALS |= {
     "a number for a table": (lambda: inspect.unwrap(plots.plot_criteria)(3), ("table=3", "DataFrame")),
 }
 REFUSALS["a word for a truth value"] = (lambda: check_bool("accelerate", "yes"), ("accelerate='yes'", "True or False"))
+
+
+def masked(values):
+    """The values with the first one masked."""
+    values = np.asarray(values)
+    return np.ma.array(values, mask=np.arange(values.size).reshape(values.shape) == 0)
+
+
+ONE = bayesgmm.Mixture.from_covariances([1.0], [[0.0]], [[1.0]])
+COLUMN = np.arange(10.0)[:, None]
+LABELS = np.arange(10) % 2
+MASKED = {
+    "rows of an estimator": lambda: bayesgmm.GaussianMixture(1).fit(masked(X)),
+    "listed rows of an estimator": lambda: bayesgmm.BayesianGaussianMixture().fit([masked(X[0]), *X[1:]]),
+    "sample_weight": lambda: bayesgmm.GaussianMixture(1).fit(X, sample_weight=masked(np.ones(10))),
+    "weights_init": lambda: bayesgmm.GaussianMixture(1, weights_init=masked([1.0])).fit(X),
+    "means_init": lambda: bayesgmm.GaussianMixture(1, means_init=[masked([1.0, 2.0])]).fit(X),
+    "precisions_init": lambda: bayesgmm.GaussianMixture(1, precisions_init=masked([np.eye(2)])).fit(X),
+    "mean_prior": lambda: bayesgmm.BayesianGaussianMixture(mean_prior=masked([0.0, 0.0])).fit(X),
+    "covariance_prior": lambda: bayesgmm.BayesianGaussianMixture(covariance_prior=masked(np.eye(2))).fit(X),
+    "labels of a start": lambda: bayesgmm.fit_em(COLUMN, 2, start=masked(LABELS)),
+    "responsibilities of a start": lambda: bayesgmm.fit_em(COLUMN, 2, start=masked(np.eye(2)[LABELS])),
+    "means of a start": lambda: bayesgmm.fit_em(COLUMN, 2, start={"means": masked([[1.0], [2.0]])}),
+    "rows of a density": lambda: ONE.log_prob([masked([0.0])]),
+    "rows of a likelihood": lambda: bayesgmm.log_likelihood(ONE, [masked([0.0])]),
+    "fields of a mixture": lambda: bayesgmm.Mixture(masked([0.0]), ONE.means, ONE.precision_factor).log_prob(COLUMN),
+    "scale of a prior": lambda: bayesgmm.conjugate_prior(X, 1, scale=masked(np.eye(2))),
+    "partitions": lambda: bayesgmm.binder_loss(masked(LABELS), LABELS),
+    "other partitions": lambda: bayesgmm.variation_of_information(LABELS, masked(LABELS)),
+}
+
+
+@pytest.mark.parametrize("call", MASKED.values(), ids=list(MASKED))
+def test_masks_are_not_dropped(call):
+    with pytest.raises(InputError, match=r"masked arrays? with 1 masked value and would count without its mask; drop"):
+        call()
 
 
 @pytest.mark.parametrize(("call", "parts"), REFUSALS.values(), ids=list(REFUSALS))
