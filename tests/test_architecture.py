@@ -1,6 +1,7 @@
 """The shape of the package: imports point one way, its own import is light, and public names keep their promises."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -198,6 +199,14 @@ def test_every_public_name_loads_and_is_documented(name):
     thing = getattr(bayesgmm, name)
     if name != "FAMILIES":
         assert inspect.getdoc(thing)
+
+
+def test_no_public_name_becomes_a_module():
+    """Importing a module sets its name in its package, where it could take the place of a function."""
+    for path in MODULES:
+        if path.stem != "__main__":
+            importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+    assert [name for name in PUBLIC if inspect.ismodule(getattr(bayesgmm, name))] == []
 
 
 def test_no_thing_has_two_public_names():

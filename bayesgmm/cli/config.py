@@ -20,6 +20,7 @@ from bayesgmm.datasets import SHIPPED, Dataset, load_dataset, read_table
 from bayesgmm.engines.registry import BASE_ENGINE, DEFAULT_ENGINES, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import NAMES, get_family
+from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.validation import did_you_mean, one_of, real_array, short_repr
 from bayesgmm.priors.scales import SCALE_PRIORS
 from bayesgmm.priors.weakly_informative import default_prior
@@ -267,7 +268,10 @@ def load_config(path: str | PathLike[str]) -> CommonConfig:
     Raises:
         ConfigError: with one line for each problem.
     """
-    path = Path(path)
+    try:
+        path = as_path(path)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
     try:
         config = Config.model_validate({"title": path.stem, **_read_toml(path)})
     except ValidationError as error:

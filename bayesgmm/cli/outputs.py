@@ -23,6 +23,7 @@ from bayesgmm.datasets import Dataset
 from bayesgmm.diagnostics.datatree import save_datatree
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.paths import as_path
 
 _PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
@@ -34,7 +35,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         InputError: for a folder that exists and is not empty, unless `overwrite`, for a path that is a file, and for a
             place that cannot be written to.
     """
-    if folder.exists() and not folder.is_dir():
+    if as_path(folder, "output folder").exists() and not folder.is_dir():
         raise InputError(f"output folder {str(folder)!r} is a file; choose another with --out")
     standing = next(parent for parent in folder.absolute().parents if parent.exists())
     if not standing.is_dir() or not os.access(standing, os.W_OK):

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64, Shaped
 
 from bayesgmm.datasets.columns import classes_in, doubt_about
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.paths import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,10 @@ def read_table(
         DataError: in one line, for a file that cannot be read, a column that is missing, given twice, not numeric or
             constant, and for rows with NaN or infinite values. Data rows are counted from 1, below the header.
     """
-    path = Path(path)
+    try:
+        path = as_path(path)
+    except InputError as error:
+        raise DataError(str(error)) from None
     where = f"path={str(path)!r}"
     if isinstance(columns, str) or (columns is not None and not columns):
         raise DataError(f'columns={columns!r} must be a non-empty list of column names, such as ["a", "b"]')
@@ -271,7 +275,7 @@ def _read_npy(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
         with path.open("rb") as file:
             # Never pickles: an object array can run any code when it is opened.
             array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         if "Object arrays" in str(error):
             raise DataError(
                 f"{where} holds Python objects (dtype object), which are never unpickled; save x.astype(float)"

@@ -17,6 +17,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features
 from bayesgmm.priors.checks import check_prior
@@ -117,13 +118,32 @@ def _variables(draws: Mixture, family: Family, scale_rates: AnyArray | None) -> 
 
 
 def save_datatree(tree: "DataTree", path: str | Path) -> None:
-    """Write a `DataTree` as NetCDF; it reads back equal."""
-    tree.to_netcdf(path, engine="h5netcdf")
+    """Write a `DataTree` as NetCDF; it reads back equal.
+
+    Raises:
+        InputError: for a path that cannot be written to.
+    """
+    try:
+        tree.to_netcdf(as_path(path), engine="h5netcdf")
+    except OSError as error:
+        raise InputError(f"file {str(path)!r} cannot be written ({_one_line(error)}); choose another") from None
 
 
 def load_datatree(path: str | Path) -> "DataTree":
-    """Read a `DataTree` written by `save_datatree`, into memory."""
+    """Read a `DataTree` written by `save_datatree`, into memory.
+
+    Raises:
+        InputError: for a file that is not there, or is no NetCDF.
+    """
     import xarray
 
-    with xarray.open_datatree(path, engine="h5netcdf") as tree:
-        return tree.load()
+    try:
+        with xarray.open_datatree(as_path(path), engine="h5netcdf") as tree:
+            return tree.load()
+    except OSError as error:
+        why = _one_line(error)
+        raise InputError(f"file {str(path)!r} cannot be read as NetCDF ({why}); give one of save_datatree") from None
+
+
+def _one_line(error: OSError) -> str:
+    return " ".join(str(error.strerror or error).split())[:100]

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.validation import short_repr
 from bayesgmm.runtime.files import load_value, save_value
 from bayesgmm.runtime.progress import Progress
@@ -277,7 +278,7 @@ def check_checkpoint(checkpoint: object) -> str | Path | bool:
     """
     if not isinstance(checkpoint, str | Path | bool):
         raise InputError(f"checkpoint={short_repr(checkpoint)} must be the path of a file, True or False")
-    return checkpoint
+    return checkpoint if isinstance(checkpoint, bool) else as_path(checkpoint, "checkpoint")
 
 
 def checkpoint_of(checkpoint: str | Path | bool, identity: PyTree) -> Checkpoint | None:

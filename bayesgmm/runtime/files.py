@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import short_repr
 
@@ -77,10 +78,10 @@ def load_value[T](path: str | Path, cls: type[T], kind: str) -> T:
     """Read a value of this class from a file of this kind.
 
     Raises:
-        InputError: for a file that is not there, is damaged, comes from elsewhere, is of another `kind` than asked for,
+        InputError: for no path, a file that is not there, is damaged, comes from elsewhere, is of another `kind` than asked for,
             holds something else, or has a format newer than this version of the package knows.
     """
-    where = f"file {str(path)!r}"
+    where = f"file {str(as_path(path))!r}"
     try:
         with zipfile.ZipFile(path) as archive:
             header = json.loads(_contents(archive, _HEADER).read()) if _HEADER in archive.namelist() else None
@@ -145,7 +146,7 @@ def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         InputError: for a path that cannot be written to.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link
+    target = Path(os.path.realpath(as_path(path)))  # a link stays a link
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("xb") as file:
@@ -156,7 +157,8 @@ def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise InputError(f"file {str(path)!r} cannot be written ({error.strerror or error}); choose another") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a name too long to be there
+            beside.unlink()
 
 
 def pack(value: object, arrays: dict[str, np.ndarray], name: str = "value") -> object:
