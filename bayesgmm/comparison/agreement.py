@@ -1,7 +1,6 @@
 """How far partitions of the same rows agree: with each other, and with classes that are known."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -29,10 +28,13 @@ def check_labels(labels: ArrayLike | None, num_rows: int) -> Shaped[np.ndarray, 
 
 def _with_gaps(labels: ArrayLike) -> Shaped[np.ndarray, "..."]:
     """Labels as an array, with None where they are masked."""
-    found: Any = labels
     if isinstance(labels, list | tuple):
-        found = [None if label is np.ma.masked else label for label in labels]
-    return np.asarray(np.where(np.ma.getmaskarray(found), None, found) if np.ma.is_masked(found) else found)
+        return np.asarray([None if label is np.ma.masked else label for label in labels])
+    if not isinstance(labels, np.ma.MaskedArray):
+        return np.asarray(labels)
+    found = np.array(labels.data, object if np.ma.is_masked(labels) else None)
+    found[np.ma.getmaskarray(labels)] = None
+    return found
 
 
 def known(labels: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:

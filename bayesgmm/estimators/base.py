@@ -103,7 +103,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
         Raises:
             InputError: for fewer than one.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         try:
             num_rows = whole_number("n_samples", n_samples)
         except InputError:
@@ -189,9 +189,19 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
         refuse_masks(X, "X")
         return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], **settings))  # pyright: ignore[reportArgumentType]
 
+    def _check_fitted(self) -> None:
+        """Refuse an estimator that has no mixture.
+
+        Raises:
+            InputError: for attributes that are missing beside others; `NotFittedError` for one without any.
+        """
+        check_is_fitted(self)
+        if missing := [name for name in ("weights_", "means_") if not hasattr(self, name)]:
+            raise InputError(f"{missing[0]} is missing; set weights_, means_ and precisions_cholesky_, or call fit")
+
     def _known_rows(self, X: ArrayLike) -> np.ndarray:
         """Rows for a fitted estimator, with the features that it knows."""
-        check_is_fitted(self)
+        self._check_fitted()
         return self._checked_rows(X, reset=False)
 
     def _training_rows(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Rows:
@@ -277,15 +287,29 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
         self.covariances_, self.precisions_, self.precisions_cholesky_ = arrays
 
     def _mixture(self) -> Mixture:
-        """The mixture that the fitted attributes describe, those included that users set."""
-        means, family = np.asarray(self.means_), self._family
-        factor = family.expand("precisions_cholesky_", np.asarray(self.precisions_cholesky_), *means.shape)
-        with np.errstate(divide="ignore"):
-            return Mixture(np.log(self.weights_), means, factor if family.diagonal else factor.mT)
+        """The mixture that the fitted attributes describe, those included that users set.
+
+        Raises:
+            InputError: for attributes that are missing, or of other shapes.
+        """
+        weights, means, family = np.asarray(self.weights_), np.asarray(self.means_), self._fitted_family
+        if hasattr(self, "precisions_cholesky_"):
+            factor = family.expand("precisions_cholesky_", np.asarray(self.precisions_cholesky_), *means.shape)
+            with np.errstate(divide="ignore"):
+                return Mixture(np.log(weights), means, factor if family.diagonal else factor.mT)
+        if hasattr(self, "covariances_"):
+            covariances = family.expand("covariances_", np.asarray(self.covariances_), *means.shape)
+            return Mixture.from_covariances(weights, means, covariances)
+        raise InputError("precisions_cholesky_ is missing; set it, or covariances_, or call fit")
+
+    @property
+    def _fitted_family(self) -> Family:
+        """That of the fit, whatever arguments have been set since; of attributes set by hand that of the arguments."""
+        return get_family(self.fit_.family) if hasattr(self, "fit_") else self._family
 
     def _n_parameters(self) -> int:
         """Free parameters of the mixture."""
-        return self._family.num_parameters(*self.means_.shape)
+        return self._fitted_family.num_parameters(*self.means_.shape)
 
 
 @arguments.sklearn_words()

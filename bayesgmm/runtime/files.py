@@ -78,8 +78,8 @@ def load_value[T](path: str | Path, cls: type[T], kind: str) -> T:
     """Read a value of this class from a file of this kind.
 
     Raises:
-        InputError: for no path, a file that is not there, is damaged, comes from elsewhere, is of another `kind` than asked for,
-            holds something else, or has a format newer than this version of the package knows.
+        InputError: for no path, a file that is not there, is damaged, comes from elsewhere, is of another `kind` than
+            asked for, holds something else, or has a format newer than this version of the package knows.
     """
     where = f"file {str(as_path(path))!r}"
     try:

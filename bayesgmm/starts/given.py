@@ -113,7 +113,8 @@ def _from_parameters(
 
 
 def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: int, family: Family) -> AnyArray:
-    matrices = family.expand(f"start: {kind}", _as_array(kind, value), num_components, num_features)
+    matrices = _compact(kind, _as_array(kind, value), num_components, num_features, family)
+    matrices = family.expand(f"start: {kind}", matrices, num_components, num_features)
     if is_traced(matrices):
         return matrices
     for index, matrix in enumerate(matrices):
@@ -124,6 +125,27 @@ def _matrices(kind: str, value: ArrayLike, num_components: int, num_features: in
         elif fault := matrix_fault(matrix):
             raise InputError(f"start: {name} {fault}")
     return matrices
+
+
+def _compact(kind: str, matrices: AnyArray, num_components: int, num_features: int, family: Family) -> AnyArray:
+    """Dense matrices of every component, as `Mixture.covariances` are, without what the family has once or not at all.
+
+    Those of any other shape stay as they are.
+    """
+    if matrices.shape != (num_components, num_features, num_features) or not (family.shared or family.diagonal):
+        return matrices
+    diagonals = matrices.diagonal(0, 1, 2)
+    compact = diagonals if family.diagonal else matrices
+    compact = compact[:1] if family.shared else compact
+    if is_traced(matrices):
+        return compact
+    whole = compact[..., None] * np.eye(num_features) if family.diagonal else compact
+    if not np.allclose(whole, matrices, rtol=1e-5, atol=1e-8 * float(np.abs(diagonals).max())):
+        raise InputError(
+            f"start: {kind} are not those of family={family.name!r}: {family.description}; give them so, or start from "
+            "the means alone"
+        )
+    return compact
 
 
 def _as_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> AnyArray:

@@ -23,7 +23,7 @@ from numpyro.handlers import substitute, trace
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.mixtures.families import Family, get_family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.mixing_weights import log_prob_of_weights, sample_log_weights
@@ -32,12 +32,17 @@ from bayesgmm.priors.weakly_informative import default_prior
 
 
 class MixtureDistribution(dist.Distribution):
-    """A `Mixture` as a NumPyro distribution over rows: its `log_prob` is the package's density."""
+    """A single `Mixture` as a NumPyro distribution over rows: its `log_prob` is the package's density."""
 
     support = constraints.real_vector  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     pytree_data_fields = ("mixture",)
 
     def __init__(self, mixture: Mixture, *, validate_args: bool | None = None) -> None:
+        if as_mixture(mixture).draw_shape:
+            raise InputError(
+                f"mixture has leading axes {mixture.draw_shape}; index it down to a single one, such as "
+                f"mixture[{', '.join('0' for _ in mixture.draw_shape)}]"
+            )
         self.mixture = mixture
         super().__init__(batch_shape=(), event_shape=(mixture.num_features,), validate_args=validate_args)
 
@@ -45,6 +50,16 @@ class MixtureDistribution(dist.Distribution):
         """Independent rows, shape (*sample_shape, d)."""
         rows = self.mixture.sample(math.prod(sample_shape), key=key)
         return jnp.reshape(jnp.asarray(rows), (*sample_shape, *self.event_shape))
+
+    @property
+    def mean(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Mean of a row, shape (d)."""
+        return jnp.asarray(self.mixture.mean)
+
+    @property
+    def variance(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Variance of a row along every feature, shape (d)."""
+        return jnp.diagonal(jnp.asarray(self.mixture.covariance))
 
     def log_prob(self, value: Any, intermediates: PyTree = None) -> Array:
         """Log-density of rows (..., d), shape (...)."""

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
 import bayesgmm
-from bayesgmm import GaussianMixture, InputError, conjugate_prior, fit_em
+from bayesgmm import GaussianMixture, InputError, Mixture, conjugate_prior, fit_em
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.mixtures.families import FAMILIES
 
@@ -215,6 +215,32 @@ def test_attributes_that_are_set_are_the_mixture():
     x = np.linspace(-3, 9, 11)[:, None]
     expected = 0.3 * stats.norm(0, 1).pdf(x[:, 0]) + 0.7 * stats.norm(4, 2).pdf(x[:, 0])
     np.testing.assert_allclose(np.exp(estimator.score_samples(x)), expected, rtol=1e-12)
+
+
+def test_covariances_that_are_set_serve_where_no_factor_is():
+    estimator = GaussianMixture(2)
+    estimator.covariances_ = np.array([[[1.0]], [[4.0]]])
+    x = np.linspace(-3, 9, 11)[:, None]
+    with pytest.raises(InputError, match="weights_ is missing; set weights_, means_ and precisions_cholesky_"):
+        estimator.predict(x)
+    estimator.weights_, estimator.means_ = np.array([0.3, 0.7]), np.array([[0.0], [4.0]])
+    expected = 0.3 * stats.norm(0, 1).pdf(x[:, 0]) + 0.7 * stats.norm(4, 2).pdf(x[:, 0])
+    np.testing.assert_allclose(np.exp(estimator.score_samples(x)), expected, rtol=1e-12)
+    del estimator.covariances_
+    with pytest.raises(InputError, match="precisions_cholesky_ is missing; set it, or covariances_, or call fit"):
+        estimator.predict(x)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_arguments_set_after_a_fit_leave_it_as_it_is(covariance_type):
+    """Of two components of two features, a diagonal factor even has the shape of a tied one."""
+    means, variances = np.array([[0.0, 0.0], [4.0, 4.0]]), np.array([[1.0, 4.0], [0.25, 1.0]])
+    estimator = GaussianMixture.from_mixture(Mixture.from_covariances([0.3, 0.7], means, variances))
+    estimator.set_params(covariance_type=covariance_type)
+    x = np.array([[0.5, -1.0], [3.0, 3.5]])
+    parts = [stats.multivariate_normal(mean, np.diag(own)).pdf(x) for mean, own in zip(means, variances, strict=True)]
+    np.testing.assert_allclose(estimator.score_samples(x), np.log(0.3 * parts[0] + 0.7 * parts[1]), rtol=1e-12)
+    assert estimator._n_parameters() == 9
 
 
 def test_samples_are_of_the_mixture(rng):

@@ -263,6 +263,14 @@ def test_distribution_samples_the_mixture_and_is_a_pytree(key, rng):
         return stats.norm(case.means[:, 0], scales).cdf(points[:, None]) @ case.weights
 
     assert stats.kstest(np.asarray(rows)[:, 0], cumulative).pvalue > 1e-3
+    mean = case.weights @ case.means
+    assert_close(distribution.mean, mean, 1e-14)
+    assert_close(distribution.variance, case.weights @ (case.covariances[:, 0] + (case.means - mean) ** 2), 1e-13)
+    draws = jax.tree.map(lambda leaf: np.stack([leaf] * 3)[None], case.mixture)
+    with pytest.raises(
+        bayesgmm.InputError, match=r"mixture has leading axes \(1, 3\); index it down .* mixture\[0, 0\]"
+    ):
+        MixtureDistribution(draws)
     assert jax.vmap(distribution.log_prob)(rows.reshape(4, 1000, 1)).shape == (4, 1000)
 
 
