@@ -42,7 +42,6 @@ from bayesgmm.mixtures.mixture import (
     as_mixture,
     drawn_shares,
     expected_shares,
-    given_shares,
     joint_of_rows,
     rows_of_mixture,
 )
@@ -128,7 +127,7 @@ def pass_over[R](
 
     def block(view: Array, weights: Array, *given: Array) -> tuple[Sums, R]:
         if responsibilities is not None:
-            assigned = given_shares(weights, *given)
+            assigned = _given_shares(weights, *given)
         elif uniform is not None:
             assigned = drawn_shares(form.joint(view), weights, *given)
         else:
@@ -151,6 +150,12 @@ def pass_over[R](
     return over_blocks(
         lambda rows, *given: block(form.view(rows.values), rows.weights, *given), form.block_size(rows), rows, *given
     )
+
+
+def _given_shares(row_weights: Float[Array, " n"], responsibilities: Float[Array, "n k"]) -> Assigned:
+    """Given responsibilities as shares; there are no densities, and marginal log-densities are 0."""
+    shares = (responsibilities * row_weights[:, None]).T
+    return Assigned(shares, jnp.zeros_like(row_weights), jnp.ones_like(row_weights))
 
 
 @jax.tree_util.register_dataclass

@@ -161,9 +161,10 @@ class Triangular(_Factor):
         )
         return xp.stack(list(rows), 1)
 
-    def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        r"""$F_{l_i}^{-1} z_i$ for the component of each row."""
-        return jnp.einsum("nij,nj->ni", inverse_of_lower(self.array)[labels], noise, precision="highest")
+    @staticmethod
+    def times_lower(lower: Float[Array, "d d"], noise: Float[Array, " d"]) -> Float[Array, " d"]:
+        r"""$F^{-1} z$ of one row, given $F^{-1}$."""
+        return jnp.matmul(lower, noise, precision="highest")
 
     def diagonal(self) -> Inexact[AnyArray, "*draws e d"]:
         """Diagonals of the factors."""
@@ -309,8 +310,9 @@ class Diagonal(_Factor):
     def whiten(self, centred: Inexact[AnyArray, "k d n"]) -> Inexact[AnyArray, "k d n"]:
         return centred * self.array[:, :, None]
 
-    def unwhiten(self, labels: Int[Array, " n"], noise: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        return noise / self.array[labels]
+    @staticmethod
+    def times_lower(lower: Float[Array, " d"], noise: Float[Array, " d"]) -> Float[Array, " d"]:
+        return lower * noise
 
     def diagonal(self) -> Inexact[AnyArray, "*draws e d"]:
         return self.array

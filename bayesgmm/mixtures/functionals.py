@@ -16,8 +16,11 @@ from jaxtyping import Array, Float, PyTree
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, joint_and_marginal, log_normaliser
 from bayesgmm.mixtures.univariate import check_probability, exact_log_level
+from bayesgmm.numerics.batches import even_size
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, KeyLike, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
+
+_AT_ONCE = 2**22  # rows x features x components whose densities are formed at once
 
 
 class Estimate(NamedTuple):
@@ -116,6 +119,15 @@ def _each(function: Callable[..., Any], shape: tuple[int, ...], mixtures: PyTree
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
 
 
+def _in_blocks[R](function: Callable[[Array], R], mixture: Mixture, x: Float[Array, "n d"]) -> R:
+    """`function` of rows, arrays (n), of so many rows at a time that memory does not grow with n k d."""
+    size = even_size(len(x), _AT_ONCE // mixture.means.size)
+    if size == len(x):
+        return function(x)
+    blocks = x[np.arange(-(-len(x) // size) * size) % len(x)].reshape(-1, size, x.shape[1])
+    return jax.tree.map(lambda leaf: leaf.ravel()[: len(x)], jax.lax.map(function, blocks))
+
+
 def _average(mixture: Mixture, function: Callable[[Array], Array], key: Array, num_draws: int) -> tuple[Array, Array]:
     r"""Average of a function over draws from a mixture, and its standard error.
 
@@ -123,7 +135,7 @@ def _average(mixture: Mixture, function: Callable[[Array], Array], key: Array, n
     $\mathbb E[f \, \partial \log p]$ from a ratio of densities whose value is one.
     """
     x = jax.lax.stop_gradient(jnp.asarray(mixture.sample(num_draws, key=key)))
-    values, log_prob = function(x), joint_and_marginal(mixture, x)[2]
+    values, log_prob = _in_blocks(lambda x: (function(x), joint_and_marginal(mixture, x)[2]), mixture, x)
     middle = jax.lax.stop_gradient(values.mean())
     ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
     return middle + (ratio * (values - middle)).mean(), values.std(ddof=1) / num_draws**0.5
@@ -186,7 +198,8 @@ def _level(mixture: Mixture, probability: ArrayLike, key: Array | None, num_draw
         below = 1 - probability.ravel()
         deviation = jnp.sqrt(below * (1 - below) / num_draws)
         where = jnp.clip(jnp.stack([below - deviation, below, below + deviation]), 0, 1)
-        log_prob = joint_and_marginal(mixture, jnp.asarray(mixture.sample(num_draws, key=key)))[2]
+        x = jnp.asarray(mixture.sample(num_draws, key=key))
+        log_prob = _in_blocks(lambda x: joint_and_marginal(mixture, x)[2], mixture, x)
         less, level, more = jnp.quantile(log_prob, where.ravel()).reshape(3, *probability.shape)
         return Estimate(level, 0.5 * (more - less))
 

@@ -22,11 +22,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.checks import as_fields, check_columns, check_mixture, check_order, check_values
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
+from bayesgmm.mixtures.sampling import sample_rows
+from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import (
     AnyArray,
     ArrayLike,
     KeyLike,
-    RandomKey,
     by_value,
     compiled,
     is_traced,
@@ -37,44 +38,45 @@ from bayesgmm.numerics.precision import (
 from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import as_key, real_array, short_repr, whole_number
 from bayesgmm.runtime.files import storable
-from bayesgmm.runtime.programs import ROOM, SMALL, compiled_once, has_room, room_of_rows
+from bayesgmm.runtime.programs import ROOM, SMALL, has_room, room_of_rows
 
 LOG_2PI = math.log(2 * math.pi)
+Way = Callable[["Mixture", Any], "Densities"]
 _ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
 _FAR = -1  # in place of the component of a row whose density underflows under all of them
-_MANY_NUMBERS = 2**24  # that are drawn
+_AT_ONCE = 2**24  # rows x features x components x draws whose densities are formed at once
 
 
 def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixture", Any], R]:
-    """A method of one mixture and rows as one of checked rows, in the precision of the mixture or of its draws.
-
-    Its last argument is what gives `Densities`: the quick way, and again for those rows that turn out to need more.
-    """
+    """A method of one mixture and rows: the quick way, and the careful one for the rows that turn out to need it."""
     quick = jax.jit(lambda self, x: method(self, x, densities))
     careful = jax.jit(lambda self, x: method(self, x, densities_anywhere))
 
     @functools.wraps(method)
     @matching_precision
     def of_rows(self: "Mixture", x: ArrayLike) -> R:
-        rows = rows_of_mixture(self, x)
+        rows, num_leading = rows_of_mixture(self, x), len(self.draw_shape)
         rows = rows.astype(jax.dtypes.canonicalize_dtype(self.means.dtype))
 
         def by(program: Callable[..., Any], rows: AnyArray) -> Any:
-            if not self.draw_shape:
+            if not num_leading:
                 return in_room(program, self, rows)
             rows = jnp.asarray(rows)
             return vmap_draws(lambda one: program(one, rows), self)(self)
 
         if is_traced((self, rows)):
             return by(careful, rows)
-        found = by(quick, rows)
-        num_leading = len(self.draw_shape)
-        marks = np.asarray(found if found.ndim == num_leading + 1 else found[..., 0])
-        far = (marks == _FAR if marks.dtype.kind == "i" else np.isnan(marks)).any(tuple(range(num_leading)))
+        size = max(1, _AT_ONCE // self.means.size)
+        quickly = functools.partial(by, quick)
+        found = (
+            quickly(rows) if len(rows) <= size else jax.device_put(in_batches(quickly, size, rows, axis=num_leading))
+        )
+        marks = np.asarray(found if found.ndim == num_leading + 1 else found[..., 0])  # NaN, or of a component _FAR
+        far = ~(marks > _FAR if marks.dtype.kind == "i" else marks == marks).all(tuple(range(num_leading)))
         if not far.any():
-            return found
-        mended, where = np.array(found), (slice(None),) * num_leading
-        mended[(*where, far)] = by(careful, np.asarray(rows)[far])
+            return jax.device_put(found)
+        mended = np.array(found)
+        mended[(*(slice(None),) * num_leading, far)] = by(careful, np.asarray(rows)[far])
         return jax.device_put(mended)  # pyright: ignore[reportReturnType]
 
     return of_rows
@@ -267,10 +269,7 @@ class Mixture:
 
     @_of_rows
     def responsibilities(self, x: AnyArray, way: "Way") -> Float[AnyArray, "*draws n k"]:
-        r"""Posterior probability $p(j \mid x_i)$ of every component for every row, shape (..., n, k).
-
-        Also where the density of a row underflows under all of them: it has the limit of rows in its direction.
-        """
+        r"""Posterior probability $p(j \mid x_i)$ of every component for every row, shape (..., n, k)."""
         return jnp.exp(way(self, x).log_shares).T
 
     @_of_rows
@@ -287,11 +286,7 @@ class Mixture:
         """
         num_rows, key = whole_number("num_rows", num_rows, least=0), as_key(key)
         as_mixture(self)
-        if is_traced((self, key)) or num_rows * self.means.size >= SMALL:
-            return _sample(self, key, num_rows=num_rows)
-        # More rows change none of the first ones.
-        drawn = _sample(self, key, num_rows=room_of_rows(num_rows) if num_rows else 0)
-        return jax.device_put(np.asarray(drawn)[..., :num_rows, :])
+        return sample_rows((self.log_weights, self.means, self.precision_factor), key, num_rows, self.draw_shape)
 
 
 @compiled
@@ -299,22 +294,6 @@ def _from_covariances(weights: AnyArray, means: AnyArray, covariances: AnyArray)
     weights, means, covariances = (jnp.asarray(value) for value in (weights, means, covariances))
     representation = Diagonal if covariances.ndim == means.ndim else Triangular
     return Mixture(jnp.log(weights), means, representation.from_covariances(covariances).array)
-
-
-def _are_many(mixture: Mixture, key: RandomKey, *, num_rows: int) -> bool:
-    return num_rows * mixture.means.size > _MANY_NUMBERS
-
-
-@functools.partial(compiled_once, static_argnames="num_rows", unless=_are_many)
-def _sample(mixture: Mixture, key: RandomKey, *, num_rows: int) -> Float[Array, "*draws n d"]:
-    def one(mixture: Mixture, key: RandomKey) -> Float[Array, "n d"]:
-        label_key, normal_key = jax.random.split(key)
-        labels = jax.random.categorical(label_key, mixture.log_weights, shape=(num_rows,))
-        noise = jax.random.normal(normal_key, (num_rows, mixture.num_features), dtype=mixture.means.dtype)
-        return mixture.means[labels] + mixture.factor.for_each(mixture.num_components).unwhiten(labels, noise)
-
-    keys = jax.random.split(key, mixture.draw_shape) if mixture.draw_shape else key
-    return vmap_draws(one, mixture)(mixture, keys)
 
 
 def without_absent(mixture: Mixture, active: Bool[AnyArray, " k"]) -> Mixture:
@@ -401,9 +380,6 @@ class Densities(NamedTuple):
     best: Int[Array, " n"]
 
 
-Way = Callable[[Mixture, Array], Densities]
-
-
 def densities(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
     """The quick way: a row whose squares overflow under every component has NaN for responsibilities, and a mark."""
     _, joint, marginal = joint_and_marginal(mixture, x)
@@ -414,7 +390,7 @@ def densities(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
 def densities_anywhere(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
     """The way for any row: one whose squares overflow has the responsibilities of the limit, and their derivatives.
 
-    In the limit a row belongs to the components that are closest in their own units. That is seen in a larger unit, a
+    There a row belongs to the components that are closest in their own units. That is seen in a larger unit, a
     power of two, which costs no digits.
     """
     most = int(jnp.finfo(x.dtype).maxexp)
@@ -424,9 +400,9 @@ def densities_anywhere(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
     joint = joint_of_rows(mixture, x)
     joint = jnp.where(jnp.isnan(joint) & wide[None], -jnp.inf, joint)
     far = joint.max(0, keepdims=True) == -jnp.inf
-    small = whitened * jnp.where(wide, 1.0, 2.0 ** -(0.55 * most)).astype(x.dtype)[None, None]
-    distance = jnp.where(mixture.log_weights[:, None] > -jnp.inf, (small * small).sum(1), jnp.inf)
-    heights = jnp.broadcast_to((mixture.log_weights + log_normaliser(mixture))[:, None], joint.shape)
+    small = jnp.square(whitened * jnp.where(wide, 1.0, 2.0 ** -(0.55 * most)).astype(x.dtype)[None, None])
+    distance = jnp.where(mixture.log_weights[:, None] > -jnp.inf, small.sum(1), jnp.inf)
+    heights = (mixture.log_weights + log_normaliser(mixture))[:, None]
     heights = jnp.where(distance <= distance.min(0, keepdims=True), heights, -jnp.inf)
     in_limit = jax.lax.stop_gradient(heights - sum_over_components(heights)[None])
     there = (jnp.exp(in_limit) * jnp.where(far & (in_limit > -jnp.inf), joint, 0.0)).sum(0)
@@ -484,12 +460,6 @@ def drawn_shares(joint: Float[Array, "k n"], row_weights: Float[Array, " n"], un
     reached = cumulative > (uniform * cumulative[-1])[None]  # also at 0, where none of no probability is reached
     earlier = jnp.concatenate([jnp.zeros_like(reached[:1]), reached[:-1]])
     return Assigned((reached & ~earlier).astype(joint.dtype) * row_weights[None], largest, cumulative[-1])
-
-
-def given_shares(row_weights: Float[Array, " n"], responsibilities: Float[Array, "n k"]) -> Assigned:
-    """Given responsibilities as shares; there are no densities, and marginal log-densities are 0."""
-    shares = (responsibilities * row_weights[:, None]).T
-    return Assigned(shares, jnp.zeros_like(row_weights), jnp.ones_like(row_weights))
 
 
 def _relative_to_largest(joint: Float[AnyArray, "k n"]) -> tuple[Float[AnyArray, " n"], Float[AnyArray, "k n"]]:

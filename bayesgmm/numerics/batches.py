@@ -13,14 +13,17 @@ def even_size(count: int, most: int) -> int:
     return -(-count // max(1, -(-count // max(1, most))))
 
 
-def in_batches[T](function: Callable[..., T], size: int, *arrays: np.ndarray | Array) -> T:
-    """`function` of arrays with a common first axis, a batch at a time: results with that axis, as NumPy arrays."""
+def in_batches[T](function: Callable[..., T], size: int, *arrays: np.ndarray | Array, axis: int = 0) -> T:
+    """`function` of arrays with a common first axis, a batch at a time: results with that axis, as NumPy arrays.
+
+    The results have it at the place `axis`.
+    """
     count, found = len(arrays[0]), []
     for first in range(0, count, size):
         chosen = np.arange(first, first + size)
         batch = (array[first : first + size] if first + size <= count else array[chosen % count] for array in arrays)
         found.append(jax.tree.map(np.asarray, function(*batch)))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis)[(*[slice(None)] * axis, slice(count))], *found)
 
 
 def map_in_batches[T](function: Callable[[Array], T], size: int, inputs: PyTree[Array]) -> T:

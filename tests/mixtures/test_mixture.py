@@ -1,5 +1,7 @@
 """The density, held to SciPy's on dense covariances, and what follows from it."""
 
+from dataclasses import astuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -422,3 +424,26 @@ def test_a_single_mixture_cannot_be_indexed():
     mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
     with pytest.raises(IndexError, match=r"\.permute"):
         mixture[0]
+
+
+@pytest.mark.usefixtures("x64")
+@each_factor_shape
+def test_many_rows_and_draws_are_taken_in_blocks(family, rng, key, monkeypatch):
+    """Neither densities nor samples hold n d d or n k d numbers at once, and blocks change none of them."""
+    from bayesgmm.mixtures import mixture as module
+    from bayesgmm.mixtures import sampling
+
+    draws, x = random_draws(family, K, 3, (2, 3), rng), rng.normal(size=(50, 3))
+    x[7] = 1e160
+    one = draws[1, 2]
+    whole = [getattr(mixture, name)(x) for mixture in (draws, one) for name in METHODS]
+    sampled = [sampling._sample.__wrapped__(to_jax(astuple(one)), key, num_rows=50, draw_shape=())]
+    sampled.append(sampling._sample.__wrapped__(to_jax(astuple(draws)), key, num_rows=50, draw_shape=(2, 3)))
+    monkeypatch.setattr(module, "_AT_ONCE", 11 * one.means.size)
+    monkeypatch.setattr(sampling, "_GATHERED", 7 * 9)
+    blocks = [getattr(mixture, name)(x) for mixture in (draws, one) for name in METHODS]
+    for found, expected in zip(blocks, whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+    found = [sampling._sample.__wrapped__(to_jax(astuple(one)), key, num_rows=50, draw_shape=())]
+    found.append(sampling._sample.__wrapped__(to_jax(astuple(draws)), key, num_rows=50, draw_shape=(2, 3)))
+    assert_close(found, sampled, 1e-13)
