@@ -29,7 +29,7 @@ else:
 CRITERIA = ("bic", "aic", "icl")
 PRIORS: Mapping[str, Callable[..., AnyPrior]] = {"weakly_informative": default_prior, "conjugate": conjugate_prior}
 # Arguments of all fits, which are the comparison's own.
-_SHARED = ("x", "num_components", "family", "row_weights", "on_failure")
+_SHARED = ("x", "num_components", "family", "row_weights", "prior", "on_failure")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,13 @@ def plan_runs(
                 f"settings of {name} has row_weights, but a comparison counts every row once; compare weighted rows by "
                 "fitting each engine directly, such as fit_em(x, num_components, row_weights=...)"
             )
-        reserved = _SHARED if engine.prior == "none" else (*_SHARED, "prior", "start", *engine.start_settings)
+        if engine.prior == "none" and "prior" in own:
+            raise InputError(
+                f"settings of {name} has a prior, but a comparison's {engine.label} has none: its criteria and "
+                "standard errors are those of maximum likelihood; drop it, and compare with map, which takes the "
+                "argument prior"
+            )
+        reserved = _SHARED if engine.prior == "none" else (*_SHARED, "start", *engine.start_settings)
         check_names(name, [each for each in engine.parameters if each not in reserved], own)
         for index, (fit, arguments) in enumerate(engine.variants_of({**engine.taken_of(offered), **own}).items()):
             stream = engine.streams[index] if index < len(engine.streams) else zlib.crc32(fit.encode())

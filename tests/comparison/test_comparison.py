@@ -104,6 +104,10 @@ def test_prior_settings_reach_the_engines(key):
             )
             for name in ("em", "cavi", "kmeans")
         ),
+        (
+            {"settings": {"em": {"prior": bayesgmm.conjugate_prior(DATA["faithful"], 2)}}, "engines": ["em"]},
+            "settings of em has a prior, but a comparison's EM has none: .* maximum likelihood; drop it, .* with map",
+        ),
         *(
             (
                 {"settings": {"cavi": {name: value}}, "prior": "conjugate", "engines": ["em", "cavi"]},
