@@ -470,7 +470,7 @@ def _relative_to_largest(joint: Float[AnyArray, "k n"]) -> tuple[Float[AnyArray,
 
 
 def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
-    """Rows x (n, d), of any real dtype, with as many features as the mixture; values are not checked.
+    """Rows x (n, d), of one feature also (n,), of any real dtype, with as many as the mixture; values are not checked.
 
     Raises:
         InputError: for other shapes and for types that are not real numbers; for a mixture that is none.
@@ -481,6 +481,7 @@ def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
 def rows_of_features(num_features: int, x: ArrayLike) -> AnyArray:
     """`rows_of_mixture` for a known number of features."""
     rows = real_array(x, "x")
+    rows = rows[:, None] if rows.ndim == num_features == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != num_features:
         raise InputError(f"x must have shape (rows, {num_features}) like the means; got {rows.shape}")
     return rows

@@ -420,6 +420,18 @@ def test_rows_of_another_width_are_refused(rng):
             mixture.log_prob(bad)
 
 
+def test_one_dimension_is_one_feature(rng):
+    """As everywhere else: fits, criteria and pictures take rows (n,) for (n, 1)."""
+    mixture = Mixture.from_covariances([0.3, 0.7], [[0.0], [4.0]], [[1.0], [4.0]])
+    x = rng.normal(size=20)
+    for name in METHODS:
+        np.testing.assert_array_equal(getattr(mixture, name)(x), getattr(mixture, name)(x[:, None]))
+    expected = np.log(0.3 * stats.norm.pdf(x) + 0.7 * stats.norm.pdf(x, 4, 2))
+    np.testing.assert_allclose(bayesgmm.pointwise_log_likelihood(mixture, x), expected, rtol=1e-13)
+    np.testing.assert_allclose(bayesgmm.log_likelihood(mixture, list(x)), expected.sum(), rtol=1e-13)
+    assert bayesgmm.expected_moments(mixture, x).count.sum() == pytest.approx(20)
+
+
 def test_a_single_mixture_cannot_be_indexed():
     mixture = Mixture.from_covariances(np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
     with pytest.raises(IndexError, match=r"\.permute"):
