@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -46,7 +45,7 @@ from bayesgmm.mixtures.mixture import (
     rows_of_mixture,
 )
 from bayesgmm.numerics.blocks import block_size, sum_of_blocks
-from bayesgmm.numerics.precision import ArrayLike, matching_precision
+from bayesgmm.numerics.precision import ArrayLike, in_wider_precision, matching_precision
 from bayesgmm.numerics.validation import real_array
 
 LARGE_PASS = 2**19  # rows x features x components from which the natural form is worth its compilation
@@ -88,7 +87,8 @@ def in_one_precision(
     if isinstance(x, Rows) and row_weights is None:
         x, row_weights = x.values, x.weights
     values = rows_of_mixture(mixture, x.values if isinstance(x, Rows) else x)
-    dtype = jax.dtypes.canonicalize_dtype(np.float64 if values.dtype == np.float64 else mixture.means.dtype)
+    mixture, values = in_wider_precision(mixture, mixture.means.dtype, values)
+    dtype = values.dtype
     weights = jnp.ones(values.shape[:1], dtype) if row_weights is None else real_array(row_weights, "row_weights")
     if weights.shape != values.shape[:1]:
         raise InputError(f"row_weights must have shape {values.shape[:1]}, one for each row; got {weights.shape}")

@@ -101,6 +101,15 @@ def _check_covariances(covariances: np.ndarray, *, diagonal: bool) -> None:
             raise InputError(f"covariances{list(index)} {fault}")
 
 
+def rows_of_features(num_features: int, x: ArrayLike) -> AnyArray:
+    """Rows x (n, d), of one feature also (n,), of any real dtype, with so many features; values are not checked."""
+    rows = real_array(x, "x")
+    rows = rows[:, None] if rows.ndim == num_features == 1 else rows
+    if rows.ndim != 2 or rows.shape[1] != num_features:
+        raise InputError(f"x must have shape (rows, {num_features}) like the means; got {rows.shape}")
+    return rows
+
+
 def check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:
     """An order of the components, (k), or one for each of the draws."""
     array = real_array(order, "order")

@@ -20,7 +20,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.checks import as_fields, check_columns, check_mixture, check_order, check_values
+from bayesgmm.mixtures.checks import (
+    as_fields,
+    check_columns,
+    check_mixture,
+    check_order,
+    check_values,
+    rows_of_features,
+)
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
 from bayesgmm.mixtures.sampling import sample_rows
 from bayesgmm.numerics.batches import in_batches
@@ -30,13 +37,14 @@ from bayesgmm.numerics.precision import (
     KeyLike,
     by_value,
     compiled,
+    in_wider_precision,
     is_traced,
     matching_precision,
     matmul,
     namespace,
 )
 from bayesgmm.numerics.triangular import UNROLLED
-from bayesgmm.numerics.validation import as_key, real_array, short_repr, whole_number
+from bayesgmm.numerics.validation import as_key, short_repr, whole_number
 from bayesgmm.runtime.files import storable
 from bayesgmm.runtime.programs import ROOM, SMALL, has_room, room_of_rows
 
@@ -56,17 +64,17 @@ def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixtur
     @matching_precision
     def of_rows(self: "Mixture", x: ArrayLike) -> R:
         rows, num_leading = rows_of_mixture(self, x), len(self.draw_shape)
-        rows = rows.astype(jax.dtypes.canonicalize_dtype(self.means.dtype))
+        mixture, rows = in_wider_precision(self, self.means.dtype, rows)
 
         def by(program: Callable[..., Any], rows: AnyArray) -> Any:
             if not num_leading:
-                return in_room(program, self, rows)
+                return in_room(program, mixture, rows)
             rows = jnp.asarray(rows)
-            return vmap_draws(lambda one: program(one, rows), self)(self)
+            return vmap_draws(lambda one: program(one, rows), mixture)(mixture)
 
-        if is_traced((self, rows)):
+        if is_traced((mixture, rows)):
             return by(careful, rows)
-        size = max(1, _AT_ONCE // self.means.size)
+        size = max(1, _AT_ONCE // mixture.means.size)
         quickly = functools.partial(by, quick)
         found = (
             quickly(rows) if len(rows) <= size else jax.device_put(in_batches(quickly, size, rows, axis=num_leading))
@@ -476,15 +484,6 @@ def rows_of_mixture(mixture: Mixture, x: ArrayLike) -> AnyArray:
         InputError: for other shapes and for types that are not real numbers; for a mixture that is none.
     """
     return rows_of_features(as_mixture(mixture).num_features, x)
-
-
-def rows_of_features(num_features: int, x: ArrayLike) -> AnyArray:
-    """`rows_of_mixture` for a known number of features."""
-    rows = real_array(x, "x")
-    rows = rows[:, None] if rows.ndim == num_features == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] != num_features:
-        raise InputError(f"x must have shape (rows, {num_features}) like the means; got {rows.shape}")
-    return rows
 
 
 def as_mixture(value: object, name: str = "mixture") -> Mixture:

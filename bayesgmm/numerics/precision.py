@@ -89,6 +89,12 @@ def in_precision(values: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(cast, values)
 
 
+def in_wider_precision[T](value: T, dtype: DTypeLike, rows: AnyArray) -> tuple[T, AnyArray]:
+    """A tree of arrays of this dtype, and rows, both in that precision, or in float64 where the rows have it."""
+    wider = jax.dtypes.canonicalize_dtype(np.float64 if rows.dtype == np.float64 else dtype)
+    return value if dtype == wider else in_precision(value, wider), rows.astype(wider)
+
+
 def namespace(*arrays: AnyArray) -> ModuleType:
     """The module that computes with these arrays: NumPy, which compiles nothing, where all are its own; else JAX's."""
     return np if all(isinstance(array, np.ndarray | np.generic) for array in arrays) else jnp

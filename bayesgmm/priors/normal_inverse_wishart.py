@@ -20,10 +20,11 @@ from jax.scipy.special import digamma, gammaln, multigammaln
 from jaxtyping import Array, Float, Shaped
 
 from bayesgmm.likelihood.moments import Moments
+from bayesgmm.mixtures.checks import rows_of_features
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import LOG_2PI, Mixture, log_normaliser, rows_of_features, sum_over_components
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, matching_precision
+from bayesgmm.mixtures.mixture import LOG_2PI, Mixture, log_normaliser, sum_over_components
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, in_wider_precision, matching_precision
 from bayesgmm.numerics.triangular import cholesky
 from bayesgmm.priors import mixing_weights
 from bayesgmm.runtime.files import storable
@@ -90,7 +91,8 @@ class ConjugateDistribution:
             InputError: for rows of another number of features.
         """
         x = rows_of_features(self.mean.shape[-1], x)
-        return _predictive(self, jnp.asarray(x, jax.dtypes.canonicalize_dtype(self.mean.dtype)))
+        approximation, x = in_wider_precision(self, self.mean.dtype, x)
+        return _predictive(approximation, jnp.asarray(x))
 
 
 def update(prior: ConjugateDistribution, moments: Moments, family: Family) -> ConjugateDistribution:

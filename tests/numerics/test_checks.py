@@ -428,6 +428,13 @@ def test_rows_and_mixture_are_computed_in_the_wider_precision():
     assert bayesgmm.log_likelihood(narrow, X) == pytest.approx(wide, rel=1e-6)
     assert bayesgmm.log_likelihood(narrow, X).dtype == np.float64
     assert bayesgmm.log_likelihood(MIXTURE, X.astype(np.float32)).dtype == np.float64
+    widened = jax.tree.map(lambda leaf: leaf.astype(np.float64), narrow)
+    draws, of_draws = (jax.tree.map(lambda leaf: leaf[None], one) for one in (narrow, widened))
+    for name in ("log_prob", "joint_log_prob", "responsibilities", "predict"):
+        method = getattr(bayesgmm.Mixture, name)
+        np.testing.assert_array_equal(method(narrow, X), method(widened, X))
+        np.testing.assert_array_equal(method(draws, X), method(of_draws, X))
+        assert name == "predict" or method(narrow, X).dtype == method(draws, X).dtype == np.float64
 
 
 def test_a_row_of_no_weight_does_not_spoil_the_criteria():
