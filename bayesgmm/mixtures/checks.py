@@ -9,7 +9,14 @@ import numpy as np
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, in_precision, is_traced
-from bayesgmm.numerics.validation import matrix_fault, real_array, refuse_masks, short_repr, whole_number
+from bayesgmm.numerics.validation import (
+    exact_in_float64,
+    matrix_fault,
+    real_array,
+    refuse_masks,
+    short_repr,
+    whole_number,
+)
 
 _ROUNDING = 1e-4  # of a sum of weights
 
@@ -25,7 +32,8 @@ def as_fields(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> l
     given: dict[str, Any] = {"weights": weights, "means": means, "covariances": covariances}
     fields = {name: real_array(value, name) for name, value in given.items()}
     _check_shapes(fields)
-    floating = [value.dtype for value in given.values() if jnp.issubdtype(getattr(value, "dtype", int), jnp.floating)]
+    of_arrays = [field.dtype for name, field in fields.items() if hasattr(given[name], "dtype")]
+    floating = [dtype for dtype in of_arrays if jnp.issubdtype(dtype, jnp.floating)]
     dtype = np.float64 if not floating or np.float64 in floating else np.float32
     known = {name: np.asarray(field) for name, field in fields.items() if not is_traced(field)}
     for name, field in known.items():
@@ -49,9 +57,11 @@ def check_mixture(fields: Mapping[str, Any], name: str) -> None:
     """
     for field, value in fields.items():
         refuse_masks(value, f"{name}.{field}")
-        if not jnp.issubdtype(getattr(value, "dtype", int), jnp.floating):
+        if getattr(value, "dtype", None) not in (np.float32, np.float64):  # in the byte order of this machine
+            found = getattr(value, "dtype", None)
             raise InputError(
-                f"{name}.{field}={short_repr(value)} must be an array of floating-point numbers; make mixtures by "
+                f"{name}.{field}={short_repr(value)} must be an array of float32 or float64"
+                f"{'' if found is None else f', not {found!s}'}; make mixtures by "
                 "Mixture.from_covariances(weights, means, covariances)"
             )
     _check_shapes(fields, f"{name}: ")
@@ -103,7 +113,7 @@ def _check_covariances(covariances: np.ndarray, *, diagonal: bool) -> None:
 
 def rows_of_features(num_features: int, x: ArrayLike) -> AnyArray:
     """Rows x (n, d), of one feature also (n,), of any real dtype, with so many features; values are not checked."""
-    rows = real_array(x, "x")
+    rows = exact_in_float64(real_array(x, "x"), "x")
     rows = rows[:, None] if rows.ndim == num_features == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != num_features:
         raise InputError(f"x must have shape (rows, {num_features}) like the means; got {rows.shape}")
@@ -143,7 +153,7 @@ def check_values(values: ArrayLike, columns: tuple[int, ...], num_features: int)
     """Values to condition on, (b) or (m, b), of these columns."""
     if len(columns) == num_features:
         raise InputError(f"columns={columns} are all {num_features} features, so none is left; leave one out")
-    array = real_array(values, "values")
+    array = exact_in_float64(real_array(values, "values"), "values")
     if array.ndim not in (1, 2) or array.shape[-1] != len(columns):
         raise InputError(
             f"values must have shape ({len(columns)},) or (rows, {len(columns)}), a value for each of "

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, joint_of_rows, sum_over_components, vmap_draws, whiten
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
-from bayesgmm.numerics.validation import real_array, short_repr
+from bayesgmm.numerics.validation import exact_in_float64, real_array, short_repr
 
 _REACH = 9.0  # standard deviations around every component that are searched for modes
 _POINTS = 109  # six for every standard deviation
@@ -87,7 +87,7 @@ def check_probability(probability: ArrayLike, *, closed: bool) -> AnyArray:
 
 
 def _numbers(value: object, name: str) -> AnyArray:
-    array = real_array(value, name)
+    array = exact_in_float64(real_array(value, name), name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim > 1:

@@ -40,6 +40,31 @@ def real_array(value: Any, name: str) -> AnyArray:
     if not _is_real(array.dtype):
         found = f"dtype {array.dtype}" if array.ndim else short_repr(value)
         raise InputError(f"{name} must hold real numbers; got {found}. Convert it, or drop what is no number")
+    return in_native_dtype(array)
+
+
+def in_native_dtype(array: AnyArray) -> AnyArray:
+    """An array as JAX takes it: in the byte order of this machine, and no more than float64."""
+    if isinstance(array, jax.Array):
+        return array
+    wider = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    with np.errstate(over="ignore"):  # to infinity, which is refused where it matters
+        return array.astype(np.float64 if wider else array.dtype.newbyteorder("="), copy=False)
+
+
+def exact_in_float64(array: AnyArray, name: str) -> AnyArray:
+    """Numbers that become float64, as they are.
+
+    Raises:
+        InputError: for whole numbers that are rounded by that.
+    """
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not is_traced(array) and array.size:
+        values = np.asarray(array)
+        if (most := max(int(values.max()), -int(values.min()))) > 2**53:
+            raise InputError(
+                f"{name} has whole numbers up to {most}, beyond 2**53, whose last digits float64 rounds; subtract "
+                "their mean first, or leave out what is an identifier"
+            )
     return array
 
 
@@ -101,7 +126,7 @@ def as_matrix(x: ArrayLike, name: str = "x") -> AnyArray:
     Raises:
         InputError: for other shapes, for types that are not real numbers, for NaN or infinite entries, for no rows.
     """
-    array = real_array(x, name)
+    array = exact_in_float64(real_array(x, name), name)
     if array.dtype not in (np.float32, np.float64):
         narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
         array = in_precision(array, np.float32 if narrow else np.float64)

@@ -13,6 +13,7 @@ from helpers import DATA, assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy.special import ndtr
 
 import bayesgmm
 from bayesgmm import plots
@@ -23,7 +24,7 @@ from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows, enough_rows
 from bayesgmm.mixtures import univariate
 from bayesgmm.mixtures.families import FAMILIES, get_family
-from bayesgmm.numerics.validation import as_key, as_matrix, check_bool, nonnegative, whole_number
+from bayesgmm.numerics.validation import as_key, as_matrix, check_bool, nonnegative, real_array, whole_number
 from bayesgmm.plots import shapes
 from bayesgmm.posterior import allocations, convergence, matching
 from bayesgmm.priors.conjugate import maximise_posterior
@@ -114,6 +115,15 @@ REFUSALS = {
     "a table with a missing value": (
         lambda: as_matrix(pd.DataFrame({"a": [1, 2], "b": pd.array([3, None], "Int64")})),
         ("row 1, column 1 'b'", "drop or impute"),
+    ),
+    "whole numbers beyond float64": (
+        lambda: as_matrix(X.astype(np.int64) + 2**60),
+        ("x has whole numbers up to 1152921504606847", "beyond 2**53", "subtract their mean"),
+    ),
+    "negative whole numbers beyond float64": (lambda: TWO.log_prob(np.array([[-(2**62), 0]])), ("beyond 2**53",)),
+    "a mixture of big-endian arrays": (
+        lambda: bayesgmm.entropy(jax.tree.map(lambda leaf: np.asarray(leaf).astype(">f8"), TWO), key=KEY),
+        ("mixture.log_weights", "must be an array of float32 or float64, not >f8", "from_covariances"),
     ),
     "weights of text": (lambda: as_row_weights(["a"] * 10, X), ("row_weights must hold real numbers", "<U1")),
     "complex weights": (lambda: as_row_weights(np.ones(10) + 1j, X), ("row_weights must hold real", "complex128")),
@@ -461,3 +471,19 @@ def test_weighted_rows_are_refused_where_every_row_counts_once(key):
     for use in (*uses, functools.partial(bayesgmm.diagnose, fit)):
         with pytest.raises(bayesgmm.InputError, match="x has rows of weights other than 1"):
             use(rows)
+
+
+@pytest.mark.parametrize("dtype", [">f8", np.longdouble, ">f4", ">i4"])
+def test_foreign_byte_orders_and_wide_floats_are_taken_as_what_they_say(dtype):
+    """FITS files are big-endian: their bytes read in another order are other numbers, and JAX takes neither."""
+    foreign = np.arange(12).reshape(6, 2).astype(dtype)
+    native = np.arange(12.0).reshape(6, 2)
+    for found in (real_array(foreign, "x"), as_matrix(foreign)):
+        assert found.dtype.isnative
+        assert found.dtype.itemsize <= 8
+        np.testing.assert_array_equal(found, native)
+    one = bayesgmm.Mixture.from_covariances(*(np.asarray(part).astype(dtype) for part in ([1], [[3]], [[4]])))
+    assert one.means.dtype == (np.float32 if dtype == ">f4" else np.float64)
+    np.testing.assert_allclose(bayesgmm.cdf(one, foreign[:, 0]), ndtr((native[:, 0] - 3) / 2), rtol=1e-6)
+    moved = TWO.condition([0], foreign[:1, 0])
+    np.testing.assert_allclose(moved.means, TWO.condition([0], native[:1, 0]).means)
