@@ -60,8 +60,8 @@ def check_mixture(fields: Mapping[str, Any], name: str) -> None:
         if getattr(value, "dtype", None) not in (np.float32, np.float64):  # in the byte order of this machine
             found = getattr(value, "dtype", None)
             raise InputError(
-                f"{name}.{field}={short_repr(value)} must be an array of float32 or float64"
-                f"{'' if found is None else f', not {found!s}'}; make mixtures by "
+                f"{name}.{field}={short_repr(value)} must be an array of floating-point numbers, float32 or "
+                f"float64{'' if found is None else f', not {found!s}'}; make mixtures by "
                 "Mixture.from_covariances(weights, means, covariances)"
             )
     _check_shapes(fields, f"{name}: ")

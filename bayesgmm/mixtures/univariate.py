@@ -122,17 +122,25 @@ def _log_density(mixture: Mixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
 def _bisect(is_before: Callable[[Array], Array], low: Array, high: Array) -> Array:
     """Where a condition ceases to hold between two ends, for every pair of them; one of the ends if it never changes.
 
-    After as many halvings as there are digits the bracket is below rounding; some more are for roots near zero.
+    Halved is not the distance but the number of floating-point numbers between the ends, which are ordered like the
+    integers that their bits stand for. So as many halvings as there are bits end at neighbours, also next to 0 and for
+    ends that are many orders of magnitude farther apart than what lies between them is wide.
     """
+    bits = jnp.finfo(low.dtype).bits
+    whole = jnp.int64 if bits == 64 else jnp.int32
+
+    def ordered(values: Array) -> Array:
+        return jnp.where(values < 0, values ^ jnp.iinfo(whole).max, values)  # its own inverse
 
     def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
-        middle = 0.5 * low + 0.5 * high
-        before = is_before(middle)
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        before = is_before(jax.lax.bitcast_convert_type(ordered(middle), number))
         return jnp.where(before, middle, low), jnp.where(before, high, middle)
 
-    low, high = jax.lax.fori_loop(0, jnp.finfo(low.dtype).nmant + 24, halve, (low, high))
-    return 0.5 * low + 0.5 * high
+    number = low.dtype
+    ends = tuple(ordered(jax.lax.bitcast_convert_type(end, whole)) for end in (low, jnp.maximum(low, high)))
+    return jax.lax.bitcast_convert_type(ordered(jax.lax.fori_loop(0, bits, halve, ends)[1]), number)
 
 
 @jax.custom_jvp
@@ -157,7 +165,9 @@ def _inverse_jvp(primals: tuple[Mixture, Array], tangents: tuple[Mixture, Array]
     x = _inverse(mixture, probability)
     (_, _), (below, above) = jax.jvp(lambda one: _tails(one, x), (mixture,), (change,))
     moved = jnp.where(probability > 0.5, -above, below)
-    return x, (step - moved) / jnp.exp(_log_density(mixture, x))
+    # In a gap without density the derivative is infinite; one that overflows would be NaN for what does not move.
+    density = jnp.maximum(jnp.exp(_log_density(mixture, x)), jnp.finfo(x.dtype).tiny)
+    return x, (step - moved) / density
 
 
 def exact_log_level(mixture: Mixture, probability: Float[Array, " p"]) -> Float[Array, " p"]:

@@ -14,7 +14,7 @@ from helpers import (
     to_float32,
     to_jax,
 )
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
@@ -186,3 +186,33 @@ def test_what_cannot_be_is_refused(rng):
     for probability in (0.0, [0.5, 1.0], np.nan):
         with pytest.raises(InputError, match="without these"):
             hdr_level(of_one, probability)
+
+
+WIDELY_DIFFERENT = {
+    "a narrow and a wide one": ((0.5, 0.5), (0.0, 0.0), (1e-8, 1e8)),
+    "a narrow one far from a wide one": ((0.5, 0.5), (0.0, 1e6), (1e-10, 1.0)),
+    "a narrow one of little weight": ((1e-6, 1.0 - 1e-6), (0.0, 3.0), (1e-12, 2.0)),
+}
+
+
+@pytest.mark.parametrize("mixture", WIDELY_DIFFERENT.values(), ids=list(WIDELY_DIFFERENT))
+def test_quantiles_of_components_of_very_different_widths(mixture):
+    """Neighbouring numbers have more and less than the probability, in every tail: by SciPy's normal distribution."""
+    weights, means, scales = (np.array(part) for part in mixture)
+    one = Mixture.from_covariances(weights, means[:, None], np.square(scales)[:, None])
+    probabilities = np.array([1e-300, 1e-20, 0.01, 0.25, 0.4999, 0.51, 0.6, 0.9, 1 - 1e-10, 1 - 2**-53])
+    found = np.asarray(quantile(one, probabilities))
+    for probability, x in zip(probabilities, found, strict=True):
+        near = np.array([np.nextafter(x, -np.inf), np.nextafter(x, np.inf)])
+        whitened = (near[:, None] - means) / scales
+        tail = (weights * special.ndtr(whitened if probability <= 0.5 else -whitened)).sum(1)
+        goal = probability if probability <= 0.5 else 1 - probability
+        assert tail.min() <= goal * (1 + 1e-12)
+        assert tail.max() >= goal * (1 - 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_a_quantile_in_a_gap_are_no_nan():
+    one = to_jax(Mixture.from_covariances([0.5, 0.5], [[0.0], [1e6]], [[1e-20], [1.0]]))
+    slopes = jax.grad(lambda one: quantile(one, 0.5))(one)
+    assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(slopes))

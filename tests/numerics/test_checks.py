@@ -123,7 +123,11 @@ REFUSALS = {
     "negative whole numbers beyond float64": (lambda: TWO.log_prob(np.array([[-(2**62), 0]])), ("beyond 2**53",)),
     "a mixture of big-endian arrays": (
         lambda: bayesgmm.entropy(jax.tree.map(lambda leaf: np.asarray(leaf).astype(">f8"), TWO), key=KEY),
-        ("mixture.log_weights", "must be an array of float32 or float64, not >f8", "from_covariances"),
+        (
+            "mixture.log_weights",
+            "must be an array of floating-point numbers, float32 or float64, not >f8",
+            "from_covariances",
+        ),
     ),
     "weights of text": (lambda: as_row_weights(["a"] * 10, X), ("row_weights must hold real numbers", "<U1")),
     "complex weights": (lambda: as_row_weights(np.ones(10) + 1j, X), ("row_weights must hold real", "complex128")),
