@@ -137,8 +137,11 @@ def _average(mixture: Mixture, function: Callable[[Array], Array], key: Array, n
     x = jax.lax.stop_gradient(jnp.asarray(mixture.sample(num_draws, key=key)))
     values, log_prob = _in_blocks(lambda x: (function(x), joint_and_marginal(mixture, x)[2]), mixture, x)
     middle = jax.lax.stop_gradient(values.mean())
+    finite = jnp.isfinite(middle)  # if not, so is the average, and it has no error
+    values = jnp.where(finite, values, 0.0)
     ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
-    return middle + (ratio * (values - middle)).mean(), values.std(ddof=1) / num_draws**0.5
+    around = (ratio * (values - jnp.where(finite, middle, 0.0))).mean()
+    return middle + around, jnp.where(finite, values.std(ddof=1) / num_draws**0.5, jnp.inf)
 
 
 def _entropy_of(log_shares: Float[Array, "k ..."]) -> Float[Array, "..."]:

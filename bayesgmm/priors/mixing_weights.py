@@ -65,7 +65,7 @@ def log_prob_of_weights(
     if remainder is None:
         kernel = _times(concentration - 1.0, log_weights).sum()
     else:
-        left = jnp.log(jnp.cumsum(jnp.exp(log_weights)[::-1])[::-1])  # of the stick before each piece
+        left = jax.lax.cumlogsumexp(log_weights, reverse=True)  # of the stick before each piece, however little it is
         a, b = concentration[:-1], remainder[:-1]
         pieces = _times(a - 1.0, log_weights[:-1]) + _times(b - 1.0, left[1:])
         kernel = (pieces - _times(a + b - 1.0, left[:-1])).sum()

@@ -16,7 +16,8 @@ from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import AnyArray, IntLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
-from bayesgmm.priors.conjugate import AnyPrior, PriorLike
+from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior, PriorLike
+from bayesgmm.priors.mixing_weights import log_prob_of_weights
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.runtime.programs import compile_ahead, compiled_once
 from bayesgmm.target.numpyro_model import (
@@ -134,6 +135,11 @@ def _log_prior(draws: Mixture, scale_rates: Array | None, prior: AnyPrior, *, fa
         sites = sites_of_mixture(mixture, family, prior)
         if rate is not None:
             sites["scale_rate"] = rate
-        return log_prior_of_sites(sites, mixture.num_components, family, prior)
+        found = log_prior_of_sites(sites, mixture.num_components, family, prior)
+        # Of the logarithms: a weight below the smallest number is 0 among the sites, where the density may be infinite.
+        concentration = jnp.asarray(prior.concentration)
+        sticks = isinstance(prior, ConjugatePrior) and prior.stick_breaking
+        of_weights = (jnp.ones_like(concentration), concentration) if sticks else (concentration, None)
+        return found | {"weights": log_prob_of_weights(*of_weights, mixture.log_weights)}
 
     return jax.vmap(of_one)(draws, scale_rates)

@@ -220,3 +220,21 @@ def test_what_cannot_be_is_refused(rng, key):
         kl_divergence(mixture, other, key=key)
     with pytest.raises(InputError, match=r"other has leading axes \(3,\) and mixture \(4,\)"):
         kl_divergence(draws, draws[:3], key=key)
+
+
+@pytest.mark.parametrize(("weights", "apart"), [((0.5, 0.5), 10.0), ((1.0, 0.0), 3.0)])
+def test_the_slope_of_an_entropy_without_overlap_is_finite(weights, apart, key):
+    """Where a share underflows, or is 0, it adds nothing: entropies of weights and of normals are left."""
+    with np.errstate(divide="ignore"):
+        one = to_jax(to_float32(Mixture.from_covariances(weights, [[0.0], [apart]], [[1.0], [1.0]])))
+    slope = jax.grad(lambda one: entropy(one, key=key).value)(one)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    # In the logarithm of a scale, minus that of a factor, it is the weight.
+    np.testing.assert_allclose(slope.precision_factor.ravel(), np.multiply(-1.0, weights), atol=1e-3)
+
+
+def test_a_divergence_beyond_every_number_is_infinite(key):
+    near, far = (Mixture.from_covariances([1.0], [[mean]], [[1.0]]) for mean in (0.0, 1e170))
+    for found in (kl_divergence(near, far, key=key), kl_divergence(far, near, key=key)):
+        assert (found.value, found.standard_error) == (np.inf, np.inf)
+    assert kl_divergence(near, near, key=key).value == 0.0

@@ -1,5 +1,7 @@
 """Draws from the prior have its stated margins, their log-density is SciPy's, and the figure shows what it claims."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from helpers import (
 )
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.path import Path
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from test_model import log_density_of_hierarchical_scales
 
 import bayesgmm
@@ -298,3 +300,17 @@ def test_figure_refuses_what_does_not_fit(key):
         plot_prior_predictive(prior, x, key=key, levels=(0.5, 0.5))
     with pytest.raises(bayesgmm.InputError, match="prior has a scale of shape"):
         plot_prior_predictive(bayesgmm.conjugate_prior(x, 2), x, family="diag", key=key)
+
+
+@pytest.mark.parametrize("stick_breaking", [False, True])
+def test_log_prior_of_weights_below_the_smallest_number(stick_breaking):
+    """A draw holds their logarithms, and its density is finite; of a weight of 0 it would not be."""
+    x, alpha = DATA["faithful"], 1e-3
+    prior = bayesgmm.conjugate_prior(x, 2, concentration=alpha, stick_breaking=stick_breaking)
+    mixture = bayesgmm.fit_em(x, 2, start=np.arange(len(x)) % 2, on_failure="ignore", max_steps=0).mixture
+    draws = dataclasses.replace(mixture, log_weights=np.array([0.0, -5000.0]))
+    draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], draws)
+    found = log_prior_of_draws(draws, FAMILIES["full"], prior)["weights"]
+    # Beta(alpha, alpha) of the first weight; of a stick Beta(1, alpha).
+    constant = -special.betaln(1.0 if stick_breaking else alpha, alpha)
+    np.testing.assert_allclose(found, constant + (alpha - 1.0) * -5000.0, rtol=1e-12)
