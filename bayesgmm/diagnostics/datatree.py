@@ -20,7 +20,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features
-from bayesgmm.priors.checks import check_prior
+from bayesgmm.priors.checks import check_prior, distinguishes_components
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
@@ -101,9 +101,13 @@ def to_datatree(
         for name, (variables, of_group) in groups.items()
     }
     if np.ndim(fit.trace) == 1:  # of a sampler's draws the trace is among the sample statistics
-        parts["optimization"] = xarray.DataTree(xarray.Dataset({"objective": ("step", np.asarray(fit.trace))}))
+        parts["optimization"] = xarray.DataTree(xarray.Dataset({"objective": ("step", fit.steps)}))
     tree = xarray.DataTree(children=parts)
     what = {"engine": fit.engine, "family": fit.family, "num_components": k}
+    if distinguishes_components(prior) and fit.summary.get("num_relabelled"):
+        what["relabelled"] = int(
+            fit.summary["num_relabelled"]
+        )  # whose prior density is not the one they were drawn with
     tree.attrs = {**what, "result": fit.code.name, "every": thin, "inference_library": "bayesgmm"}
     return tree
 

@@ -26,7 +26,7 @@ from bayesgmm.numerics.validation import column_ranges
 from bayesgmm.posterior import convergence
 from bayesgmm.posterior import thresholds as limits
 from bayesgmm.posterior.allocations import are_finite
-from bayesgmm.priors.checks import check_prior
+from bayesgmm.priors.checks import check_prior, distinguishes_components
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 
@@ -72,7 +72,7 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
         if prior is not None:
             labels_hold = not any(finding.cause == "labels" for finding in findings)
             findings += _prior_findings(fit, points, len(x), prior, labels_hold)
-        if tree is not None:
+        if tree is not None and not tree.attrs.get("relabelled"):  # else there is a finding about that
             findings += _sensitivity_findings(tree)
     else:
         what = "the mixture is" if fit.draws is None else f"{percent(1 - finite.mean())} of the draws are"
@@ -256,8 +256,9 @@ def _prior_findings(fit: Fit, points: Mixture, n: int, prior: AnyPrior, labels_h
         ruled += _ruled_by_counts(n * _flatten_weights(points).mean(0), prior, fit.family)
     elif fit.draws is not None and labels_hold:
         ruled += _ruled_by_spread(fit.draws, prior)
-    if np.ptp(concentration) > 0 and (relabelled := fit.summary.get("num_relabelled")):
-        yield _finding("labels of the prior", _CAUTION, number=relabelled)
+    if distinguishes_components(prior) and (relabelled := fit.summary.get("num_relabelled")):
+        sticks = not np.ptp(concentration) > 0
+        yield _finding(f"labels of the prior{': of a stick' if sticks else ''}", _CAUTION, number=relabelled)
     if ruled:
         yield _finding("prior", _CAUTION, ruled="; ".join(ruled))
 

@@ -163,8 +163,8 @@ def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = Non
             prior of the means only.
 
     Raises:
-        InputError: for a tree of a point estimate or of fewer than 25 draws, without the log prior density, or with
-            log-densities that are not finite.
+        InputError: for a tree of a point estimate or of fewer than 25 draws, without the log prior density, of draws
+            renumbered under a prior that distinguishes components, or with log-densities that are not finite.
 
     Source: Kallioinen et al. (2024), Detecting and diagnosing prior and likelihood sensitivity with power-scaling.
     """
@@ -173,6 +173,11 @@ def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = Non
     num_draws(tree)
     if "log_prior" not in tree.children:
         raise InputError("tree has no group log_prior; make it with to_datatree, which is given the prior")
+    if number := tree.attrs.get("relabelled"):
+        raise InputError(
+            f"tree has {number} draws that were renumbered under a prior that distinguishes components, so their prior "
+            "density is not the one they were drawn with; take equal concentrations and no stick_breaking"
+        )
     _check_draws(tree, "tree", "log_prior", "log_likelihood")
     posterior = tree.posterior
     if var_names is None:  # the only weight of one component does not vary

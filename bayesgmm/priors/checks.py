@@ -54,3 +54,9 @@ def check_has_mode(prior: AnyPrior) -> None:
             f"prior concentration={smallest:g} is below 1, so the posterior density is unbounded where a weight is 0 "
             "and has no mode; use at least 1, or draw from the posterior with fit_nuts"
         )
+
+
+def distinguishes_components(prior: AnyPrior) -> bool:
+    """Whether the prior of the weights is another one when components are renumbered."""
+    sticks = isinstance(prior, ConjugatePrior) and prior.stick_breaking
+    return bool(np.size(prior.concentration) > 1 and (sticks or np.ptp(np.asarray(prior.concentration)) > 0))

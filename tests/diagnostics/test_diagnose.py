@@ -319,6 +319,23 @@ def test_prior_that_decides(healthy, x):
         assert diagnose(approximation(dataclasses.replace(healthy, draws=wide), 0.1), x, prior).causes == causes
 
 
+@pytest.mark.parametrize(
+    ("numbers", "how"),
+    [({"stick_breaking": True}, "place in the stick"), ({"concentration": [1.0, 2.0]}, "concentrations")],
+)
+def test_a_prior_that_distinguishes_the_components_of_relabelled_draws(numbers, how, healthy, x):
+    prior = bayesgmm.conjugate_prior(x, 2, **numbers)
+    assert diagnose(healthy, x, prior).causes == ()
+    relabelled = dataclasses.replace(healthy, summary={**healthy.summary, "num_relabelled": 1})
+    finding = only(diagnose(relabelled, x, prior), "labels of the prior", "caution")
+    assert how in finding.detail
+    # The prior density of the draws is then not the one they were drawn with, and no sensitivity is made of it.
+    tree = bayesgmm.to_datatree(relabelled, x, prior=prior, key=jax.random.key(0))
+    with pytest.raises(bayesgmm.InputError, match="1 draws that were renumbered under a prior that distinguishes"):
+        bayesgmm.prior_sensitivity(tree)
+    assert diagnose(relabelled, x, prior, tree=tree).causes == ("labels of the prior",)
+
+
 def test_conjugate_prior_that_decides(healthy, x):
     """Components hold 120 and 180 rows."""
 

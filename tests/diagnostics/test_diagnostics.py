@@ -244,6 +244,15 @@ def test_of_many_rows_and_draws_some_are_kept_in_all_groups(fits, monkeypatch, k
     assert np.isfinite(bayesgmm.loo(tree).elpd)
 
 
+def test_the_trace_in_a_tree_has_no_unused_end(key):
+    x = DATA["faithful"]
+    prior = bayesgmm.conjugate_prior(x, 2)
+    fit = bayesgmm.fit_cavi(x, 2, prior=prior, key=key, num_draws=25)
+    trace = bayesgmm.to_datatree(fit, x, prior=prior, key=key).optimization["objective"].values
+    assert len(trace) == int(fit.num_steps) + 1 < len(fit.trace)
+    assert np.isfinite(trace).all()
+
+
 @pytest.mark.parametrize("num_draws", [4, 6])
 def test_too_few_draws_have_no_leave_one_out(num_draws, key, rng):
     """Fewer than 25 in all: the largest fifth has not the five that a Pareto distribution is fitted to."""
