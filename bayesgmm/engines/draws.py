@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def make_run(
 ) -> Run:
     """A run of an engine, which its problem and its other arguments identify; `steps` are those of `Run`."""
     family = problem.family.name
-    identity = (engine, problem.rows, problem.prior, problem.num_components, family, arguments)
+    version = importlib.metadata.version("bayesgmm")  # another one may draw otherwise
+    identity = (version, engine, problem.rows, problem.prior, problem.num_components, family, arguments)
     display = Progress(f"{engine}, k = {problem.num_components}", progress)
     return Run(progress=display, checkpoint=checkpoint_of(checkpoint, identity), **steps)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, in_precision, is_traced
@@ -118,6 +119,25 @@ def rows_of_features(num_features: int, x: ArrayLike) -> AnyArray:
     if rows.ndim != 2 or rows.shape[1] != num_features:
         raise InputError(f"x must have shape (rows, {num_features}) like the means; got {rows.shape}")
     return rows
+
+
+def check_draws(index: PyTree, draw_shape: tuple[int, ...]) -> PyTree:
+    """An index of the leading axes alone: one index more would select components, and an ellipsis reach to features.
+
+    Raises:
+        IndexError: where there are no such axes, or fewer.
+    """
+    if not draw_shape:
+        raise IndexError("a single mixture has no leading axes to index; use .permute to reorder components")
+    if not is_traced(index):
+        np.broadcast_to(0, draw_shape)[index]
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(part is Ellipsis for part in parts):
+        return index
+    place = next(number for number, part in enumerate(parts) if part is Ellipsis)
+    others = [part for part in (*parts[:place], *parts[place + 1 :]) if part is not None]
+    taken = sum(np.ndim(part) if getattr(part, "dtype", None) == np.bool_ else 1 for part in others)
+    return (*parts[:place], *[slice(None)] * (len(draw_shape) - taken), *parts[place + 1 :])
 
 
 def check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:

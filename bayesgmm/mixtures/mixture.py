@@ -23,6 +23,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.checks import (
     as_fields,
     check_columns,
+    check_draws,
     check_mixture,
     check_order,
     check_values,
@@ -76,9 +77,7 @@ def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixtur
             return by(careful, rows)
         size = max(1, _AT_ONCE // mixture.means.size)
         quickly = functools.partial(by, quick)
-        found = (
-            quickly(rows) if len(rows) <= size else jax.device_put(in_batches(quickly, size, rows, axis=num_leading))
-        )
+        found = quickly(rows) if len(rows) <= size else in_batches(quickly, size, rows, axis=num_leading)
         marks = np.asarray(found if found.ndim == num_leading + 1 else found[..., 0])  # NaN, or of a component _FAR
         far = ~(marks > _FAR if marks.dtype.kind == "i" else marks == marks).all(tuple(range(num_leading)))
         if not far.any():
@@ -192,9 +191,8 @@ class Mixture:
 
     def __getitem__(self, index: Any) -> "Mixture":
         """Select among the leading axes: `posterior[0, 10]` is draw 10 of chain 0."""
-        if not self.draw_shape:
-            raise IndexError("a single mixture has no leading axes to index; use .permute to reorder components")
-        return jax.tree.map(lambda leaf: leaf[index], self)
+        chosen = check_draws(index, self.draw_shape)
+        return jax.tree.map(lambda leaf: leaf[chosen], self)
 
     def permute(self, order: ArrayLike) -> "Mixture":
         """The same mixture with its components in another order; `order` has shape (..., k).

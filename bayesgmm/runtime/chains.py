@@ -260,7 +260,9 @@ class Checkpoint:
         except InputError:
             raise InputError(f"checkpoint={str(self.path)!r} is no checkpoint of a run; {cure}") from None
         if saved["identity"] != self.identity:
-            raise InputError(f"checkpoint={str(self.path)!r} is of a run with other data or settings; {cure}")
+            raise InputError(
+                f"checkpoint={str(self.path)!r} is of a run with other data or settings, or by another version; {cure}"
+            )
         own, structure = jax.tree.flatten(state)
         state = structure.unflatten(_like(value, like) for value, like in zip(saved["state"], own, strict=True))
         return state, saved["draws"], saved["done"]

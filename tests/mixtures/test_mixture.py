@@ -438,6 +438,16 @@ def test_a_single_mixture_cannot_be_indexed():
         mixture[0]
 
 
+def test_more_indices_than_leading_axes_select_no_component(rng):
+    draws = random_draws(FAMILIES["full"], K, 2, (2, 3), rng)
+    assert draws[1, 2].draw_shape == ()
+    assert draws[..., [0, 2]].draw_shape == (2, 2)
+    assert draws[np.array([[True, False, True], [False, False, True]])].draw_shape == (3,)
+    assert jax.jit(lambda index: to_jax(to_float32(draws))[index])(1).draw_shape == (3,)
+    with pytest.raises(IndexError, match="too many indices"):
+        draws[1, 2, 0]
+
+
 @pytest.mark.usefixtures("x64")
 @each_factor_shape
 def test_many_rows_and_draws_are_taken_in_blocks(family, rng, key, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from bayesgmm import FitWarning, InputError, fit_gibbs, fit_nuts
 from bayesgmm.engines.fit import ResultCode
+from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.runtime import chains
 from bayesgmm.runtime.chains import Chains, Checkpoint, Run, run_in_stretches, stretch
 from bayesgmm.runtime.progress import Progress
@@ -87,11 +88,31 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.npz"
     Checkpoint(path, {"x": np.zeros(3)}).save(state, [], 5)
     other = Checkpoint(path, {"x": np.array([0.0, 0.0, 1.0])})
-    with pytest.raises(InputError, match="is of a run with other data or settings; delete it"):
+    with pytest.raises(InputError, match="is of a run with other data or settings, or by another version; delete it"):
         other.load(state)
     path.write_text("no zip file")
     with pytest.raises(InputError, match="is no checkpoint of a run"):
         Checkpoint(path, {"x": np.zeros(3)}).load(state)
+
+
+def test_another_version_does_not_resume(tmp_path, monkeypatch):
+    """It may draw otherwise: a run that it continued would be neither the one nor the other."""
+    from bayesgmm.engines import draws
+    from bayesgmm.target.problem import make_problem
+
+    x = np.arange(12.0)[:, None]
+    problem = make_problem(as_rows(x), 2, "full", None, jax.random.key(0))
+
+    def identity():
+        steps = {"num_warmup": 1, "num_draws": 1, "room": 1}
+        return draws.make_run(
+            "nuts", problem, (), progress=None, checkpoint=tmp_path / "run.npz", **steps
+        ).checkpoint.identity
+
+    first = identity()
+    assert first == identity()
+    monkeypatch.setattr(draws.importlib.metadata, "version", lambda name: "9.9.9")
+    assert first != identity()
 
 
 def test_interrupt_keeps_what_was_drawn():
