@@ -138,7 +138,10 @@ def _approximation_findings(fit: Fit) -> Iterator[Finding]:
     if np.isnan(k_hat):
         yield _finding("k-hat: unknown", _CAUTION)
     elif k_hat > limit:
-        yield _finding("k-hat", _CAUTION if k_hat <= 1 else _SERIOUS, k_hat=k_hat, limit=limit)
+        # With as many digits as tell one from the other.
+        digits = next(count for count in range(2, 20) if count == 19 or round(k_hat, count) > round(limit, count))
+        evidence = {"k_hat": f"{k_hat:.{digits}f}", "limit": f"{limit:.{digits}f}"}
+        yield _finding("k-hat", _CAUTION if k_hat <= 1 else _SERIOUS, **evidence)
 
 
 def _chain_findings(fit: Fit, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import softmax
 
+from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey
@@ -37,7 +38,8 @@ def plot_criteria(
 
     Args:
         table: columns `num_components` and any of `bic`, `aic`, `icl`, and `family` where there are several; one row
-            for every k and family, NaN where a fit failed.
+            for every k and family, NaN where a fit failed. With a column `result` the smallest is that of the fits that
+            were successful, if any was.
         criteria: those that are drawn, by default all that the table has.
         selected: the k to highlight; of several families the pair (family, k).
         ax: axes to draw on: one, or for several families one for every criterion.
@@ -106,7 +108,11 @@ def _picked(selected: int | tuple[str, int], table: pd.DataFrame, families: Sequ
 def _draw_criterion(ax: Axes, table: pd.DataFrame, criterion: str, families: Sequence[str]) -> None:
     """A line for every family, of one family that of the criterion, and a ring about the smallest finite value."""
     values = table[criterion].to_numpy(float)
-    best = int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+    usable = np.isfinite(values)
+    if "result" in table.columns:  # of a collapsed fit the likelihood has no maximum, and the criterion no minimum
+        converged = (table["result"] == ResultCode.successful.name).to_numpy()
+        usable = usable & converged if (usable & converged).any() else usable
+    best = int(np.argmin(np.where(usable, values, np.inf)))
     for position, family in enumerate(families):
         name, label, number = family, family, position
         if len(families) == 1:

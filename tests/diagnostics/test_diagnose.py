@@ -234,6 +234,11 @@ def test_one_chain(healthy, x):
     only(diagnose(one, x), "one chain", "note")
 
 
+def test_k_hat_is_told_with_the_digits_that_exceed_the_limit(healthy, x):
+    (finding,) = diagnose(approximation(healthy, 0.669), x)
+    assert "k-hat is 0.669, above 0.667" in finding.detail
+
+
 @pytest.mark.parametrize(
     ("khat", "severity"), [(0.66, None), (0.68, "caution"), (0.9, "caution"), (1.1, "serious"), (np.inf, "serious")]
 )

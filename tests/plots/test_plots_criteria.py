@@ -42,6 +42,15 @@ def test_criteria_mark_each_minimum_and_the_selected_number():
         plot_criteria(table, selected=7)
 
 
+def test_a_fit_that_failed_is_not_marked_as_the_minimum():
+    """A spike has no maximum of its likelihood, and thus the smallest criterion of all."""
+    table = pd.DataFrame({"num_components": [1, 2, 3], "aic": [9.0, 5.0, -70.0]})
+    for results, k in ((["successful", "successful", "collapsed"], 2), (["collapsed"] * 3, 3)):
+        figure = root_figure(plot_criteria(table.assign(result=results)))
+        (mark,) = by_gid(figure, "minimum aic")
+        assert mark.get_xdata() == [k]
+
+
 def test_several_families_have_a_panel_for_each_criterion_and_one_minimum_in_it():
     rows = [
         {"family": family, "num_components": k, "bic": 10.0 * (k - 3) ** 2 + offset, "aic": float(-k) + offset}
