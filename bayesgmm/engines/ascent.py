@@ -13,37 +13,67 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.loop import RUNNING, Loop
 from bayesgmm.likelihood.expectation import Prepared, moments_of_rows, psum
-from bayesgmm.likelihood.moments import Moments, maximise, moment_kind
+from bayesgmm.likelihood.moments import Moments, default_ridge_fraction, maximise, moment_kind
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
 from bayesgmm.mixtures.factors import Factor
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, without_absent
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, BoolLike, IntLike
 from bayesgmm.priors.conjugate import ConjugatePrior, log_prior, maximise_posterior
 
 _COLLAPSED_WIDTH = 10.0  # a component is a point once its variance is within this factor of the ridge
 _ROUNDING_WIDTH = 10.0  # or its standard deviation within this factor of what a number of the column is rounded by
 _LONGEST_FIRST_STRIDE, _STRIDE_GROWTH = 1e4, 4.0
-_ACCELERATED_TOL = 0.1  # of tol: extrapolation comes to a point of small steps from elsewhere, often earlier on the way
+_ACCELERATED = 10.0  # times tol: extrapolation comes to a point of small steps from elsewhere, often early on the way
+_CONFIRMING = 10  # plain steps that must show that an accelerated run is at its end
+_NOISE = 4.0  # multiples of rounding below which changes say nothing of the rate of convergence
+
+
+class StopRule(NamedTuple):
+    r"""When a run ends, and from which step on it extrapolates.
+
+    Steps of EM near its limit shrink by a rate $c$, so that after a change $\delta$ of the objective
+    $\delta\, c / (1 - c)$ is left to gain: many times the change itself, where EM is slow. $c$ is the ratio of the
+    last two changes. Extrapolations leave what they do not see: a run that they have brought near its end takes a few
+    plain steps, whose changes then tell.
+
+    Source: Böhning et al. (1994), "The distribution of the likelihood ratio for mixtures of densities from the
+    one-parameter exponential family", section 3 (Aitken's acceleration).
+
+    Attributes:
+        tol: the run ends when what is left to gain per row, and the last change, are less than this.
+        by_change: whether the change alone counts, as in scikit-learn.
+        patience: plain steps before the first extrapolation.
+    """
+
+    tol: AnyArray
+    by_change: AnyArray
+    patience: AnyArray
+
+
+def stop_rule(tol: AnyArray, *, by_change: BoolLike = False, patience: IntLike = 0) -> StopRule:
+    """A rule in arrays of NumPy."""
+    return StopRule(tol, np.asarray(by_change), np.asarray(patience, np.int32))
 
 
 class Problem(NamedTuple):
     """One fit: its start, its rows and what they are fitted with.
 
     A start may have more components than are fitted, so that a program serves several numbers of them: those which are
-    not `active` (k) stay absent.
+    not `active` (k) stay absent. A ridge of NaN is a tiny fraction of the variances of each component itself.
     """
 
     start: Mixture
     rows: Rows
-    ridge: Array
-    tol: Array
+    ridge: AnyArray
+    stop: StopRule
     prior: ConjugatePrior | None
     step_limit: Array
     total_weight: Array
@@ -59,6 +89,9 @@ class State(NamedTuple):
     previous: Mixture  # the mixture one plain step ago, where the next step may extrapolate
     extrapolate: Array
     longest_stride: Array
+    last_change: Array  # of the objective per row, by a plain step; NaN after an extrapolation
+    stride: Array  # that the last extrapolation called for
+    waits: Array  # plain steps to come before the next extrapolation
     num_steps: Array  # -1 before the first pass over the rows, which only evaluates the start
     result: Array
     trace: Array
@@ -94,6 +127,9 @@ class Ascent(Loop):
             previous=start,
             extrapolate=jnp.asarray(False),
             longest_stride=jnp.asarray(_LONGEST_FIRST_STRIDE, dtype),
+            last_change=jnp.zeros((), dtype),
+            stride=jnp.asarray(jnp.inf, dtype),
+            waits=jnp.zeros((), jnp.int32),
             num_steps=jnp.asarray(-1, jnp.int32),
             result=jnp.asarray(RUNNING, jnp.int32),
             trace=jnp.full(self.max_steps + 1, jnp.nan, dtype),
@@ -107,10 +143,10 @@ class Ascent(Loop):
         return self.judge(problem, state, mixture, stride, moments, running)
 
     def propose(self, problem: Problem, state: State) -> tuple[Mixture, Array]:
-        """The mixture to evaluate next, and how far it goes beyond a plain step."""
+        """The mixture to evaluate next, and how far it might go beyond a plain step."""
         mixture, stride = self._plain_step(problem, state.moments, state.mixture.factor), state.longest_stride
         if self.accelerate:
-            mixture, stride = _further(state, mixture, self.family)
+            mixture, stride = _further(state, mixture, self.family, problem.active)
         fresh = state.num_steps < 0
         return jax.tree.map(lambda new, old: jnp.where(fresh, old, new), mixture, state.mixture), stride
 
@@ -118,7 +154,7 @@ class Ascent(Loop):
         self, problem: Problem, state: State, mixture: Mixture, stride: Array, moments: Moments, running: Array
     ) -> State:
         """The next state, from what was proposed and the moments of the rows under it."""
-        ridge, fresh, far = problem.ridge, state.num_steps < 0, state.extrapolate
+        fresh, far, stop = state.num_steps < 0, state.extrapolate, problem.stop
         total_weight = problem.total_weight
         objective = moments.log_likelihood
         if problem.prior is not None:
@@ -130,16 +166,26 @@ class Ascent(Loop):
         resolution = float(jnp.finfo(problem.rows.dtype).eps)
         rounding = 1e3 * resolution
         rounding = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight)
-        slack = rounding + _ridge_penalty(mixture, ridge)
+        slack = rounding + _ridge_penalty(mixture, problem.ridge)
         fallen = ~fresh & (change < jnp.where(far, 0.0, -slack))
         # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
         kept = fresh | (usable & ~fallen)
-        tol = _ACCELERATED_TOL * problem.tol if self.accelerate else problem.tol
-        # No smaller than the objective can show.
-        tol = jnp.where(tol > 0, jnp.maximum(tol, 2.0 * resolution * jnp.abs(state.objective) / total_weight), tol)
-        # A plain step never lowers the objective: where it seems to, by no more than rounding, nothing is left to gain.
-        flat = (change <= 0) & (change >= -rounding) & (tol > 0)
-        settled = ~fresh & ((jnp.abs(change) < tol) | flat)
+        # A plain step never lowers the objective: where it seems to, by no more than rounding, nothing is left to gain;
+        # nor can the objective show changes smaller than its own.
+        noise = _NOISE * resolution * jnp.abs(state.objective) / total_weight
+        flat = (change <= noise) & (change >= -rounding) & (stop.tol > 0)
+        rate = change / state.last_change
+        multiple = jnp.where((rate >= 0) & (rate < 1), rate / (1 - rate), jnp.inf)
+        left = jnp.abs(change) * jnp.where(stop.by_change, 1.0, jnp.maximum(multiple, 1.0))
+        settled = ~fresh & ((left < stop.tol) | flat)
+        waits = state.waits
+        if self.accelerate:
+            after_far = jnp.isnan(state.last_change)
+            factor = jnp.where(stop.by_change, _ACCELERATED, jnp.maximum(state.stride, 1.0))
+            promising = ~fresh & ((jnp.abs(change) * factor < stop.tol) | flat)
+            settled = flat | (2.0 * left < stop.tol)  # slow directions show late
+            settled = jnp.where(stop.by_change, promising, ~fresh & settled & ~after_far & (waits <= 1))
+            waits = jnp.where(after_far & promising, _CONFIRMING, jnp.maximum(waits - 1, 0))
         result = jnp.where(fallen, ResultCode.decreased, jnp.where(settled, ResultCode.successful, RUNNING))
         result = jnp.where(usable, result, _failure(mixture))
         result = jnp.where(far, RUNNING, result).astype(jnp.int32)
@@ -148,6 +194,7 @@ class Ascent(Loop):
             grown = jnp.where(stride >= longest_stride, _STRIDE_GROWTH * longest_stride, longest_stride)
             shrunk = jnp.maximum(longest_stride / _STRIDE_GROWTH, 1.0 + 1e-3)
             longest_stride = jnp.where(far & running, jnp.where(kept, grown, shrunk), longest_stride)
+            change = jnp.where(far, jnp.nan, change)
         mixture, moments, objective = jax.tree.map(
             lambda new, old: jnp.where(kept & running, new, old),
             (mixture, moments, objective),
@@ -155,6 +202,7 @@ class Ascent(Loop):
         )
         # A pass over the rows is a step, whether it was kept or not; only a run that ends on it leaves it out.
         num_steps = state.num_steps + (running & (kept | far)).astype(jnp.int32)
+        goes_on = ~far & (state.num_steps >= stop.patience) & (waits == 0) & self.accelerate
         # Written nowhere where the state stays: traces are too long to be copied in every step.
         place = jnp.where(running, num_steps, len(state.trace))
         return State(
@@ -162,8 +210,11 @@ class Ascent(Loop):
             moments=moments,
             objective=objective,
             previous=previous,
-            extrapolate=jnp.where(running, jnp.asarray(self.accelerate) & ~far & ~fresh, far),
+            extrapolate=jnp.where(running, goes_on, far),
             longest_stride=longest_stride,
+            last_change=jnp.where(running & ~fresh, change, state.last_change),
+            stride=jnp.where(running & far, stride, state.stride) if self.accelerate else state.stride,
+            waits=jnp.where(running & ~far, waits, state.waits) if self.accelerate else waits,
             num_steps=num_steps,
             result=jnp.where(running, result, state.result),
             trace=state.trace.at[place].set(objective, mode="drop"),
@@ -174,6 +225,8 @@ class Ascent(Loop):
         result = jnp.where(state.result == RUNNING, ResultCode.max_steps_reached, state.result)
         lightest = _lightest_row(problem.rows.weights, self.axis_name)
         shrunk = _collapsed(state.mixture, state.moments.count, problem, lightest)
+        few = _few_rows(state.moments.count, problem, self.family, self.axis_name)
+        result = jnp.where(few & (result == ResultCode.successful), ResultCode.spurious, result)
         result = jnp.where(shrunk & (result != ResultCode.nonfinite), ResultCode.collapsed, result)
         return Fit(
             engine="em",
@@ -191,8 +244,8 @@ class Ascent(Loop):
 def run_em(
     start: Mixture,
     rows: Rows,
-    ridge: Float[Array, " d"],
-    tol: Float[Array, ""],
+    ridge: Float[AnyArray, " d"],
+    tol: StopRule | Float[AnyArray, ""],
     prior: ConjugatePrior | None = None,
     step_limit: Int[AnyArray, ""] | None = None,
     active: Bool[AnyArray, " k"] | None = None,
@@ -208,7 +261,8 @@ def run_em(
     steps $\theta_1, \theta_2$, to $\theta_0 + 2 \alpha r + \alpha^2 v$ with $r = \theta_1 - \theta_0$,
     $v = \theta_2 - \theta_1 - r$ and $\alpha = \lVert r \rVert / \lVert v \rVert$, in log-weights, means and
     log-Cholesky factors. It is taken only where the objective does not fall below that of $\theta_1$; only plain
-    steps can end the run. (SQUAREM: Varadhan & Roland 2008, scheme S3 of section 6.)
+    steps can end the run. A `StopRule` in place of `tol` may ask for plain steps first. (SQUAREM: Varadhan & Roland
+    2008, scheme S3 of section 6.)
 
     Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
     `axis_name`, rows are those of one device inside `jax.shard_map`, and moments are summed over that axis.
@@ -218,25 +272,33 @@ def run_em(
     """
     total_weight = psum(rows.total_weight, axis_name)
     limit = jnp.asarray(max_steps if step_limit is None else step_limit, jnp.int32)
-    problem = Problem(start, rows, ridge, tol, prior, limit, total_weight, active)
+    stop = tol if isinstance(tol, StopRule) else stop_rule(tol)
+    problem = Problem(start, rows, ridge, stop, prior, limit, total_weight, active)
     return Ascent(family, max_steps, axis_name, accelerate)(problem)
 
 
-def _further(state: State, plain: Mixture, family: Family) -> tuple[Mixture, Array]:
-    """The extrapolated mixture where it is its turn, else the plain step; and the length of the stride."""
-    unit = 1.0 / mean_precision_scale(plain)
+def _further(state: State, plain: Mixture, family: Family, active: Array | None) -> tuple[Mixture, Array]:
+    """The extrapolated mixture where it is its turn, else the plain step; and the stride that the steps call for."""
+    unit = 1.0 / mean_precision_scale(plain, active)
     old, now, new = (to_coordinates(mixture, unit) for mixture in (state.previous, state.mixture, plain))
     r = jax.tree.map(jnp.subtract, now, old)
     v = jax.tree.map(lambda new, now, r: new - now - r, new, now, r)
-    stride = jnp.clip(_norm(r) / jnp.maximum(_norm(v), jnp.finfo(unit.dtype).tiny), 1.0, state.longest_stride)
+    called_for = _norm(r, active) / jnp.maximum(_norm(v, active), jnp.finfo(unit.dtype).tiny)
+    stride = jnp.clip(called_for, 1.0, state.longest_stride)
     far = jax.tree.map(lambda old, r, v: old + 2.0 * stride * r + jnp.square(stride) * v, old, r, v)
     far = from_coordinates(far, unit, family)
     turn = state.extrapolate & _finite(far)
-    return jax.tree.map(lambda far, plain: jnp.where(turn, far, plain), far, plain), stride
+    return jax.tree.map(lambda far, plain: jnp.where(turn, far, plain), far, plain), called_for
 
 
-def _norm(tree: PyTree) -> Array:
-    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
+def _norm(tree: PyTree, active: Array | None) -> Array:
+    """The norm, to which absent components do not add."""
+
+    def squares(leaf: Array) -> Array:
+        each = jnp.square(leaf).reshape(len(leaf), -1).sum(1)
+        return (each if active is None or len(leaf) == 1 else jnp.where(active, each, 0.0)).sum()
+
+    return jnp.sqrt(sum(squares(leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _lightest_row(row_weights: Array, axis_name: str | None) -> Array:
@@ -250,7 +312,10 @@ def _ridge_penalty(mixture: Mixture, ridge: Array) -> Array:
 
     With a ridge the M-step maximises a penalised objective, so the log-likelihood itself may fall by this much.
     """
-    return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * mixture.factor.leverages() * ridge[None]).sum()
+    ridges = jnp.where(
+        jnp.isnan(ridge)[None], default_ridge_fraction(ridge.dtype) * mixture.factor.variances(), ridge[None]
+    )
+    return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * mixture.factor.leverages() * ridges).sum()
 
 
 def _finite(tree: PyTree) -> Array:
@@ -271,8 +336,11 @@ def _collapsed(mixture: Mixture, count: Array, problem: Problem, lightest_row: A
     direction is what is left. Under a prior an empty component is no accident: it has the prior's own mode.
     """
     eps = jnp.finfo(mixture.means.dtype).eps
-    floor = jnp.maximum(_COLLAPSED_WIDTH * problem.ridge, _mean_squares(mixture) * (_ROUNDING_WIDTH * eps) ** 2)[None]
-    floor = jnp.maximum(floor, _ROUNDING_WIDTH * eps * mixture.factor.variances())
+    ridge, by_default = problem.ridge, jnp.isnan(problem.ridge)
+    floor = jnp.where(by_default, 0.0, _COLLAPSED_WIDTH * ridge)
+    floor = jnp.maximum(floor, _mean_squares(mixture) * (_ROUNDING_WIDTH * eps) ** 2)[None]
+    relative = jnp.where(by_default, _COLLAPSED_WIDTH * default_ridge_fraction(ridge.dtype), _ROUNDING_WIDTH * eps)
+    floor = jnp.maximum(floor, relative[None] * mixture.factor.variances())
     # In units of the floor the narrowest direction, along the axes or not, gives the factor a row longer than one.
     longest = mixture.factor.whitened_variances(floor).max()
     if problem.prior is not None:
@@ -280,6 +348,23 @@ def _collapsed(mixture: Mixture, count: Array, problem: Problem, lightest_row: A
     empty = count < 0.5 * lightest_row
     empty = empty if problem.active is None else empty & problem.active
     return empty.any() | (longest > 1.0)
+
+
+def _few_rows(count: Array, problem: Problem, family: Family, axis_name: str | None) -> Array:
+    """Whether a component with a covariance of its own has no more rows than span it: a maximum that chance makes.
+
+    Weights that are not whole numbers count as so many rows of equal weight as would have their sum and sum of squares.
+    """
+    if problem.prior is not None or family.shared or len(count) == 1:
+        return jnp.asarray(False)
+    weights = problem.rows.weights
+    sums = jnp.stack(
+        [weights.sum(), jnp.square(weights).sum(), (weights != jnp.round(weights)).sum(dtype=weights.dtype)]
+    )
+    total, squares, broken = psum(sums, axis_name)
+    unit = jnp.where(broken > 0, squares / total, 1.0)
+    few = count < (family.min_rows(problem.rows.num_features) + 0.5) * unit
+    return (few if problem.active is None else few & problem.active).any()
 
 
 def _mean_squares(mixture: Mixture) -> Float[Array, " d"]:

@@ -39,8 +39,8 @@ from bayesgmm.priors.normal_inverse_wishart import (
 )
 from bayesgmm.runtime import devices
 from bayesgmm.starts.given import StartLike, responsibilities_from_start
-from bayesgmm.starts.kmeans import column_moments
 from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
+from bayesgmm.starts.sampling import column_moments
 from bayesgmm.target.problem import Problem, make_problem
 
 _START_RIDGE = 1e-6  # of a column's variance: a start has no prior that would hold its components

@@ -5,29 +5,31 @@ cores where JAX has a device for each, and those that do not fit into memory are
 """
 
 import dataclasses
-from typing import Annotated, Any
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from bayesgmm.engines.ascent import Ascent
+from bayesgmm.engines.ascent import Ascent, StopRule
 from bayesgmm.engines.fit import Fit, report_failure
-from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, engine
+from bayesgmm.engines.optima import apart, coincident
+from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, choice_of, engine
 from bayesgmm.engines.restarts import (
     Settings,
+    as_spurious,
     best_of_restarts,
+    best_of_samples,
     best_on_host,
-    best_run,
-    promising_starts,
-    ridge_fraction,
+    objective_of,
     ridges,
+    run_from,
     run_one,
-    sorted_components,
 )
-from bayesgmm.engines.streaming import column_variances, run_em_streamed
-from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows, sample_on_host, sample_size
+from bayesgmm.engines.streaming import column_moments_in_chunks, run_em_streamed
+from bayesgmm.likelihood.rows import Rows, as_rows, enough_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, with_room
 from bayesgmm.numerics.precision import (
@@ -39,13 +41,20 @@ from bayesgmm.numerics.precision import (
     is_traced,
     matching_precision,
 )
-from bayesgmm.numerics.validation import as_key, nonnegative
+from bayesgmm.numerics.validation import as_key, check_bool, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.programs import SMALL
 from bayesgmm.starts.given import StartLike, mixture_from_start
 from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
+from bayesgmm.starts.sampling import column_moments
+
+_PATIENCE = 50  # plain steps, after which EM counts as slow
+
+
+def _check_accelerate(name: str, value: object) -> bool | None:
+    return None if value is None else check_bool(name, value)
 
 
 def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
@@ -65,8 +74,9 @@ def fit_em(
     start: Annotated[Any, Rule(check_named_start)] = "k-means++",
     row_weights: ArrayLike | None = None,
     prior: ConjugatePrior | None = None,
-    accelerate: Flag = False,
-    tol: Number = 1e-6,
+    accelerate: Annotated[bool | None, Rule(_check_accelerate)] = None,
+    tol: Number = 1e-7,
+    stop_rule: Annotated[Literal["gain_left", "change"], choice_of("gain_left", "change")] = "gain_left",
     max_steps: CountOrZero = 1000,
     reg_covar: Annotated[Any, Rule(_reg_covar)] | None = None,
     on_failure: OnFailure = "warn",
@@ -74,8 +84,8 @@ def fit_em(
     """Fit a Gaussian mixture by maximum likelihood, or by its posterior mode where a prior is given.
 
     Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
-    log-likelihood; or runs from a start that is given. Where n k d is above a million, starts and short runs see an
-    evenly spaced sample of the rows, of 8,192 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
+    log-likelihood; or runs from a start that is given. Where n k d is above a million, each start and its short run
+    see a random sample of the rows, of 8,192 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
     copied on a CPU, but passed over in chunks (user-supplied starts other than a mixture copy them once).
 
     Usable inside the caller's `jit` and `vmap`, where shapes are checked but values are not, and a failure is only a
@@ -93,12 +103,15 @@ def fit_em(
         row_weights: weight of every row (n); weight 2 is the row twice.
         prior: a `conjugate_prior`; then the fit is its posterior mode (MAP-EM) and the trace that of the log posterior.
         accelerate: extrapolate every second step where that does not lower the objective (SQUAREM); several times
-            fewer passes over the rows where components overlap and EM is slow.
-        tol: stop when a step changes the mean objective per row by less than this; 0 runs `max_steps`.
+            fewer passes over the rows where components overlap and EM is slow. By default after 50 plain steps.
+        tol: stop when less than this is left to gain in the mean objective per row, as the changes of the last steps
+            tell (Aitken); 0 runs `max_steps`.
+        stop_rule: "gain_left", or "change" to stop when a step changes the objective by less than `tol`, as
+            scikit-learn does: that can be far from the maximum.
         max_steps: step limit of a run; 0 gives the start itself, with its log-likelihood.
         reg_covar: ridge added to the variances, in squared units of the data: a number or one for each feature. By
-            default a tiny fraction of each column's variance (1e-10 in float64, 1e-7 in float32), and 0 where a prior
-            is given; 0 switches it off. Under a user-supplied ridge, columns may be constant and rows may repeat.
+            default a tiny fraction of each component's own variances (1e-10 in float64, 1e-7 in float32), and 0 where
+            a prior is given; 0 switches it off. Under a user-supplied ridge, columns may be constant and rows repeat.
         on_failure: "warn", "raise" or "ignore" when the best run did not converge.
 
     Returns:
@@ -111,12 +124,13 @@ def fit_em(
     family = get_family(family)
     rows = as_rows(x, row_weights)
     num_features, dtype = rows.num_features, rows.dtype
-    settings = Settings(num_components, family, num_restarts, max_steps, accelerate)
-    tol = in_precision(tol, dtype)
+    settings = Settings(num_components, family, num_restarts, max_steps, bool(accelerate))
+    patience = _PATIENCE if accelerate is None else 0
+    stop = StopRule(in_precision(tol, dtype), np.asarray(stop_rule == "change"), np.asarray(patience, np.int32))
     reg_covar = None if reg_covar is None else nonnegative("reg_covar", reg_covar, (num_features,), dtype)
     ridged = reg_covar is not None and (is_traced(reg_covar) or bool((reg_covar > 0).all()))
     enough_rows(rows, settings.num_components, family, bounded=prior is not None, ridged=ridged)
-    streamed = rows.is_streamed and not is_traced((rows, start, key, prior, tol, reg_covar))
+    streamed = rows.is_streamed and not is_traced((rows, start, key, prior, stop, reg_covar))
     rows = rows if streamed else rows.of_positive_weight()
     if prior is not None:
         prior = check_conjugate_prior(prior, settings.num_components, num_features, family)
@@ -129,7 +143,7 @@ def fit_em(
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     fit = _fit_streamed if streamed else _fit
-    return report_failure(fit(rows, settings, start, key, prior, tol, ridge), on_failure)
+    return report_failure(fit(rows, settings, start, key, prior, stop, ridge), on_failure)
 
 
 @matching_precision
@@ -139,11 +153,13 @@ def _fit(
     start: Start | StartLike,
     key: RandomKey | None,
     prior: ConjugatePrior | None,
-    tol: AnyArray,
+    stop: StopRule,
     reg_covar: AnyArray,
 ) -> Fit:
-    traced = is_traced((rows, start, key, prior, tol, reg_covar))
-    size = rows.values.size * settings.num_components
+    traced = is_traced((rows, start, key, prior, stop, reg_covar))
+    if traced and stop.patience > 0:
+        settings = dataclasses.replace(settings, accelerate=True)
+    k, size = settings.num_components, rows.values.size * settings.num_components
     mesh = None if traced else devices.row_mesh(size)
     in_steps = not traced and size < SMALL
     random = start if isinstance(start, Start) and start.random else None
@@ -153,21 +169,52 @@ def _fit(
         compiled, limits = settings.in_steps(padded, prior)
     elif mesh is not None:
         padded = rows.split(mesh)
+    if not traced:
+        rows = jax.tree.map(np.asarray, rows)
+
+    def run(start: Mixture, ridge: AnyArray) -> Fit:
+        if traced:
+            return run_one(start, padded, ridge, stop, prior, limits.max_steps, None, settings=compiled)
+        fit = run_from(start, padded, ridge, stop, prior, limits, settings=compiled, mesh=mesh)
+        return fit if mesh is None else devices.off_mesh(fit)
+
     if random is not None:
         assert key is not None
-        problem = (key, padded, reg_covar, tol, prior, limits)
-        if in_steps:
-            fit = best_on_host(*problem, settings=compiled, start=random.name)
+        if traced:
+            fit = best_of_restarts(key, rows, reg_covar, stop, prior, limits, settings=settings, start=random.name)
+        elif in_steps:
+            problem = (key, rows, padded, reg_covar, stop, prior, limits)
+            fit = best_on_host(*problem, settings=settings, compiled=compiled, start=random.name)
         else:
-            fit = best_of_restarts(*problem, settings=compiled, start=random.name, mesh=mesh)
+            moments = column_moments(rows)
+            both = ridges(rows, reg_covar, prior, moments[1])
+            problem = (key, rows, moments, *both, stop, prior, functools.partial(run, ridge=both[1]))
+            fit = best_of_samples(*problem, settings=settings, start=random.name)
     else:
-        start_ridge, ridge = ridges(padded, reg_covar, prior)
-        given = given_start(start, rows, settings.num_components, settings.family, start_ridge, key)
+        start_ridge, ridge = ridges(rows, reg_covar, prior)
+        given = given_start(start, rows, k, settings.family, start_ridge, key)
         if limits.active is not None:
             given = with_room(given, len(limits.active), shared=settings.family.shared)
-        fit = run_one(given, padded, ridge, tol, prior, limits.max_steps, limits.active, settings=compiled, mesh=mesh)
-    fit = fit if mesh is None else devices.off_mesh(fit)
-    return jax.device_put(_cut(fit, settings)) if in_steps else fit
+        fit = run(given, ridge)
+    if traced:
+        return fit
+    again = functools.partial(run, ridge=ridges(rows, reg_covar, prior)[1])
+    fit = as_spurious(_off_saddle(fit, again, settings), rows, settings.family, prior)
+    return jax.device_put(_cut(fit, settings) if in_steps else fit)
+
+
+def _off_saddle(fit: Fit, run: Callable[[Mixture], Fit], settings: Settings) -> Fit:
+    """The fit; where components coincide and the likelihood rises as they part, that from a start with them apart."""
+    for _ in range(settings.num_components - 1 if settings.max_steps > 0 else 0):
+        mixture = jax.tree.map(np.asarray, fit.mixture)
+        if not (fit.successful and np.isfinite(mixture.means).all() and (groups := coincident(mixture))):
+            break
+        again = run(apart(mixture, groups))
+        gain = objective_of(again) - objective_of(fit)
+        if not (again.successful and gain > 1e-9 * abs(objective_of(fit))):
+            break
+        fit = again
+    return fit
 
 
 def _cut(fit: Fit, settings: Settings) -> Fit:
@@ -187,36 +234,30 @@ def _fit_streamed(
     start: Start | StartLike,
     key: RandomKey | None,
     prior: ConjugatePrior | None,
-    tol: AnyArray,
+    stop: StopRule,
     reg_covar: AnyArray,
 ) -> Fit:
     k, family = settings.num_components, settings.family
-    by_default = np.isnan(reg_covar)
-    default = column_variances(rows) * ridge_fraction(rows.dtype) if by_default.any() else 0.0
-    start_ridge = jnp.asarray(np.where(by_default, default, reg_covar), rows.dtype)
-    ridge = start_ridge if prior is None else jnp.where(by_default, 0.0, start_ridge)
-    tol = jnp.asarray(tol, rows.dtype)
-    ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate)
+    moments = column_moments_in_chunks(rows)
+    start_ridge, ridge = ridges(rows, reg_covar, prior, moments[1])
+    waits = bool(stop.patience > 0)
+    ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate or waits)
     local = jax.local_devices()[: devices.num_cores()]
 
     def run(start: Mixture) -> Fit:
-        return run_em_streamed(start, rows, ridge, tol, prior, ascent, local)
+        return run_em_streamed(start, rows, ridge, stop, prior, ascent, local)
 
     if not (isinstance(start, Start) and start.random):
         used = rows if isinstance(start, Mixture) else rows.of_positive_weight()
-        return run(given_start(start, used, k, family, start_ridge, key))
+        fit = _off_saddle(run(given_start(start, used, k, family, start_ridge, key)), run, settings)
+        return as_spurious(fit, rows, family, prior)
     assert key is not None
-    keys = jax.random.split(key, settings.num_restarts)
-    sample = sample_on_host(rows, sample_size(rows, k, family), key=jax.random.fold_in(keys[0], 1))
-    options = {"settings": settings, "start": start.name}
-    starts = promising_starts(keys, sample, start_ridge, ridge, tol, prior, **options)
-    fits = [run(jax.tree.map(lambda leaf, i=i: leaf[i], starts)) for i in range(len(starts.means))]
-    fit = best_run(jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits))
-    return sorted_components(fit)
+    problem = (key, rows, moments, start_ridge, ridge, stop, prior, run)
+    return best_of_samples(*problem, settings=settings, start=start.name)
 
 
 def given_start(
-    start: Start | StartLike, rows: Rows, num_components: int, family: Family, ridge: Array, key: RandomKey | None
+    start: Start | StartLike, rows: Rows, num_components: int, family: Family, ridge: AnyArray, key: RandomKey | None
 ) -> Mixture:
     """The mixture of a named start that is not random, or of a user-supplied one."""
     if isinstance(start, Start):

@@ -34,6 +34,7 @@ class ResultCode(enum.IntEnum):
     not_mixed = 5
     divergent = 6
     interrupted = 7
+    spurious = 8
 
     @property
     def explanation(self) -> str:
@@ -69,6 +70,10 @@ _EXPLANATIONS = {
     ResultCode.interrupted: (
         "the run was interrupted and has only the draws made before; give checkpoint= a file, from which the "
         "same call resumes, or ask for fewer draws"
+    ),
+    ResultCode.spurious: (
+        "a component rests on so few rows, or is so narrow for them, that chance alone makes such a maximum; use fewer "
+        "components, more starts, a more restricted family or an engine with a prior"
     ),
 }
 

@@ -1,16 +1,17 @@
 """The best of several runs of EM: which starts are made, which runs are carried on, which one is kept.
 
 Many short runs, of which the best are carried on (Biernacki, Celeux & Govaert 2003): most starts that will lose show it
-early. Of many rows, starts and short runs see a sample.
+early. Of many rows, each start and its short run see a sample of their own, and a further sample judges them all.
 
-Few rows are fitted by two programs, of all starts and of all runs, whose shapes are rounded up: rows have weight zero,
-runs no step, components no weight where a fit has fewer of them than its program. What comes between is done by NumPy,
-so that fits of another size, number of components or limit compile nothing. The same functions make one program inside
-the caller's `jit` and `vmap`, where shapes are as they are.
+Starts are made by NumPy. Few rows are fitted by one program of all runs, whose shapes are rounded up: rows have weight
+zero, runs no step, components no weight where a fit has fewer of them than its program. So fits of another size, number
+of components or limit compile nothing. The same functions make one program inside the caller's `jit` and `vmap`, where
+shapes are as they are.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,27 +19,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from bayesgmm.engines.ascent import Ascent, Problem, run_em
+from bayesgmm.engines.ascent import Ascent, Problem, StopRule, run_em
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.likelihood.rows import Rows, sample_rows, sample_size
+from bayesgmm.engines.optima import by_chance
+from bayesgmm.likelihood.moments import default_ridge_fraction
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import Mixture, without_absent
+from bayesgmm.mixtures.mixture import ABSENT, Mixture, with_room
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.precision import AnyArray, RandomKey
+from bayesgmm.numerics.draws import number_key
+from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.runtime.programs import ROOM, compile_ahead, compiled_once, has_room
-from bayesgmm.starts.kmeans import column_moments
-from bayesgmm.starts.named import start_from
+from bayesgmm.runtime.programs import ROOM, has_room
+from bayesgmm.starts.named import name_of_restart, start_from
+from bayesgmm.starts.sampling import column_moments, sample_rows, sample_size, sampling_masses
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
+_SMALL_ONE_OF, _LARGE_ONE_OF = 2, 5  # short runs for each that is carried on
 _TRACE_ROOM = 1000  # steps, at least
+_IMPROPER = (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.spurious)
+_KEY_OF_SAMPLE = 1  # numbered apart from that of the starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +60,14 @@ class Settings:
     @property
     def limits(self) -> "Limits":
         """Limits that use all of it."""
-        return Limits(np.int32(self.max_steps), np.int32(self.num_restarts), _num_carried(self.num_restarts), None)
+        return Limits(
+            np.int32(self.max_steps), np.int32(self.num_restarts), _num_carried(self.num_restarts, _SMALL_ONE_OF), None
+        )
 
     def in_steps(self, rows: Rows, prior: ConjugatePrior | None) -> "tuple[Settings, Limits]":
         """The settings rounded up, so that they serve other fits too, and the limits of this one."""
         k, limits = self.num_components, self.limits
-        # Absent components cost their arithmetic, and would count in the length of a stride.
-        if prior is None and not self.accelerate and has_room(k, rows.values.size):
+        if prior is None and has_room(k, rows.values.size):  # absent components cost their arithmetic
             limits, k = limits._replace(active=np.arange(ROOM) < k), ROOM
         num_restarts = 10 * -(-self.num_restarts // 10) if self.num_restarts > 1 else 1
         room = _TRACE_ROOM if self.max_steps <= _TRACE_ROOM else 2 ** (self.max_steps - 1).bit_length()
@@ -76,36 +83,39 @@ class Limits(NamedTuple):
     active: AnyArray | None
 
 
-def _num_carried(num_restarts: int) -> np.int32:
-    return np.int32(min(max(2, num_restarts // 5), num_restarts))
+def _num_carried(num_restarts: int, one_of: int) -> np.int32:
+    """How many short runs are carried on: one of so many, but two at least."""
+    return np.int32(min(max(2, num_restarts // one_of), num_restarts))
 
 
-@jax.jit
-def default_ridge(rows: Rows) -> Float[Array, " d"]:
-    """A fraction of each column's variance, small beside any component worth finding, large beside rounding."""
-    return column_moments(rows)[1] * ridge_fraction(rows.dtype)
+def default_ridge(rows: Rows, variances: AnyArray | None = None) -> Float[AnyArray, " d"]:
+    """The default ridge of every column, whose variances (d) may be known."""
+    known = column_moments(rows)[1] if variances is None else variances
+    return (known * default_ridge_fraction(rows.dtype)).astype(rows.dtype)
 
 
-def ridge_fraction(dtype: DTypeLike) -> float:
-    """The default ridge over the variance of a column."""
-    return 1e-10 if dtype == jnp.float64 else 1e-7
+def ridges(
+    rows: Rows, reg_covar: AnyArray, prior: ConjugatePrior | None, variances: AnyArray | None = None
+) -> tuple[AnyArray, AnyArray]:
+    """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one.
 
-
-@jax.jit
-def ridges(rows: Rows, reg_covar: AnyArray, prior: ConjugatePrior | None) -> tuple[Array, Array]:
-    """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one."""
-    reg_covar = jnp.asarray(reg_covar, rows.dtype)
-    by_default = jnp.isnan(reg_covar)
-    ridge = jnp.where(by_default, default_ridge(rows), reg_covar)
-    return ridge, ridge if prior is None else jnp.where(by_default, 0.0, ridge)
+    By default, where `reg_covar` is NaN, starts have a fraction of the variance of each column. Steps have NaN, for a
+    fraction of that of each component, and under a prior none.
+    """
+    xp = namespace(rows.values, reg_covar)
+    by_default = xp.isnan(reg_covar)
+    default = default_ridge(rows, variances) if xp is jnp or by_default.any() else reg_covar
+    ridge = xp.where(by_default, default, xp.asarray(reg_covar, rows.dtype))
+    of_steps = xp.nan if prior is None else 0.0
+    return ridge, xp.where(by_default, xp.full_like(ridge, of_steps), ridge)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "mesh"))
 def run_one(
     start: Mixture,
     rows: Rows,
-    ridge: Array,
-    tol: Array,
+    ridge: AnyArray,
+    stop: StopRule,
     prior: ConjugatePrior | None,
     step_limit: AnyArray,
     active: AnyArray | None,
@@ -117,15 +127,63 @@ def run_one(
     run = functools.partial(
         run_em, family=settings.family, max_steps=settings.max_steps, accelerate=settings.accelerate
     )
-    return devices.shard(run, mesh, start, rows, ridge, tol, prior, step_limit, active)
+    return devices.shard(run, mesh, start, rows, ridge, stop, prior, step_limit, active)
+
+
+def run_from(
+    start: Mixture,
+    rows: Rows,
+    ridge: AnyArray,
+    stop: StopRule,
+    prior: ConjugatePrior | None,
+    limits: Limits,
+    *,
+    settings: Settings,
+    mesh: Mesh | None = None,
+) -> Fit:
+    """The run from one start, outside of other programs: where steps turn out slow, the rest of it accelerated.
+
+    That takes a second program, which fits whose steps are not slow never wait for.
+    """
+    first = _first_limit(limits, stop, settings)
+    fit = run_one(start, rows, ridge, stop, prior, first, limits.active, settings=settings, mesh=mesh)
+    return carry_on(fit, rows, ridge, stop, prior, limits, settings=settings, mesh=mesh)
+
+
+def _first_limit(limits: Limits, stop: StopRule, settings: Settings) -> AnyArray:
+    patience = stop.patience if stop.patience > 0 and not settings.accelerate else limits.max_steps
+    return np.asarray(np.minimum(limits.max_steps, patience), np.int32)
+
+
+def carry_on(
+    fit: Fit,
+    rows: Rows,
+    ridge: AnyArray,
+    stop: StopRule,
+    prior: ConjugatePrior | None,
+    limits: Limits,
+    *,
+    settings: Settings,
+    mesh: Mesh | None = None,
+) -> Fit:
+    """The fit, or if it only ran out of patience, the rest of it."""
+    taken = int(fit.num_steps)
+    if fit.code is not ResultCode.max_steps_reached or taken >= limits.max_steps:
+        return fit
+    settings, stop = dataclasses.replace(settings, accelerate=True), stop._replace(patience=np.zeros((), np.int32))
+    left = np.asarray(limits.max_steps - taken, np.int32)
+    end = run_one(fit.mixture, rows, ridge, stop, prior, left, limits.active, settings=settings, mesh=mesh)
+    trace, more = np.array(fit.trace), np.asarray(end.trace)[1 : int(end.num_steps) + 1]
+    trace[taken + 1 : taken + 1 + len(more)] = more
+    return dataclasses.replace(end, trace=trace, num_steps=np.asarray(taken + len(more), np.int32))
 
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _run_each(
     starts: Mixture,
     rows: Rows,
-    ridge: Array,
-    tol: Array,
+    ridge: AnyArray,
+    stop: StopRule,
     prior: ConjugatePrior | None,
     step_limits: AnyArray,
     active: AnyArray | None,
@@ -135,85 +193,193 @@ def _run_each(
     """Runs from several starts; those of a negative limit take no pass over the rows."""
     ascent = Ascent(settings.family, settings.max_steps, accelerate=settings.accelerate)
     varies = Problem._make(name in ("start", "step_limit") for name in Problem._fields)
-    problems = Problem(starts, rows, ridge, tol, prior, step_limits, rows.total_weight, active)
+    problems = Problem(starts, rows, ridge, stop, prior, step_limits, rows.total_weight, active)
     wanted = step_limits >= 0
     fits = run_all(ascent, problems, varies, wanted)
     return dataclasses.replace(fits, result=jnp.where(wanted, fits.result, int(ResultCode.nonfinite)))
 
 
-def _make_starts(
-    key: RandomKey,
-    rows: Rows,
-    reg_covar: AnyArray,
-    prior: ConjugatePrior | None,
-    active: AnyArray | None,
-    *,
-    settings: Settings,
-    start: str,
-) -> tuple[Mixture, Array]:
-    """All starts, and the ridge of the runs from them."""
-    start_ridge, ridge = ridges(rows, reg_covar, prior)
-    num_wanted = None if active is None else active.sum(dtype=np.int32)
+def _make_starts(key: RandomKey, rows: Rows, ridge: AnyArray, *, settings: Settings, start: str) -> Mixture:
+    """A start for every restart, inside a program."""
+    names = [name_of_restart(start, number) for number in range(settings.num_restarts)]
 
-    def from_key(key: Array) -> Mixture:
-        k, family = settings.num_components, settings.family
-        made = start_from(rows, k, family, start_ridge, start=start, key=key, num_wanted=num_wanted)
-        return made if active is None else without_absent(made, active)
+    def some(name: str) -> tuple[list[int], Mixture]:
+        numbers = [number for number, other in enumerate(names) if other == name]
 
-    keys = jax.random.split(key, settings.num_restarts)
-    return map_in_batches(from_key, even_size(len(keys), _STARTS_AT_ONCE), keys), ridge
+        def of_number(number: Array) -> Mixture:
+            own_key = number_key(key, number)
+            return start_from(rows, settings.num_components, settings.family, ridge, start=name, key=own_key)
+
+        size = even_size(len(numbers), _STARTS_AT_ONCE)
+        return numbers, map_in_batches(of_number, size, jnp.asarray(numbers, jnp.int32))
+
+    places, made = zip(*(some(name) for name in dict.fromkeys(names)), strict=True)
+    order = np.argsort(np.concatenate(places))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *made)
 
 
-@functools.cache
-def _compile_runs_ahead(settings: Settings, shape: tuple[int, int], dtype: np.dtype, roomy: bool) -> None:
-    """Compile the runs while the starts are."""
-    numbers = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
-    rows, active = Rows(numbers(shape), numbers(shape[:1])), None
-    if roomy:
-        active = jax.ShapeDtypeStruct((settings.num_components,), np.bool)
-    num, k, family = settings.num_restarts, settings.num_components, settings.family
-    factor = family.representation.shape(shape[1])
-    starts = Mixture(numbers((num, k)), numbers((num, k, shape[1])), numbers((num, family.num_factors(k), *factor)))
-    limits = jax.ShapeDtypeStruct((num,), np.int32)
-    compile_ahead(_run_each, starts, rows, numbers(shape[1:]), numbers(()), None, limits, active, settings=settings)
-
-
-_make_starts_once = compiled_once(_make_starts, static_argnames=("settings", "start"))
+def _start_of_restart(
+    key: RandomKey, number: int, rows: Rows, ridge: AnyArray, settings: Settings, start: str
+) -> Mixture:
+    """The start of one restart, by NumPy."""
+    name, own_key = name_of_restart(start, number), number_key(key, number)
+    return start_from(rows, settings.num_components, settings.family, ridge, start=name, key=own_key)
 
 
 def best_on_host(
     key: RandomKey,
     rows: Rows,
+    padded: Rows,
     reg_covar: AnyArray,
-    tol: AnyArray,
+    stop: StopRule,
     prior: ConjugatePrior | None,
     limits: Limits,
     *,
     settings: Settings,
+    compiled: Settings,
     start: str,
 ) -> Fit:
-    """The best of random starts of few rows, by two small programs that serve many fits, and NumPy between them."""
-    if settings.num_restarts > 1 and prior is None:
-        _compile_runs_ahead(settings, rows.values.shape, rows.dtype, limits.active is not None)
-    starts, ridge = _make_starts_once(key, rows, reg_covar, prior, limits.active, settings=settings, start=start)
+    """The best of random starts of rows that need no sample, by one program that serves many fits."""
+    start_ridge, ridge = ridges(rows, reg_covar, prior)
+    made = [_start_of_restart(key, i, rows, start_ridge, settings, start) for i in range(settings.num_restarts)]
+    if limits.active is not None:
+        made = [with_room(one, len(limits.active), shared=settings.family.shared) for one in made]
     if settings.num_restarts == 1:
-        only = jax.tree.map(lambda leaf: np.asarray(leaf)[0], starts)
-        fit = run_one(only, rows, ridge, tol, prior, limits.max_steps, limits.active, settings=settings)
+        fit = run_from(made[0], padded, ridge, stop, prior, limits, settings=compiled)
         return sorted_components(jax.tree.map(np.asarray, fit), limits.active)
+    made += made[:1] * (compiled.num_restarts - len(made))
+    starts = _stacked(made)
+
+    first = limits._replace(max_steps=_first_limit(limits, stop, compiled))
 
     def phase(starts: Mixture, last: np.ndarray) -> tuple[Mixture, Fit]:
-        return _phase(starts, last, rows, ridge, tol, prior, limits, settings=settings, xp=np)
+        return _phase(starts, last, padded, ridge, stop, prior, first, settings=compiled, xp=np)
 
     carried, _ = phase(starts, np.asarray(False))
-    return sorted_components(best_run(phase(carried, np.asarray(True))[1], xp=np), limits.active)
+    fits = phase(carried, np.asarray(True))[1]
+
+    def end(fits: Fit, number: int) -> Fit:
+        fit = jax.tree.map(lambda leaf: leaf[number], fits)
+        return carry_on(fit, padded, ridge, stop, prior, limits, settings=compiled)
+
+    def ends() -> Iterator[Fit]:
+        num_carried = int(limits.num_carried)
+        yield from (end(fits, number) for number in range(num_carried))
+        all_carried = first._replace(num_carried=first.num_restarts)
+        others = _phase(carried, np.asarray(True), padded, ridge, stop, prior, all_carried, settings=compiled, xp=np)[1]
+        yield from (end(others, number) for number in range(num_carried, settings.num_restarts))
+
+    best = best_end(ends(), int(limits.num_carried), rows, settings.family, prior)
+    return sorted_components(best, limits.active)
+
+
+def best_end(ends: Iterable[Fit], num_carried: int, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
+    """The best of the first runs, or where none of them is proper, the first of the others that is, if there is one.
+
+    Of a higher maximum that was passed over because chance makes it, the summary has the difference.
+    """
+    made: list[Fit] = []
+    for fit in ends:
+        made.append(as_spurious(fit, rows, family, prior))
+        proper = [int(one.result) not in _IMPROPER for one in made]
+        if len(made) >= num_carried and any(proper):
+            break
+    best = best_run(_stacked(made), xp=np)
+    passed_over = [objective_of(fit) for fit in made if int(fit.result) == ResultCode.spurious]
+    if int(best.result) not in _IMPROPER and passed_over and max(passed_over) > objective_of(best):
+        best = dataclasses.replace(best, summary={"passed_over": max(passed_over) - objective_of(best)})
+    return best
+
+
+def as_spurious(fit: Fit, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
+    """The fit, with a code that says so where it converged to a maximum that chance makes."""
+    if prior is not None or not fit.successful:
+        return fit
+    present = jax.tree.map(
+        lambda field: np.asarray(field)[np.asarray(fit.mixture.log_weights) > ABSENT] if len(field) > 1 else field,
+        fit.mixture,
+    )
+    found = by_chance(present, effective_rows(rows), family).any()
+    return dataclasses.replace(fit, result=np.asarray(ResultCode.spurious, np.int32)) if found else fit
+
+
+def effective_rows(rows: Rows) -> float:
+    """How many rows there are: the sum of whole weights, else the number of equal ones of their sum and squares."""
+    weights = np.asarray(rows.weights, np.float64)
+    total = weights.sum()
+    return float(total if (weights == np.round(weights)).all() else total**2 / np.square(weights).sum())
+
+
+def objective_of(fit: Fit) -> float:
+    """What the run has climbed to."""
+    return float(np.asarray(fit.trace)[int(fit.num_steps)])
+
+
+def _stacked[T](trees: Iterable[T]) -> T:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def best_of_samples(
+    key: RandomKey,
+    rows: Rows,
+    moments: tuple[np.ndarray, np.ndarray],
+    start_ridge: AnyArray,
+    ridge: AnyArray,
+    stop: StopRule,
+    prior: ConjugatePrior | None,
+    run: Callable[[Mixture], Fit],
+    *,
+    settings: Settings,
+    start: str,
+) -> Fit:
+    """The best of random starts of very many rows: those carried on `run` over all of them, one after the other.
+
+    What a restart has gained on the rows of its own sample by narrowing on a few of them, it loses on those of the
+    sample that judges.
+    """
+    size, num_restarts = sample_size(rows, settings.num_components, settings.family), settings.num_restarts
+    sampled = len(rows) > size
+    masses = sampling_masses(rows, moments) if sampled else None
+
+    def sample(number: int) -> Rows:
+        own_key = number_key(number_key(key, number), _KEY_OF_SAMPLE)
+        return sample_rows(rows, masses, size, key=own_key) if masses is not None else rows
+
+    def start_of(number: int, seen: Rows) -> Mixture:
+        return _start_of_restart(key, number, seen, start_ridge, settings, start)
+
+    if num_restarts == 1:
+        return sorted_components(run(start_of(0, sample(0))))
+    short = dataclasses.replace(settings, max_steps=_SHORT_STEPS, accelerate=False)
+    short_stop = _stop_of_short(stop, np)
+    limit, judges = np.int32(min(_SHORT_STEPS, settings.max_steps)), sample(num_restarts)
+
+    def short_run(number: int) -> Fit:
+        seen = sample(number)
+        fit = run_one(start_of(number, seen), seen, ridge, short_stop, prior, limit, None, settings=short)
+        if sampled:
+            fit = run_one(fit.mixture, judges, ridge, short_stop, prior, np.int32(0), None, settings=short)
+        return jax.tree.map(np.asarray, fit)
+
+    carried = best_run(_stacked(map(short_run, range(num_restarts))), num_restarts, xp=np).mixture
+    ends = (run(carried[number]) for number in range(num_restarts))
+    return sorted_components(
+        best_end(ends, int(_num_carried(num_restarts, _LARGE_ONE_OF)), rows, settings.family, prior)
+    )
+
+
+def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:
+    """Short runs end by their changes, which need not be small: how far they would get is not asked."""
+    tol = xp.maximum(stop.tol, xp.asarray(_SHORT_TOL, stop.tol.dtype))
+    return StopRule(tol, xp.asarray(True), xp.asarray(stop.patience))
 
 
 def _phase(
     starts: Mixture,
     last: AnyArray,
     rows: Rows,
-    ridge: Array,
-    tol: AnyArray,
+    ridge: AnyArray,
+    stop: StopRule,
     prior: ConjugatePrior | None,
     limits: Limits,
     *,
@@ -228,74 +394,54 @@ def _phase(
     short, none = xp.minimum(limits.max_steps, np.int32(_SHORT_STEPS)), np.int32(-1)
     steps, wanted = xp.where(last, limits.max_steps, short), xp.where(last, limits.num_carried, limits.num_restarts)
     step_limits = xp.where(number < wanted, steps, none)
-    tol_now = xp.where(last, tol, xp.maximum(tol, np.asarray(_SHORT_TOL, tol.dtype)))
-    fits = _run_each(starts, rows, ridge, tol_now, prior, step_limits, limits.active, settings=settings)
+    short_stop = _stop_of_short(stop, xp)
+    now = jax.tree.map(lambda long, short: xp.where(last, long, short), stop, short_stop)
+    fits = _run_each(starts, rows, ridge, now, prior, step_limits, limits.active, settings=settings)
     fits = jax.tree.map(xp.asarray, fits)
     return best_run(fits, len(number), xp=xp).mixture, fits
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "start", "mesh"))
+@functools.partial(jax.jit, static_argnames=("settings", "start"))
 def best_of_restarts(
     key: RandomKey,
     rows: Rows,
     reg_covar: AnyArray,
-    tol: Array,
+    stop: StopRule,
     prior: ConjugatePrior | None,
     limits: Limits,
     *,
     settings: Settings,
     start: str,
-    mesh: Mesh | None,
 ) -> Fit:
-    """The best of random starts, in one program: of many rows, or within the caller's own."""
-    num_components, family = settings.num_components, settings.family
-    if settings.num_restarts > 1 and rows.values.size * num_components < devices.LARGE:
-        starts, ridge = _make_starts(key, rows, reg_covar, prior, None, settings=settings, start=start)
+    """The best of random starts, as a part of the caller's own program."""
+    rows = jax.tree.map(jnp.asarray, rows)
+    start_ridge, ridge = ridges(rows, jnp.asarray(reg_covar), prior)
+    large = rows.values.size * settings.num_components >= devices.LARGE
+
+    def long(start: Mixture) -> Fit:
+        return run_one(start, rows, ridge, stop, prior, limits.max_steps, None, settings=settings)
+
+    if not large:
+        starts = _make_starts(key, rows, start_ridge, settings=settings, start=start)
+        if settings.num_restarts == 1:
+            return sorted_components(long(jax.tree.map(lambda leaf: leaf[0], starts)))
         phase = functools.partial(
-            _phase, rows=rows, ridge=ridge, tol=tol, prior=prior, limits=limits, settings=settings, xp=jnp
+            _phase, rows=rows, ridge=ridge, stop=stop, prior=prior, limits=limits, settings=settings, xp=jnp
         )
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
         return sorted_components(best_run(jax.tree.map(lambda leaf: leaf[1], fits)))
-    keys = jax.random.split(key, settings.num_restarts)
-    start_ridge, ridge = ridges(rows, reg_covar, prior)
-    sample = rows
-    if rows.values.size * num_components >= devices.LARGE:
-        # Named apart from the keys of the starts.
-        sample = sample_rows(rows, sample_size(rows, num_components, family), key=jax.random.fold_in(keys[0], 1))
-
-    def long(start: Mixture) -> Fit:
-        return run_one(start, rows, ridge, tol, prior, limits.max_steps, None, settings=settings, mesh=mesh)
-
-    if settings.num_restarts == 1:
-        fit = long(start_from(sample, num_components, family, start_ridge, start=start, key=keys[0]))
-    else:
-        starts = promising_starts(keys, sample, start_ridge, ridge, tol, prior, settings=settings, start=start)
-        fit = best_run(jax.lax.map(long, starts))
-    return sorted_components(fit)
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "start"))
-def promising_starts(
-    keys: Array,
-    sample: Rows,
-    start_ridge: Array,
-    ridge: Array,
-    tol: Array,
-    prior: ConjugatePrior | None,
-    *,
-    settings: Settings,
-    start: str,
-) -> Mixture:
-    """The best short runs on a sample of the rows, made one after the other."""
-    k, family = settings.num_components, settings.family
-    steps = min(_SHORT_STEPS, settings.max_steps)
-
-    def short(key: Array) -> Fit:
-        given = start_from(sample, k, family, start_ridge, start=start, key=key)
-        short_tol = jnp.maximum(tol, jnp.asarray(_SHORT_TOL, tol.dtype))
-        return run_em(given, sample, ridge, short_tol, prior, family=family, max_steps=steps)
-
-    return best_run(jax.lax.map(short, keys), int(_num_carried(settings.num_restarts))).mixture
+    size = sample_size(rows, settings.num_components, settings.family)
+    seen = rows
+    if len(rows) > size:
+        seen = sample_rows(rows, sampling_masses(rows), size, key=number_key(key, settings.num_restarts))
+    starts = _make_starts(key, seen, start_ridge, settings=settings, start=start)
+    if settings.num_restarts > 1:
+        steps, short_stop = min(_SHORT_STEPS, settings.max_steps), _stop_of_short(stop, jnp)
+        short = functools.partial(
+            run_em, rows=seen, ridge=ridge, tol=short_stop, prior=prior, family=settings.family, max_steps=steps
+        )
+        starts = best_run(jax.lax.map(short, starts), int(_num_carried(settings.num_restarts, _LARGE_ONE_OF))).mixture
+    return sorted_components(best_run(jax.lax.map(long, starts)))
 
 
 def sorted_components(fit: Fit, active: np.ndarray | None = None) -> Fit:
@@ -317,10 +463,12 @@ def best_run(fits: Fit, count: int | None = None, xp: ModuleType = jnp) -> Fit:
 def _merit(fits: Fit, xp: ModuleType) -> Float[AnyArray, " restarts"]:
     """The objective that each run ended with, by which runs are chosen.
 
-    A collapsed run climbs a spike of unbounded likelihood: it is eligible only where every run collapsed.
+    A run that collapsed climbs a spike of unbounded likelihood, and a spurious one has a component that chance makes:
+    they are eligible only where there is no other.
     """
     objective = xp.take_along_axis(fits.trace, fits.num_steps[:, None], axis=1)[:, 0]
     finite = xp.isfinite(objective) & (fits.result != int(ResultCode.nonfinite))
-    proper = finite & (fits.result != int(ResultCode.collapsed))
-    eligible = xp.where(proper.any(), proper, finite)
+    bounded = finite & (fits.result != int(ResultCode.collapsed))
+    proper = bounded & (fits.result != int(ResultCode.spurious))
+    eligible = xp.where(proper.any(), proper, xp.where(bounded.any(), bounded, finite))
     return xp.where(eligible, objective, -xp.inf)

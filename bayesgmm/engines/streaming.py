@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from bayesgmm.engines.ascent import Ascent, Problem, State
+from bayesgmm.engines.ascent import Ascent, Problem, State, StopRule
 from bayesgmm.engines.fit import Fit
 from bayesgmm.likelihood import natural
 from bayesgmm.likelihood.expectation import Centred, moments_by_rule, pass_over, second_moment_of_rows
 from bayesgmm.likelihood.moments import MomentKind, Moments, Sums, moment_kind
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.priors.conjugate import ConjugatePrior
 
 _IN_FLIGHT = 2  # chunks on their way, for each device
@@ -29,8 +30,8 @@ _IN_FLIGHT = 2  # chunks on their way, for each device
 def run_em_streamed(
     start: Mixture,
     rows: Rows,
-    ridge: Array,
-    tol: Array,
+    ridge: AnyArray,
+    stop: StopRule,
     prior: ConjugatePrior | None,
     ascent: Ascent,
     devices: Sequence[Any],
@@ -42,7 +43,7 @@ def run_em_streamed(
         start=start,
         rows=Rows(jnp.asarray(rows.values[:1]), jnp.asarray([lightest], rows.dtype)),
         ridge=ridge,
-        tol=tol,
+        stop=stop,
         prior=prior,
         step_limit=jnp.asarray(ascent.max_steps, jnp.int32),
         total_weight=jnp.asarray(weights.sum(dtype=np.float64), rows.dtype),
@@ -66,8 +67,8 @@ def run_em_streamed(
     return ascent.end(problem, state)
 
 
-def column_variances(rows: Rows) -> Float[np.ndarray, " d"]:
-    """Weighted variance of every column, in float64, a chunk at a time."""
+def column_moments_in_chunks(rows: Rows) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Weighted mean and variance of every column, in float64, a chunk at a time."""
     weights = np.asarray(rows.weights)
     total = weights.sum(dtype=np.float64)
     mean, squares = np.zeros(rows.num_features), np.zeros(rows.num_features)
@@ -75,7 +76,7 @@ def column_variances(rows: Rows) -> Float[np.ndarray, " d"]:
         mean += chunk.weights.astype(np.float64) @ chunk.values / total
     for chunk in rows.chunks():
         squares += chunk.weights.astype(np.float64) @ np.square(chunk.values - mean) / total
-    return squares
+    return mean, squares
 
 
 def _at_once[R](which: Array, if_true: Callable[[], R], if_false: Callable[[], R]) -> R:

@@ -129,7 +129,12 @@ class GaussianMixture(MixtureEstimator):
                 except InputError as error:
                     raise InputError(f"{ILL_DEFINED} ({error})") from None
             problem = {"family": self._family, "row_weights": rows.weights, "prior": prior, "reg_covar": self.reg_covar}
-            way = {"accelerate": self.acceleration is not None, "tol": self.tol, "num_restarts": 1}
+            way = {
+                "accelerate": self.acceleration is not None,
+                "tol": self.tol,
+                "stop_rule": "change",
+                "num_restarts": 1,
+            }
             em = functools.partial(fit_em, rows.values, self.n_components, **problem, **way, on_failure="ignore")
             run = _EMRun(self, em, float(np.sum(rows.weights)))
             starts = (self._start(rows, given, rng) for _ in range(self.n_init))

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -45,7 +46,14 @@ from bayesgmm.mixtures.mixture import (
     rows_of_mixture,
 )
 from bayesgmm.numerics.blocks import block_size, sum_of_blocks
-from bayesgmm.numerics.precision import ArrayLike, in_wider_precision, matching_precision
+from bayesgmm.numerics.precision import (
+    AnyArray,
+    ArrayLike,
+    in_wider_precision,
+    matching_precision,
+    matmul,
+    namespace,
+)
 from bayesgmm.numerics.validation import real_array
 
 LARGE_PASS = 2**19  # rows x features x components from which the natural form is worth its compilation
@@ -96,18 +104,18 @@ def in_one_precision(
     return mixture, Rows(jnp.asarray(values, dtype), jnp.asarray(weights, dtype))
 
 
-def moments_of_partition(rows: Rows, responsibilities: Float[Array, "n k"], family: Family) -> Moments:
+def moments_of_partition(rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family) -> Moments:
     """Moments of given responsibilities, about the weighted means they imply; used to start an engine.
 
     Means come first, so that a component much narrower than the data loses no digits; what they are rounded by is left
     to the first moments. There is no mixture yet, hence no log-likelihood: that field is NaN.
     """
-    count = jnp.matmul(rows.weights, responsibilities, precision="highest")
-    total = jnp.matmul(responsibilities.T, rows.values * rows.weights[:, None], precision="highest")
+    count = matmul(rows.weights, responsibilities)
+    total = matmul(responsibilities.T, rows.values * rows.weights[:, None])
     kind = MomentKind(family.representation, pooled=False, averaged=False, shared=False)
     form = Centred(None, total / positive_count(count)[:, None], kind)
     moments, _ = form.moments(pass_over(form, rows, responsibilities=responsibilities)[0])
-    return dataclasses.replace(moments, log_likelihood=jnp.asarray(jnp.nan, rows.dtype))
+    return dataclasses.replace(moments, log_likelihood=namespace(rows.values).full((), np.nan, rows.dtype))
 
 
 def pass_over[R](
@@ -115,7 +123,7 @@ def pass_over[R](
     rows: Rows | tuple[Array, Array],
     *,
     uniform: Float[Array, " n"] | None = None,
-    responsibilities: Float[Array, "n k"] | None = None,
+    responsibilities: Float[AnyArray, "n k"] | None = None,
     score: Callable[[Assigned], R] = lambda _: None,
     with_sums: bool = True,
 ) -> tuple[Sums, R]:
@@ -125,7 +133,7 @@ def pass_over[R](
     drawn by them; or they are given. Rows may be given as the blocks of `Prepared`.
     """
 
-    def block(view: Array, weights: Array, *given: Array) -> tuple[Sums, R]:
+    def block(view: AnyArray, weights: AnyArray, *given: AnyArray) -> tuple[Sums, R]:
         if responsibilities is not None:
             assigned = _given_shares(weights, *given)
         elif uniform is not None:
@@ -147,15 +155,14 @@ def pass_over[R](
 
         return sum_of_blocks(block_of_stack, len(weights), weights.dtype)
     given = [array for array in (uniform, responsibilities) if array is not None]
-    return over_blocks(
-        lambda rows, *given: block(form.view(rows.values), rows.weights, *given), form.block_size(rows), rows, *given
-    )
+    size = len(rows) if namespace(rows.values) is np else form.block_size(rows)
+    return over_blocks(lambda rows, *given: block(form.view(rows.values), rows.weights, *given), size, rows, *given)
 
 
-def _given_shares(row_weights: Float[Array, " n"], responsibilities: Float[Array, "n k"]) -> Assigned:
+def _given_shares(row_weights: Float[AnyArray, " n"], responsibilities: Float[AnyArray, "n k"]) -> Assigned:
     """Given responsibilities as shares; there are no densities, and marginal log-densities are 0."""
-    shares = (responsibilities * row_weights[:, None]).T
-    return Assigned(shares, jnp.zeros_like(row_weights), jnp.ones_like(row_weights))
+    shares, xp = (responsibilities * row_weights[:, None]).T, namespace(row_weights)
+    return Assigned(shares, xp.zeros_like(row_weights), xp.ones_like(row_weights))
 
 
 @jax.tree_util.register_dataclass
@@ -164,14 +171,14 @@ class Centred:
     """The formulation that whitens differences from the means, and takes moments about an origin (k, d)."""
 
     mixture: Mixture | None
-    origin: Array
+    origin: AnyArray
     kind: MomentKind = field(metadata={"static": True})
 
     def block_size(self, rows: Rows) -> int:
         """Rows in a block."""
         return block_size(len(rows), rows.dtype.itemsize * self.origin.size)
 
-    def view(self, values: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    def view(self, values: Float[AnyArray, "n d"]) -> Float[AnyArray, "n d"]:
         """What joint log-densities and moments are taken of: the values."""
         return values
 
@@ -180,7 +187,9 @@ class Centred:
         assert self.mixture is not None
         return joint_of_rows(self.mixture, values)
 
-    def terms(self, values: Float[Array, "n d"], weights: Array, shares: Float[Array, "k n"]) -> tuple[Array, ...]:
+    def terms(
+        self, values: Float[AnyArray, "n d"], weights: AnyArray, shares: Float[AnyArray, "k n"]
+    ) -> tuple[AnyArray, ...]:
         """Counts, first and second moments."""
         centred = values.T[None] - self.origin[:, :, None]
         weighted = shares[:, None, :] * centred
@@ -191,7 +200,7 @@ class Centred:
         """Both, in whatever order they are computed."""
         return terms, assigned
 
-    def moments(self, sums: Sums) -> tuple[Moments, Array]:
+    def moments(self, sums: Sums) -> tuple[Moments, AnyArray]:
         """Moments, and whether they are accurate."""
         count, first, second = sums.terms
         accurate = keeps_variances(count, first, second, self.kind)

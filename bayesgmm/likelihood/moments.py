@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Inexact, PyTree
 from bayesgmm.mixtures.factors import Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, log_normaliser
-from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.numerics.precision import AnyArray, namespace
 
 _VARIANCE_TOLERANCE = (1e-7, 1e-3)  # errors allowed in float64 and float32, as a fraction of a variance
 _VARIANCE_ROUNDING = 16.0  # multiples of the machine's epsilon below which rounding errors were measured
@@ -87,31 +87,41 @@ class Sums(NamedTuple):
     """Sums over rows, of whatever a formulation makes moments of, and of the marginal log-densities."""
 
     terms: PyTree
-    log_likelihood: Array
+    log_likelihood: AnyArray
 
 
 def maximise(
-    moments: Moments, family: Family, reg_covar: Float[Array, " d"], previous: Factor | None = None
+    moments: Moments, family: Family, reg_covar: Float[AnyArray, " d"], previous: Factor | None = None
 ) -> Mixture:
     r"""The M-step: the mixture of `family` that maximises the expected complete-data log-likelihood.
 
     $w_j \propto N_j$, $\mu_j = o_j + a_j / N_j$, and covariances from the scatter
     $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, in which the ridge $\rho$ = `reg_covar`, in squared
-    units of the data, acts as extra scatter. An M-step that iterates starts from the `previous` estimate.
+    units of the data, acts as extra scatter. A ridge of NaN is the default, a tiny fraction of each component's own
+    variance: any other would widen a narrow component far from the others. An M-step that iterates starts from the
+    `previous` estimate.
     """
-    count = positive_count(moments.count)
+    count, xp = positive_count(moments.count), namespace(moments.count)
     shift = moments.first / count[:, None]
     scatter = scatter_of(moments, reg_covar, family.representation)
     factor = family.representation.from_covariances(family.maximise(count, scatter, previous))
-    return Mixture(jnp.log(count / count.sum()), moments.origin + shift, factor.array)
+    return Mixture(xp.log(count / count.sum()), moments.origin + shift, factor.array)
 
 
-def scatter_of(moments: Moments, reg_covar: Float[Array, " d"], representation: type[Factor]) -> Array:
+def scatter_of(moments: Moments, reg_covar: Float[AnyArray, " d"], representation: type[Factor]) -> AnyArray:
     r"""Scatter about the means, $S_j - a_j a_j^\top / N_j + N_j \operatorname{diag}(\rho)$, (e, d, d) or (e, d)."""
     count = positive_count(moments.count)
     moved = pool(representation.outer(moments.first, moments.first / count[:, None]), len(moments.second))
-    count = representation.of_each(pool(count, len(moments.second)))
-    return moments.second - moved + count * representation.of_diagonal(reg_covar)[None]
+    scatter, count = moments.second - moved, pool(count, len(moments.second))
+    xp = namespace(scatter, reg_covar)
+    own = default_ridge_fraction(scatter.dtype) * representation.diagonal_of(scatter)
+    ridge = xp.where(xp.isnan(reg_covar)[None], own, count[:, None] * reg_covar[None])
+    return scatter + representation.of_diagonal(ridge)
+
+
+def default_ridge_fraction(dtype: DTypeLike) -> float:
+    """The default ridge over a variance: large beside what sums are rounded by."""
+    return of_precision(dtype, (1e-10, 1e-7))
 
 
 def move_second(
@@ -144,24 +154,24 @@ def expected_complete_log_prob(mixture: Mixture, moments: Moments) -> Float[Arra
     return moments.count * (mixture.log_weights + log_normaliser(mixture)) - 0.5 * squares
 
 
-def positive_count(count: AnyArray) -> Array:
+def positive_count(count: AnyArray) -> AnyArray:
     """Counts that can be divided by."""
-    return jnp.maximum(count, jnp.finfo(count.dtype).tiny)
+    return namespace(count).maximum(count, jnp.finfo(count.dtype).tiny)
 
 
 def keeps_variances(
-    count: Float[Array, " k"], first: Float[Array, "k d"], second: Array, kind: MomentKind
-) -> Bool[Array, ""]:
+    count: Float[AnyArray, " k"], first: Float[AnyArray, "k d"], second: AnyArray, kind: MomentKind
+) -> Bool[AnyArray, ""]:
     """Whether the variances that moments imply are large enough beside the second moments they are taken from."""
     squares = kind.representation.diagonal_of(second)
-    about_origin = jnp.square(first) / positive_count(count)[:, None]
+    about_origin = first * first / positive_count(count)[:, None]
     rounding = _POOLED_VARIANCE_ROUNDING if kind.pooled and len(count) > 1 else _VARIANCE_ROUNDING
     if kind.averaged:
         squares, about_origin = squares.mean(1, keepdims=True), about_origin.mean(1, keepdims=True)
     if kind.pooled:
         about_origin = about_origin.sum(0, keepdims=True)
     lost = rounding * float(jnp.finfo(count.dtype).eps) / of_precision(count.dtype, _VARIANCE_TOLERANCE)
-    return (squares - about_origin >= lost * squares).all()
+    return namespace(squares).asarray((squares - about_origin >= lost * squares).all())
 
 
 def of_precision(dtype: DTypeLike, tolerances: tuple[float, float]) -> float:

@@ -18,15 +18,13 @@ from jaxtyping import Array, Float, Int, Shaped
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.blocks import blocks_in_groups, sum_of_blocks
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, namespace
 from bayesgmm.numerics.validation import as_matrix, no_constant_column, real_array, whole_number
 from bayesgmm.runtime.programs import SMALL, room_of_rows
 
 STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
 _CHUNK_BYTES = 2**23
 _MOST_SORTED_ROWS = 800_000
-_SAMPLE_ROWS = 8192  # at least; and so many for each free parameter:
-_ROWS_PER_PARAMETER = 20
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +57,7 @@ class Rows:
     @property
     def total_weight(self) -> AnyArray:
         """Sum of the weights, ()."""
-        return self.weights.sum()
+        return namespace(self.weights).asarray(self.weights.sum())
 
     @property
     def is_streamed(self) -> bool:
@@ -77,9 +75,9 @@ class Rows:
         values = np.asarray(self.values)
         return dataclasses.replace(self, values=np.where(used[:, None], values, values[used.argmax()]))
 
-    def at(self, index: Int[np.ndarray, " m"]) -> "Rows":
-        """The rows of these numbers, in NumPy."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[index]), self)
+    def at(self, index: Int[AnyArray, " m"]) -> "Rows":
+        """The rows of these numbers."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
 
     def padded(self, num_more: int) -> "Rows":
         """The rows and so many of weight 0 after them, in NumPy."""
@@ -232,7 +230,7 @@ def _num_distinct(rows: np.ndarray, used: np.ndarray | None, enough: int) -> int
 
 
 def over_blocks[S, R](
-    function: Callable[..., tuple[S, R]], size: int, rows: Rows, *others: Float[Array, "n ..."]
+    function: Callable[..., tuple[S, R]], size: int, rows: Rows, *others: Float[AnyArray, "n ..."]
 ) -> tuple[S, R]:
     """`function(rows, *others)` of blocks of `size` rows: its first results added up, its second ones put together.
 
@@ -268,41 +266,3 @@ def _block(index: Array, size: int, rows: Rows, *others: Array) -> tuple[Any, ..
     counted = start + jnp.arange(size, dtype=start.dtype) < index * size
     weights = jnp.where(counted, jnp.zeros_like(block.weights), block.weights)
     return dataclasses.replace(block, weights=weights), *parts
-
-
-def sample_size(rows: Rows, num_components: int, family: Family) -> int:
-    """Rows of a sample that is large enough for these parameters."""
-    return max(_SAMPLE_ROWS, _ROWS_PER_PARAMETER * family.num_parameters(num_components, rows.num_features))
-
-
-def sample_rows(rows: Rows, size: int, *, key: RandomKey) -> Rows:
-    """Rows for starts and short runs: all, or of very many an equally spaced sample along the cumulative weight."""
-    num_rows, dtype = len(rows), rows.dtype
-    if num_rows < 2 * size:
-        return rows
-    # In parts, so that float32 counts them: which part, then which row of the part.
-    part = -(-num_rows // size)
-    padded = jnp.concatenate([rows.weights, jnp.zeros(part * size - num_rows, dtype)]).reshape(size, part)
-    totals = jnp.cumsum(padded.sum(1))
-    offsets = (jnp.arange(size, dtype=dtype) + jax.random.uniform(key, (), dtype)) * (totals[-1] / size)
-    parts = jnp.minimum(jnp.searchsorted(totals, offsets, side="right"), size - 1)
-    within = jnp.cumsum(padded[parts], axis=1)
-    remainder = offsets - (totals[parts] - within[:, -1])
-    place = jnp.minimum((within <= remainder[:, None]).sum(1), part - 1)
-    # Where rounding points past the last row that counts, the heaviest of the part stands in for it.
-    counts = jnp.take_along_axis(padded[parts], place[:, None], 1)[:, 0] > 0
-    index = jnp.minimum(parts * part + jnp.where(counts, place, padded[parts].argmax(1)), num_rows - 1)
-    sample = jax.tree.map(lambda leaf: leaf[index], rows)
-    return dataclasses.replace(sample, weights=jnp.full(size, totals[-1] / size))
-
-
-def sample_on_host(rows: Rows, size: int, *, key: RandomKey) -> Rows:
-    """Rows for starts, of rows in NumPy: equally spaced along the cumulative weight; all of them where they are few."""
-    if len(rows) < 2 * size:
-        return rows.of_positive_weight()
-    cumulative = np.cumsum(rows.weights, dtype=np.float64)
-    offset = float(jax.random.uniform(key, (), np.float32))
-    at = (np.arange(size) + offset) * (cumulative[-1] / size)
-    # No row of weight 0 ends beyond the one before it.
-    index = np.minimum(np.searchsorted(cumulative, at, side="right"), np.argmax(cumulative == cumulative[-1]))
-    return dataclasses.replace(rows.at(index), weights=np.full(size, cumulative[-1] / size, rows.dtype))

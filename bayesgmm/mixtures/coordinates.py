@@ -8,7 +8,7 @@ nothing.
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
@@ -24,9 +24,17 @@ class Coordinates(NamedTuple):
     below: Float[Array, "e b"]
 
 
-def mean_precision_scale(mixture: Mixture) -> Float[AnyArray, " d"]:
-    """The precision factor's diagonal, averaged over components: its reciprocals are units of the features."""
-    return mixture.factor.diagonal().mean(0)
+def mean_precision_scale(mixture: Mixture, active: Bool[AnyArray, " k"] | None = None) -> Float[AnyArray, " d"]:
+    """The precision factor's diagonal, averaged over components: its reciprocals are units of the features.
+
+    Over those that are `active`, where not all are.
+    """
+    scales = mixture.factor.diagonal()
+    if active is None or len(scales) == 1:
+        return scales.mean(0)
+    return namespace(scales, active).where(active[:, None], scales, namespace(scales).zeros_like(scales)).sum(
+        0
+    ) / active.sum(dtype=scales.dtype)
 
 
 def to_coordinates(mixture: Mixture, unit: Float[Array, " d"]) -> Coordinates:

@@ -119,9 +119,9 @@ class Triangular(_Factor):
         return (matrices * vectors[..., None, :]).sum(-1)
 
     @staticmethod
-    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
+    def diagonal_of(matrices: AnyArray) -> Float[AnyArray, "*batch d"]:
         """Diagonals of matrices in this shape."""
-        return jnp.diagonal(matrices, axis1=-2, axis2=-1)
+        return namespace(matrices).diagonal(matrices, axis1=-2, axis2=-1)
 
     @staticmethod
     def of_diagonal(values: AnyArray) -> Matrices:
@@ -253,7 +253,7 @@ class Diagonal(_Factor):
 
     @classmethod
     def from_covariances(cls, covariances: AnyArray) -> Self:
-        return cls(1.0 / jnp.sqrt(covariances))
+        return cls(1.0 / namespace(covariances).sqrt(covariances))
 
     @classmethod
     def from_precisions(cls, precisions: AnyArray) -> Self:
@@ -288,8 +288,8 @@ class Diagonal(_Factor):
         return matrices * vectors
 
     @staticmethod
-    def diagonal_of(matrices: AnyArray) -> Float[Array, "*batch d"]:
-        return jnp.asarray(matrices)
+    def diagonal_of(matrices: AnyArray) -> Float[AnyArray, "*batch d"]:
+        return matrices
 
     of_diagonal = diagonal_of
 

@@ -24,7 +24,7 @@ from bayesgmm.numerics.precision import AnyArray, is_traced, namespace
 # Covariances (e, d, d) or (e, d) that maximise the likelihood, from counts (k) and scatter about the component means,
 # (k, d, d) or (k, d), for shared ones also its sum (1, ...); the third argument is the previous estimate, or None, from
 # which structures whose M-step iterates start.
-MStep = Callable[..., Array]
+MStep = Callable[..., AnyArray]
 
 
 @dataclass(frozen=True)
@@ -165,20 +165,20 @@ class Family:
         return self.representation.from_scales(scales, sites.get("correlation_cholesky"))
 
 
-def _own(count: Array, scatter: Array, previous: Factor | None = None) -> Array:
-    return scatter / jnp.expand_dims(count, range(1, scatter.ndim))
+def _own(count: AnyArray, scatter: AnyArray, previous: Factor | None = None) -> AnyArray:
+    return scatter / count.reshape(-1, *(1,) * (scatter.ndim - 1))
 
 
-def _pooled(count: Array, scatter: Array, previous: Factor | None = None) -> Array:
+def _pooled(count: AnyArray, scatter: AnyArray, previous: Factor | None = None) -> AnyArray:
     return scatter.sum(0, keepdims=True) / count.sum()
 
 
 def _isotropic(estimate: MStep) -> MStep:
     """The M-step of one variance for all features: that of their mean."""
 
-    def maximise(count: Array, scatter: Array, previous: Factor | None = None) -> Array:
+    def maximise(count: AnyArray, scatter: AnyArray, previous: Factor | None = None) -> AnyArray:
         variances = estimate(count, scatter.mean(1, keepdims=True))
-        return jnp.broadcast_to(variances, (len(variances), scatter.shape[1]))
+        return namespace(variances).broadcast_to(variances, (len(variances), scatter.shape[1]))
 
     return maximise
 

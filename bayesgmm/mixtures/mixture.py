@@ -51,7 +51,7 @@ from bayesgmm.runtime.programs import ROOM, SMALL, has_room, room_of_rows
 
 LOG_2PI = math.log(2 * math.pi)
 Way = Callable[["Mixture", Any], "Densities"]
-_ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
+ABSENT = -1e4  # log-weight of a component that is not there: beside its twin of any weight it has no share
 _FAR = -1  # in place of the component of a row whose density underflows under all of them
 _AT_ONCE = 2**24  # rows x features x components x draws whose densities are formed at once
 
@@ -308,7 +308,7 @@ def without_absent(mixture: Mixture, active: Bool[AnyArray, " k"]) -> Mixture:
     def first_again(field: Array) -> Array:
         return jnp.where(jnp.expand_dims(active, range(1, field.ndim)), field, field[:1]) if len(field) > 1 else field
 
-    log_weights = jnp.where(active, mixture.log_weights, _ABSENT)
+    log_weights = jnp.where(active, mixture.log_weights, ABSENT)
     return Mixture(log_weights, first_again(mixture.means), first_again(mixture.precision_factor))
 
 
@@ -323,7 +323,7 @@ def with_room(mixture: Mixture, num_components: int, *, shared: bool = False) ->
         return np.concatenate([field, np.repeat(np.asarray(field)[:1], num_components - k, axis=0)])
 
     log_weights = widen(mixture.log_weights)
-    log_weights[k:] = _ABSENT
+    log_weights[k:] = ABSENT
     return Mixture(log_weights, widen(mixture.means), factor if shared or len(factor) < k else widen(factor))
 
 
@@ -436,18 +436,19 @@ class Assigned(NamedTuple):
     total: Float[AnyArray, " n"]
 
     @property
-    def log_prob(self) -> Float[Array, " n"]:
+    def log_prob(self) -> Float[AnyArray, " n"]:
         """Marginal log-density of every row."""
-        return self.largest + jnp.log(self.total)
+        return self.largest + namespace(self.total).log(self.total)
 
     @property
     def log_certainty(self) -> Float[Array, " n"]:
         """Logarithm of the largest responsibility of every row; 0, the limit, where its density underflows."""
         return jnp.where(self.total > 0, -jnp.log(self.total), 0.0)
 
-    def log_likelihood(self, row_weights: Float[Array, " n"]) -> Float[Array, ""]:
+    def log_likelihood(self, row_weights: Float[AnyArray, " n"]) -> Float[AnyArray, ""]:
         """Weighted sum of marginal log-densities. A row of weight 0 adds nothing, even where its own is -inf."""
-        return jnp.dot(row_weights, jnp.where(row_weights == 0, 0.0, self.log_prob), precision="highest")
+        log_prob = namespace(row_weights).where(row_weights == 0, 0.0, self.log_prob)
+        return matmul(row_weights, log_prob)
 
 
 def expected_shares(joint: Float[AnyArray, "k n"], row_weights: Float[AnyArray, " n"]) -> Assigned:

@@ -95,7 +95,7 @@ def in_wider_precision[T](value: T, dtype: DTypeLike, rows: AnyArray) -> tuple[T
     return value if dtype == wider else in_precision(value, wider), rows.astype(wider)
 
 
-def namespace(*arrays: AnyArray) -> ModuleType:
+def namespace(*arrays: AnyArray | np.generic) -> ModuleType:
     """The module that computes with these arrays: NumPy, which compiles nothing, where all are its own; else JAX's."""
     return np if all(isinstance(array, np.ndarray | np.generic) for array in arrays) else jnp
 
@@ -103,7 +103,7 @@ def namespace(*arrays: AnyArray) -> ModuleType:
 def matmul(left: AnyArray, right: AnyArray) -> AnyArray:
     """The product of matrices with all digits, on GPUs too."""
     both_of_numpy = namespace(left, right) is np
-    return np.matmul(left, right) if both_of_numpy else jnp.matmul(left, right, precision="highest")
+    return np.asarray(np.matmul(left, right)) if both_of_numpy else jnp.matmul(left, right, precision="highest")
 
 
 def _as_numpy(leaf: PyTree) -> PyTree:

@@ -17,22 +17,31 @@ UNROLLED = 4  # up to this size work on a matrix is written out entry by entry
 _BASE = 8  # inversion by halves ends at blocks of this size
 
 
-def cholesky(matrices: Float[AnyArray, "*batch d d"]) -> Float[Array, "*batch d d"]:
+def cholesky(matrices: Float[AnyArray, "*batch d d"]) -> Float[AnyArray, "*batch d d"]:
     """Lower Cholesky factors of symmetric matrices, of which the lower triangle is read.
 
     A matrix that is not positive definite gives a factor with a NaN or a zero on its diagonal.
     """
-    size = matrices.shape[-1]
+    size, xp = matrices.shape[-1], namespace(matrices)
     if size > UNROLLED:
-        return jnp.linalg.cholesky(matrices, symmetrize_input=False)
+        return _cholesky_of_numpy(matrices) if xp is np else jnp.linalg.cholesky(matrices, symmetrize_input=False)
     entries = {}
     for column in range(size):
         for row in range(column, size):
             entry = matrices[..., row, column]
             for before in range(column):
                 entry = entry - entries[row, before] * entries[column, before]
-            entries[row, column] = jnp.sqrt(entry) if row == column else entry / entries[column, column]
+            entries[row, column] = xp.sqrt(entry) if row == column else entry / entries[column, column]
     return _assembled(entries, size, entries[0, 0])
+
+
+def _cholesky_of_numpy(matrices: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        if matrices.ndim == 2:
+            return np.full_like(matrices, np.nan)
+        return np.stack([_cholesky_of_numpy(matrix) for matrix in matrices])
 
 
 def inverse_of_lower(lower: Inexact[AnyArray, "*batch d d"]) -> Inexact[AnyArray, "*batch d d"]:
@@ -101,7 +110,9 @@ def _inverse_by_entries(lower: AnyArray) -> AnyArray:
     return _assembled(entries, size, entries[0, 0])
 
 
-def _assembled(entries: dict[tuple[int, int], AnyArray], size: int, like: AnyArray) -> AnyArray:
+def _assembled(
+    entries: dict[tuple[int, int], AnyArray | np.generic], size: int, like: AnyArray | np.generic
+) -> AnyArray:
     xp = namespace(like)
     zero = xp.zeros_like(like)
     rows = [xp.stack([entries.get((row, column), zero) for column in range(size)], -1) for row in range(size)]

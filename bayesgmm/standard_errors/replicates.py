@@ -120,6 +120,7 @@ def _refit_each(
 ) -> tuple[Mixture, Array]:
     def fit(x: Array, v: Array) -> tuple[Mixture, Array]:
         found = run_em(start, Rows(x, v), ridge, tol, family=family, max_steps=MAX_STEPS, accelerate=True)
-        return found.mixture, found.result
+        # Few rows in a component are no more of a fault than in the fit itself.
+        return found.mixture, jnp.where(found.result == ResultCode.spurious, ResultCode.successful, found.result)
 
     return jax.vmap(fit, (0 if values.ndim == 3 else None, 0 if weights.ndim == 2 else None))(values, weights)

@@ -17,7 +17,8 @@ from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import matrix_fault, refuse_masks, short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
-from bayesgmm.starts.kmeans import centre_and_scale, mixture_of_partition
+from bayesgmm.starts.kmeans import mixture_of_partition
+from bayesgmm.starts.sampling import centre_and_scale
 
 if TYPE_CHECKING:
     StartLike = str | Mixture | Sequence[Mixture] | Mapping[str, ArrayLike] | ConjugateDistribution | ArrayLike

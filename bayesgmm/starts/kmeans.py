@@ -1,53 +1,48 @@
-"""Partitions of rows by distance (k-means++ seeds, k-means) on comparable columns, and the mixture of a partition."""
+"""Partitions of rows by distance (k-means++ seeds, k-means) on comparable columns, and the mixture of a partition.
 
-import functools
+All of it is computed by NumPy where values are known, and by JAX inside the caller's own program.
+"""
+
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from bayesgmm.likelihood.expectation import moments_of_partition
 from bayesgmm.likelihood.moments import maximise
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, IntLike, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.draws import draw_rows, repeat, repeat_while, uniform_numbers
+from bayesgmm.numerics.precision import (
+    AnyArray,
+    ArrayLike,
+    IntLike,
+    RandomKey,
+    is_traced,
+    matching_precision,
+    matmul,
+    namespace,
+)
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
-from bayesgmm.runtime.programs import ROOM, SMALL, has_room
+from bayesgmm.runtime.programs import SMALL
+from bayesgmm.starts.sampling import standardise
 
-Weights = Float[Array, " n"]
-Labels = Int[Array, " n"]
-Columns = Float[Array, "d n"]
-Wanted = Int[Array, ""] | None
+Weights = Float[AnyArray, " n"]
+Labels = Int[AnyArray, " n"]
+Columns = Float[AnyArray, "d n"]
+Attraction = Callable[[AnyArray], AnyArray]
 
 MAX_LLOYD_STEPS = 100
-_DRAWN_FROM = 256  # rows of a block
+_SEEN = 4096  # rows among which seeds are sought, at least; and so many for each of them:
+_SEEN_EACH = 32
+_SUMMED_FEATURES = 8  # up to so many, squares of differences are summed; beyond, distances come from a product
+_ROUNDING_OF_PRODUCTS = 64.0  # epsilons of the squares that a distance from a product is taken from
 
 
-def standardise(rows: Rows) -> Float[Array, "n d"]:
-    """Columns with weighted mean 0 and variance 1; a constant column stays at 0, up to rounding."""
-    centre, scale = centre_and_scale(rows)
-    return (rows.values - centre[None]) / scale[None]
-
-
-def centre_and_scale(rows: Rows) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """Weighted mean and standard deviation of every column, 1 where it is no more than rounding of the mean."""
-    mean, variance = column_moments(rows)
-    scale = jnp.sqrt(variance)
-    return mean, jnp.where(scale > 10 * jnp.finfo(rows.dtype).eps * jnp.abs(mean), scale, 1.0)
-
-
-def column_moments(rows: Rows) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """Weighted mean and variance of every column, by reductions that XLA fuses, so that no copy of the rows is made."""
-    x, shares = rows.values, (rows.weights / rows.total_weight)[:, None]
-    near = x[0]  # differences from a row keep the digits that a mean far from zero would cost
-    mean = near + (shares * (x - near[None])).sum(0)
-    return mean, (shares * jnp.square(x - mean[None])).sum(0)
-
-
-def whitened_rows(rows: Rows) -> Float[Array, "d n"]:
+def whitened_rows(rows: Rows) -> Float[AnyArray, "d n"]:
     r"""$L^{-1} z_i$ for standardised rows $z_i$ with correlation $L L^\top$: uncorrelated features of variance 1.
 
     Features, not rows, come first, so that arithmetic over rows vectorises. The correlation gets a ridge of the size of
@@ -55,106 +50,144 @@ def whitened_rows(rows: Rows) -> Float[Array, "d n"]:
     """
     standard = standardise(rows).T
     num_features = len(standard)
-    shared_out = standard * (rows.weights / rows.total_weight)[None]
-    correlation = jnp.matmul(shared_out, standard.T, precision="highest")
+    correlation = matmul(standard * (rows.weights / rows.total_weight)[None], standard.T)
     ridge = 100 * num_features * float(jnp.finfo(rows.dtype).eps)
-    lower = cholesky(correlation + ridge * jnp.eye(num_features, dtype=rows.dtype))
+    lower = cholesky(correlation + ridge * np.eye(num_features, dtype=rows.dtype))
     # The inverse once, then a product: cheaper than a triangular solve with every row.
-    return jnp.matmul(inverse_of_lower(lower), standard, precision="highest")
+    return matmul(inverse_of_lower(lower), standard)
 
 
-def draw_row(masses: Float[Array, " n"], *, key: RandomKey) -> Int[Array, ""]:
-    r"""A row drawn with probability proportional to its mass; never one of mass 0, unless all are.
+def square_distances(x: Float[AnyArray, "n d"], points: Float[AnyArray, "m d"]) -> Float[AnyArray, "m n"]:
+    """Squared distances of rows from points, exactly 0 between equal ones; columns should be centred."""
+    if x.shape[1] <= _SUMMED_FEATURES:
+        differences = (x[:, feature][None] - points[:, feature][:, None] for feature in range(x.shape[1]))
+        return sum(difference * difference for difference in differences)
+    xp = namespace(x, points)
+    squares = (x * x).sum(1)[None] + (points * points).sum(1)[:, None]
+    distances = squares - 2.0 * matmul(points, x.T)
+    rounding = _ROUNDING_OF_PRODUCTS * float(jnp.finfo(x.dtype).eps)
+    return xp.where(distances > rounding * squares, distances, xp.zeros_like(distances))
 
-    By inversion on two levels, first a block of rows and then a row of it: two uniform numbers in place of n, and sums
-    short enough to keep their digits in float32. Rows of mass 0 after the last one change no draw.
+
+def greedy_trials(num_components: int) -> int:
+    """How many rows are tried for each seed."""
+    return 2 + int(np.log(num_components))
+
+
+def draw_seeds(
+    x: Float[AnyArray, "n d"],
+    num_components: int,
+    row_weights: Weights,
+    *,
+    key: RandomKey,
+    attraction: Attraction = lambda distances: distances,
+    num_trials: int | None = None,
+    num_exchanges: int = 0,
+) -> Int[AnyArray, " k"]:
+    r"""Rows far apart, by greedy k-means++ with a local search.
+
+    Of several rows drawn for a seed, with probability proportional to weight times `attraction` of the squared distance
+    $D_i^2$ from the seeds so far, that is taken which leaves the lowest cost $\sum_i v_i\, a(D_i^2)$. Then further rows
+    are drawn alike, and each takes the place of the seed that is missed least, where that lowers the cost: seeds that
+    share a cluster move to one that has none.
+
+    Source: Arthur & Vassilvitskii (2007), section 2.2 and its conclusions; Lattanzi & Sohler (2019), "A better
+    k-means++ algorithm via local search".
     """
-    size = _DRAWN_FROM
-    blocks = jnp.pad(masses, (0, -masses.shape[0] % size)).reshape(-1, size)
-    for_block, for_row = jax.random.uniform(key, (2,), masses.dtype)
-    block = _invert(blocks.sum(1), for_block)
-    return block * size + _invert(blocks[block], for_row)
+    k, xp = num_components, namespace(x, row_weights)
+    num_trials = greedy_trials(k) if num_trials is None else num_trials
+    uniform = uniform_numbers(key, (k + num_exchanges, num_trials, 2), row_weights)
+    places = np.arange(k, dtype=np.int32)
+
+    def add_seed(index: IntLike, state: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray]:
+        nearest, seeds = state
+        masses = row_weights * xp.where(index == 0, xp.ones_like(nearest), attraction(nearest))
+        drawn = draw_rows(masses, uniform[index])
+        before = xp.where(index == 0, xp.full_like(nearest, np.inf), nearest)
+        tried = xp.minimum(square_distances(x, x[drawn]), before[None])
+        best = (row_weights[None] * attraction(tried)).sum(1).argmin()
+        return tried[best], xp.where(places == index, drawn[best], seeds)
+
+    state = xp.ones(x.shape[0], x.dtype), xp.zeros(k, np.int32)
+    seeds = repeat(k, add_seed, state, row_weights)[1]
+    if k == 1 or not num_exchanges:
+        return seeds
+
+    def exchange(index: IntLike, state: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, AnyArray]:
+        seeds, costs = state
+        owner = costs.argmin(0).astype(np.int32)
+        owned = places[:, None] == owner[None]
+        nearest = costs.min(0)
+        second = xp.where(owned, xp.full_like(costs[:1], np.inf), costs).min(0)
+        drawn = draw_rows(row_weights * nearest, uniform[k + index, :1])[0]
+        new = attraction(square_distances(x, x[drawn][None]))[0]
+        with_new = xp.minimum(nearest, new)
+        lost = row_weights * (xp.minimum(second, new) - with_new)
+        missed = matmul(owned.astype(x.dtype), lost)
+        weakest = missed.argmin().astype(np.int32)
+        better = (row_weights * (nearest - with_new)).sum() > missed[weakest]
+        taken = better & (places == weakest)
+        return xp.where(taken, drawn, seeds), xp.where(taken[:, None], new[None], costs)
+
+    costs = attraction(square_distances(x, x[seeds]))
+    return repeat(num_exchanges, exchange, (seeds, costs), row_weights)[0]
 
 
-def _invert(masses: Array, uniform: Array) -> Array:
-    cumulative = jnp.cumsum(masses)
-    beyond = (cumulative > uniform * cumulative[-1]) & (masses > 0)
-    # Rounding can leave the target at the very total; the largest mass is as good an answer as any.
-    return jnp.where(beyond.any(), beyond.argmax(), masses.argmax()).astype(jnp.int32)
+def nearest_of(x: Float[AnyArray, "n d"], points: Float[AnyArray, "k d"]) -> Labels:
+    """The nearest point of every row."""
+    return square_distances(x, points).argmin(0).astype(np.int32)
 
 
 def kmeans_plus_plus(
-    x: Float[Array, "n d"], num_components: int, row_weights: Weights, num_wanted: Wanted = None, *, key: RandomKey
-) -> Labels:
-    """A partition of the rows around seeds drawn by k-means++: each row belongs to its nearest seed.
-
-    Seeds are rows, the first drawn by weight, each next one with probability proportional to its squared distance
-    from the seeds already drawn. Distances are in the units given. Of the seeds only the first `num_wanted` count.
-
-    Source: Arthur & Vassilvitskii (2007), section 2.2.
-    """
-    return partition_around_seeds(x.T, num_components, row_weights, lambda nearest: nearest, key, num_wanted)
-
-
-def partition_around_seeds(
-    x: Columns,
+    x: Float[AnyArray, "n d"],
     num_components: int,
     row_weights: Weights,
-    attraction: Callable[[Array], Array],
+    *,
     key: RandomKey,
-    num_wanted: Wanted = None,
+    attraction: Attraction = lambda distances: distances,
+    num_trials: int | None = None,
+    num_exchanges: int = 0,
 ) -> Labels:
-    """Labels of the nearest seeds; `attraction` is what a row's chance is proportional to, given its distances² (n)."""
-
-    def distances_to(index: Array) -> Array:
-        return jnp.square(x - jax.lax.dynamic_slice_in_dim(x, index, 1, axis=1)).sum(0)
-
-    keys = jax.random.split(key, num_components)
-
-    def add_seed(label: IntLike, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        nearest, labels = state
-        masses = jnp.where(label == 0, row_weights, row_weights * attraction(nearest))
-        distances = distances_to(draw_row(masses, key=keys[label]))
-        return jnp.minimum(nearest, distances), jnp.where(distances < nearest, label, labels)
-
-    # The first seed is drawn inside the loop too, so that all distances are rounded alike and equal rows are at 0.
-    state = (jnp.full(x.shape[1], jnp.inf, x.dtype), jnp.zeros(x.shape[1], jnp.int32))
-    num_seeds = jnp.asarray(num_components if num_wanted is None else num_wanted, jnp.int32)
-    return jax.lax.fori_loop(jnp.zeros_like(num_seeds), num_seeds, add_seed, state)[1]
+    """The partition of the rows by their nearest seeds of `draw_seeds`, sought among a part of very many rows."""
+    seen, v = x, row_weights
+    most = max(_SEEN, _SEEN_EACH * num_components)
+    if x.shape[0] > 2 * most:
+        part = draw_rows(row_weights, uniform_numbers(jax.random.fold_in(key, 1), (most, 2), row_weights))
+        seen, v = x[part], namespace(row_weights).ones(most, row_weights.dtype)
+    how = {"attraction": attraction, "num_trials": num_trials, "num_exchanges": num_exchanges}
+    return nearest_of(x, seen[draw_seeds(seen, num_components, v, key=key, **how)])
 
 
-def lloyd(x: Columns, labels: Labels, num_components: int, row_weights: Weights, num_wanted: Wanted = None) -> Labels:
+def lloyd(x: Columns, labels: Labels, num_components: int, row_weights: Weights) -> Labels:
     r"""k-means from a first partition: means of the clusters and nearest means in turn, until no row moves.
 
     Lowers $\sum_i v_i \lVert x_i - m_{l(i)} \rVert^2$ at every step. A cluster that has lost all its rows is put on the
-    row farthest from its own mean, if it is one of the first `num_wanted`. Columns, here the rows of x, should be
-    centred: distances come from products.
+    row farthest from its own mean. Columns, here the rows of x, should be centred: distances come from products.
 
     Source: Lloyd (1982).
     """
-    clusters = jnp.arange(num_components, dtype=labels.dtype)
+    xp, clusters = namespace(x, row_weights), np.arange(num_components, dtype=labels.dtype)
 
-    def nearest_mean(labels: Array, distances: Array) -> tuple[Array, Array]:
-        shares = jnp.where(labels[None] == clusters[:, None], row_weights[None], 0.0)
+    def nearest_mean(labels: AnyArray, distances: AnyArray) -> tuple[AnyArray, AnyArray]:
+        shares = xp.where(labels[None] == clusters[:, None], row_weights[None], xp.zeros_like(row_weights[:1]))
         count = shares.sum(1)
-        means = jnp.matmul(shares, x.T, precision="highest") / jnp.where(count > 0, count, 1.0)[:, None]
-        farthest = jnp.where(row_weights > 0, distances, -jnp.inf).argmax()
-        lost = (count == 0) & (jnp.cumsum(count == 0) == 1)  # one at a time, lest two land on the same row
-        lost = lost if num_wanted is None else lost & (clusters < num_wanted)
-        means = jnp.where(lost[:, None], x[:, farthest][None], means)
-        scores = 0.5 * jnp.square(means).sum(1)[:, None] - jnp.matmul(means, x, precision="highest")
-        scores = jnp.where(((count > 0) | lost)[:, None], scores, jnp.inf)
-        return scores.argmin(0).astype(labels.dtype), jnp.square(x).sum(0) + 2 * scores.min(0)
+        means = matmul(shares, x.T) / xp.where(count > 0, count, xp.ones_like(count))[:, None]
+        farthest = xp.where(row_weights > 0, distances, -np.inf).argmax()
+        lost = (count == 0) & (xp.cumsum(count == 0) == 1)  # one at a time, lest two land on the same row
+        means = xp.where(lost[:, None], x[:, farthest][None], means)
+        scores = 0.5 * (means * means).sum(1)[:, None] - matmul(means, x)
+        scores = xp.where(((count > 0) | lost)[:, None], scores, np.inf)
+        return scores.argmin(0).astype(labels.dtype), (x * x).sum(0) + 2 * scores.min(0)
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
+    def unfinished(state: tuple[AnyArray, ...]) -> AnyArray | np.bool:
         return state[2] & (state[3] < MAX_LLOYD_STEPS)
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(state: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
         labels, distances = nearest_mean(state[0], state[1])
-        return labels, distances, (labels != state[0]).any(), state[3] + 1
+        return labels, distances, xp.asarray((labels != state[0]).any()), xp.asarray(state[3] + 1)
 
-    state = (labels, jnp.square(x).sum(0), jnp.asarray(True), jnp.asarray(0, jnp.int32))
-    return jax.lax.while_loop(unfinished, step, state)[0]
+    state = (labels, (x * x).sum(0), xp.asarray(True), xp.asarray(0, np.int32))
+    return repeat_while(unfinished, step, state, row_weights)[0]
 
 
 @matching_precision
@@ -162,22 +195,24 @@ def mixture_of_partition(
     rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: ArrayLike
 ) -> Mixture:
     """The M-step from given responsibilities, with one ridge for all features or one for each (d)."""
-    k, size = responsibilities.shape[1], rows.values.size
-    if is_traced((rows, responsibilities, reg_covar)) or size * k >= SMALL:
-        return _mixture_of_partition(rows, responsibilities, family, reg_covar)
-    padded = rows.in_steps()
-    room = ROOM if has_room(k, padded.values.size) else k
-    shares = np.zeros((len(padded), room), rows.dtype)
-    shares[: len(rows), :k] = responsibilities
-    found = _mixture_of_partition(padded, shares, family, np.broadcast_to(reg_covar, rows.num_features))
-    return jax.device_put(jax.tree.map(lambda field: np.asarray(field)[:k], found))
+    arrays = (rows, responsibilities, reg_covar)
+    if is_traced(arrays) or rows.values.size * responsibilities.shape[1] >= SMALL:
+        return _compiled_mixture_of_partition(rows, responsibilities, family, reg_covar)
+    of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arrays))
+    with np.errstate(all="ignore"):  # a cluster may have too few rows: whoever starts from it finds out
+        rows, responsibilities, ridge = jax.tree.map(np.asarray, arrays)
+        found = _mixture_of_partition(rows, responsibilities, family, ridge)
+    return jax.device_put(found) if of_jax else found
 
 
-@functools.partial(jax.jit, static_argnames="family")
 def _mixture_of_partition(
-    rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: ArrayLike
+    rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: AnyArray
 ) -> Mixture:
-    rows = jax.tree.map(jnp.asarray, rows)
-    responsibilities, ridge = (jnp.asarray(value, rows.dtype) for value in (responsibilities, reg_covar))
+    xp = namespace(*jax.tree.leaves((rows, responsibilities, reg_covar)))
+    rows = jax.tree.map(xp.asarray, rows)
+    responsibilities, ridge = (xp.asarray(value, rows.dtype) for value in (responsibilities, reg_covar))
     moments = moments_of_partition(rows, responsibilities, family)
-    return maximise(moments, family, jnp.broadcast_to(ridge, rows.num_features))
+    return maximise(moments, family, xp.broadcast_to(ridge, rows.num_features))
+
+
+_compiled_mixture_of_partition = jax.jit(_mixture_of_partition, static_argnames="family")

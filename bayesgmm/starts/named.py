@@ -13,20 +13,22 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision
+from bayesgmm.numerics.draws import draw_rows, uniform_numbers
+from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision, namespace
 from bayesgmm.numerics.validation import as_key, one_of
 from bayesgmm.starts import kmeans
 from bayesgmm.starts.given import StartLike
 from bayesgmm.starts.hierarchical import cut_tree_of_rows
+from bayesgmm.starts.sampling import centre_and_scale, standardise
 
 MAX_HIERARCHICAL_ROWS = 2000
 _ASSIGNED_AT_ONCE = 65536  # rows
+_EXCHANGES = 4  # seeds for each one that may be exchanged
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,17 @@ class Start:
         name: the name users give.
         description: the start in words.
         responsibilities: the responsibilities (n, k) from rows, the number of components and a keyword-only key. A row
-            that a start leaves out has zeros; one that it draws counts by its draws, whatever its weight. Random starts
-            take a `num_wanted` too: components from that number on get no rows.
+            that a start leaves out has zeros; one that it draws counts by its draws, whatever its weight.
         random: whether another key gives another start.
+        turns: the starts that several restarts are made by in turn, where they are not all made by this one: others
+            find other optima.
     """
 
     name: str
     description: str
     responsibilities: Callable[..., AnyArray]
     random: bool = True
+    turns: tuple[str, ...] = ()
 
 
 _ENTERED: dict[str, Start] = {}
@@ -53,57 +57,92 @@ STARTS: Mapping[str, Start] = MappingProxyType(_ENTERED)
 """The starts that have a name, by that name."""
 
 
-def _start(name: str, description: str) -> Callable[[Callable[..., Array]], Callable[..., AnyArray]]:
-    """Enter a function of rows, number of components and key as a random start, compiled."""
+def _start(
+    name: str, description: str, turns: tuple[str, ...] = ()
+) -> Callable[[Callable[..., AnyArray]], Callable[..., AnyArray]]:
+    """Enter a function of rows, number of components and key as a random start: by NumPy where values are known."""
 
-    def enter(function: Callable[..., Array]) -> Callable[..., AnyArray]:
-        compiled = matching_precision(jax.jit(function, static_argnames="num_components"))
-        _ENTERED[name] = Start(name, description, compiled)
-        return compiled
+    def enter(function: Callable[..., AnyArray]) -> Callable[..., AnyArray]:
+        def responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+            rows = jax.tree.map(jnp.asarray if is_traced((rows, key)) else np.asarray, rows)
+            return function(rows, num_components, key=key)
+
+        run = matching_precision(responsibilities)
+        _ENTERED[name] = Start(name, description, run, turns=turns)
+        return run
 
     return enter
 
 
-@_start("k-means++", "nearest of k rows drawn far apart, on standardised columns")
-def _from_kmeans_plus_plus(
-    rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey
-) -> Array:
-    labels = kmeans.kmeans_plus_plus(kmeans.standardise(rows), num_components, rows.weights, num_wanted, key=key)
-    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
+def name_of_restart(start: str, number: int) -> str:
+    """The start that a restart is made by."""
+    turns = STARTS[start].turns or (start,)
+    return turns[number % len(turns)]
+
+
+def one_hot(labels: AnyArray, num_components: int, dtype: np.dtype) -> AnyArray:
+    """Labels (n) as responsibilities (n, k)."""
+    return (labels[:, None] == np.arange(num_components, dtype=labels.dtype)[None]).astype(dtype)
+
+
+@_start(
+    "k-means++",
+    "nearest of k rows drawn far apart, the best of several for each, on standardised columns; in turn with drawn_rows "
+    "and distant_rows",
+    turns=("k-means++", "drawn_rows", "k-means++", "drawn_rows", "distant_rows"),
+)
+def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+    exchanges = num_components // _EXCHANGES
+    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, num_exchanges=exchanges)
+    return one_hot(labels, num_components, rows.dtype)
+
+
+@_start("drawn_rows", "nearest of k rows drawn far apart, as k-means++ draws one row for each")
+def _from_drawn_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, num_trials=1)
+    return one_hot(labels, num_components, rows.dtype)
+
+
+@_start("distant_rows", "nearest of k rows drawn very far apart, as k-means++ by the eighth power of the distance")
+def _from_distant_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+    def attraction(distances: AnyArray) -> AnyArray:
+        return distances**4
+
+    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, attraction=attraction)
+    return one_hot(labels, num_components, rows.dtype)
 
 
 @_start("kmeans", "k-means after k-means++, on whitened rows")
-def _from_kmeans(rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey) -> Array:
-    white = kmeans.whitened_rows(rows)
-    labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, num_wanted, key=key)
-    labels = kmeans.lloyd(white, labels, num_components, rows.weights, num_wanted)
-    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
+def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+    white, exchanges = kmeans.whitened_rows(rows), num_components // _EXCHANGES
+    labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, key=key, num_exchanges=exchanges)
+    return one_hot(kmeans.lloyd(white, labels, num_components, rows.weights), num_components, rows.dtype)
 
 
 @_start("random_responsibilities", "2 (d + 1) rows for each component, drawn at random; all others left out")
-def _from_random_responsibilities(
-    rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey
-) -> Array:
+def _from_random_responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
     # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
     # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
-    wanted = num_components if num_wanted is None else num_wanted
-    each = 2 * (rows.num_features + 1)
-    draws = jnp.arange(each * num_components, dtype=jnp.int32)
-    drawn = jax.vmap(lambda key: kmeans.draw_row(rows.weights, key=key))(jax.random.split(key, len(draws)))
+    xp, count = namespace(rows.weights), 2 * (rows.num_features + 1) * num_components
+    drawn = draw_rows(rows.weights, uniform_numbers(key, (count, 2), rows.weights))
     # Rows are drawn by weight, so each draw counts once, as that of one of so many repeated rows would.
-    counted = (draws < each * wanted).astype(rows.dtype)
-    counts = jnp.zeros((len(rows), num_components), rows.dtype).at[drawn, draws % wanted].add(counted)
-    return counts / jnp.where(rows.weights > 0, rows.weights, 1.0)[:, None]
+    by_draw = one_hot(np.arange(count) % num_components, num_components, rows.dtype)
+    weights = xp.where(rows.weights > 0, rows.weights, xp.ones_like(rows.weights))[:, None]
+    if xp is np:
+        counts = np.zeros((len(rows), num_components), rows.dtype)
+        np.add.at(counts, drawn, by_draw)
+        return counts / weights
+    return jnp.zeros((len(rows), num_components), rows.dtype).at[drawn].add(by_draw) / weights
 
 
 @_start("random_rows", "nearest of k different rows drawn at random, on standardised columns")
-def _from_random_rows(rows: Rows, num_components: int, num_wanted: kmeans.Wanted = None, *, key: RandomKey) -> Array:
-    def if_new(nearest: Array) -> Array:
-        return (nearest > 0).astype(rows.dtype)
+def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+    def if_new(distances: AnyArray) -> AnyArray:
+        return (distances > 0).astype(rows.dtype)
 
-    x = kmeans.standardise(rows).T
-    labels = kmeans.partition_around_seeds(x, num_components, rows.weights, if_new, key, num_wanted)
-    return jax.nn.one_hot(labels, num_components, dtype=rows.dtype)
+    x = standardise(rows)
+    labels = kmeans.kmeans_plus_plus(x, num_components, rows.weights, key=key, attraction=if_new, num_trials=1)
+    return one_hot(labels, num_components, rows.dtype)
 
 
 @matching_precision
@@ -117,8 +156,8 @@ def _from_hierarchy(rows: Rows, num_components: int, *, key: RandomKey | None = 
     used, shares = cut_tree_of_rows(x, num_components, weights, max_rows=MAX_HIERARCHICAL_ROWS, key=key)
     if (weights > 0).sum() == len(used):
         return np.where(weights[:, None] > 0, shares, np.asarray(1 / num_components, shares.dtype))
-    part = jax.tree.map(jnp.asarray, rows.at(used))
-    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * jnp.square(kmeans.centre_and_scale(part)[1])
+    part = jax.tree.map(np.asarray, rows.at(used))
+    ridge = math.sqrt(jnp.finfo(part.dtype).eps) * np.square(centre_and_scale(part)[1])
     mixture = kmeans.mixture_of_partition(part, shares[used], FAMILIES["full"], ridge)
     blocks = (x[first : first + _ASSIGNED_AT_ONCE] for first in range(0, len(x), _ASSIGNED_AT_ONCE))
     return np.concatenate([mixture.responsibilities(block) for block in blocks])
@@ -162,7 +201,6 @@ def start_from(
     *,
     start: str = "k-means++",
     key: RandomKey | None = None,
-    num_wanted: Int[Array, ""] | None = None,
 ) -> Mixture:
     """The mixture that a named start of `STARTS` gives: its responsibilities, then the M-step in the original units.
 
@@ -173,7 +211,6 @@ def start_from(
         reg_covar: ridge added to the variances, one number or one for each feature (d).
         start: a name in `STARTS`, or scikit-learn's.
         key: a random key; the hierarchical start needs none up to 2,000 rows.
-        num_wanted: of a random start, how many components get rows; the others are nothing yet.
 
     Raises:
         InputError: for an unknown start, rows or weights that cannot be used, a missing key, or the hierarchical start
@@ -181,6 +218,5 @@ def start_from(
     """
     record = get_start(start)
     rows, key = as_rows(x), as_key(key) if record.random else key
-    some = () if num_wanted is None else (num_wanted,)
-    responsibilities = record.responsibilities(rows, num_components, *some, key=key)
+    responsibilities = record.responsibilities(rows, num_components, key=key)
     return kmeans.mixture_of_partition(rows, responsibilities, family, reg_covar)

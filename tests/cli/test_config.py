@@ -88,8 +88,9 @@ def test_defaults(load):
         "em": {
             "start": "k-means++",
             "num_restarts": 10,
-            "accelerate": False,
-            "tol": 1e-6,
+            "accelerate": None,
+            "tol": 1e-7,
+            "stop_rule": "gain_left",
             "max_steps": 1000,
             "reg_covar": None,
         },
@@ -258,7 +259,10 @@ def test_absolute_path_is_kept(load, tmp_path):
         (MINIMAL + "[em]\ntol = -1\n", ["em.tol = -1", "at least 0", "mean objective per row"]),
         (MINIMAL + "[em]\ntol = nan\n", ["em.tol = nan", "finite number"]),
         (MINIMAL + "[em]\nreg_covar = -1e-6\n", ["em.reg_covar = -1e-06", "at least 0"]),
-        (MINIMAL + "[em]\nstart = 'k-mean'\n", ["em.start = 'k-mean'", "did you mean 'kmeans'", "k-means++, kmeans"]),
+        (
+            MINIMAL + "[em]\nstart = 'k-mean'\n",
+            ["em.start = 'k-mean'", "did you mean 'kmeans'", "k-means++, drawn"],
+        ),
         (MINIMAL + "[em]\naccelerate = 1\n", ["em.accelerate = 1", "True or False", "SQUAREM"]),
         (MINIMAL + "[em]\nnum_restarts = 0\n", ["em.num_restarts = 0", "at least 1"]),
         (MINIMAL + "[cavi]\nnum_restarts = 3\n", ["cavi.num_restarts = 3 is not a known key", "[em] or [kmeans]"]),

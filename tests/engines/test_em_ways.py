@@ -10,7 +10,7 @@ from bayesgmm import conjugate_prior, expected_moments, fit_em, fit_map, log_lik
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import prepare
-from bayesgmm.likelihood.rows import Rows, sample_rows, sample_size
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.conjugate import log_prior
@@ -30,12 +30,16 @@ def overlapping(num_rows, rng, separation=1.6):
 def test_acceleration_takes_a_third_of_the_passes_and_ends_no_lower(seed):
     x, start = overlapping(3000, np.random.default_rng(seed))
     options = {"start": start, "tol": 1e-9, "max_steps": 20_000, "reg_covar": 0.0}
-    plain, fast = fit_em(x, 2, **options), fit_em(x, 2, accelerate=True, **options)
+    plain, fast = (fit_em(x, 2, accelerate=accelerate, **options) for accelerate in (False, True))
     assert plain.successful
     assert fast.successful
-    passes = np.argmax(fast.steps >= plain.log_likelihood)
+    limit = fit_em(x, 2, **{**options, "tol": 1e-15, "accelerate": True}).log_likelihood
+    # Both are about as near their limit as they were asked to be, which changes of 1e-9 alone would not say.
+    assert min(plain.log_likelihood, fast.log_likelihood) >= limit - 3e-9 * len(x)
+    by_change = fit_em(x, 2, accelerate=False, stop_rule="change", **options)
+    assert by_change.log_likelihood < limit - 10e-9 * len(x)
+    passes = np.argmax(fast.steps >= limit - 3e-9 * len(x))
     assert 0 < 3 * passes <= plain.num_steps
-    assert fast.log_likelihood >= plain.log_likelihood - 1e-9 * len(x) / 10
     assert (np.diff(fast.steps) >= -1e-12 * abs(fast.log_likelihood)).all()
     assert fast.log_likelihood == pytest.approx(fast.mixture.log_prob(x).sum(), rel=1e-12)
 
@@ -44,7 +48,7 @@ def test_acceleration_takes_a_third_of_the_passes_and_ends_no_lower(seed):
 def test_acceleration_ends_where_em_ends(family):
     x = DATA["iris"]
     options = {"family": family, "key": jax.random.key(1), "tol": 1e-10, "max_steps": 5000}
-    plain, fast = fit_em(x, 2, **options), fit_em(x, 2, accelerate=True, **options)
+    plain, fast = (fit_em(x, 2, accelerate=accelerate, **options) for accelerate in (False, True))
     assert fast.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-6)
     np.testing.assert_allclose(fast.mixture.means, plain.mixture.means, rtol=1e-3)
 
@@ -180,17 +184,3 @@ def test_a_start_that_is_not_of_its_family_is_still_taken_at_its_word(rng):
     np.testing.assert_allclose(moments.log_likelihood, mixture.log_prob(x).sum(), rtol=1e-12)
     one_step = fit_em(x, 6, family="spherical", start=mixture, max_steps=1, on_failure="ignore")
     assert one_step.trace[0] == pytest.approx(float(moments.log_likelihood), rel=1e-12)
-
-
-def test_the_sample_follows_the_weights(rng):
-    x = np.arange(200_000.0)[:, None] * np.ones((1, 4))
-    row_weights = np.where(x[:, 0] < 100_000, 0.0, 1.0)
-    size = sample_size(Rows(x, row_weights), 2, FAMILIES["full"])
-    with jax.enable_x64(True):
-        found = sample_rows(Rows(jnp.asarray(x), jnp.asarray(row_weights)), size, key=jax.random.key(0))
-    sample, weights = np.asarray(found.values), np.asarray(found.weights)
-    assert len(sample) == len(weights) < 20_000
-    assert weights.sum() == pytest.approx(row_weights.sum())
-    assert sample.min() >= 100_000
-    assert len(np.unique(sample[:, 0])) == len(sample)
-    assert np.mean(sample) == pytest.approx(150_000, rel=1e-3)

@@ -9,7 +9,7 @@ from bayesgmm.engines import streaming
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood import rows as rows_module
-from bayesgmm.likelihood.rows import Rows, as_rows, sample_on_host
+from bayesgmm.likelihood.rows import Rows, as_rows
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -130,21 +130,8 @@ def test_failures_are_told(rng, monkeypatch):
         fit_em(x, 2, key=jax.random.key(0))
 
 
-def test_the_sample_on_the_host_follows_the_weights(key):
-    row_weights = np.where(np.arange(1000) < 400, 0.0, 1.0 + (np.arange(1000) >= 700))
-    rows = Rows(np.arange(1000.0)[:, None], row_weights)
-    sample = sample_on_host(rows, 90, key=key)
-    index, weights = sample.values[:, 0].astype(int), sample.weights
-    assert (row_weights[index] > 0).all()
-    assert weights.sum() == pytest.approx(row_weights.sum())
-    assert np.mean(index >= 700) == pytest.approx(2 / 3, abs=0.02)
-    everything = sample_on_host(rows, 600, key=key)
-    np.testing.assert_array_equal(everything.values[400:], rows.values[400:])
-    assert (everything.values[:400] == 400).all()  # in place of rows that do not count
-    np.testing.assert_array_equal(everything.weights, row_weights)
-
-
-def test_the_variance_of_columns(rows, rng):
+def test_the_moments_of_columns(rows, rng):
     weights = rng.uniform(size=NUM_ROWS)
-    expected = np.cov(rows.T, aweights=weights, bias=True).diagonal()
-    np.testing.assert_allclose(streaming.column_variances(Rows(rows, weights)), expected, rtol=1e-12)
+    mean, variance = streaming.column_moments_in_chunks(Rows(rows, weights))
+    np.testing.assert_allclose(mean, np.average(rows, axis=0, weights=weights), rtol=1e-12)
+    np.testing.assert_allclose(variance, np.cov(rows.T, aweights=weights, bias=True).diagonal(), rtol=1e-12)

@@ -1,0 +1,77 @@
+"""Random numbers and loops that are the same whether NumPy runs them at once or JAX compiles them."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from bayesgmm.numerics.precision import AnyArray, IntLike, RandomKey, namespace
+
+_TOGETHER = 64  # rows of a block that a draw comes to first
+_FEWEST = 1024  # numbers that are drawn together, and powers of two from there: few programs
+
+
+def uniform_numbers(key: RandomKey, shape: tuple[int, ...], like: AnyArray) -> Float[AnyArray, "*shape"]:
+    """Numbers uniform between 0 and 1, in the precision and the module of an array; for a key the same in both."""
+    if namespace(like) is jnp:
+        return jax.random.uniform(key, shape, like.dtype)
+    count = int(np.prod(shape))
+    size = max(_FEWEST, 1 << (count - 1).bit_length())
+    x64 = like.dtype == np.float64 or jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    with jax.enable_x64(x64):
+        return np.asarray(_uniform(key, size=size, dtype=like.dtype))[:count].reshape(shape)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "dtype"))
+def _uniform(key: RandomKey, *, size: int, dtype: np.dtype) -> Array:
+    return jax.random.uniform(key, (size,), dtype)
+
+
+number_key = jax.jit(jax.random.fold_in)
+"""The key of a number, by one program for all of them."""
+
+
+def draw_rows(masses: Float[AnyArray, " n"], uniform: Float[AnyArray, "*m 2"]) -> Int[AnyArray, "*m"]:
+    r"""Rows drawn with probability proportional to their masses; never one of mass 0, unless all are.
+
+    By inversion on two levels, first a block of rows and then a row of it: two uniform numbers for each draw, and sums
+    short enough to keep their digits in float32. Rows of mass 0 after the last one change no draw.
+    """
+    xp, size = namespace(masses, uniform), _TOGETHER
+    blocks = xp.pad(masses, (0, -masses.shape[0] % size)).reshape(-1, size)
+    block = _invert(blocks.sum(1), uniform[..., 0])
+    within = xp.cumsum(blocks[block], -1)
+    beyond = (within > uniform[..., 1:] * within[..., -1:]) & (blocks[block] > 0)
+    # Rounding can leave the target at the very total; the largest mass is as good an answer as any.
+    place = xp.where(beyond.any(-1), beyond.argmax(-1), blocks[block].argmax(-1))
+    return block * np.int32(size) + place.astype(np.int32)
+
+
+def _invert(masses: AnyArray, uniform: AnyArray) -> AnyArray:
+    xp, cumulative = namespace(masses, uniform), namespace(masses).cumsum(masses)
+    place = xp.searchsorted(cumulative, uniform * cumulative[-1], side="right").astype(np.int32)
+    place = xp.minimum(place, np.int32(len(masses) - 1))
+    return xp.where(masses[place] > 0, place, masses.argmax().astype(np.int32))
+
+
+def repeat[S: PyTree](count: IntLike, step: Callable[[IntLike, S], S], state: S, like: AnyArray) -> S:
+    """`step(i, state)` for i from 0 to `count` - 1: a loop of Python for NumPy's arrays, else one that is compiled."""
+    if namespace(like) is jnp:
+        return jax.lax.fori_loop(0, count, step, state)
+    for index in range(count):
+        state = step(index, state)
+    return state
+
+
+def repeat_while[S: PyTree](
+    unfinished: Callable[[S], AnyArray | np.bool], step: Callable[[S], S], state: S, like: AnyArray
+) -> S:
+    """`step(state)` as long as it is unfinished, in the same two ways."""
+    if namespace(like) is jnp:
+        return jax.lax.while_loop(unfinished, step, state)
+    while unfinished(state):
+        state = step(state)
+    return state
