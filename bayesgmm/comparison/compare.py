@@ -26,6 +26,7 @@ from bayesgmm.diagnostics.loo import Loo, loo
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima
+from bayesgmm.engines.optima import split
 from bayesgmm.engines.registry import DEFAULT_ENGINES
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family, get_family
@@ -267,14 +268,27 @@ def _fit_candidates(
     for count in plan.counts:
         tell(f"EM, k = {count}")
         began, name = time.perf_counter(), plan.base.name if len(plan.counts) == 1 else f"{plan.base.name}, k = {count}"
-        fit = functools.partial(plan.base, plan.rows, count, family=plan.family, on_failure="ignore")
+        options = {"family": plan.family, "on_failure": "ignore"}
+        fit = functools.partial(plan.base.engine.fit, plan.rows, count, **options, **plan.base.arguments)
         found = _try(fit, name, failures)
+        before = next((one for one in reversed(optima) if one is not None), None)
+        if found is not None and before is not None and _is_below(found, before):
+            start = split(before.mixture, count, plan.family)
+            other = _try(lambda: fit(start=start), name, failures)  # noqa: B023 (called at once)
+            found = other if other is not None and not _is_below(other, before) else found
+            if found is not other:
+                tell(f"EM, k = {count}: a lower log-likelihood than with fewer components; raise num_restarts")
         optima.append(found)
         seconds, found = time.perf_counter() - began, failures[name] if found is None else found
         lines.append(_line(plan.base.name, found, x, seconds, like=(plan.family, count)))
     if all(fit is None for fit in optima):
         raise next(iter(failures.values()))
     return optima, pd.DataFrame(lines, columns=_OF_CANDIDATES)
+
+
+def _is_below(fit: Fit, other: Fit) -> bool:
+    """Whether a fit is lower than that of fewer components, which no maximum is."""
+    return bool(other.successful and fit.log_likelihood < other.log_likelihood)
 
 
 def _try[R](make: Callable[[], R], name: str, failures: dict[str, BaseException]) -> R | None:

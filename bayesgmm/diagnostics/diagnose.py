@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
 from bayesgmm.engines.fit import Fit, ResultCode, as_fit
+from bayesgmm.engines.optima import coincident
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
@@ -106,7 +107,7 @@ def _result_findings(fit: Fit, causes: set[str], x: Float[np.ndarray, "n d"]) ->
     singular = code in (ResultCode.collapsed, ResultCode.decreased) and not get_family(fit.family).diagonal
     if singular and (combined := combined_columns(x, names)):
         detail, advice = "; ".join(combined), "leave one of them out, or choose a diagonal family"
-    serious = code in (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.not_mixed)
+    serious = code in (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.spurious, ResultCode.not_mixed)
     yield Finding(code.name.replace("_", " "), _SERIOUS if serious else _CAUTION, detail, advice)
 
 
@@ -215,7 +216,7 @@ def _mixing_findings(parts: Sequence[convergence.ChainDiagnostics]) -> Iterator[
 
 
 def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
-    """Components with next to no rows, and those of a point that are much narrower than the data."""
+    """Components with next to no rows, and those of a point that coincide or are much narrower than the data."""
     n, d = x.shape
     counts = n * _flatten_weights(points)
     needed = get_family(fit.family).min_component_rows(d)
@@ -231,6 +232,11 @@ def _component_findings(fit: Fit, points: Mixture, x: Float[np.ndarray, "n d"]) 
             which = f"{listed('component', often)} {'hold' if often.size > 1 else 'holds'}"
             yield _finding(text, severity, which=which, n=n, needed=needed, where=where)
             break
+    if fit.draws is None and d and (groups := coincident(fit.mixture)):
+        which = "; ".join(listed("component", group) for group in groups)
+        yield _finding("coincident components", _CAUTION, which=which)
+    if "passed_over" in fit.summary:
+        yield _finding("higher maximum", _NOTE, gain=float(fit.summary["passed_over"]))
     if fit.draws is None and fit.code is not ResultCode.collapsed:
         widths = _measure_widths(fit.mixture, x)
         if (narrow := np.flatnonzero(widths < limits.MIN_WIDTH)).size:

@@ -84,8 +84,8 @@ def fit_em(
     """Fit a Gaussian mixture by maximum likelihood, or by its posterior mode where a prior is given.
 
     Makes `num_restarts` short runs of EM from random starts, carries on with the best of them and keeps the highest
-    log-likelihood; or runs from a start that is given. Where n k d is above a million, each start and its short run
-    see a random sample of the rows, of 8,192 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
+    log-likelihood; or runs from a start that is given. Where n k d is 131,072 or more, each start and its short run
+    see a random sample of the rows, of 4,096 at least. Rows in NumPy of 256 MB or more, memory maps included, are not
     copied on a CPU, but passed over in chunks (user-supplied starts other than a mixture copy them once).
 
     Usable inside the caller's `jit` and `vmap`, where shapes are checked but values are not, and a failure is only a
@@ -97,7 +97,8 @@ def fit_em(
         family: covariance family, a name or a record of `bayesgmm.FAMILIES`.
         key: `jax.random.key(seed)`; needed for starts that are random.
         num_restarts: number of random starts.
-        start: the name of a start ("k-means++", "kmeans", "random_responsibilities", "random_rows", "hierarchical");
+        start: the name of a start ("k-means++", "drawn_rows", "distant_rows", "kmeans",
+            "random_responsibilities", "random_rows", "hierarchical");
             or a start of one's own, whose components keep their order: a mixture, a mapping with means and, where
             wanted, weights and covariances or precisions, responsibilities (n, k) or labels (n).
         row_weights: weight of every row (n); weight 2 is the row twice.

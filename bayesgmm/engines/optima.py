@@ -63,6 +63,19 @@ def apart(mixture: Mixture, groups: list[Int[np.ndarray, " m"]]) -> Mixture:
     return dataclasses.replace(mixture, means=means.astype(mixture.means.dtype))
 
 
+def split(mixture: Mixture, num_components: int, family: Family) -> Mixture:
+    """The mixture with more components: the heaviest again and again in two, a step apart."""
+    found = jax.tree.map(np.asarray, mixture)
+    for last in range(mixture.num_components, num_components):
+        heaviest = int(found.log_weights.argmax())
+        again = np.append(np.arange(last), heaviest)
+        log_weights = found.log_weights[again]
+        log_weights[[heaviest, last]] -= math.log(2)
+        factor = found.precision_factor if family.shared else found.precision_factor[again]
+        found = apart(Mixture(log_weights, found.means[again], factor), [np.array([heaviest, last])])
+    return found
+
+
 def by_chance(mixture: Mixture, total_weight: float, family: Family) -> Bool[np.ndarray, " k"]:
     """Which components are of so few rows, or so narrow for them, that chance makes such (k)."""
     mixture = _in_float64(mixture)

@@ -34,7 +34,7 @@ from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.runtime.programs import ROOM, has_room
+from bayesgmm.runtime.programs import ROOM, compile_ahead, has_room
 from bayesgmm.starts.named import name_of_restart, start_from
 from bayesgmm.starts.sampling import column_moments, sample_rows, sample_size, sampling_masses
 
@@ -102,7 +102,7 @@ def ridges(
     By default, where `reg_covar` is NaN, starts have a fraction of the variance of each column. Steps have NaN, for a
     fraction of that of each component, and under a prior none.
     """
-    xp = namespace(rows.values, reg_covar)
+    xp = namespace(rows.values, rows.weights, reg_covar)
     by_default = xp.isnan(reg_covar)
     default = default_ridge(rows, variances) if xp is jnp or by_default.any() else reg_covar
     ridge = xp.where(by_default, default, xp.asarray(reg_covar, rows.dtype))
@@ -226,6 +226,23 @@ def _start_of_restart(
     return start_from(rows, settings.num_components, settings.family, ridge, start=name, key=own_key)
 
 
+@functools.cache
+def _compile_runs_ahead(settings: Settings, shape: tuple[int, int], dtype: np.dtype, roomy: bool) -> None:
+    """Compile the runs while starts are made."""
+    numbers = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    num, k, family = settings.num_restarts, settings.num_components, settings.family
+    whole = jax.ShapeDtypeStruct((), np.int32)
+    stop, rows = (
+        StopRule(numbers(()), jax.ShapeDtypeStruct((), np.bool), whole),
+        Rows(numbers(shape), numbers(shape[:1])),
+    )
+    factor = family.representation.shape(shape[1])
+    starts = Mixture(numbers((num, k)), numbers((num, k, shape[1])), numbers((num, family.num_factors(k), *factor)))
+    active = jax.ShapeDtypeStruct((k,), np.bool) if roomy else None
+    limits = jax.ShapeDtypeStruct((num,), np.int32)
+    compile_ahead(_run_each, starts, rows, numbers(shape[1:]), stop, None, limits, active, settings=settings)
+
+
 def best_on_host(
     key: RandomKey,
     rows: Rows,
@@ -240,6 +257,8 @@ def best_on_host(
     start: str,
 ) -> Fit:
     """The best of random starts of rows that need no sample, by one program that serves many fits."""
+    if settings.num_restarts > 1 and prior is None:
+        _compile_runs_ahead(compiled, padded.values.shape, padded.dtype, limits.active is not None)
     start_ridge, ridge = ridges(rows, reg_covar, prior)
     made = [_start_of_restart(key, i, rows, start_ridge, settings, start) for i in range(settings.num_restarts)]
     if limits.active is not None:

@@ -328,7 +328,7 @@ def test_rows_in_blocks_are_rows_at_once(monkeypatch):
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++"])
 def test_verbose_tells_of_the_same_fit(init_params, acceleration, capsys):
     x = DATA["faithful"]
-    options = {"n_components": 3, "random_state": 0, "init_params": init_params, "tol": 1e-5, "max_iter": 200}
+    options = {"n_components": 3, "random_state": 0, "init_params": init_params, "tol": 1e-5, "max_iter": 500}
     quiet = GaussianMixture(acceleration=acceleration, **options).fit(x)
     assert capsys.readouterr().out == ""
     for verbose in (1, 2):
