@@ -5,7 +5,6 @@ cores where JAX has a device for each, and those that do not fit into memory are
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -19,12 +18,14 @@ from bayesgmm.engines.optima import apart, coincident
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, choice_of, engine
 from bayesgmm.engines.restarts import (
     Settings,
+    Task,
     as_spurious,
     best_of_restarts,
     best_of_samples,
     best_on_host,
     objective_of,
-    ridges,
+    ridge_of_starts,
+    ridge_of_steps,
     run_from,
     run_one,
 )
@@ -173,34 +174,32 @@ def _fit(
     if not traced:
         rows = jax.tree.map(np.asarray, rows)
 
-    def run(start: Mixture, ridge: AnyArray) -> Fit:
+    task = Task(padded, ridge_of_steps(reg_covar, prior), stop, prior)
+
+    def run(start: Mixture) -> Fit:
+        start = start if limits.active is None else with_room(start, len(limits.active), shared=settings.family.shared)
         if traced:
-            return run_one(start, padded, ridge, stop, prior, limits.max_steps, None, settings=compiled)
-        fit = run_from(start, padded, ridge, stop, prior, limits, settings=compiled, mesh=mesh)
+            return run_one(start, task, limits.max_steps, None, settings=compiled)
+        fit = run_from(start, task, limits, settings=compiled, mesh=mesh)
         return fit if mesh is None else devices.off_mesh(fit)
 
-    if random is not None:
-        assert key is not None
-        if traced:
-            fit = best_of_restarts(key, rows, reg_covar, stop, prior, limits, settings=settings, start=random.name)
-        elif in_steps:
-            problem = (key, rows, padded, reg_covar, stop, prior, limits)
-            fit = best_on_host(*problem, settings=settings, compiled=compiled, start=random.name)
-        else:
-            moments = column_moments(rows)
-            both = ridges(rows, reg_covar, prior, moments[1])
-            problem = (key, rows, moments, *both, stop, prior, functools.partial(run, ridge=both[1]))
-            fit = best_of_samples(*problem, settings=settings, start=random.name)
+    if random is None or key is None:
+        start_ridge = task.ridge if isinstance(start, Mixture) else ridge_of_starts(rows, reg_covar)
+        fit = run(given_start(start, rows, k, settings.family, start_ridge, key))
+    elif traced:
+        fit = best_of_restarts(key, rows, reg_covar, stop, prior, limits, settings=settings, start=random.name)
     else:
-        start_ridge, ridge = ridges(rows, reg_covar, prior)
-        given = given_start(start, rows, k, settings.family, start_ridge, key)
-        if limits.active is not None:
-            given = with_room(given, len(limits.active), shared=settings.family.shared)
-        fit = run(given, ridge)
+        moments = column_moments(rows)
+        start_ridge = ridge_of_starts(rows, reg_covar, moments[1])
+        if in_steps:
+            ways = {"settings": settings, "compiled": compiled, "start": random.name}
+            fit = best_on_host(key, rows, start_ridge, task, limits, **ways)
+        else:
+            whole = task._replace(rows=rows)
+            fit = best_of_samples(key, moments, start_ridge, whole, run, settings=settings, start=random.name)
     if traced:
         return fit
-    again = functools.partial(run, ridge=ridges(rows, reg_covar, prior)[1])
-    fit = as_spurious(_off_saddle(fit, again, settings), rows, settings.family, prior)
+    fit = as_spurious(_off_saddle(fit, run, settings), rows, settings.family, prior)
     return jax.device_put(_cut(fit, settings) if in_steps else fit)
 
 
@@ -239,28 +238,35 @@ def _fit_streamed(
     reg_covar: AnyArray,
 ) -> Fit:
     k, family = settings.num_components, settings.family
-    moments = column_moments_in_chunks(rows)
-    start_ridge, ridge = ridges(rows, reg_covar, prior, moments[1])
-    waits = bool(stop.patience > 0)
-    ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate or waits)
+    task = Task(rows, ridge_of_steps(reg_covar, prior), stop, prior)
+    ascent = Ascent(family, settings.max_steps, accelerate=settings.accelerate or bool(stop.patience > 0))
     local = jax.local_devices()[: devices.num_cores()]
 
     def run(start: Mixture) -> Fit:
-        return run_em_streamed(start, rows, ridge, stop, prior, ascent, local)
+        return run_em_streamed(start, *task, ascent, local)
 
-    if not (isinstance(start, Start) and start.random):
-        used = rows if isinstance(start, Mixture) else rows.of_positive_weight()
-        fit = _off_saddle(run(given_start(start, used, k, family, start_ridge, key)), run, settings)
-        return as_spurious(fit, rows, family, prior)
-    assert key is not None
-    problem = (key, rows, moments, start_ridge, ridge, stop, prior, run)
-    return best_of_samples(*problem, settings=settings, start=start.name)
+    if isinstance(start, Mixture):
+        fit = run(given_start(start, rows, k, family, task.ridge, key))
+    else:
+        moments = column_moments_in_chunks(rows)
+        start_ridge = ridge_of_starts(rows, reg_covar, moments[1])
+        if isinstance(start, Start) and start.random:
+            assert key is not None
+            fit = best_of_samples(key, moments, start_ridge, task, run, settings=settings, start=start.name)
+        else:
+            fit = run(given_start(start, rows.of_positive_weight(), k, family, start_ridge, key))
+    return as_spurious(_off_saddle(fit, run, settings), rows, family, prior)
 
 
 def given_start(
-    start: Start | StartLike, rows: Rows, num_components: int, family: Family, ridge: AnyArray, key: RandomKey | None
+    start: Start | StartLike,
+    rows: Rows,
+    num_components: int,
+    family: Family,
+    ridge: AnyArray,
+    key: RandomKey | None,
 ) -> Mixture:
-    """The mixture of a named start that is not random, or of a user-supplied one."""
+    """The mixture of a named start that is not random, or of a user-supplied one; a mixture needs no ridge."""
     if isinstance(start, Start):
         given = start_from(rows, num_components, family, ridge, start=start.name, key=key)
     else:

@@ -88,35 +88,39 @@ def _num_carried(num_restarts: int, one_of: int) -> np.int32:
     return np.int32(min(max(2, num_restarts // one_of), num_restarts))
 
 
+class Task(NamedTuple):
+    """What runs from all starts have in common."""
+
+    rows: Rows
+    ridge: AnyArray
+    stop: StopRule
+    prior: ConjugatePrior | None
+
+
 def default_ridge(rows: Rows, variances: AnyArray | None = None) -> Float[AnyArray, " d"]:
     """The default ridge of every column, whose variances (d) may be known."""
     known = column_moments(rows)[1] if variances is None else variances
     return (known * default_ridge_fraction(rows.dtype)).astype(rows.dtype)
 
 
-def ridges(
-    rows: Rows, reg_covar: AnyArray, prior: ConjugatePrior | None, variances: AnyArray | None = None
-) -> tuple[AnyArray, AnyArray]:
-    """The ridges of starts and of steps; a start has no prior that would hold its components, and so always one.
-
-    By default, where `reg_covar` is NaN, starts have a fraction of the variance of each column. Steps have NaN, for a
-    fraction of that of each component, and under a prior none.
-    """
+def ridge_of_starts(rows: Rows, reg_covar: AnyArray, variances: AnyArray | None = None) -> AnyArray:
+    """By default, where `reg_covar` is NaN, a fraction of the variance of each column: starts have no prior."""
     xp = namespace(rows.values, rows.weights, reg_covar)
     by_default = xp.isnan(reg_covar)
     default = default_ridge(rows, variances) if xp is jnp or by_default.any() else reg_covar
-    ridge = xp.where(by_default, default, xp.asarray(reg_covar, rows.dtype))
-    of_steps = xp.nan if prior is None else 0.0
-    return ridge, xp.where(by_default, xp.full_like(ridge, of_steps), ridge)
+    return xp.where(by_default, default, xp.asarray(reg_covar, rows.dtype))
+
+
+def ridge_of_steps(reg_covar: AnyArray, prior: ConjugatePrior | None) -> AnyArray:
+    """By default NaN, for a fraction of the variances of each component; under a prior none."""
+    xp = namespace(reg_covar)
+    return reg_covar if prior is None else xp.where(xp.isnan(reg_covar), xp.zeros_like(reg_covar), reg_covar)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "mesh"))
 def run_one(
     start: Mixture,
-    rows: Rows,
-    ridge: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
+    task: Task,
     step_limit: AnyArray,
     active: AnyArray | None,
     *,
@@ -127,15 +131,12 @@ def run_one(
     run = functools.partial(
         run_em, family=settings.family, max_steps=settings.max_steps, accelerate=settings.accelerate
     )
-    return devices.shard(run, mesh, start, rows, ridge, stop, prior, step_limit, active)
+    return devices.shard(run, mesh, start, *task, step_limit, active)
 
 
 def run_from(
     start: Mixture,
-    rows: Rows,
-    ridge: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
+    task: Task,
     limits: Limits,
     *,
     settings: Settings,
@@ -145,9 +146,9 @@ def run_from(
 
     That takes a second program, which fits whose steps are not slow never wait for.
     """
-    first = _first_limit(limits, stop, settings)
-    fit = run_one(start, rows, ridge, stop, prior, first, limits.active, settings=settings, mesh=mesh)
-    return carry_on(fit, rows, ridge, stop, prior, limits, settings=settings, mesh=mesh)
+    first = _first_limit(limits, task.stop, settings)
+    fit = run_one(start, task, first, limits.active, settings=settings, mesh=mesh)
+    return carry_on(fit, task, limits, settings=settings, mesh=mesh)
 
 
 def _first_limit(limits: Limits, stop: StopRule, settings: Settings) -> AnyArray:
@@ -157,10 +158,7 @@ def _first_limit(limits: Limits, stop: StopRule, settings: Settings) -> AnyArray
 
 def carry_on(
     fit: Fit,
-    rows: Rows,
-    ridge: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
+    task: Task,
     limits: Limits,
     *,
     settings: Settings,
@@ -170,9 +168,10 @@ def carry_on(
     taken = int(fit.num_steps)
     if fit.code is not ResultCode.max_steps_reached or taken >= limits.max_steps:
         return fit
-    settings, stop = dataclasses.replace(settings, accelerate=True), stop._replace(patience=np.zeros((), np.int32))
+    settings = dataclasses.replace(settings, accelerate=True)
+    task = task._replace(stop=task.stop._replace(patience=np.zeros((), np.int32)))
     left = np.asarray(limits.max_steps - taken, np.int32)
-    end = run_one(fit.mixture, rows, ridge, stop, prior, left, limits.active, settings=settings, mesh=mesh)
+    end = run_one(fit.mixture, task, left, limits.active, settings=settings, mesh=mesh)
     trace, more = np.array(fit.trace), np.asarray(end.trace)[1 : int(end.num_steps) + 1]
     trace[taken + 1 : taken + 1 + len(more)] = more
     return dataclasses.replace(end, trace=trace, num_steps=np.asarray(taken + len(more), np.int32))
@@ -181,10 +180,7 @@ def carry_on(
 @functools.partial(jax.jit, static_argnames="settings")
 def _run_each(
     starts: Mixture,
-    rows: Rows,
-    ridge: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
+    task: Task,
     step_limits: AnyArray,
     active: AnyArray | None,
     *,
@@ -193,7 +189,7 @@ def _run_each(
     """Runs from several starts; those of a negative limit take no pass over the rows."""
     ascent = Ascent(settings.family, settings.max_steps, accelerate=settings.accelerate)
     varies = Problem._make(name in ("start", "step_limit") for name in Problem._fields)
-    problems = Problem(starts, rows, ridge, stop, prior, step_limits, rows.total_weight, active)
+    problems = Problem(starts, *task, step_limits, task.rows.total_weight, active)
     wanted = step_limits >= 0
     fits = run_all(ascent, problems, varies, wanted)
     return dataclasses.replace(fits, result=jnp.where(wanted, fits.result, int(ResultCode.nonfinite)))
@@ -205,24 +201,20 @@ def _make_starts(key: RandomKey, rows: Rows, ridge: AnyArray, *, settings: Setti
 
     def some(name: str) -> tuple[list[int], Mixture]:
         numbers = [number for number, other in enumerate(names) if other == name]
-
-        def of_number(number: Array) -> Mixture:
-            own_key = number_key(key, number)
-            return start_from(rows, settings.num_components, settings.family, ridge, start=name, key=own_key)
-
         size = even_size(len(numbers), _STARTS_AT_ONCE)
-        return numbers, map_in_batches(of_number, size, jnp.asarray(numbers, jnp.int32))
+        make = functools.partial(_make_start, key, rows, ridge, settings, name)
+        return numbers, map_in_batches(make, size, jnp.asarray(numbers, jnp.int32))
 
     places, made = zip(*(some(name) for name in dict.fromkeys(names)), strict=True)
     order = np.argsort(np.concatenate(places))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *made)
 
 
-def _start_of_restart(
-    key: RandomKey, number: int, rows: Rows, ridge: AnyArray, settings: Settings, start: str
+def _make_start(
+    key: RandomKey, rows: Rows, ridge: AnyArray, settings: Settings, name: str, number: int | Array
 ) -> Mixture:
-    """The start of one restart, by NumPy."""
-    name, own_key = name_of_restart(start, number), number_key(key, number)
+    """The start of one restart."""
+    own_key = number_key(key, number)
     return start_from(rows, settings.num_components, settings.family, ridge, start=name, key=own_key)
 
 
@@ -232,63 +224,51 @@ def _compile_runs_ahead(settings: Settings, shape: tuple[int, int], dtype: np.dt
     numbers = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     num, k, family = settings.num_restarts, settings.num_components, settings.family
     whole = jax.ShapeDtypeStruct((), np.int32)
-    stop, rows = (
-        StopRule(numbers(()), jax.ShapeDtypeStruct((), np.bool), whole),
-        Rows(numbers(shape), numbers(shape[:1])),
-    )
+    stop = StopRule(numbers(()), jax.ShapeDtypeStruct((), np.bool), whole)
+    task = Task(Rows(numbers(shape), numbers(shape[:1])), numbers(shape[1:]), stop, None)
     factor = family.representation.shape(shape[1])
     starts = Mixture(numbers((num, k)), numbers((num, k, shape[1])), numbers((num, family.num_factors(k), *factor)))
     active = jax.ShapeDtypeStruct((k,), np.bool) if roomy else None
     limits = jax.ShapeDtypeStruct((num,), np.int32)
-    compile_ahead(_run_each, starts, rows, numbers(shape[1:]), stop, None, limits, active, settings=settings)
+    compile_ahead(_run_each, starts, task, limits, active, settings=settings)
 
 
 def best_on_host(
     key: RandomKey,
     rows: Rows,
-    padded: Rows,
-    reg_covar: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
+    start_ridge: AnyArray,
+    task: Task,
     limits: Limits,
     *,
     settings: Settings,
     compiled: Settings,
     start: str,
 ) -> Fit:
-    """The best of random starts of rows that need no sample, by one program that serves many fits."""
-    if settings.num_restarts > 1 and prior is None:
-        _compile_runs_ahead(compiled, padded.values.shape, padded.dtype, limits.active is not None)
-    start_ridge, ridge = ridges(rows, reg_covar, prior)
-    made = [_start_of_restart(key, i, rows, start_ridge, settings, start) for i in range(settings.num_restarts)]
+    """The best of random starts of few rows, by one program that serves many fits; the task has its rows padded."""
+    if settings.num_restarts > 1 and task.prior is None:
+        _compile_runs_ahead(compiled, task.rows.values.shape, rows.dtype, limits.active is not None)
+    names = [name_of_restart(start, number) for number in range(settings.num_restarts)]
+    made = [_make_start(key, rows, start_ridge, settings, name, number) for number, name in enumerate(names)]
     if limits.active is not None:
         made = [with_room(one, len(limits.active), shared=settings.family.shared) for one in made]
     if settings.num_restarts == 1:
-        fit = run_from(made[0], padded, ridge, stop, prior, limits, settings=compiled)
+        fit = run_from(made[0], task, limits, settings=compiled)
         return sorted_components(jax.tree.map(np.asarray, fit), limits.active)
     made += made[:1] * (compiled.num_restarts - len(made))
-    starts = _stacked(made)
+    first = limits._replace(max_steps=_first_limit(limits, task.stop, compiled))
+    phase = functools.partial(_phase, task=task, settings=compiled, xp=np)
+    carried, _ = phase(_stacked(made), np.asarray(False), limits=first)
 
-    first = limits._replace(max_steps=_first_limit(limits, stop, compiled))
+    def ends(num_carried: int) -> Iterator[Fit]:
+        for numbers in (range(num_carried), range(num_carried, settings.num_restarts)):
+            wanted = np.asarray(numbers.stop, np.int32)
+            fits = phase(carried, np.asarray(True), limits=first._replace(num_carried=wanted))[1]
+            for number in numbers:
+                fit = jax.tree.map(lambda leaf, number=number: leaf[number], fits)
+                yield carry_on(fit, task, limits, settings=compiled)
 
-    def phase(starts: Mixture, last: np.ndarray) -> tuple[Mixture, Fit]:
-        return _phase(starts, last, padded, ridge, stop, prior, first, settings=compiled, xp=np)
-
-    carried, _ = phase(starts, np.asarray(False))
-    fits = phase(carried, np.asarray(True))[1]
-
-    def end(fits: Fit, number: int) -> Fit:
-        fit = jax.tree.map(lambda leaf: leaf[number], fits)
-        return carry_on(fit, padded, ridge, stop, prior, limits, settings=compiled)
-
-    def ends() -> Iterator[Fit]:
-        num_carried = int(limits.num_carried)
-        yield from (end(fits, number) for number in range(num_carried))
-        all_carried = first._replace(num_carried=first.num_restarts)
-        others = _phase(carried, np.asarray(True), padded, ridge, stop, prior, all_carried, settings=compiled, xp=np)[1]
-        yield from (end(others, number) for number in range(num_carried, settings.num_restarts))
-
-    best = best_end(ends(), int(limits.num_carried), rows, settings.family, prior)
+    num_carried = int(limits.num_carried)
+    best = best_end(ends(num_carried), num_carried, rows, settings.family, task.prior)
     return sorted_components(best, limits.active)
 
 
@@ -340,12 +320,9 @@ def _stacked[T](trees: Iterable[T]) -> T:
 
 def best_of_samples(
     key: RandomKey,
-    rows: Rows,
     moments: tuple[np.ndarray, np.ndarray],
     start_ridge: AnyArray,
-    ridge: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
+    task: Task,
     run: Callable[[Mixture], Fit],
     *,
     settings: Settings,
@@ -354,37 +331,38 @@ def best_of_samples(
     """The best of random starts of very many rows: those carried on `run` over all of them, one after the other.
 
     What a restart has gained on the rows of its own sample by narrowing on a few of them, it loses on those of the
-    sample that judges.
+    sample that judges. The columns have these means and variances.
     """
-    size, num_restarts = sample_size(rows, settings.num_components, settings.family), settings.num_restarts
-    sampled = len(rows) > size
-    masses = sampling_masses(rows, moments) if sampled else None
+    rows, num_restarts = task.rows, settings.num_restarts
+    size = sample_size(rows, settings.num_components, settings.family)
+    masses = sampling_masses(rows, moments) if len(rows) > size else None
 
     def sample(number: int) -> Rows:
         own_key = number_key(number_key(key, number), _KEY_OF_SAMPLE)
         return sample_rows(rows, masses, size, key=own_key) if masses is not None else rows
 
     def start_of(number: int, seen: Rows) -> Mixture:
-        return _start_of_restart(key, number, seen, start_ridge, settings, start)
+        return _make_start(key, seen, start_ridge, settings, name_of_restart(start, number), number)
 
     if num_restarts == 1:
         return sorted_components(run(start_of(0, sample(0))))
-    short = dataclasses.replace(settings, max_steps=_SHORT_STEPS, accelerate=False)
-    short_stop = _stop_of_short(stop, np)
+    short = functools.partial(
+        run_one, active=None, settings=dataclasses.replace(settings, max_steps=_SHORT_STEPS, accelerate=False)
+    )
     limit, judges = np.int32(min(_SHORT_STEPS, settings.max_steps)), sample(num_restarts)
+    task = task._replace(stop=_stop_of_short(task.stop, np))
 
     def short_run(number: int) -> Fit:
         seen = sample(number)
-        fit = run_one(start_of(number, seen), seen, ridge, short_stop, prior, limit, None, settings=short)
-        if sampled:
-            fit = run_one(fit.mixture, judges, ridge, short_stop, prior, np.int32(0), None, settings=short)
+        fit = short(start_of(number, seen), task._replace(rows=seen), limit)
+        if masses is not None:
+            fit = short(fit.mixture, task._replace(rows=judges), np.int32(0))
         return jax.tree.map(np.asarray, fit)
 
     carried = best_run(_stacked(map(short_run, range(num_restarts))), num_restarts, xp=np).mixture
     ends = (run(carried[number]) for number in range(num_restarts))
-    return sorted_components(
-        best_end(ends, int(_num_carried(num_restarts, _LARGE_ONE_OF)), rows, settings.family, prior)
-    )
+    num_carried = int(_num_carried(num_restarts, _LARGE_ONE_OF))
+    return sorted_components(best_end(ends, num_carried, rows, settings.family, task.prior))
 
 
 def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:
@@ -396,12 +374,9 @@ def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:
 def _phase(
     starts: Mixture,
     last: AnyArray,
-    rows: Rows,
-    ridge: AnyArray,
-    stop: StopRule,
-    prior: ConjugatePrior | None,
-    limits: Limits,
     *,
+    task: Task,
+    limits: Limits,
     settings: Settings,
     xp: ModuleType,
 ) -> tuple[Mixture, Fit]:
@@ -413,9 +388,8 @@ def _phase(
     short, none = xp.minimum(limits.max_steps, np.int32(_SHORT_STEPS)), np.int32(-1)
     steps, wanted = xp.where(last, limits.max_steps, short), xp.where(last, limits.num_carried, limits.num_restarts)
     step_limits = xp.where(number < wanted, steps, none)
-    short_stop = _stop_of_short(stop, xp)
-    now = jax.tree.map(lambda long, short: xp.where(last, long, short), stop, short_stop)
-    fits = _run_each(starts, rows, ridge, now, prior, step_limits, limits.active, settings=settings)
+    stop = jax.tree.map(lambda long, short: xp.where(last, long, short), task.stop, _stop_of_short(task.stop, xp))
+    fits = _run_each(starts, task._replace(stop=stop), step_limits, limits.active, settings=settings)
     fits = jax.tree.map(xp.asarray, fits)
     return best_run(fits, len(number), xp=xp).mixture, fits
 
@@ -434,19 +408,19 @@ def best_of_restarts(
 ) -> Fit:
     """The best of random starts, as a part of the caller's own program."""
     rows = jax.tree.map(jnp.asarray, rows)
-    start_ridge, ridge = ridges(rows, jnp.asarray(reg_covar), prior)
+    reg_covar = jnp.asarray(reg_covar, rows.dtype)
+    start_ridge = ridge_of_starts(rows, reg_covar)
+    task = Task(rows, ridge_of_steps(reg_covar, prior), stop, prior)
     large = rows.values.size * settings.num_components >= devices.LARGE
 
     def long(start: Mixture) -> Fit:
-        return run_one(start, rows, ridge, stop, prior, limits.max_steps, None, settings=settings)
+        return run_one(start, task, limits.max_steps, None, settings=settings)
 
     if not large:
         starts = _make_starts(key, rows, start_ridge, settings=settings, start=start)
         if settings.num_restarts == 1:
             return sorted_components(long(jax.tree.map(lambda leaf: leaf[0], starts)))
-        phase = functools.partial(
-            _phase, rows=rows, ridge=ridge, stop=stop, prior=prior, limits=limits, settings=settings, xp=jnp
-        )
+        phase = functools.partial(_phase, task=task, limits=limits, settings=settings, xp=jnp)
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
         return sorted_components(best_run(jax.tree.map(lambda leaf: leaf[1], fits)))
     size = sample_size(rows, settings.num_components, settings.family)
@@ -456,9 +430,8 @@ def best_of_restarts(
     starts = _make_starts(key, seen, start_ridge, settings=settings, start=start)
     if settings.num_restarts > 1:
         steps, short_stop = min(_SHORT_STEPS, settings.max_steps), _stop_of_short(stop, jnp)
-        short = functools.partial(
-            run_em, rows=seen, ridge=ridge, tol=short_stop, prior=prior, family=settings.family, max_steps=steps
-        )
+        options = {"ridge": task.ridge, "tol": short_stop, "prior": prior}
+        short = functools.partial(run_em, rows=seen, **options, family=settings.family, max_steps=steps)
         starts = best_run(jax.lax.map(short, starts), int(_num_carried(settings.num_restarts, _LARGE_ONE_OF))).mixture
     return sorted_components(best_run(jax.lax.map(long, starts)))
 

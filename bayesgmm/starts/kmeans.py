@@ -28,7 +28,7 @@ from bayesgmm.numerics.precision import (
 )
 from bayesgmm.numerics.triangular import cholesky, inverse_of_lower
 from bayesgmm.runtime.programs import SMALL
-from bayesgmm.starts.sampling import standardise
+from bayesgmm.starts.sampling import sample_rows, sampling_masses, standardise
 
 Weights = Float[AnyArray, " n"]
 Labels = Int[AnyArray, " n"]
@@ -69,11 +69,6 @@ def square_distances(x: Float[AnyArray, "n d"], points: Float[AnyArray, "m d"]) 
     return xp.where(distances > rounding * squares, distances, xp.zeros_like(distances))
 
 
-def greedy_trials(num_components: int) -> int:
-    """How many rows are tried for each seed."""
-    return 2 + int(np.log(num_components))
-
-
 def draw_seeds(
     x: Float[AnyArray, "n d"],
     num_components: int,
@@ -95,7 +90,7 @@ def draw_seeds(
     k-means++ algorithm via local search".
     """
     k, xp = num_components, namespace(x, row_weights)
-    num_trials = greedy_trials(k) if num_trials is None else num_trials
+    num_trials = 2 + int(np.log(k)) if num_trials is None else num_trials
     uniform = uniform_numbers(key, (k + num_exchanges, num_trials, 2), row_weights)
     places = np.arange(k, dtype=np.int32)
 
@@ -144,18 +139,13 @@ def kmeans_plus_plus(
     row_weights: Weights,
     *,
     key: RandomKey,
-    attraction: Attraction = lambda distances: distances,
-    num_trials: int | None = None,
-    num_exchanges: int = 0,
+    draw: Callable[..., Int[AnyArray, " k"]] = draw_seeds,
 ) -> Labels:
-    """The partition of the rows by their nearest seeds of `draw_seeds`, sought among a part of very many rows."""
-    seen, v = x, row_weights
-    most = max(_SEEN, _SEEN_EACH * num_components)
-    if x.shape[0] > 2 * most:
-        part = draw_rows(row_weights, uniform_numbers(jax.random.fold_in(key, 1), (most, 2), row_weights))
-        seen, v = x[part], namespace(row_weights).ones(most, row_weights.dtype)
-    how = {"attraction": attraction, "num_trials": num_trials, "num_exchanges": num_exchanges}
-    return nearest_of(x, seen[draw_seeds(seen, num_components, v, key=key, **how)])
+    """The partition of the rows by their nearest seeds, which are drawn from a sample of very many rows."""
+    seen, most = Rows(x, row_weights), max(_SEEN, _SEEN_EACH * num_components)
+    if len(x) > 2 * most:
+        seen = sample_rows(seen, sampling_masses(seen), most, key=jax.random.fold_in(key, 1))
+    return nearest_of(x, seen.values[draw(seen.values, num_components, seen.weights, key=key)])
 
 
 def lloyd(x: Columns, labels: Labels, num_components: int, row_weights: Weights) -> Labels:

@@ -5,6 +5,7 @@ not decide it; the mixture is then estimated in the original units by the same M
 starts that have a name; `given.py` reads those that a user gives.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,11 @@ def one_hot(labels: AnyArray, num_components: int, dtype: np.dtype) -> AnyArray:
     return (labels[:, None] == np.arange(num_components, dtype=labels.dtype)[None]).astype(dtype)
 
 
+def _around_seeds(rows: Rows, num_components: int, key: RandomKey, draw: Callable[..., AnyArray]) -> AnyArray:
+    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, draw=draw)
+    return one_hot(labels, num_components, rows.dtype)
+
+
 @_start(
     "k-means++",
     "nearest of k rows drawn far apart, the best of several for each, on standardised columns; in turn with drawn_rows "
@@ -92,15 +98,14 @@ def one_hot(labels: AnyArray, num_components: int, dtype: np.dtype) -> AnyArray:
     turns=("k-means++", "drawn_rows", "k-means++", "drawn_rows", "distant_rows"),
 )
 def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
-    exchanges = num_components // _EXCHANGES
-    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, num_exchanges=exchanges)
-    return one_hot(labels, num_components, rows.dtype)
+    draw = functools.partial(kmeans.draw_seeds, num_exchanges=num_components // _EXCHANGES)
+    return _around_seeds(rows, num_components, key, draw)
 
 
 @_start("drawn_rows", "nearest of k rows drawn far apart, as k-means++ draws one row for each")
 def _from_drawn_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
-    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, num_trials=1)
-    return one_hot(labels, num_components, rows.dtype)
+    draw = functools.partial(kmeans.draw_seeds, num_trials=1)
+    return _around_seeds(rows, num_components, key, draw)
 
 
 @_start("distant_rows", "nearest of k rows drawn very far apart, as k-means++ by the eighth power of the distance")
@@ -108,14 +113,15 @@ def _from_distant_rows(rows: Rows, num_components: int, *, key: RandomKey) -> An
     def attraction(distances: AnyArray) -> AnyArray:
         return distances**4
 
-    labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, attraction=attraction)
-    return one_hot(labels, num_components, rows.dtype)
+    draw = functools.partial(kmeans.draw_seeds, attraction=attraction)
+    return _around_seeds(rows, num_components, key, draw)
 
 
 @_start("kmeans", "k-means after k-means++, on whitened rows")
 def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
-    white, exchanges = kmeans.whitened_rows(rows), num_components // _EXCHANGES
-    labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, key=key, num_exchanges=exchanges)
+    white = kmeans.whitened_rows(rows)
+    draw = functools.partial(kmeans.draw_seeds, num_exchanges=num_components // _EXCHANGES)
+    labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, key=key, draw=draw)
     return one_hot(kmeans.lloyd(white, labels, num_components, rows.weights), num_components, rows.dtype)
 
 
@@ -140,9 +146,8 @@ def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> Any
     def if_new(distances: AnyArray) -> AnyArray:
         return (distances > 0).astype(rows.dtype)
 
-    x = standardise(rows)
-    labels = kmeans.kmeans_plus_plus(x, num_components, rows.weights, key=key, attraction=if_new, num_trials=1)
-    return one_hot(labels, num_components, rows.dtype)
+    draw = functools.partial(kmeans.draw_seeds, attraction=if_new, num_trials=1)
+    return _around_seeds(rows, num_components, key, draw)
 
 
 @matching_precision

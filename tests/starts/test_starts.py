@@ -50,7 +50,8 @@ each_compiled_start = pytest.mark.parametrize("start", [name for name in STARTS 
 
 def partitions_of(x, num_components, row_weights, keys, **options):
     """One partition for each key, (keys, n)."""
-    return jax.jit(jax.vmap(lambda key: kmeans_plus_plus(x, num_components, row_weights, key=key, **options)))(keys)
+    draw = functools.partial(draw_seeds, **options)
+    return jax.jit(jax.vmap(lambda key: kmeans_plus_plus(x, num_components, row_weights, key=key, draw=draw)))(keys)
 
 
 @pytest.mark.usefixtures("x64")
@@ -80,7 +81,8 @@ def test_labels_are_the_nearest_seeds_and_seeds_are_distinct(num_components, num
     x, options = rng.normal(size=(25, 2)), {"key": key, "num_exchanges": num_exchanges}
     seeds = draw_seeds(x, num_components, np.ones(25), **options)
     assert len(set(seeds.tolist())) == num_components
-    labels = kmeans_plus_plus(x, num_components, np.ones(25), **options)
+    draw = functools.partial(draw_seeds, num_exchanges=num_exchanges)
+    labels = kmeans_plus_plus(x, num_components, np.ones(25), key=key, draw=draw)
     np.testing.assert_array_equal(labels, np.square(x[:, None, :] - x[seeds]).sum(2).argmin(1))
     compiled = jax.jit(lambda x, v, key: draw_seeds(x, num_components, v, **{**options, "key": key}))
     np.testing.assert_array_equal(compiled(*to_jax((x, np.ones(25))), key), seeds)
