@@ -268,13 +268,13 @@ def _fit_candidates(
     for count in plan.counts:
         tell(f"EM, k = {count}")
         began, name = time.perf_counter(), plan.base.name if len(plan.counts) == 1 else f"{plan.base.name}, k = {count}"
-        options = {"family": plan.family, "on_failure": "ignore"}
-        fit = functools.partial(plan.base.engine.fit, plan.rows, count, **options, **plan.base.arguments)
-        found = _try(fit, name, failures)
+        shared = {"family": plan.family, "on_failure": "ignore"}
+        found = _try(functools.partial(plan.base, plan.rows, count, **shared), name, failures)
         before = next((one for one in reversed(optima) if one is not None), None)
         if found is not None and before is not None and _is_below(found, before):
-            start = split(before.mixture, count, plan.family)
-            other = _try(lambda: fit(start=start), name, failures)  # noqa: B023 (called at once)
+            start = {"start": split(before.mixture, count, plan.family)}
+            again = dataclasses.replace(plan.base, arguments=plan.base.arguments | start)
+            other = _try(functools.partial(again, plan.rows, count, **shared), name, failures)
             found = other if other is not None and not _is_below(other, before) else found
             if found is not other:
                 tell(f"EM, k = {count}: a lower log-likelihood than with fewer components; raise num_restarts")
