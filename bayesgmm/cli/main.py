@@ -150,7 +150,8 @@ def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, overwrite:
         on_progress("figures and files")
         files = write_outputs(comparison, folder, settings, data, overwrite=overwrite)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(f"{data.columns}.", "", markup=False, highlight=False)
+    for part in (f"{data.columns}.", "", str(comparison.summary()), ""):
+        console.print(part, markup=False, highlight=False)
     for table in rich_tables(comparison):
         console.print(table, "")
     for name, caution in (*(("data", note) for note in data.notes), *comparison.cautions):

@@ -49,7 +49,9 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def write_outputs(
     comparison: Comparison, folder: Path, settings: CommonConfig, data: Dataset, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write `comparison.csv`, `comparison.json`, `parameters.csv`, `report.html`, and a NetCDF file for each posterior.
+    """Write tables, the summary, the report, and a NetCDF file for each posterior.
+
+    They are `comparison.csv`, `comparison.json`, `parameters.csv`, `summary.txt` and `report.html`.
 
     Where there is something to compare partitions with, k-means or known classes, `assignments.csv` too: the cluster
     of every row (counted from 0) by every engine, and its class.
@@ -84,6 +86,7 @@ def write_outputs(
         for name, tree in comparison.trees.items():
             stem = re.sub(r"[()]", "", name).replace(" ", "_")  # "vi (full rank)" becomes "vi_full_rank"
             save_datatree(tree, staging / f"{stem}.nc")
+        (staging / "summary.txt").write_text(f"{comparison.summary()}\n", encoding="utf-8")
         report = render_report(comparison, settings, data, origin)
         (staging / "report.html").write_text(report, encoding="utf-8")
         staging.chmod(0o755)

@@ -4,12 +4,14 @@ Its frame, and how it looks, are in `report.html`.
 """
 
 import base64
+import contextlib
 import html
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,19 @@ from bayesgmm import plots
 from bayesgmm.cli import terminal
 from bayesgmm.cli.config import CommonConfig
 from bayesgmm.comparison.compare import Comparison
+from bayesgmm.comparison.summary import Summary
 from bayesgmm.datasets import Dataset
+from bayesgmm.diagnostics.loo import prior_sensitivity
 from bayesgmm.engines.registry import ENGINES
+from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.plots.panels import root_figure
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+_MOST_ENGINES = 5  # columns of a table that the page has room for
+_MANY_COLUMNS = 4  # from which on correlations are folded away
 
 
 def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset, provenance: Mapping[str, Any]) -> str:
@@ -33,23 +44,87 @@ def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset,
         f"{counted(comparison.num_components, 'Gaussian component')} of family {comparison.base.family} in "
         f"{counted(comparison.x.shape[1], 'dimension')}, fitted by {listed(comparison.fits)} on one likelihood."
     )
-    noted = [*(("data", note) for note in data.notes), *comparison.cautions]
-    cautions = [f"<strong>{html.escape(name)}:</strong> {html.escape(text)}." for name, text in noted]
     versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
     device = f"{provenance['device']['count']} × {provenance['device']['kind']}"
     source = f"Data: {data.name}. {data.source}".strip().rstrip(".")
+    names = comparison.feature_names
+    sections = {
+        "Summary": [_summary(comparison.summary())],
+        "The fit": [_figure(*picture) for picture in _pictures_of_fit(comparison)],
+        "The engines side by side": list(_engines(comparison)),
+        "Parameters": list(_parameters(comparison)),
+        "Diagnostics": list(_diagnostics(comparison, data)),
+        "Prior": [f"<pre>{html.escape(comparison.prior.describe(names))}</pre>"],
+        "Settings": [f"<pre>{html.escape(json.dumps(settings.to_dict(), indent=2))}</pre>"],
+    }
     return Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
         title=html.escape(settings.title),
         lead=html.escape(lead),
-        cautions="\n".join(f'<p class="warning">{caution}</p>' for caution in cautions),
-        engines=_html_table(terminal.engine_table(comparison)),
-        agreement=_agreement(comparison) if comparison.has_agreement else "",
-        parameters=_parameters(comparison),
-        candidates=_candidates(comparison) if comparison.selected_by else "",
-        pictures="\n".join(_pictures(comparison)),
-        prior=html.escape(comparison.prior.describe(comparison.feature_names)),
+        contents="\n".join(f'<a href="#{_anchor(heading)}">{heading}</a>' for heading in sections),
+        sections="\n".join(
+            f'<section id="{_anchor(heading)}">\n<h2>{heading}</h2>\n{"\n".join(parts)}\n</section>'
+            for heading, parts in sections.items()
+        ),
         footer=html.escape(f"{source}. Seed {settings.seed}. {device}. {versions}. {provenance['time']}."),
     )
+
+
+def _anchor(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
+
+
+def _summary(summary: Summary) -> str:
+    """The sentences by heading, those of clusters as a table."""
+    parts = []
+    for heading, sentences in summary.sections.items():
+        parts.append(f"<h3>{html.escape(heading)}</h3>")
+        if heading.startswith("Clusters"):
+            parts.append(_html_table(terminal.cluster_table(summary)))
+            continue
+        parts.append(f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in sentences)}</ul>")
+        if heading == "Known classes" and summary.cross_table is not None:
+            frame = summary.cross_table.reset_index().astype(str)
+            parts.append(_html_table(frame.rename(columns=lambda name: name if name == "class" else f"cluster {name}")))
+    return "\n".join(parts)
+
+
+def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[Axes | np.ndarray, str]]:
+    """The fit with its uncertainty, then its assignments, and those of k-means: figures and captions."""
+    x, names, fits, base = comparison.x, comparison.feature_names, comparison.fits, comparison.base
+    label, one = ENGINES[base.engine].label, x.shape[1] == 1
+    em = f"the {label} fit"
+    posteriors = [name for name, fit in fits.items() if fit.draws is not None]
+    # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
+    shown = comparison.parameters.reference or (posteriors[-1] if posteriors else None)
+    if shown is not None:
+        picture = plots.plot_posterior_ellipses(fits[shown], x, point=base, feature_names=names)
+        yield picture, f"{'Densities' if one else 'Components'} of posterior draws ({shown}), thin, and of {em}, bold."
+    picture = plots.plot_assignments(base.mixture, x, feature_names=names)
+    drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
+    yield picture, f"Rows coloured by hard assignment, with the {drawn}."
+    picture = plots.plot_responsibility_uncertainty(base if shown is None else fits[shown], x, feature_names=names)
+    averaged = f", averaged over posterior draws ({shown})" if shown is not None else ""
+    yield picture, f"Uncertainty of each row's assignment: one minus its largest responsibility{averaged}."
+    for name, partition in comparison.partitions.items():
+        picture = plots.plot_partitions(base, x, partition, feature_names=names)
+        ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
+        yield picture, f"Hard assignments by {em} and by {ENGINES[name].label}{ringed}."
+
+
+def _engines(comparison: Comparison) -> Iterator[str]:
+    """The tables of the engines, of the numbers of components and of hard assignments."""
+    yield _html_table(terminal.engine_table(comparison))
+    yield (
+        "<p class='note'>Log-likelihood and criteria are those of each engine's point (for posteriors: the mixture of "
+        "posterior means). Smaller BIC, AIC and ICL are better, larger ELPD-LOO is better.</p>"
+    )
+    if comparison.selected_by is not None:
+        yield f"<h3>Number of components</h3>\n{_html_table(terminal.candidate_table(comparison))}"
+        picture = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)
+        caption = f"Smaller is better; {comparison.selected_by.upper()} selected k = {comparison.num_components}."
+        yield _figure(picture, caption)
+    if comparison.has_agreement:
+        yield _agreement(comparison)
 
 
 def _agreement(comparison: Comparison) -> str:
@@ -57,84 +132,107 @@ def _agreement(comparison: Comparison) -> str:
     labels = [ENGINES[name].label for name in comparison.partitions]
     of_kmeans = f", which {listed(labels)} minimises," if labels else ""
     return (
-        f"<h2>Hard assignments</h2>\n{_html_table(terminal.agreement_table(comparison))}\n"
-        f"<p class='lead'>The inertia{of_kmeans} is the sum of squared distances of the rows from the means of their "
+        f"<h3>Hard assignments</h3>\n{_html_table(terminal.agreement_table(comparison))}\n"
+        f"<p class='note'>The inertia{of_kmeans} is the sum of squared distances of the rows from the means of their "
         "clusters. The adjusted Rand index (ARI) is 1 where two partitions are the same and about 0 "
         "where they agree as by chance. Mixtures assign rows to their most probable component.</p>"
     )
 
 
-def _candidates(comparison: Comparison) -> str:
-    return f"<h2>Number of components</h2>\n{_html_table(terminal.candidate_table(comparison))}"
-
-
-def _parameters(comparison: Comparison) -> str:
-    table = comparison.parameters
-    parts = [
-        _html_table(terminal.component_table(comparison)),
-        "<p class='lead'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
-        f"deviation where the engine has draws. {html.escape(terminal.flag_legend(table))}</p>",
-        *(f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks),
-    ]
+def _parameters(comparison: Comparison) -> Iterator[str]:
+    """A table for each cluster, correlations folded away where there are many, and pictures of all."""
+    table, frame = comparison.parameters, terminal.component_table(comparison)
+    many = comparison.x.shape[1] >= _MANY_COLUMNS
+    for cluster, lines in frame.groupby("cluster", sort=False):
+        lines = lines.drop(columns="cluster")
+        shape = lines["quantity"].str.startswith("corr ") & many
+        yield f"<h3>Cluster {html.escape(str(cluster))}</h3>"
+        yield from map(_html_table, terminal.in_parts(lines.loc[~shape], _MOST_ENGINES))
+        if shape.any():
+            folded = "\n".join(map(_html_table, terminal.in_parts(lines.loc[shape], _MOST_ENGINES)))
+            yield f"<details><summary>Correlations</summary>\n{folded}\n</details>"
+    yield (
+        "<p class='note'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
+        f"deviation where the engine has draws. {html.escape(terminal.flag_legend(table))}</p>"
+    )
+    yield from (f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks)
     if table.measured_by is not None:
         hollow = f"; hollow markers are far from {table.reference}" if any(table.frame["flagged"]) else ""
         caption = (
             f"Estimates and posterior means with 95% intervals by every engine, as distances from {table.measured_by}"
         )
-        parts.append(_figure(plots.plot_parameter_forest(table), f"{caption}{hollow}."))
-    return "\n".join(parts)
+        yield _figure(plots.plot_parameter_forest(table), f"{caption}{hollow}.")
+    if any(fit.draws is not None for fit in comparison.fits.values()):
+        picture = plots.plot_posterior_parameters(comparison.fits, feature_names=comparison.feature_names)
+        points = listed(ENGINES[fit.engine].label for fit in comparison.fits.values() if fit.draws is None)
+        yield _figure(picture, f"Marginal posterior densities; vertical lines mark the {points} values.")
 
 
-def _pictures(comparison: Comparison) -> Iterator[str]:
-    """Every figure with its caption; one without a heading belongs to the one before it."""
-    x, names, fits, base = comparison.x, comparison.feature_names, comparison.fits, comparison.base
-    label, one = ENGINES[base.engine].label, x.shape[1] == 1
-    em = f"the {label} fit"
-    picture = plots.plot_assignments(base.mixture, x, feature_names=names)
-    drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
-    yield _figure(picture, f"Rows coloured by hard assignment, with the {drawn}.", "The fit by maximum likelihood")
-    for name, partition in comparison.partitions.items():
-        other = ENGINES[name].label
-        picture = plots.plot_partitions(base, x, partition, feature_names=names)
-        ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
-        yield _figure(picture, f"Hard assignments by {em} and by {other}{ringed}.", f"Beside {other}")
-    posteriors = [name for name, fit in fits.items() if fit.draws is not None]
-    if posteriors:
-        # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
-        shown = comparison.parameters.reference or posteriors[-1]
-        picture = plots.plot_posterior_ellipses(fits[shown], x, point=base, feature_names=names)
-        caption = f"{'Densities' if one else 'Components'} of posterior draws ({shown}), thin, and of {em}, bold."
-        yield _figure(picture, caption, "The same with its uncertainty")
-        picture = plots.plot_responsibility_uncertainty(fits[shown], x, feature_names=names)
-        caption = "Uncertainty of each row's assignment: one minus its largest responsibility, averaged over posterior "
-        yield _figure(picture, f"{caption}draws ({shown}).")
-        picture = plots.plot_posterior_parameters(fits, feature_names=names)
-        points = listed(ENGINES[fit.engine].label for fit in fits.values() if fit.draws is None)
-        caption = f"Marginal posterior densities; vertical lines mark the {points} values."
-        yield _figure(picture, caption, "Posterior of weights and means")
-    else:
-        picture = plots.plot_responsibility_uncertainty(base, x, feature_names=names)
-        yield _figure(picture, "Uncertainty of the assignment of each row: one minus its largest responsibility.")
-    caption = (
-        f"Log-likelihood of {label}, log posterior density of MAP and of every draw, ELBO of the variational fits."
+def _diagnostics(comparison: Comparison, data: Dataset) -> Iterator[str]:
+    """Findings folded by engine, what the engines watched, and ArviZ's tables and pictures of the reference."""
+    noted: dict[str, list[str]] = {}
+    for name, sentence in (*(("data", note) for note in data.notes), *comparison.cautions):
+        noted.setdefault(name, []).append(sentence)
+    for name, sentences in noted.items():
+        items = "".join(f"<li>{html.escape(sentence)}.</li>" for sentence in sentences)
+        heading = f"{html.escape(name)}: {counted(len(sentences), 'remark')}"
+        yield f'<details class="warning"><summary>{heading}</summary><ul>{items}</ul></details>'
+    if not noted:
+        yield "<p>No problems found.</p>"
+    em = ENGINES[comparison.base.engine].label
+    caption = f"Log-likelihood of {em}, log posterior density of MAP and of every draw, ELBO of the variational fits."
+    yield _figure(plots.plot_traces(comparison.fits), caption)
+    reference = comparison.parameters.reference
+    tree = None if reference is None else comparison.trees.get(reference)
+    if tree is not None and _can_be_judged(tree):
+        yield from _by_arviz(tree, str(reference))
+
+
+def _can_be_judged(tree: "DataTree") -> bool:
+    """Whether ArviZ can: of several chains with some draws, all finite."""
+    return (
+        all(np.isfinite(values).all() for values in tree["posterior"].data_vars.values())
+        and tree["posterior"].sizes["draw"] > 25
     )
-    yield _figure(plots.plot_traces(fits), caption, "What the engines watched")
-    if comparison.selected_by is not None:
-        picture = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)
-        caption = f"Smaller is better; {comparison.selected_by.upper()} selected k = {comparison.num_components}."
-        yield _figure(picture, caption, "Criteria over the number of components")
 
 
-def _figure(drawn: Axes | np.ndarray, caption: str, title: str = "") -> str:
+def _by_arviz(tree: "DataTree", name: str) -> Iterator[str]:
+    """What users of ArviZ look for, of one sampler."""
+    import arviz
+
+    posterior = tree["posterior"]
+    names = [one for one in ("weights", "means", "scales") if bool((posterior[one].std(("chain", "draw")) > 0).all())]
+    frame = arviz.summary(tree, var_names=names, kind="diagnostics")
+    frame = frame.astype(str).rename_axis("quantity").reset_index()
+    yield f"<h3>Chains of {html.escape(name)}</h3>"
+    yield _folded("R-hat, effective draws and Monte Carlo errors by parameter", _html_table(frame))
+    if "log_prior" in tree.children and not tree.attrs.get("relabelled"):
+        with contextlib.suppress(InputError):  # of densities that are not finite; a finding reports it
+            found = prior_sensitivity(tree).astype(str).rename_axis("quantity").reset_index()
+            yield _folded("Sensitivity to the prior and to the likelihood", _html_table(found))
+    yield _figure(
+        plots.plot_chain_ranks(tree), "Densities by chain, and ranks of their draws: uniform where chains agree."
+    )
+    yield _figure(plots.plot_posterior_predictive(tree), "The columns, and replicated data sets from the posterior.")
+    if "log_likelihood" in tree.children:
+        yield _figure(
+            plots.plot_pareto_k(tree), "Pareto k of leave-one-out by row; above the line a row is unreliable."
+        )
+
+
+def _folded(heading: str, content: str) -> str:
+    return f"<details><summary>{html.escape(heading)}</summary>\n{content}\n</details>"
+
+
+def _figure(drawn: Axes | np.ndarray, caption: str) -> str:
     from matplotlib import pyplot
 
     figure, buffer = root_figure(drawn), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
     pyplot.close(figure)
     data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
-    heading = f"<h2>{html.escape(title)}</h2>\n" if title else ""
     return (
-        f'{heading}<figure><img src="data:image/png;base64,{data}" alt="{text}" '
+        f'<figure><img src="data:image/png;base64,{data}" alt="{text}" '
         f'width="{round(figure.get_figwidth() * 96)}"><figcaption>{text}</figcaption></figure>'
     )
 

@@ -10,12 +10,13 @@ from rich.table import Table
 
 from bayesgmm.comparison.compare import FAILED, Comparison
 from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
+from bayesgmm.comparison.summary import Summary
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
-LEFT = {"engine", "converged", "cluster", "quantity"}
+LEFT = {"engine", "converged", "cluster", "quantity", "where it is", "how well it is separated", "class"}
 """Columns of text; those of numbers are aligned on the right."""
 
 _CRITERIA = {"BIC": "bic", "AIC": "aic", "ICL": "icl"}
@@ -60,6 +61,28 @@ def component_table(comparison: Comparison) -> pd.DataFrame:
         known = _centres(partition, comparison.feature_names)
         cells[name] = _numbers((known.get((one["cluster"], one["quantity"]), math.nan) for one in lines), ".4g")
     return pd.DataFrame(cells)
+
+
+def cluster_table(summary: Summary) -> pd.DataFrame:
+    """The clusters of the engine that is read."""
+    rows = [
+        {
+            "cluster": str(cluster.number),
+            "rows": str(cluster.num_rows),
+            "share": cluster.share,
+            "where it is": ", ".join(cluster.place),
+            "how well it is separated": cluster.separation,
+        }
+        for cluster in summary.clusters
+    ]
+    return pd.DataFrame(rows)
+
+
+def in_parts(frame: pd.DataFrame, most: int) -> list[pd.DataFrame]:
+    """The table cut into parts of so many columns at most, each after its columns of names."""
+    names = [name for name in frame if name in LEFT]
+    others = [name for name in frame if name not in LEFT]
+    return [frame.loc[:, [*names, *others[start : start + most]]] for start in range(0, max(len(others), 1), most)]
 
 
 def candidate_table(comparison: Comparison) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from bayesgmm.comparison.agreement import agreement_columns, check_labels
 from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
+from bayesgmm.comparison.summary import Summary, summarise
 from bayesgmm.datasets.columns import combined_columns, doubt_about
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
@@ -85,6 +86,10 @@ class Comparison:
     def base(self) -> Fit:
         """The fit by EM, at whose optima the others start."""
         return next(iter(self.fits.values()))
+
+    def summary(self) -> Summary:
+        """What was found, in sentences: how many components, which clusters, whether the engines agree, what to do."""
+        return summarise(self)
 
     @property
     def parameters(self) -> ParameterTable:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import bayesgmm
 from bayesgmm.cli import main as cli
 from bayesgmm.cli import outputs
-from bayesgmm.cli.terminal import with_uncertainty
+from bayesgmm.cli.terminal import in_parts, with_uncertainty
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,6 +92,7 @@ def test_files_of_the_main_job(finished):
         "comparison.json",
         "parameters.csv",
         "report.html",
+        "summary.txt",
         "map.nc",
         "vi_normal.nc",
         "nuts.nc",
@@ -115,6 +117,26 @@ def test_table_in_the_terminal(finished):
     # Progress goes to the other stream, so that the table can be piped.
     assert "nuts, k = 2" in result.stderr
     assert "nuts, k = 2" not in result.stdout
+
+
+def test_the_summary_comes_first_on_the_page_in_the_terminal_and_in_a_file(finished):
+    out, result = finished
+    text = (out / "summary.txt").read_text(encoding="utf-8")
+    assert "k = 2 by BIC among 1 and 2; it is" in text
+    assert "read nuts: draws from the posterior" in " ".join(text.split())
+    assert text in result.stdout
+    assert result.stdout.index(text) < result.stdout.index("ELPD-LOO")
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert report.index("k = 2 by BIC among 1 and 2; it is") < report.index("<img")
+
+
+def test_no_table_of_the_report_is_wider_than_the_page(finished):
+    """Engines beyond five are in a further table, each cluster has its own, and correlations of many columns fold."""
+    frame = pd.DataFrame([["weight", *"1234567"]], columns=["quantity", *"abcdefg"])
+    parts = in_parts(frame, 5)
+    assert [list(part) for part in parts] == [["quantity", *"abcde"], ["quantity", "f", "g"]]
+    report = (finished[0] / "report.html").read_text(encoding="utf-8")
+    assert report.count("<h3>Cluster 0</h3>") == report.count("<h3>Cluster 1</h3>") == 1
 
 
 def test_columns_that_are_used_and_left_out_are_named(finished):
@@ -165,20 +187,32 @@ def test_report_is_one_self_contained_file(finished):
     text = (out / "report.html").read_text()
     assert "<title>A &lt;small&gt; test</title>" in text
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(images) == 7
+    assert len(images) == 10
     for image in images:
         assert base64.b64decode(image)[:8] == b"\x89PNG\r\n\x1a\n"
-    assert not re.search(r'(src|href)="(?!data:)', text)
-    assert text.count("<figcaption>") == 7
-    for heading in ("The engines side by side", "Parameters", "Number of components", "Prior"):
-        assert f"<h2>{heading}</h2>" in text
+    assert not re.search(r'src="(?!data:)|href="(?!#)', text)
+    assert text.count("<figcaption>") == 10
+    headings = re.findall("<h2>(.*)</h2>", text)
+    assert headings == [
+        "Summary",
+        "The fit",
+        "The engines side by side",
+        "Parameters",
+        "Diagnostics",
+        "Prior",
+        "Settings",
+    ]
+    for heading in headings:  # the table of contents
+        anchor = heading.lower().replace(" ", "-")
+        assert f'<a href="#{anchor}">{heading}</a>' in text
+        assert f'<section id="{anchor}">' in text
 
 
 def test_trees_in_the_output_folder_are_the_fits(finished):
     out, _ = finished
     tree = bayesgmm.load_datatree(out / "nuts.nc")
     record = json.loads((out / "comparison.json").read_text())
-    mean = tree.posterior["means"].mean(("chain", "draw")).values
+    mean = tree.posterior["means"].mean(("chain", "draw")).to_numpy()
     np.testing.assert_allclose(mean, record["fits"]["nuts"]["parameters"]["means"], rtol=1e-9)
     assert list(tree.posterior["feature"].values) == ["length", "width"]
 
@@ -195,6 +229,7 @@ def test_same_seed_same_numbers_and_em_alone(folder):
         "comparison.json",
         "parameters.csv",
         "report.html",
+        "summary.txt",
     }
 
 
