@@ -268,6 +268,8 @@ def _prior_findings(fit: Fit, points: Mixture, n: int, prior: AnyPrior, labels_h
     if distinguishes_components(prior) and (relabelled := fit.summary.get("num_relabelled")):
         sticks = not np.ptp(concentration) > 0
         yield _finding(f"labels of the prior{': of a stick' if sticks else ''}", _CAUTION, number=relabelled)
+    if isinstance(prior, ConjugatePrior) and (share := prior.truncated_share) > limits.MAX_TRUNCATED:
+        yield _finding("prior: of a truncated stick", _CAUTION, share=percent(share))
     if ruled:
         yield _finding("prior", _CAUTION, ruled="; ".join(ruled))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from bayesgmm.engines.coordinate_ascent import State, run_coordinate_ascent
+from bayesgmm.engines.coordinate_ascent import State, in_order, run_coordinate_ascent
 from bayesgmm.engines.draws import fit_of_approximation
 from bayesgmm.engines.em import given_start
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
@@ -87,8 +87,8 @@ def fit_cavi(
         prior: of `conjugate_prior(x, num_components, family)`, by default that.
         key: `jax.random.key(seed)`.
         start: name of a start, as in `fit_em`; or a `Mixture`, a mapping with its parameters, responsibilities (n, k)
-            or labels (n), from which one ascent starts, and whose labels are kept; or the `approximation` of an earlier
-            fit, from which it continues.
+            or labels (n), from which one ascent starts, and whose labels are kept, except under a stick-breaking prior,
+            which has an order of its own; or the `approximation` of an earlier fit, from which it continues.
         num_restarts: number of random starts, side by side; the highest bound is kept.
         row_weights: weight of every row (n); weight 2 is the row twice.
         tol: stop when a step changes the bound per row by less than this; 0 runs `max_steps`.
@@ -275,9 +275,7 @@ def mean_mixture_of(approximation: ConjugateDistribution) -> Mixture:
     return Mixture(log_weights, expected.means, expected.precision_factor)
 
 
-@jax.jit
-def _permute(approximation: ConjugateDistribution, order: Array) -> ConjugateDistribution:
-    return jax.tree.map(lambda leaf: leaf if len(leaf) < len(order) else leaf[order], approximation)
+_permute = jax.jit(in_order)
 
 
 @functools.partial(jax.jit, static_argnames="num_draws")

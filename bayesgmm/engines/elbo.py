@@ -32,7 +32,7 @@ from numpyro.infer import ELBO
 from numpyro.infer.util import get_importance_trace
 from numpyro.primitives import Messenger
 
-from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import RandomKey
@@ -53,7 +53,7 @@ class Tangent(NamedTuple):
 @jax.jit
 def tangent_at(reference: Mixture, rows: Rows) -> Tangent:
     """One pass over all rows."""
-    value, slope = jax.value_and_grad(lambda mixture: log_likelihood(mixture, rows))(reference)
+    value, slope = jax.value_and_grad(lambda mixture: log_likelihood_of_rows(mixture, rows, None))(reference)
     return Tangent(reference, slope, value, jnp.asarray(len(rows), rows.dtype))
 
 
@@ -61,9 +61,9 @@ def log_likelihood_of_batch(mixture: Mixture, batch: Rows, tangent: Tangent) -> 
     r"""The estimate $\hat L(\theta) - L(\theta_0)$; without the constant, lest what varies drown in its rounding."""
     reference, slope, _, num_rows = tangent
     away = jax.tree.map(jnp.subtract, mixture, reference)
-    there, along = jax.jvp(lambda mixture: log_likelihood(mixture, batch), (reference,), (away,))
+    there, along = jax.jvp(lambda mixture: log_likelihood_of_rows(mixture, batch, None), (reference,), (away,))
     of_all = sum(jnp.vdot(*pair) for pair in zip(jax.tree.leaves(slope), jax.tree.leaves(away), strict=True))
-    return num_rows / len(batch) * (log_likelihood(mixture, batch) - there - along) + of_all
+    return num_rows / len(batch) * (log_likelihood_of_rows(mixture, batch, None) - there - along) + of_all
 
 
 Program = Callable[..., Any]

@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from bayesgmm.diagnostics.datatree import to_datatree
+from bayesgmm.diagnostics.findings import percent
 from bayesgmm.engines.cavi import draw_from_approximation
-from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.fit import Fit, ResultCode, warn_or_raise
 from bayesgmm.engines.modes import em_optima
 from bayesgmm.engines.registry import ENGINES, Count, Engine, Rule, choice_of
 from bayesgmm.errors import InputError
@@ -27,6 +28,7 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
 from bayesgmm.numerics.validation import nonnegative, short_repr, whole_number
 from bayesgmm.posterior.allocations import flat_draws, mean_responsibilities, pooled_draws
+from bayesgmm.posterior.thresholds import MAX_TRUNCATED
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior
@@ -401,6 +403,13 @@ def _prior_of_numbers(
     weights = {"concentration": concentration, "stick_breaking": of_weights == WEIGHT_PRIORS[0]}
     spread = {"dof": times * dof, "scale": times * covariance}
     prior = conjugate_prior(rows, k, family, mean=mean, shrinkage=shrinkage, **weights, **spread)
+    if prior.truncated_share > MAX_TRUNCATED:
+        message = (
+            f"weight_concentration_prior={concentration:g} is too large for n_components={k}: the Dirichlet process is "
+            f"cut off where {percent(prior.truncated_share)} of it is left, all for the last component; raise "
+            "n_components, or lower weight_concentration_prior"
+        )
+        warn_or_raise(message, "warn")
     return prior, dict(zip(NUMBERS, (concentration, shrinkage, mean, dof, covariance), strict=True))
 
 

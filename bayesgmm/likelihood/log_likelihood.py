@@ -22,9 +22,9 @@ from bayesgmm.likelihood.expectation import (
     pass_over,
     prepare_kind,
 )
-from bayesgmm.likelihood.moments import expected_complete_log_prob, score_kind
+from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, score_kind
 from bayesgmm.likelihood.rows import Rows
-from bayesgmm.mixtures.mixture import Assigned, Mixture, in_room, joint_and_marginal
+from bayesgmm.mixtures.mixture import Assigned, Mixture, densities_anywhere, in_room, joint_and_marginal
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 
 
@@ -33,12 +33,12 @@ def log_likelihood(mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike
     r"""Total log-likelihood $\sum_i v_i \log p(x_i)$ of rows x (n, d), with row weights v, by default one each.
 
     Differentiable to any order in the mixture, the rows and their weights; its first derivatives cost one pass of
-    moments and keep no array of size n x k.
+    moments and keep no array of size n x k, except where the density of a row underflows under every component.
 
     Raises:
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
-    return log_likelihood_of_rows(*in_one_precision(mixture, x, row_weights), None)
+    return _log_likelihood(*in_one_precision(mixture, x, row_weights))
 
 
 @jax.jit
@@ -78,6 +78,11 @@ def _log_likelihood_jvp(
 ) -> tuple[Array, Array]:
     mixture, rows, prepared = primals
     moments = moments_of_rows(mixture, rows, prepared, kind=score_kind(mixture))
+    return moments.log_likelihood, _tangent(primals[:2], tangents[:2], moments)
+
+
+def _tangent(primals: tuple[Mixture, Rows], tangents: tuple[Mixture, Rows], moments: Moments) -> Array:
+    mixture, rows = primals
     _, tangent = jax.jvp(
         lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangents[0]),)
     )
@@ -87,7 +92,32 @@ def _log_likelihood_jvp(
             return jnp.dot(rows.weights, joint_and_marginal(mixture, rows.values)[2], precision="highest")
 
         tangent = tangent + jax.jvp(in_rows, (rows,), (_instantiate(tangents[1]),))[1]
-    return moments.log_likelihood, tangent
+    return tangent
+
+
+@jax.custom_jvp
+def _log_likelihood(mixture: Mixture, rows: Rows) -> Float[Array, ""]:
+    return log_likelihood_of_rows(mixture, rows, None)
+
+
+@functools.partial(_log_likelihood.defjvp, symbolic_zeros=True)
+def _log_likelihood_jvp_anywhere(primals: tuple[Mixture, Rows], tangents: tuple[Mixture, Rows]) -> tuple[Array, Array]:
+    """The derivative; where the density of a row underflows under every component, that row's is the limit."""
+    mixture, rows = primals
+    moments = moments_of_rows(mixture, rows, kind=score_kind(mixture))
+
+    def careful() -> Array:
+        moved = tangents[1]
+        values = (mixture, rows.values), (_instantiate(tangents[0]), _instantiate(moved.values))
+        log_prob, along = jax.jvp(lambda *at: densities_anywhere(*at).marginal, *values)
+        found = jnp.dot(rows.weights, along, precision="highest")
+        if isinstance(moved.weights, SymbolicZero):  # times an infinite density it would be NaN
+            return found
+        return found + jnp.dot(moved.weights, log_prob, precision="highest")
+
+    # Both whole inside their branches: in reverse, nothing would be a part of what is infinite in the other.
+    total = moments.log_likelihood
+    return total, jax.lax.cond(total > -jnp.inf, lambda: _tangent(primals, tangents, moments), careful)
 
 
 def _instantiate[T](tangents: T) -> T:
@@ -109,24 +139,31 @@ def _row_log_prob(mixture: Mixture, x: Array) -> Array:
     return _scores(mixture, x, lambda assigned: assigned.log_prob)
 
 
-_Residuals = tuple[Mixture, Array, Array]
+_Residuals = tuple[Mixture, Array, Array, Array]
 
 
 @jax.jit
 def _row_log_prob_forward(mixture: Mixture, x: Array) -> tuple[Array, _Residuals]:
     marginal, responsibilities = _scores(mixture, x, lambda assigned: (assigned.log_prob, assigned.shares.T))
-    return marginal, (mixture, x, responsibilities)
+    return marginal, (mixture, x, responsibilities, marginal)
 
 
 @jax.jit
 def _row_log_prob_backward(residuals: _Residuals, cotangent: Array) -> tuple[Mixture, Array]:
-    mixture, x, responsibilities = residuals
-    form = Centred(mixture, mixture.means, score_kind(mixture))
-    sums, _ = pass_over(form, Rows(x, cotangent), responsibilities=responsibilities)
-    moments, _ = form.moments(sums)
-    in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
-    _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
-    return in_mixture, in_rows(cotangent)[0]
+    mixture, x, responsibilities, marginal = residuals
+
+    def quick() -> tuple[Mixture, Array]:
+        form = Centred(mixture, mixture.means, score_kind(mixture))
+        sums, _ = pass_over(form, Rows(x, cotangent), responsibilities=responsibilities)
+        moments, _ = form.moments(sums)
+        in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
+        _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
+        return in_mixture, in_rows(cotangent)[0]
+
+    def careful() -> tuple[Mixture, Array]:
+        return jax.vjp(lambda *at: densities_anywhere(*at).marginal, mixture, x)[1](cotangent)
+
+    return jax.lax.cond((marginal > -jnp.inf).all(), quick, careful)
 
 
 _row_log_prob.defvjp(_row_log_prob_forward, _row_log_prob_backward)

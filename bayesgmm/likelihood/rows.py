@@ -19,7 +19,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.blocks import blocks_in_groups, sum_of_blocks
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, namespace
-from bayesgmm.numerics.validation import as_matrix, no_constant_column, real_array, whole_number
+from bayesgmm.numerics.validation import as_matrix, column_ranges, no_constant_column, real_array, whole_number
 from bayesgmm.runtime.programs import SMALL, room_of_rows
 
 STREAMED_BYTES = 2**28  # of rows in NumPy, from which no copy of them is made
@@ -179,8 +179,8 @@ def enough_rows(
     variance has a user-supplied ridge, and rows need not differ.
 
     Raises:
-        InputError: for k < 1, k beyond the number of distinct rows, fewer rows than a component needs, or a constant
-            column.
+        InputError: for k < 1, k beyond the number of distinct rows, fewer rows than a component needs, a constant
+            column, or one whose squares overflow.
     """
     num_components = whole_number("num_components", num_components)
     counted, used = "", None
@@ -194,9 +194,12 @@ def enough_rows(
             f"{num_features} features each; got {num_rows}. Give more rows, or choose a diagonal family, fewer "
             "components or a conjugate_prior"
         )
-    if is_traced(rows.values) or ridged:
+    if is_traced(rows.values):
         return
     values = np.asarray(rows.values)
+    if ridged:
+        column_ranges(values, used)
+        return
     no_constant_column(values, used)
     if num_components > 1 and (distinct := _num_distinct(values, used, num_components)) < num_components:
         raise InputError(

@@ -208,9 +208,10 @@ class Triangular(_Factor):
         """Diagonals of the precisions."""
         return jnp.square(jnp.tril(self.array)).sum(-2)
 
-    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
+    def whitened_variances(self, variances: Float[AnyArray, "e d"]) -> Float[AnyArray, "e d"]:
         r"""Diagonals of $F \operatorname{diag}(v) F^\top$."""
-        return (jnp.square(jnp.tril(self.array)) * variances[:, None, :]).sum(-1)
+        xp = namespace(self.array, variances)
+        return (xp.square(xp.tril(self.array)) * variances[:, None, :]).sum(-1)
 
     def inner(self, matrices: Matrices) -> Float[Array, " e"]:
         r"""$\operatorname{tr} F_j S_j F_j^\top$ of matrices in this shape."""
@@ -339,8 +340,8 @@ class Diagonal(_Factor):
     def logarithms(self) -> tuple[Float[AnyArray, "e d"], Float[AnyArray, "e b"]]:
         return namespace(self.array).log(self.array), self.array[:, :0]
 
-    def whitened_variances(self, variances: Float[Array, "e d"]) -> Float[Array, "e d"]:
-        return jnp.square(self.array) * variances
+    def whitened_variances(self, variances: Float[AnyArray, "e d"]) -> Float[AnyArray, "e d"]:
+        return self.array * self.array * variances
 
     def inner(self, matrices: Matrices) -> Float[Array, " e"]:
         return (jnp.square(self.array) * matrices).sum(1)

@@ -78,7 +78,8 @@ def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixtur
         size = max(1, _AT_ONCE // mixture.means.size)
         quickly = functools.partial(by, quick)
         found = quickly(rows) if len(rows) <= size else in_batches(quickly, size, rows, axis=num_leading)
-        marks = np.asarray(found if found.ndim == num_leading + 1 else found[..., 0])  # NaN, or of a component _FAR
+        marks = np.asarray(found)  # NaN, or of a component _FAR
+        marks = marks if marks.ndim == num_leading + 1 else marks.max(-1)
         far = ~(marks > _FAR if marks.dtype.kind == "i" else marks == marks).all(tuple(range(num_leading)))
         if not far.any():
             return jax.device_put(found)
@@ -264,9 +265,9 @@ class Mixture:
         return vmap_draws(one, self)(self)
 
     @_of_rows
-    def joint_log_prob(self, x: AnyArray, _: "Way") -> Float[AnyArray, "*draws n k"]:
+    def joint_log_prob(self, x: AnyArray, way: "Way") -> Float[AnyArray, "*draws n k"]:
         r"""$\log w_j + \log \mathcal N(x_i \mid \mu_j, \Sigma_j)$ for every row and component, shape (..., n, k)."""
-        return joint_of_rows(self, x).T
+        return way(self, x).joint.T
 
     @_of_rows
     def log_prob(self, x: AnyArray, way: "Way") -> Float[AnyArray, "*draws n"]:
@@ -379,8 +380,9 @@ def joint_and_marginal(mixture: Mixture, x: Float[Array, "n d"]) -> tuple[Array,
 
 
 class Densities(NamedTuple):
-    """Marginal log-densities of rows (n), log-responsibilities (k, n), and the component of the largest (n)."""
+    """Joint (k, n) and marginal (n) log-densities of rows, log-responsibilities (k, n), the largest's number."""
 
+    joint: Float[Array, "k n"]
     marginal: Float[Array, " n"]
     log_shares: Float[Array, "k n"]
     best: Int[Array, " n"]
@@ -389,8 +391,7 @@ class Densities(NamedTuple):
 def densities(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
     """The quick way: a row whose squares overflow under every component has NaN for responsibilities, and a mark."""
     _, joint, marginal = joint_and_marginal(mixture, x)
-    best = jnp.where(joint.max(0) > -jnp.inf, joint.argmax(0), _FAR)
-    return Densities(marginal, joint - marginal[None], best)
+    return Densities(joint, marginal, joint - marginal[None], jnp.where(joint.max(0) > -jnp.inf, joint.argmax(0), _FAR))
 
 
 def densities_anywhere(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
@@ -414,7 +415,7 @@ def densities_anywhere(mixture: Mixture, x: Float[Array, "n d"]) -> Densities:
     there = (jnp.exp(in_limit) * jnp.where(far & (in_limit > -jnp.inf), joint, 0.0)).sum(0)
     marginal = sum_over_components(jnp.where(far, 0.0, joint))
     log_shares = jnp.where(far, in_limit, joint - marginal[None])
-    return Densities(jnp.where(far[0], there, marginal), log_shares, log_shares.argmax(0))
+    return Densities(joint, jnp.where(far[0], there, marginal), log_shares, log_shares.argmax(0))
 
 
 def sum_over_components(joint: Float[Array, "k n"]) -> Float[Array, " n"]:

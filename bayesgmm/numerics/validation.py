@@ -259,7 +259,7 @@ def matrix_fault(matrix: np.ndarray) -> str:
 
 
 def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:
-    """Refuse rows with a column that does not vary, among the rows that are used, or varies by more than has a square.
+    """Refuse rows with a column that does not vary, among the rows that are used, or by what has no square.
 
     Raises:
         InputError: naming that column, and of one that is too wide the row that is farthest away.
@@ -270,6 +270,13 @@ def no_constant_column(x: np.ndarray, used: np.ndarray | None = None) -> None:
         first = constant[0]
         raise InputError(
             f"column {first} of x is constant ({largest[first]:g}), so its variance is zero; drop that column"
+        )
+    limits = np.finfo(x.dtype)
+    if (narrow := np.flatnonzero(largest - least < (limits.tiny / limits.eps) ** 0.5)).size:
+        first = narrow[0]
+        raise InputError(
+            f"column {first} of x varies by {largest[first] - least[first]:g} only, whose square is below {x.dtype}; "
+            f"rescale the column{'' if x.dtype == np.float64 else ', or give float64'}"
         )
 
 

@@ -55,6 +55,9 @@ MAX_PARETO_K = Threshold(
     "importance weights are unreliable above it, and of S draws above 1 - 1 / log10(S); above 1 they have no mean",
     "Vehtari et al. (2024), Pareto smoothed importance sampling",
 )
+MAX_TRUNCATED = Threshold(
+    0.75, "share of the stick", "a stick of k pieces is no Dirichlet process if the last has more"
+)
 MAX_RELABELLED = Threshold(0.05, "share of the draws", "label switching is reported from it on")
 MIN_MODE_DRAWS = Threshold(10.0, "draws", "a peak of a chain has at least as many")
 MIN_MODE_SHARE = Threshold(0.05, "share of a chain's draws", "a peak of a chain has at least as many")

@@ -76,6 +76,12 @@ class ConjugatePrior:
     column_scale: Float[AnyArray, " d"]
     stick_breaking: bool = field(default=False, metadata={"static": True})
 
+    @property
+    def truncated_share(self) -> float:
+        """Of a stick, the share that the prior expects to be left for the last component: small unless k is too few."""
+        log_left = -np.log1p(1.0 / np.asarray(self.concentration, np.float64)[:-1])
+        return float(np.exp(log_left.sum())) if self.stick_breaking else 0.0
+
     def describe(self, feature_names: Sequence[str] | None = None) -> str:
         """What the prior assumes, in words and numbers, with the intervals that hold 95% of it.
 

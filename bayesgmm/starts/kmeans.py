@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bayesgmm.likelihood.expectation import moments_of_partition
-from bayesgmm.likelihood.moments import maximise
+from bayesgmm.likelihood.moments import Moments, default_ridge_fraction, maximise, positive_count, scatter_of
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
@@ -38,6 +38,7 @@ Attraction = Callable[[AnyArray], AnyArray]
 MAX_LLOYD_STEPS = 100
 _SEEN = 4096  # rows among which seeds are sought, at least; and so many for each of them:
 _SEEN_EACH = 32
+_SINGULAR = 2.0  # a variance of less than this many default ridges is one of them at least
 _SUMMED_FEATURES = 8  # up to so many, squares of differences are summed; beyond, distances come from a product
 _ROUNDING_OF_PRODUCTS = 64.0  # epsilons of the squares that a distance from a product is taken from
 
@@ -184,25 +185,36 @@ def lloyd(x: Columns, labels: Labels, num_components: int, row_weights: Weights)
 def mixture_of_partition(
     rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: ArrayLike
 ) -> Mixture:
-    """The M-step from given responsibilities, with one ridge for all features or one for each (d)."""
+    """The M-step from given responsibilities, with one ridge for all features or one for each (d).
+
+    A component whose covariance is singular, or is so but for the ridge, because it has fewer rows than features, has
+    the variances within all components, without correlations.
+    """
     arrays = (rows, responsibilities, reg_covar)
-    if is_traced(arrays) or rows.values.size * responsibilities.shape[1] >= SMALL:
-        return _compiled_mixture_of_partition(rows, responsibilities, family, reg_covar)
-    of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arrays))
-    with np.errstate(all="ignore"):  # a cluster may have too few rows: whoever starts from it finds out
-        rows, responsibilities, ridge = jax.tree.map(np.asarray, arrays)
-        found = _mixture_of_partition(rows, responsibilities, family, ridge)
-    return jax.device_put(found) if of_jax else found
+    traced = is_traced(arrays)
+    xp, of_jax = jnp if traced else np, any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arrays))
+    in_numpy = not traced and rows.values.size * responsibilities.shape[1] < SMALL
+    rows, responsibilities = jax.tree.map(np.asarray if in_numpy else jnp.asarray, (rows, responsibilities))
+    with np.errstate(all="ignore"):  # of a component without rows
+        moments = (moments_of_partition if in_numpy else _moments)(rows, responsibilities.astype(rows.dtype), family)
+        moments = jax.tree.map(xp.asarray, moments)
+        found = _mixture_of_moments(moments, family, xp.asarray(reg_covar, rows.dtype))
+    return jax.device_put(found) if of_jax and not traced else found
 
 
-def _mixture_of_partition(
-    rows: Rows, responsibilities: Float[AnyArray, "n k"], family: Family, reg_covar: AnyArray
-) -> Mixture:
-    xp = namespace(*jax.tree.leaves((rows, responsibilities, reg_covar)))
-    rows = jax.tree.map(xp.asarray, rows)
-    responsibilities, ridge = (xp.asarray(value, rows.dtype) for value in (responsibilities, reg_covar))
-    moments = moments_of_partition(rows, responsibilities, family)
-    return maximise(moments, family, xp.broadcast_to(ridge, rows.num_features))
+_moments = jax.jit(moments_of_partition, static_argnames="family")
 
 
-_compiled_mixture_of_partition = jax.jit(_mixture_of_partition, static_argnames="family")
+def _mixture_of_moments(moments: Moments, family: Family, ridge: AnyArray) -> Mixture:
+    xp = namespace(moments.count)
+    ridge = xp.broadcast_to(ridge, moments.first.shape[1])
+    mixture = maximise(moments, family, ridge)
+    form, count = family.representation, positive_count(moments.count)[:, None]
+    within = form.diagonal_of(scatter_of(moments, ridge, form)).sum(0) / count.sum()
+    away = mixture.means - (count * mixture.means).sum(0, keepdims=True) / count.sum()
+    of_columns = within + (count * away * away).sum(0) / count.sum()
+    floor = _SINGULAR * default_ridge_fraction(ridge.dtype) * xp.maximum(of_columns[None], mixture.factor.variances())
+    singular = ~(mixture.factor.whitened_variances(floor).max(1) < 1)  # also of NaN
+    within = xp.broadcast_to(within.mean(), within.shape) if family.isotropic else within
+    factor = xp.where(form.of_each(singular), form.of_diagonal(1.0 / xp.sqrt(within))[None], mixture.precision_factor)
+    return Mixture(mixture.log_weights, mixture.means, factor)

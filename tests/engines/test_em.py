@@ -296,6 +296,30 @@ def test_a_component_on_few_distinct_rows_is_collapsed(dtype, num_distinct, rng)
     assert fit.code is ResultCode.collapsed
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_representation
+def test_a_start_of_fewer_rows_than_features_is_regularised(family, dtype, rng):
+    """Its own covariance is singular but for the ridge: it has the variances within all components."""
+    x = (rng.normal(size=(200, 5)) + 8.0 * (np.arange(200) < 100)[:, None]).astype(dtype)
+    labels = np.repeat([1, 0, 2], [100, 97, 3])
+    begun = fit_em(x, 3, family=family, start=labels, max_steps=0, on_failure="ignore")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(begun.mixture))
+    assert np.isfinite(begun.log_likelihood)
+    if not family.diagonal:
+        within = np.average([x[labels == j].var(0) for j in range(3)], axis=0, weights=np.bincount(labels))
+        assert_close(np.asarray(begun.mixture.covariances)[2], np.diag(within), 1e-5)
+    fit = fit_em(x, 3, family=family, start=labels, on_failure="ignore")
+    assert fit.num_steps > 2  # a spike on the three rows would end it at once
+
+
+@pytest.mark.parametrize("family", ["full", "tied"])
+def test_clusters_of_fewer_rows_than_features_give_no_mixture_of_nan(family, key, rng):
+    x = np.maximum(rng.normal(size=(120, 50)) - 1.0, 0.0).astype(np.float32)
+    fit = fit_em(x, 6, family=family, key=key, num_restarts=2, on_failure="ignore")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture))
+    assert np.isfinite(fit.log_likelihood)
+
+
 def test_tables_and_whole_numbers_are_fitted_in_float64():
     x = (10.0 * DATA["faithful"]).round()
     expected = best_of_twenty(x, 3, "full")

@@ -23,6 +23,7 @@ from scipy import integrate, special, stats
 
 import bayesgmm
 from bayesgmm.errors import InputError
+from bayesgmm.likelihood.log_likelihood import log_likelihood, row_log_prob
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.runtime.files import save_value
@@ -89,6 +90,7 @@ def test_rows_whose_squares_overflow_have_the_responsibilities_of_the_limit(fami
     for far, mixture in ((1e20, to_float32(case.mixture)), (1e38, to_float32(case.mixture)), (1e160, case.mixture)):
         x = (far * directions).astype(mixture.means.dtype)
         np.testing.assert_array_equal(mixture.log_prob(x), -np.inf)
+        np.testing.assert_array_equal(mixture.joint_log_prob(x), -np.inf)
         np.testing.assert_allclose(mixture.responsibilities(x), expected, atol=1e-6)
         np.testing.assert_array_equal(mixture.predict(x), expected.argmax(1))
         given = mixture.condition([0], x[:, :1])
@@ -105,6 +107,11 @@ def test_a_row_whose_squares_overflow_has_the_slope_of_its_component(rng):
     np.testing.assert_allclose(slope, expected, rtol=1e-5)
     in_means = jax.grad(lambda mixture: mixture.log_prob(x).sum())(mixture).means
     np.testing.assert_allclose(in_means[closest], -expected, rtol=1e-5)
+    for score in (lambda *at: log_likelihood(*at), lambda *at: row_log_prob(*at).sum()):
+        in_mixture, in_rows = jax.grad(score, (0, 1))(mixture, x)
+        np.testing.assert_allclose(in_rows[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(in_mixture.means[closest], -expected, rtol=1e-5)
+        assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(in_mixture))
 
 
 def test_a_component_of_weight_zero_takes_no_part(rng):

@@ -74,9 +74,17 @@ REFUSALS = {
         lambda: enough_rows(as_rows(with_entry(X, (slice(None), 1), 7.5)), 2, FULL),
         ("column 1 of x", "7.5", "drop that column"),
     ),
+    "a column whose squares underflow": (
+        lambda: enough_rows(as_rows(X * [1.0, 1e-163]), 2, FULL),
+        ("column 1 of x varies by", "e-162 only, whose square is below float64; rescale the column"),
+    ),
     "a row whose square overflows": (
         lambda: enough_rows(as_rows(with_entry(X, (3, 1), -1e160)), 2, FULL),
         ("column 1 of x has -1e+160 in row 3", "beyond float64; drop that row, or rescale the column"),
+    ),
+    "a row whose square overflows, under a ridge": (
+        lambda: enough_rows(as_rows(with_entry(X, (3, 1), -1e160)), 2, FULL, ridged=True),
+        ("column 1 of x has -1e+160 in row 3",),
     ),
     "a row whose square overflows in float32": (
         lambda: enough_rows(as_rows(with_entry(X, (3, 1), 1e20).astype(np.float32)), 2, FULL),

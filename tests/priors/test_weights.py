@@ -1,6 +1,7 @@
 """Weights of a truncated Dirichlet process: a generalised Dirichlet, in closed form and by simulation."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,10 @@ class TruncatedAtOne(BayesianGaussianMixture):
         super()._estimate_weights(nk)
         self.weight_concentration_[1][-1] = 0.0
 
+    def _m_step(self, X, log_resp, **options):
+        # Below a concentration of 1 the best order is the descending one, and scikit-learn keeps any.
+        super()._m_step(X, log_resp[:, np.argsort(-np.exp(log_resp).sum(0))], **options)
+
 
 @pytest.mark.filterwarnings("ignore:(invalid|divide)")  # of the remainder of the last component, which is dropped
 @pytest.mark.parametrize("name", ["faithful", "iris"])
@@ -134,6 +139,24 @@ def test_coordinate_ascent_walks_with_scikit_learn(name, rng, key):
         np.testing.assert_allclose(mine, other, rtol=1e-7, atol=1e-7 * np.abs(other).max())
     bounds = np.asarray(ours.trace)
     assert (np.diff(bounds) > -1e-9 * np.abs(bounds[0])).all()
+
+
+@pytest.mark.parametrize("concentration", [0.01, 1.0, 30.0])
+def test_pieces_of_a_stick_are_in_their_best_order(concentration, key):
+    """No other order of the components has a higher bound: that order changes the evidence of the weights alone."""
+    x, k = DATA["iris"], 4
+    prior = conjugate_prior(x, k, concentration=concentration, stick_breaking=True)
+    fit = fit_cavi(x, k, prior=prior, key=key, num_draws=0)
+    count = np.asarray(fit.approximation.concentration) - 1.0
+
+    def evidence(order):
+        later = np.append(count[list(order)][::-1].cumsum()[::-1][1:], 0.0)
+        return special.betaln(1.0 + count[list(order)], concentration + later)[:-1].sum()
+
+    best = max(map(evidence, itertools.permutations(range(k))))
+    assert evidence(range(k)) == pytest.approx(best, abs=1e-6)
+    if concentration < 1:
+        assert (np.diff(count) < 1e-6).all()
 
 
 @functools.cache
