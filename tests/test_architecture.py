@@ -89,6 +89,13 @@ def test_the_house_has_few_floors_and_an_empty_hall():
     assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors"}
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ORDER) - {"errors"}
     assert not set(ORDER) & set(PUBLIC), "a package with the name of a public function"
+
+
+@each_module
+def test_no_module_has_the_name_of_a_public_function(path):
+    """Under lazy loading the module, once imported, could take the place of the function."""
+    public = {*PUBLIC, *importlib.import_module("bayesgmm.plots").__all__}
+    assert path.stem not in public
     floor: dict[str, int] = {}
     for package in ORDER:
         files = [path for path in MODULES if _package_of(path) == package]

@@ -16,8 +16,8 @@ import bayesgmm
 from bayesgmm.engines.ascent import run_em
 from bayesgmm.engines.coordinate_ascent import run_coordinate_ascent
 from bayesgmm.engines.gibbs import fit_gibbs
-from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.likelihood.scores import row_log_prob, row_summaries
 from bayesgmm.mixtures import mixture as mixture_module
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior

@@ -118,7 +118,7 @@ def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, overwrite:
 
     from bayesgmm.cli.outputs import write_outputs
     from bayesgmm.cli.terminal import rich_tables
-    from bayesgmm.comparison.compare import compare as run_comparison
+    from bayesgmm.comparison.comparing import compare as run_comparison
 
     # ArviZ takes seconds to import; XLA compiles the first fits meanwhile.
     threading.Thread(target=importlib.import_module, args=("arviz",), daemon=True).start()

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from bayesgmm.cli.config import CommonConfig
 from bayesgmm.cli.report import render_report
-from bayesgmm.comparison.compare import Comparison
+from bayesgmm.comparison.comparing import Comparison
 from bayesgmm.datasets import Dataset
 from bayesgmm.diagnostics.datatree import save_datatree
 from bayesgmm.engines.fit import Fit

@@ -20,10 +20,10 @@ from matplotlib.axes import Axes
 from bayesgmm import plots
 from bayesgmm.cli import terminal
 from bayesgmm.cli.config import CommonConfig
-from bayesgmm.comparison.compare import Comparison
+from bayesgmm.comparison.comparing import Comparison
 from bayesgmm.comparison.summary import Summary
 from bayesgmm.datasets import Dataset
-from bayesgmm.diagnostics.loo import prior_sensitivity
+from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import counted, listed

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from bayesgmm.comparison.compare import FAILED, Comparison
-from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
+from bayesgmm.comparison.comparing import FAILED, Comparison
+from bayesgmm.comparison.parameters import ParameterTable, with_uncertainty
 from bayesgmm.comparison.summary import Summary
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit

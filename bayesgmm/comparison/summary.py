@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from bayesgmm.comparison.agreement import known
-from bayesgmm.comparison.parameter_table import ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameters import ParameterTable, with_uncertainty
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
@@ -26,7 +26,7 @@ from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
 
 if TYPE_CHECKING:
-    from bayesgmm.comparison.compare import Comparison
+    from bayesgmm.comparison.comparing import Comparison
 
 _WIDTH = 100
 _MOST_COLUMNS = 3  # that a cluster is described by

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from bayesgmm.engines.fit import Fit, as_fit
-from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows, as_rows
+from bayesgmm.likelihood.scores import row_log_prob, row_summaries
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision

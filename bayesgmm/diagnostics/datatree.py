@@ -24,7 +24,7 @@ from bayesgmm.priors.checks import check_prior, distinguishes_components
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
-from bayesgmm.target.prior_predictive import compile_prior_draws, draw_scale_rates, log_prior_of_draws, prior_draws
+from bayesgmm.target.prior_simulation import compile_prior_draws, draw_scale_rates, log_prior_of_draws, prior_draws
 
 if TYPE_CHECKING:
     from xarray import DataTree

@@ -20,8 +20,8 @@ from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import moments_of_partition
-from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import Rows, as_rows
+from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision

@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.likelihood.log_likelihood import log_likelihood
+from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.posterior.allocations import are_finite
-from bayesgmm.posterior.convergence import convergence
+from bayesgmm.posterior.chain_agreement import convergence
 from bayesgmm.posterior.matching import match_labels
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.chains import Chains, Drawn, Run, checkpoint_of, fewest_draws

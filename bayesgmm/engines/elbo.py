@@ -32,8 +32,8 @@ from numpyro.infer import ELBO
 from numpyro.infer.util import get_importance_trace
 from numpyro.primitives import Messenger
 
-from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.likelihood.scores import log_likelihood_of_rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import RandomKey
 

@@ -30,8 +30,8 @@ from numpyro.infer.initialization import init_to_feasible
 
 from bayesgmm.engines.elbo import Program, Tangent, log_likelihood_of_batch
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.likelihood.scores import log_likelihood_of_rows
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import matching_precision
 from bayesgmm.numerics.validation import one_of, short_repr

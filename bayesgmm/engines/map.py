@@ -26,8 +26,8 @@ from scipy.sparse.linalg import LinearOperator, cg
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
 from bayesgmm.engines.modes import NUM_STARTS, starts_of
 from bayesgmm.engines.registry import Count, OnFailure, Positive, engine
-from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import unweighted_rows
+from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, matching_precision

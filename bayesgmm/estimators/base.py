@@ -19,8 +19,8 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Rule, choice_of, rule_of
 from bayesgmm.errors import InputError
 from bayesgmm.estimators import arguments
-from bayesgmm.likelihood.log_likelihood import row_log_prob
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows
+from bayesgmm.likelihood.scores import row_log_prob
 from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches

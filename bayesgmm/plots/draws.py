@@ -21,7 +21,7 @@ from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import BLUE, DATA_GREY, INK, AxesLike
 from bayesgmm.plots.view import Columns, Drawable, Names, View, one_mixture, posterior_draws, thinned_draws, view_rows
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.target.prior_predictive import prior_draws
+from bayesgmm.target.prior_simulation import prior_draws
 
 _BAND_DRAWS = 400  # quantiles of a band want more draws than the eye can tell apart as lines
 _NUM_MIXTURES, _ROWS_OF_EACH = 4000, 10  # of which the prior predictive density is estimated

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from scipy.special import ndtri
 from scipy.stats import gaussian_kde
 
-from bayesgmm.comparison.parameter_table import LEVEL, ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameters import LEVEL, ParameterTable, with_uncertainty
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
 from bayesgmm.plots import panels

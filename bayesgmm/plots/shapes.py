@@ -13,7 +13,7 @@ from scipy.special import entr
 from scipy.stats import chi2, iqr
 
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.likelihood.scores import row_log_prob
 from bayesgmm.mixtures.functionals import hdr_level
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.validation import short_repr

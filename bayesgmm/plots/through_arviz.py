@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from bayesgmm.diagnostics.loo import num_draws, pointwise_loo
+from bayesgmm.diagnostics.leave_one_out import num_draws, pointwise_loo
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import counted, one_of, whole_number
 from bayesgmm.plots import panels

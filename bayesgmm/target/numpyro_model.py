@@ -21,7 +21,7 @@ from numpyro.distributions.transforms import AffineTransform, PowerTransform, Tr
 from numpyro.handlers import substitute, trace
 
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.log_likelihood import row_log_prob
+from bayesgmm.likelihood.scores import row_log_prob
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike

@@ -28,7 +28,7 @@ from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
 
 from bayesgmm.likelihood.expectation import Prepared
-from bayesgmm.likelihood.log_likelihood import log_likelihood_of_rows, prepare_rows
+from bayesgmm.likelihood.scores import log_likelihood_of_rows, prepare_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches

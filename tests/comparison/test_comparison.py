@@ -277,7 +277,7 @@ def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
 
 def test_an_engine_that_fails_has_a_row_and_the_others_stand(key, monkeypatch):
     from bayesgmm.cli.terminal import engine_table
-    from bayesgmm.comparison import compare as module
+    from bayesgmm.comparison import comparing as module
     from bayesgmm.engines import cavi
 
     def fail(*args, **options):
@@ -326,7 +326,7 @@ def test_a_number_of_components_that_fails_loses_no_other(key):
 
 def test_further_optima_are_sought_once(key, monkeypatch):
     """Also where one of their fits fails: samplers then start from those that there are."""
-    from bayesgmm.comparison import compare as module
+    from bayesgmm.comparison import comparing as module
 
     sought = []
 

@@ -10,9 +10,9 @@ from plot_helpers import by_gid, check_drawable
 
 import bayesgmm
 from bayesgmm.cli.terminal import component_table, flag_legend, rich_tables
-from bayesgmm.comparison.parameter_table import errors_of_em, parameter_table
+from bayesgmm.comparison.parameters import errors_of_em, parameter_table
 from bayesgmm.plots import plot_parameter_forest
-from bayesgmm.standard_errors.uncertainty import uncertainty
+from bayesgmm.standard_errors.uncertainties import uncertainty
 
 NAMES = ("eruptions", "waiting")
 pytestmark = pytest.mark.usefixtures("pictures_alone")

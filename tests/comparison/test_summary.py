@@ -9,7 +9,7 @@ import pytest
 from helpers import DATA
 
 import bayesgmm
-from bayesgmm.comparison.parameter_table import ParameterTable
+from bayesgmm.comparison.parameters import ParameterTable
 from bayesgmm.comparison.summary import (
     Agreement,
     agreement_with,

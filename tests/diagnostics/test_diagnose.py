@@ -8,7 +8,7 @@ import pytest
 from helpers import DATA, FAMILIES, autoregressive, jittered, random_case
 
 import bayesgmm
-from bayesgmm.diagnostics.diagnose import _check, diagnose
+from bayesgmm.diagnostics.diagnosis import _check, diagnose
 from bayesgmm.diagnostics.findings import Severity
 from bayesgmm.engines.fit import Fit, ResultCode
 

@@ -10,9 +10,9 @@ from helpers import DATA, each_representation, random_draws
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.diagnostics.loo import prior_sensitivity
+from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 from bayesgmm.mixtures.families import FAMILIES
-from bayesgmm.target.prior_predictive import log_prior_of_draws
+from bayesgmm.target.prior_simulation import log_prior_of_draws
 
 NAMES = ["eruptions", "waiting"]
 

@@ -30,8 +30,8 @@ from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import FitWarning, ResultCode
 from bayesgmm.engines.restarts import default_ridge
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.weakly_informative import default_prior

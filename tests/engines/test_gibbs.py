@@ -13,7 +13,7 @@ from bayesgmm import InputError, conjugate_prior, fit_gibbs, fit_nuts
 from bayesgmm.engines.gibbs import allocated_moments
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.mixture import drawn_shares
-from bayesgmm.posterior.convergence import invariants
+from bayesgmm.posterior.chain_agreement import invariants
 
 OPTIONS = {"on_failure": "ignore", "checkpoint": False}
 

@@ -11,7 +11,7 @@ from scipy import integrate, stats
 
 import bayesgmm
 from bayesgmm.engines.draws import with_convergence
-from bayesgmm.posterior.convergence import convergence
+from bayesgmm.posterior.chain_agreement import convergence
 
 FEW = {**NUTS, "on_failure": "ignore"}
 

@@ -25,9 +25,9 @@ from jax.test_util import check_grads
 from scipy import special
 
 from bayesgmm.likelihood.expectation import expected_moments, moments_of_partition
-from bayesgmm.likelihood.log_likelihood import log_likelihood, row_log_prob, row_summaries
 from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, maximise
 from bayesgmm.likelihood.rows import Rows, over_blocks
+from bayesgmm.likelihood.scores import log_likelihood, row_log_prob, row_summaries
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture, joint_and_marginal
 from bayesgmm.numerics import blocks as blocks_module

@@ -23,7 +23,7 @@ from scipy import integrate, special, stats
 
 import bayesgmm
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.log_likelihood import log_likelihood, row_log_prob
+from bayesgmm.likelihood.scores import log_likelihood, row_log_prob
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.runtime.files import save_value

@@ -17,16 +17,16 @@ from scipy.special import ndtr
 
 import bayesgmm
 from bayesgmm import plots
-from bayesgmm.diagnostics import diagnose, loo
+from bayesgmm.diagnostics import diagnosis, leave_one_out
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import in_one_precision
-from bayesgmm.likelihood.log_likelihood import row_log_prob, row_summaries
 from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows, enough_rows
+from bayesgmm.likelihood.scores import row_log_prob, row_summaries
 from bayesgmm.mixtures import univariate
 from bayesgmm.mixtures.families import FAMILIES, get_family
 from bayesgmm.numerics.validation import as_key, as_matrix, check_bool, nonnegative, real_array, whole_number
 from bayesgmm.plots import shapes
-from bayesgmm.posterior import allocations, convergence, matching
+from bayesgmm.posterior import allocations, chain_agreement, matching
 from bayesgmm.priors.conjugate import maximise_posterior
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -185,7 +185,7 @@ NO_MIXTURE = {
     "cdf": lambda value: inspect.unwrap(univariate.check_univariate)(value),
     "match_labels": lambda value: inspect.unwrap(matching.check_reference)(TWO, value),
     "relabel_draws": lambda value: inspect.unwrap(allocations.flat_draws)(value),
-    "invariants": lambda value: inspect.unwrap(convergence._check_draws)(value),
+    "invariants": lambda value: inspect.unwrap(chain_agreement._check_draws)(value),
     "log_likelihood": lambda value: inspect.unwrap(in_one_precision)(value, X),
     "log_prior": lambda value: inspect.unwrap(bayesgmm.log_prior)(value, "full", PRIOR_OF_THREE),
 }
@@ -196,8 +196,11 @@ REFUSALS |= {
 }
 REFUSALS |= {
     "rows for a fit": (lambda: inspect.unwrap(bayesgmm.information_criteria)(X, X), ("fit=", "is not a Fit")),
-    "rows for a fit to diagnose": (lambda: inspect.unwrap(diagnose._check)(X, X, None), ("fit=", "is not a Fit")),
-    "a number for a tree": (lambda: inspect.unwrap(loo.num_draws)(3), ("tree", "DataTree of to_datatree", "int")),
+    "rows for a fit to diagnose": (lambda: inspect.unwrap(diagnosis._check)(X, X, None), ("fit=", "is not a Fit")),
+    "a number for a tree": (
+        lambda: inspect.unwrap(leave_one_out.num_draws)(3),
+        ("tree", "DataTree of to_datatree", "int"),
+    ),
     "rows less than none": (lambda: TWO.sample(-1, key=KEY), ("num_rows=-1", "at least 0")),
     "half a row": (lambda: inspect.unwrap(bayesgmm.Mixture.sample)(TWO, 1.5, key=KEY), ("num_rows=1.5", "whole")),
     "a seed for the key of a sample": (lambda: TWO.sample(3, key=0), ("key=0", "jax.random.key(0)")),
@@ -219,7 +222,10 @@ REFUSALS |= {
         lambda: maximise_posterior(bayesgmm.expected_moments(TWO, X), "full", PRIOR_OF_THREE),
         ("prior is for k=3", "num_components=2"),
     ),
-    "draws of one mixture": (lambda: convergence.invariants(TWO, X), ("draws have leading axes ()", "(chain, draw)")),
+    "draws of one mixture": (
+        lambda: chain_agreement.invariants(TWO, X),
+        ("draws have leading axes ()", "(chain, draw)"),
+    ),
     "a word for draws in a plot": (
         lambda: inspect.unwrap(plots.plot_posterior_ellipses)(
             jax.tree.map(lambda leaf: np.stack([leaf] * 3), TWO), X, point=TWO, num_draws="a"

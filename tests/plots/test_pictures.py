@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.testing.compare import calculate_rms
 
 from bayesgmm import plots
-from bayesgmm.comparison.parameter_table import parameter_table
+from bayesgmm.comparison.parameters import parameter_table
 from bayesgmm.plots.panels import root_figure
 
 REFERENCES = Path(__file__).parent / "pictures"

@@ -11,7 +11,7 @@ from plot_helpers import FULL, by_gid, check_drawable, make_fit, posterior_of
 from scipy import stats
 
 import bayesgmm
-from bayesgmm.diagnostics.loo import pointwise_loo
+from bayesgmm.diagnostics.leave_one_out import pointwise_loo
 from bayesgmm.errors import InputError
 from bayesgmm.plots import plot_chain_ranks, plot_chain_traces, plot_pareto_k, plot_posterior_predictive
 from bayesgmm.plots.panels import BLUE, INK, PALETTE

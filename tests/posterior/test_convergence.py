@@ -19,7 +19,7 @@ from scipy import special, stats
 
 import bayesgmm
 from bayesgmm.mixtures.families import FAMILIES
-from bayesgmm.posterior.convergence import (
+from bayesgmm.posterior.chain_agreement import (
     chain_diagnostics,
     chains_with_two_modes,
     convergence,

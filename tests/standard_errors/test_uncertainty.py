@@ -15,9 +15,9 @@ from scipy import stats
 import bayesgmm
 from bayesgmm.engines.ascent import run_em, stop_rule
 from bayesgmm.likelihood.expectation import expected_moments
-from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.moments import maximise
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, names_of_coordinates, to_vector
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.quantities import PARAMETERS, quantities_of

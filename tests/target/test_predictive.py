@@ -24,7 +24,7 @@ from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.plots import plot_prior_predictive
 from bayesgmm.plots.draws import predictive_density
 from bayesgmm.plots.panels import root_figure
-from bayesgmm.target.prior_predictive import draw_scale_rates, log_prior_of_draws, prior_draws, prior_predictive
+from bayesgmm.target.prior_simulation import draw_scale_rates, log_prior_of_draws, prior_draws, prior_predictive
 
 each_scale_prior = pytest.mark.parametrize("scale_prior", ["lognormal", "half_normal", "hierarchical"])
 

@@ -15,15 +15,15 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
 from bayesgmm.comparison.agreement import agreement_columns, check_labels
-from bayesgmm.comparison.parameter_table import ParameterTable, errors_of_em, parameter_table
+from bayesgmm.comparison.parameters import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
 from bayesgmm.comparison.summary import Summary, summarise
 from bayesgmm.datasets.columns import combined_columns, doubt_about
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
-from bayesgmm.diagnostics.diagnose import diagnose
+from bayesgmm.diagnostics.diagnosis import diagnose
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
-from bayesgmm.diagnostics.loo import Loo, loo
+from bayesgmm.diagnostics.leave_one_out import Loo, loo
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.modes import em_optima

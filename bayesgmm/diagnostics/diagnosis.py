@@ -24,7 +24,7 @@ from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import column_ranges
-from bayesgmm.posterior import convergence
+from bayesgmm.posterior import chain_agreement
 from bayesgmm.posterior import thresholds as limits
 from bayesgmm.posterior.allocations import are_finite
 from bayesgmm.priors.checks import check_prior, distinguishes_components
@@ -161,14 +161,14 @@ def _chain_findings(fit: Fit, x: Float[np.ndarray, "n d"]) -> Iterator[Finding]:
         yield _finding("one chain", _NOTE)
     if not stuck.all():
         log_density = {"lp": np.asarray(fit.sample_stats["lp"])[~stuck]} if "lp" in fit.sample_stats else {}
-        found = convergence.convergence(fit.draws[~stuck], x, extra=log_density)
+        found = chain_agreement.convergence(fit.draws[~stuck], x, extra=log_density)
         number = fit.summary.get("num_relabelled")
         relabelled = None if number is None else number / float(np.prod(fit.draws.draw_shape))
         yield from _agreement_findings(found, np.flatnonzero(~stuck), relabelled)
 
 
 def _agreement_findings(
-    found: convergence.Convergence, chains: Int[np.ndarray, " chain"], relabelled: float | None
+    found: chain_agreement.Convergence, chains: Int[np.ndarray, " chain"], relabelled: float | None
 ) -> Iterator[Finding]:
     """Several modes, or else R-hat and effective draws; disagreement of the labels only apart from any other.
 
@@ -177,13 +177,13 @@ def _agreement_findings(
         chains: their numbers.
         relabelled: share of all draws whose components were renumbered, where it is known.
     """
-    groups = [list(group) for group in convergence.groups_of_chains(found.values)]
+    groups = [list(group) for group in chain_agreement.groups_of_chains(found.values)]
     if len(groups) > 1:  # R-hat and effective draws would report the same, less clearly
         level = found.values["log_likelihood"].mean(1)
         each = [f"{listed('chain', chains[group])} (log-likelihood {level[group].mean():.1f})" for group in groups]
         yield _finding("several modes", _SERIOUS, groups=" and ".join(each), r_hat=found.invariant.max_r_hat)
         return
-    if moving := convergence.chains_with_two_modes(found.values):
+    if moving := chain_agreement.chains_with_two_modes(found.values):
         name, seen_in = max(moving.items(), key=lambda item: len(item[1]))
         yield _finding("several modes: in a chain", _CAUTION, chains=listed("chain", chains[seen_in]), quantity=name)
     labels_only = relabelled != 0 and found.invariant.agrees and not found.labelled.agrees
@@ -196,7 +196,7 @@ def _agreement_findings(
     yield from _mixing_findings([found.invariant] if labels_only else [found.invariant, found.labelled])
 
 
-def _mixing_findings(parts: Sequence[convergence.ChainDiagnostics]) -> Iterator[Finding]:
+def _mixing_findings(parts: Sequence[chain_agreement.ChainDiagnostics]) -> Iterator[Finding]:
     names = [name for part in parts for name in part.names]
     r_hats = np.concatenate([part.r_hat for part in parts])
     above, worst = r_hats > limits.MAX_R_HAT, int(r_hats.argmax())
@@ -300,7 +300,7 @@ def _ruled_by_spread(draws: Mixture, prior: WeaklyInformativePrior) -> Iterator[
 
 
 def _sensitivity_findings(tree: "DataTree") -> Iterator[Finding]:
-    from bayesgmm.diagnostics.loo import prior_sensitivity
+    from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 
     found = prior_sensitivity(tree, round_to=6)
     to_prior, to_data = (np.asarray(found[column], np.float64) for column in ("prior", "likelihood"))

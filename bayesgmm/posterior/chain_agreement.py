@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, Int
 from scipy.sparse.csgraph import connected_components
 
 from bayesgmm.errors import InputError
-from bayesgmm.likelihood.log_likelihood import log_likelihood
 from bayesgmm.likelihood.rows import Rows
+from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, densities, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary

@@ -24,7 +24,7 @@ from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import name_features
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT, vary
 from bayesgmm.standard_errors.intervals import Uncertainty
-from bayesgmm.standard_errors.uncertainty import MOST_PARAMETERS, uncertainty
+from bayesgmm.standard_errors.uncertainties import MOST_PARAMETERS, uncertainty
 
 SHOWN = ("weights", "means", "standard_deviations", "correlations")
 LEVEL = 0.95
