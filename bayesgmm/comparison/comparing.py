@@ -414,7 +414,8 @@ def _line(
         end = {"num_steps": 0, "seconds": seconds, "result": FAILED, "message": _sentence(found)}
         return {"engine": name, **shape, **end}
     code = found.code
-    end = {"num_steps": int(found.num_steps), "seconds": seconds, "result": code.name, "message": code.explanation}
+    message = code.explanation if isinstance(found, KMeansFit) else found.explanation
+    end = {"num_steps": int(found.num_steps), "seconds": seconds, "result": code.name, "message": message}
     if isinstance(found, KMeansFit):
         k, d = found.centres.shape
         return {"engine": name, "num_components": k, "num_parameters": k * d, **end}

@@ -120,7 +120,7 @@ def parameter_table(
     if errors is None:
         remarks.append(f"{of_errors}: it has no standard errors")
     if reference is not None and not fits[reference].successful:
-        remarks.append(f"{reference}: {fits[reference].code.explanation}; comparisons with it are unreliable")
+        remarks.append(f"{reference}: {fits[reference].explanation}; comparisons with it are unreliable")
     return ParameterTable(frame, tuple(fits), reference, tuple(remarks), likelihood)
 
 

@@ -6,6 +6,7 @@ and at what the prior decides in place of the data. A healthy fit has no finding
 `posterior/thresholds.py`.
 """
 
+import dataclasses
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity, listed, percent
-from bayesgmm.engines.fit import Fit, ResultCode, as_fit
+from bayesgmm.engines.fit import Fit, ResultCode, advise, as_fit, explain
 from bayesgmm.engines.optima import coincident
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
@@ -79,6 +79,7 @@ def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "Da
         what = "the mixture is" if fit.draws is None else f"{percent(1 - finite.mean())} of the draws are"
         findings.append(_finding("not finite", _SERIOUS, what=what))
     findings += _result_findings(fit, {finding.cause for finding in findings}, x)
+    findings = [dataclasses.replace(finding, advice=advise(finding.advice, fit)) for finding in findings]
     title = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components})"
     return Diagnosis(title, tuple(sorted(findings, key=lambda finding: -finding.severity)))
 
@@ -102,11 +103,7 @@ def _result_findings(fit: Fit, causes: set[str], x: Float[np.ndarray, "n d"]) ->
     code = fit.code
     if code is ResultCode.successful or causes & _ALSO_REPORTED_BY.get(code, set()):
         return
-    detail, _, advice = code.explanation.partition("; ")
-    names = [str(column) for column in range(x.shape[1])]
-    singular = code in (ResultCode.collapsed, ResultCode.decreased) and not get_family(fit.family).diagonal
-    if singular and (combined := combined_columns(x, names)):
-        detail, advice = "; ".join(combined), "leave one of them out, or choose a diagonal family"
+    detail, advice = explain(fit, x)
     serious = code in (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.spurious, ResultCode.not_mixed)
     yield Finding(code.name.replace("_", " "), _SERIOUS if serious else _CAUTION, detail, advice)
 

@@ -145,7 +145,8 @@ def fit_em(
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     fit = _fit_streamed if streamed else _fit
-    return report_failure(fit(rows, settings, start, key, prior, stop, ridge), on_failure)
+    found = fit(rows, settings, start, key, prior, stop, ridge)
+    return report_failure(found, on_failure, None if streamed else rows.values)
 
 
 @matching_precision

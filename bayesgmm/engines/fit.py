@@ -1,7 +1,9 @@
 """What a fit returns: result codes that are sentences, and `Fit`."""
 
 import enum
+import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
-from bayesgmm.numerics.validation import short_repr
+from bayesgmm.numerics.validation import listed, short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 
@@ -38,8 +42,8 @@ class ResultCode(enum.IntEnum):
 
     @property
     def explanation(self) -> str:
-        """What happened and what to try, in one sentence."""
-        return _EXPLANATIONS[self]
+        """What happened and what to try, in one sentence; `Fit.explanation` has what applies to a fit."""
+        return advise(_EXPLANATIONS[self])
 
 
 _EXPLANATIONS = {
@@ -52,28 +56,27 @@ _EXPLANATIONS = {
     ),
     ResultCode.collapsed: (
         "a component shrank onto too few distinct rows, where the likelihood has no maximum, or is too narrow for this "
-        "precision; use fewer components, a more restricted family, a larger reg_covar, float64, or an engine with a "
-        "prior"
+        "precision; use [fewer components|a more restricted family|a larger reg_covar|float64|an engine with a prior]"
     ),
     ResultCode.decreased: (
         "the objective fell by more than rounding, because a ridge (reg_covar) outweighs a component's own spread or a "
-        "component is too narrow for this precision; lower reg_covar, use float64 or fewer components"
+        "component is too narrow for this precision; use [a lower reg_covar|float64|fewer components]"
     ),
     ResultCode.not_mixed: (
-        "the chains disagree (R-hat above 1.01 or fewer than 100 effective draws a chain); draw longer, or take "
-        "fewer components or a more restricted family"
+        "the chains disagree (R-hat above 1.01 or fewer than 100 effective draws a chain); use [more draws|fewer "
+        "components|a more restricted family]"
     ),
     ResultCode.divergent: (
         "there were divergent transitions, so parts of the posterior may be missing; raise target_accept or tighten "
         "the prior"
     ),
     ResultCode.interrupted: (
-        "the run was interrupted and has only the draws made before; give checkpoint= a file, from which the "
-        "same call resumes, or ask for fewer draws"
+        "the run was interrupted and has only the draws made before; run it again, with a checkpoint to resume from, "
+        "or ask for fewer draws"
     ),
     ResultCode.spurious: (
-        "a component rests on so few rows, or is so narrow for them, that chance alone makes such a maximum; use fewer "
-        "components, more starts, a more restricted family or an engine with a prior"
+        "a component rests on so few rows, or is so narrow for them, that chance alone makes such a maximum; use "
+        "[fewer components|more starts|a more restricted family|an engine with a prior]"
     ),
 }
 
@@ -131,6 +134,11 @@ class Fit:
         return ResultCode(int(self.result))
 
     @property
+    def explanation(self) -> str:
+        """What happened and what to try with this fit, in one sentence."""
+        return advise(_EXPLANATIONS[self.code], self)
+
+    @property
     def successful(self) -> Bool[AnyArray, "*restarts"] | np.bool:
         """Whether the stopping rule was met."""
         return self.result == int(ResultCode.successful)
@@ -142,8 +150,48 @@ class Fit:
         return trace[..., :used] if np.isnan(trace[..., used:]).all() else trace
 
 
-def report_failure(fit: Fit, on_failure: str) -> Fit:
+# Cures that do not apply to every fit, and to which they do.
+_APPLIES: dict[str, Callable[[Fit], bool]] = {
+    "fewer components": lambda fit: fit.mixture.num_components > 1,
+    "a more restricted family": lambda fit: fit.family != "tied_spherical",
+    "a larger reg_covar": lambda fit: fit.engine == "em",
+    "a lower reg_covar": lambda fit: fit.engine == "em",
+    "more starts": lambda fit: fit.engine == "em",
+    "float64": lambda fit: fit.mixture.means.dtype != np.float64,
+    "an engine with a prior": lambda fit: not fit.has_prior,
+    "a prior": lambda fit: not fit.has_prior,
+    "a tighter prior": lambda fit: fit.has_prior,
+    "a richer guide": lambda fit: fit.engine == "vi",
+}
+
+
+def advise(words: str, fit: Fit | None = None) -> str:
+    """Words with those of their cures, which are listed as [one|another], that apply to a fit; without one, with all.
+
+    Whatever is advised goes through here, so that no fit is advised what it has already, or cannot have.
+    """
+
+    def chosen(found: re.Match[str]) -> str:
+        cures = found[1].split("|")
+        left = [cure for cure in cures if fit is None or cure not in _APPLIES or _APPLIES[cure](fit)]
+        return listed(left, "or") if left else "more rows"
+
+    return re.sub(r"\[([^\]]*\|[^\]]*)\]", chosen, words)
+
+
+def explain(fit: Fit, x: Float[np.ndarray, "n d"]) -> tuple[str, str]:
+    """What happened and what to try, in which columns of the rows x that are combinations of others are named."""
+    detail, _, advice = fit.explanation.partition("; ")
+    singular = fit.code in (ResultCode.collapsed, ResultCode.decreased) and not get_family(fit.family).diagonal
+    if singular and (combined := combined_columns(x, [str(column) for column in range(x.shape[1])])):
+        return "; ".join(combined), "leave one of them out, or choose a diagonal family"
+    return detail, advice
+
+
+def report_failure(fit: Fit, on_failure: str, x: AnyArray | None = None) -> Fit:
     """Warn once, or raise, when a fit did not succeed. Inside a caller's trace there is only the code.
+
+    Of the rows x, if they are in memory, columns are named that make covariances singular.
 
     Raises:
         RuntimeError: for a fit that was not successful, when `on_failure` is "raise".
@@ -152,7 +200,9 @@ def report_failure(fit: Fit, on_failure: str) -> Fit:
         return fit
     if fit.code is not ResultCode.successful:
         title = f"{fit.engine} ({fit.family}, k={fit.mixture.num_components})"
-        warn_or_raise(f"{title}: {fit.code.explanation}", on_failure)
+        known = x is not None and not is_traced(x)
+        message = "; ".join(explain(fit, np.asarray(x))) if known else fit.explanation
+        warn_or_raise(f"{title}: {message}", on_failure)
     return fit
 
 

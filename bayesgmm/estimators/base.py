@@ -270,7 +270,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
         """Label the rows of the fit, and warn if it did not converge."""
         self.labels_ = over_rows(self._responsibilities, np.asarray(rows.values), self.means_.size).argmax(1)
         if not self.fit_.successful and (failure or self.max_iter > 0):
-            message = f"{arguments.NOT_CONVERGED} ({arguments.in_sklearn_words(self.fit_.code.explanation)})"
+            message = f"{arguments.NOT_CONVERGED} ({arguments.in_sklearn_words(self.fit_.explanation)})"
             warnings.warn(failure or message, ConvergenceWarning, stacklevel=3)
         return self
 

@@ -153,7 +153,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             fit = find(engine, functools.partial(run, on_failure="ignore", **options), rows, rng)
         self._keep(fit, prior, numbers)
         self._rows = rows.values, sample_weight is not None, options.get("num_draws", _NUM_DRAWS), arguments.key_of(rng)
-        failure = f"inference={self.inference!r} did not converge: {fit.code.explanation}; see engine_options"
+        failure = f"inference={self.inference!r} did not converge: {fit.explanation}; see engine_options"
         return self._finish(rows, "" if engine.makes_starts else failure)
 
     @functools.cached_property
@@ -253,7 +253,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         fit = run(key=key, start=starts if engine.takes_starts else starts[0])
         if self.verbose:
             lapse = f" in {time.perf_counter() - begun:.5f} s" if self.verbose > 1 else ""
-            print(f"{engine.name}: {fit.code.explanation}{lapse}")
+            print(f"{engine.name}: {fit.explanation}{lapse}")
         return jax.tree.map(np.asarray, fit)
 
     def _num_starts(self, engine: Engine) -> int:

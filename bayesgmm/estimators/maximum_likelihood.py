@@ -18,8 +18,8 @@ from bayesgmm.errors import InputError
 from bayesgmm.estimators.arguments import ILL_DEFINED, check_init, generator_of, sklearn_words
 from bayesgmm.estimators.base import MixtureEstimator, named
 from bayesgmm.likelihood.rows import Rows, enough_rows
-from bayesgmm.mixtures.families import FAMILIES, get_family
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.families import FAMILIES, Family, get_family
+from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 
@@ -83,7 +83,7 @@ class GaussianMixture(MixtureEstimator):
         Raises:
             InputError: for many mixtures at once, and for a covariance type that the mixture does not have.
         """
-        if mixture.draw_shape:
+        if as_mixture(mixture).draw_shape:
             raise InputError(f"mixture has leading axes {mixture.draw_shape}; index it down to a single mixture")
         factor = np.asarray(mixture.precision_factor)
         if covariance_type is None:
@@ -99,9 +99,7 @@ class GaussianMixture(MixtureEstimator):
                 f"covariance_type={covariance_type!r} does not fit a mixture whose {kind} precision factor has shape "
                 f"{factor.shape}{', with variances that differ between features' if differ else ''}; leave it out"
             )
-        nan = np.asarray(np.nan, factor.dtype)
-        result = np.int32(ResultCode.max_steps_reached)
-        estimator._keep(Fit(BASE_ENGINE, family.name, mixture, nan, result, np.int32(0), nan[None]), 1.0)
+        estimator._keep(_fit_of(mixture, family), 1.0)
         estimator.n_features_in_ = mixture.num_features
         estimator.prior_ = None
         return estimator
@@ -142,7 +140,7 @@ class GaussianMixture(MixtureEstimator):
                 starts = [(self._mixture(), None)]
             fit = max((run(start, key, index) for index, (start, key) in enumerate(starts)), key=_merit)
             if run.ended_singular(fit):
-                raise InputError(f"{ILL_DEFINED} ({fit.code.explanation})")
+                raise InputError(f"{ILL_DEFINED} ({fit.explanation})")
         self.prior_ = prior
         self._keep(fit, run.total_weight)
         return self._finish(rows)
@@ -162,7 +160,7 @@ class GaussianMixture(MixtureEstimator):
     @sklearn_words()
     def _criteria(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Criteria:
         x = self._known_rows(X)
-        return information_criteria(dataclasses.replace(self.fit_, mixture=self._mixture()), x, sample_weight)
+        return information_criteria(_fit_of(self._mixture(), self._fitted_family), x, sample_weight)
 
     def _prior(self, rows: Rows) -> ConjugatePrior | None:
         if self.prior is None:
@@ -235,6 +233,12 @@ class _EMRun:
     def _settled(self, fit: Fit) -> bool:
         bounds = self._bounds(fit)
         return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.settings.tol)
+
+
+def _fit_of(mixture: Mixture, family: Family) -> Fit:
+    """A fit in name only, of a mixture that was made by hand or is fitted already."""
+    nan = np.asarray(np.nan, np.asarray(mixture.means).dtype)
+    return Fit(BASE_ENGINE, family.name, mixture, nan, np.int32(ResultCode.max_steps_reached), np.int32(0), nan[None])
 
 
 _FAILED = (ResultCode.collapsed, ResultCode.nonfinite)

@@ -251,7 +251,7 @@ def _problems(fit: Fit, row_weights: np.ndarray, family: Family, theory: Informa
     counts = np.asarray(mixture.weights, np.float64) * row_weights.sum()
     smallest, distance = float(theory.shares[0]), float(theory.distance)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixture)) or fit.code is ResultCode.collapsed:
-        text = f"the fit is no maximum inside the parameter space: {fit.code.explanation}"
+        text = f"the fit is no maximum inside the parameter space: {fit.explanation}"
         yield UncertaintyCode.collapsed, text
     elif (counts < 1.0).any():
         empty = int(counts.argmin())

@@ -1,6 +1,7 @@
 """Every finding by its cause and no other: fits made of draws that are healthy but for one thing."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from helpers import DATA, FAMILIES, autoregressive, jittered, random_case
 
 import bayesgmm
-from bayesgmm.diagnostics.diagnosis import _check, diagnose
+from bayesgmm.diagnostics.diagnosis import _TEXTS, _check, diagnose
 from bayesgmm.diagnostics.findings import Severity
-from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.fit import _EXPLANATIONS, Fit, ResultCode, advise
+from bayesgmm.engines.registry import ENGINES
+from bayesgmm.mixtures.mixture import Mixture
 
 NUM_CHAINS, NUM_DRAWS, NUM_ROWS = 4, 1000, 300
 SHAPE = (NUM_CHAINS, NUM_DRAWS)
@@ -368,7 +371,7 @@ def test_every_result_code_is_told_of(code, healthy, x):
     fit = point(healthy, engine, code=code)
     found = diagnose(fit, x)
     assert found.causes == (code.name.replace("_", " "),)
-    assert f"{found[0].detail}; {found[0].advice}" == code.explanation
+    assert f"{found[0].detail}; {found[0].advice}" == fit.explanation
     assert found.worst >= Severity.caution
 
 
@@ -449,3 +452,36 @@ def test_too_many_components_under_a_flat_prior_are_told_of(key):
     found = diagnose(bayesgmm.fit_nuts(rows, 3, key=key, prior=prior, on_failure="ignore"), rows, prior)
     assert {"R-hat", "several modes"} & set(found.causes)
     assert "empty component" in found.causes
+
+
+def test_no_fit_is_advised_what_it_has_or_cannot_have(healthy):
+    """Every text of a code or a finding, for fits by every engine, of every family, size and precision."""
+    several = ("labels", "coincident components", "higher maximum", "empty component")  # are of two components at least
+    texts = [text.rpartition("; ")[2] for text in _EXPLANATIONS.values()]
+    texts += [words["advice"] for cause, words in _TEXTS.items() if cause not in several]
+    assert not any("[" in text for text in map(advise, texts))
+    for text in texts:
+        # Names of Python are no help to a user of the command line, nor values of one engine's settings to another.
+        assert not any(word in advise(text) for word in ("=", "num_draws", "full_rank", "fit_", ".mixture"))
+        for engine, k, family, dtype in itertools.product(ENGINES, (1, 2), FAMILIES, (np.float32, np.float64)):
+            if engine == "kmeans":
+                continue
+            mixture = Mixture(np.zeros(k, dtype), np.zeros((k, 2), dtype), np.ones((1, 2), dtype))
+            words = advise(text, dataclasses.replace(healthy, engine=engine, family=family, mixture=mixture))
+            assert "[" not in words
+            assert "|" not in words
+            assert dtype is np.float32 or "float64" not in words
+            assert k > 1 or "fewer components" not in words
+            assert family != "tied_spherical" or "more restricted" not in words
+            assert engine == "em" or ("reg_covar" not in words and "with a prior" not in words)
+            assert engine != "em" or "guide" not in words
+
+
+@pytest.mark.parametrize("family", ["full", "tied"])
+def test_columns_in_line_are_named_by_the_fit_itself(family, rng, key):
+    x = rng.normal(size=(200, 2))
+    x = np.column_stack([x, x.sum(1)]).astype(np.float32)
+    with pytest.warns(
+        bayesgmm.FitWarning, match=r"column '\d' is a linear combination of '\d', '\d'; leave one of them"
+    ):
+        bayesgmm.fit_em(x, 2, family=family, key=key, num_restarts=2)

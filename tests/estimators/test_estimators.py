@@ -1,6 +1,7 @@
 """GaussianMixture: scikit-learn's results from scikit-learn's starts, what its class lacks, and its refusals."""
 
 import copy
+import dataclasses
 import pickle
 
 import jax
@@ -204,6 +205,9 @@ def test_from_mixture_refuses_what_does_not_fit(rng):
             GaussianMixture.from_mixture(mixture, covariance_type)
     with pytest.raises(InputError, match=r"leading axes \(1,\)"):
         GaussianMixture.from_mixture(jax.tree.map(lambda leaf: leaf[None], full))
+    broken = dataclasses.replace(full, log_weights=full.log_weights[:1])
+    with pytest.raises(InputError, match="mixture"):
+        GaussianMixture.from_mixture(broken)
 
 
 def test_attributes_that_are_set_are_the_mixture():
@@ -215,6 +219,7 @@ def test_attributes_that_are_set_are_the_mixture():
     x = np.linspace(-3, 9, 11)[:, None]
     expected = 0.3 * stats.norm(0, 1).pdf(x[:, 0]) + 0.7 * stats.norm(4, 2).pdf(x[:, 0])
     np.testing.assert_allclose(np.exp(estimator.score_samples(x)), expected, rtol=1e-12)
+    assert estimator.bic(x) == pytest.approx(-2 * np.log(expected).sum() + 5 * np.log(11), rel=1e-12)
 
 
 def test_covariances_that_are_set_serve_where_no_factor_is():
