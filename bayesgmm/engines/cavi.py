@@ -5,11 +5,12 @@ Source: Bishop (2006), section 10.2. The bound is complete, so that numbers of c
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -17,6 +18,7 @@ from bayesgmm.engines.coordinate_ascent import State, in_order, run_coordinate_a
 from bayesgmm.engines.draws import fit_of_approximation
 from bayesgmm.engines.em import given_start
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
+from bayesgmm.engines.optima import apart, coincident
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.expectation import moments_of_partition
@@ -135,7 +137,13 @@ def _fit(
         starts = _starts(start_key, placed, start.name, num_restarts)
     else:
         starts = jax.tree.map(lambda leaf: leaf[None], _given_start(start, problem, start_key))
-    state = devices.off_mesh(_best_ascent(starts, placed, tol, max_steps=max_steps, mesh=mesh))
+
+    def ascend(starts: Mixture) -> State:
+        return devices.off_mesh(_best_ascent(starts, placed, tol, max_steps=max_steps, mesh=mesh))
+
+    state = ascend(starts)
+    if len(starts.means) == 1 and max_steps > 0:  # of several starts hardly all lead to a saddle
+        state = _off_saddle(state, ascend, float(rows.total_weight))
     approximation = state.approximation
     assert isinstance(problem.prior, ConjugatePrior)
     if not problem.prior.stick_breaking:  # whose components are no longer the same in another order
@@ -265,6 +273,21 @@ def _best_ascent(starts: Mixture, problem: Problem, tol: Array, *, max_steps: in
     states = jax.vmap(ascend)(starts) if mesh is None else jax.lax.map(ascend, starts)
     best = jnp.argmax(jnp.where(jnp.isfinite(states.elbo), states.elbo, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], states)
+
+
+def _off_saddle(state: State, ascend: Callable[[Mixture], State], total_weight: float) -> State:
+    """The state; where components that have rows coincide and the bound rises as they part, that from them apart."""
+    for _ in range(state.expected.num_components - 1):
+        mixture = jax.tree.map(np.asarray, mean_mixture_of(state.approximation))
+        counts = total_weight * mixture.weights
+        groups = [held for group in coincident(mixture) if len(held := group[counts[group] > 1.0]) > 1]
+        if not groups:
+            break
+        again = ascend(jax.tree.map(lambda field: jnp.asarray(field)[None], apart(mixture, groups)))
+        if not float(again.elbo) > float(state.elbo) + 1e-9 * abs(float(state.elbo)):
+            break
+        state = again
+    return state
 
 
 @jax.jit

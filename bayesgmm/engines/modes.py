@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from bayesgmm.engines.em import fit_em
+from bayesgmm.engines.optima import off_saddle
 from bayesgmm.likelihood.rows import Rows, as_rows, has_enough_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
@@ -31,6 +32,8 @@ def starts_of(
 ) -> list[Mixture]:
     """The mixtures to start from: those of the user, checked, or EM optima where there are none.
 
+    Components of a user's start that coincide are moved apart: there the density is flat, and engines stay.
+
     `meanwhile` begins what a thread may do during the search.
 
     Raises:
@@ -40,7 +43,7 @@ def starts_of(
     if start is None:
         meanwhile()
         return em_optima(rows, k, family, num_starts, key=key, prior=problem.prior)
-    return check_starts(start, k, rows.num_features, family, finite=finite)
+    return [off_saddle(one) for one in check_starts(start, k, rows.num_features, family, finite=finite)]
 
 
 def em_optima(

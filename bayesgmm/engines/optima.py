@@ -63,6 +63,13 @@ def apart(mixture: Mixture, groups: list[Int[np.ndarray, " m"]]) -> Mixture:
     return dataclasses.replace(mixture, means=means.astype(mixture.means.dtype))
 
 
+def off_saddle(mixture: Mixture) -> Mixture:
+    """The mixture; of components that coincide, with their means apart."""
+    finite = all(np.isfinite(field).all() for field in vars(mixture).values())
+    groups = coincident(mixture) if finite else []
+    return apart(mixture, groups) if groups else mixture
+
+
 def split(mixture: Mixture, num_components: int, family: Family) -> Mixture:
     """The mixture with more components: the heaviest again and again in two, a step apart."""
     found = jax.tree.map(np.asarray, mixture)

@@ -238,3 +238,18 @@ def test_more_components_are_never_less_likely_in_a_comparison():
     )
     proper = found.candidates[found.candidates["result"].isin(["converged", "successful"])]
     assert (np.diff(proper["log_likelihood"]) >= -1e-6).all()
+
+
+@pytest.mark.parametrize("engine", ["cavi", "map"])
+@pytest.mark.parametrize("apart", [0.0, 0.01])
+def test_bayesian_engines_leave_a_saddle_that_they_are_started_at(engine, apart):
+    """They reach what they reach from starts of their own."""
+    rng = np.random.default_rng(0)
+    x = np.r_[rng.normal(-2, 1, 500), rng.normal(4, 1, 500)][:, None]
+    start = bayesgmm.Mixture.from_covariances([0.5, 0.5], [[1.0], [1.0 + apart]], np.full((2, 1, 1), x.var()))
+    fit = getattr(bayesgmm, f"fit_{engine}")
+    options = {"key": jax.random.key(0), "on_failure": "raise", **({"num_draws": 0} if engine == "cavi" else {})}
+    expected = fit(x, 2, **options)
+    for one in (start, np.full((len(x), 2), 0.5)) if engine == "cavi" else (start,):
+        found = fit(x, 2, start=one, **options)
+        assert float(found.log_likelihood) == pytest.approx(float(expected.log_likelihood), abs=0.01)
