@@ -28,6 +28,7 @@ from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.plots.panels import root_figure
+from bayesgmm.plots.view import MAX_COLUMNS, best_columns
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -101,7 +102,19 @@ def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[Axes | np.ndarray
         yield picture, f"{'Densities' if one else 'Components'} of posterior draws ({shown}), thin, and of {em}, bold."
     picture = plots.plot_assignments(base.mixture, x, feature_names=names)
     drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
-    yield picture, f"Rows coloured by hard assignment, with the {drawn}."
+    chosen = (
+        ""
+        if x.shape[1] <= MAX_COLUMNS
+        else (
+            f" The {MAX_COLUMNS} of {x.shape[1]} columns that separate the components best: "
+            f"{listed(names[column] for column in best_columns(base.mixture))}."
+        )
+    )
+    yield picture, f"Rows coloured by hard assignment, with the {drawn}.{chosen}"
+    if x.shape[1] > 2 and base.mixture.num_components > 1:
+        picture = plots.plot_assignments(base.mixture, x, columns="discriminant", feature_names=names)
+        plane = "The plane in which components differ most in means and shapes (Scrucca 2010); its axes are named by"
+        yield picture, f"{plane} the largest coefficients of the columns, in units of their standard deviations."
     picture = plots.plot_responsibility_uncertainty(base if shown is None else fits[shown], x, feature_names=names)
     averaged = f", averaged over posterior draws ({shown})" if shown is not None else ""
     yield picture, f"Uncertainty of each row's assignment: one minus its largest responsibility{averaged}."

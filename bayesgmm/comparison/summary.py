@@ -21,7 +21,7 @@ from bayesgmm.comparison.parameters import ParameterTable, with_uncertainty
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
-from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.discrimination import column_separations
 from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
 
@@ -171,7 +171,8 @@ def summarise(comparison: "Comparison") -> Summary:
     classes, cross_table = _meet_classes(comparison, read)
     rows, columns = counted(len(comparison.x), "row"), listed(comparison.feature_names)
     responsibilities = np.asarray(mixture.responsibilities(comparison.x), np.float64)
-    clusters = describe_clusters(responsibilities, telling_columns(mixture), table, read, comparison.feature_names)
+    telling = np.argsort(-column_separations(mixture), axis=1, kind="stable")
+    clusters = describe_clusters(responsibilities, telling, table, read, comparison.feature_names)
     return Summary(
         title=f"{rows} of {columns}; mixtures of family {comparison.base.family}",
         components=tuple(words_of_count(comparison.candidates, comparison.num_components, comparison.selected_by)),
@@ -245,16 +246,6 @@ def _why(criterion: str, more: bool, select_by: str) -> str:
     if more != charges_less:
         return f"unusual, for {charges}"
     return f"{charges}, and often takes several components for one cluster" if more else charges
-
-
-def telling_columns(mixture: Mixture) -> Int[np.ndarray, "k d"]:
-    r"""The columns by how well they tell each component from the others, best first.
-
-    For component j and column c, $\sum_l \pi_l |\mu_{jc} - \mu_{lc}| / \sqrt{(\sigma_{jc}^2 + \sigma_{lc}^2) / 2}$.
-    """
-    weights, means, scales = (np.asarray(part, np.float64) for part in (mixture.weights, mixture.means, mixture.scales))
-    distances = np.abs(means[:, None] - means) / np.sqrt((scales[:, None] ** 2 + scales**2) / 2)
-    return np.argsort(-np.einsum("l,jlc->jc", weights, distances), axis=1, kind="stable")
 
 
 def describe_clusters(

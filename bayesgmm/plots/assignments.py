@@ -44,8 +44,9 @@ def plot_assignments(
         mixture_or_fit: one mixture, without leading axes, or a fit, of which the point is drawn.
         x: rows (n, d).
         ax: axes to draw on: one for one or two columns, an (m, m) array of them for m columns.
-        columns: one to four columns, by number or name, by default the first four; or "pca", the first two principal
-            components of the standardised columns.
+        columns: columns by number or name, up to twelve; by default all, of more than four those that separate the
+            components best; or "pca", the first two principal components of the standardised columns, or
+            "discriminant", the plane in which components differ most (Scrucca 2010).
         feature_names: names of all d features, by default those of a data frame.
         levels: probability masses of the ellipses.
 
@@ -119,8 +120,7 @@ def plot_partitions(
         x: rows (n, d).
         partition: of the same rows, by `fit_kmeans`.
         ax: axes to draw on: two for one or two columns, an array of them (2, m, m) for m columns.
-        columns: one to four columns, by number or name; by default all of up to two, else "pca", the first two
-            principal components of the standardised columns.
+        columns: as in `plot_assignments`, but by default all of up to two, else "pca".
         feature_names: names of all d features, by default those of a data frame.
         levels: probability masses of the ellipses.
 

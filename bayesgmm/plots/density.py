@@ -39,8 +39,8 @@ def plot_density_contours(
         x: rows (n, d).
         levels: probability masses of the regions.
         ax: axes to draw on.
-        columns: two columns, by number or name, by default the first two; or "pca", the first two principal components
-            of the standardised columns.
+        columns: two columns, by number or name, by default those that separate the components best; or "pca", the
+            first two principal components of the standardised columns, or "discriminant" (see `plot_assignments`).
         feature_names: names of all d features.
 
     Returns:
@@ -134,7 +134,7 @@ def plot_density_with_slice(
     _, draws = point_and_draws(mixture_or_fit, _PLANE_DRAWS)
     view = _plane_of(draws, x, columns, feature_names)
     if view.rotation is not None:
-        raise InputError('columns="pca" has no column to cut along; give two columns')
+        raise InputError(f"columns={columns!r} has no column to cut along; give two columns")
     place = float(np.median(view.shown[:, 1])) if at is None else _real_number("at", at)
     if ax is None:
         ax = panels.new_axes((6.4, 6.0), 2, 1, sharex=True, height_ratios=(1.5, 1.0))

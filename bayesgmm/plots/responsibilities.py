@@ -268,8 +268,8 @@ def plot_assignment_entropy(
         mixture_or_fit: a mixture, draws as a mixture with leading axes, or a fit, whose draws are used if it has any.
         x: rows (n, d).
         ax: axes to draw on.
-        columns: two columns, by number or name, by default the first two; or "pca", the first two principal components
-            of the standardised columns.
+        columns: two columns, by number or name, by default those that separate the components best; or "pca", the
+            first two principal components of the standardised columns, or "discriminant" (see `plot_assignments`).
         feature_names: names of all d features.
 
     Returns:

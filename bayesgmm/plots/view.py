@@ -11,17 +11,20 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
+from bayesgmm.mixtures.discrimination import column_separations, discriminant_coordinates
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import listed, name_features
+from bayesgmm.numerics.validation import counted, listed, name_features
 
 MAX_COLUMNS = 4
+_MAX_ON_REQUEST = 12
+_NUM_LOADINGS = 3  # in the name of a coordinate
 
 type Drawable = Mixture | Fit
 """A mixture, draws as a mixture with leading axes, or a fit."""
 
 type Columns = Iterable[int | str] | str | None
-"""Columns by number or name, "pca", or None for the first ones."""
+"""Columns by number or name, "pca", "discriminant", or None for those that separate the components best."""
 
 type Names = Iterable[str] | None
 """Names of all features, or None for those of a data frame, or numbers."""
@@ -32,7 +35,8 @@ class View:
     """The rows (n, d), their coordinates that are shown (n, m), and the names of those.
 
     Coordinates are columns of the rows, or where there is a `rotation` (directions (m, d), origin (d)), and no columns,
-    principal components `(x - origin) @ directions.T`. Both are affine maps, under which a Gaussian mixture stays one.
+    principal components or discriminant coordinates `(x - origin) @ directions.T`. All are affine maps, under which a
+    Gaussian mixture stays one.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -72,11 +76,14 @@ class View:
 def view_rows(
     mixture: Mixture, x: ArrayLike, columns: Columns, feature_names: Names, *, at_most: int = MAX_COLUMNS
 ) -> View:
-    """The rows checked against the mixture, and what to show: by default the first columns, at most four.
+    """The rows checked against the mixture, and what to show.
+
+    By default all columns, of more than four those that separate the components best.
 
     Raises:
         InputError: for rows of another width than the mixture's, for a mixture that is not finite, for columns that
-            do not exist, come twice, or are too many, and for principal components of fewer than two columns.
+            do not exist, come twice, or are too many, for principal components of fewer than two columns, and for
+            discriminant coordinates of these or of fewer than two components.
     """
     rows = np.asarray(as_rows(x).values)
     if rows.shape[1] != mixture.num_features:
@@ -86,14 +93,26 @@ def view_rows(
     names = name_columns(feature_names, rows.shape[1], x)
     if isinstance(columns, str) and columns == "pca" and "pca" not in names:
         return _principal_view(rows)
+    if isinstance(columns, str) and columns == "discriminant" and "discriminant" not in names:
+        return _discriminant_view(mixture, rows, names)
     if columns is None:
-        columns = range(min(rows.shape[1], at_most))
+        columns = best_columns(mixture, at_most)
+    at_most = at_most if at_most < MAX_COLUMNS else max(at_most, _MAX_ON_REQUEST)
     chosen = tuple(_column(column, names) for column in ((columns,) if isinstance(columns, str) else columns))
     if len(set(chosen)) < len(chosen):
         raise InputError(f"columns {chosen} name a column twice; give different columns")
     if not 1 <= len(chosen) <= at_most:
         raise InputError(f"columns={chosen} must be one to {at_most} different columns")
     return View(rows, tuple(names[column] for column in chosen), chosen)
+
+
+def best_columns(mixture: Mixture, at_most: int = MAX_COLUMNS) -> tuple[int, ...]:
+    """The columns that separate the components best, at most so many, in their order."""
+    if mixture.num_features <= at_most:
+        return tuple(range(mixture.num_features))
+    weights = np.asarray(mixture.weights, np.float64).reshape(-1, mixture.num_components).mean(0)
+    merit = weights @ column_separations(mixture)
+    return tuple(sorted(int(column) for column in np.argsort(-merit, kind="stable")[:at_most]))
 
 
 def name_columns(feature_names: Names, num_features: int, table: object = None) -> tuple[str, ...]:
@@ -124,6 +143,23 @@ def _principal_view(rows: Float[np.ndarray, "n d"]) -> View:
     shares = strengths[:2] ** 2 / max(float(np.sum(strengths**2)), np.finfo(float).tiny)
     names = tuple(f"principal component {i + 1} ({100 * share:.0f}% of variance)" for i, share in enumerate(shares))
     return View(rows, names, (), (top / spread, origin))
+
+
+def _discriminant_view(mixture: Mixture, rows: Float[np.ndarray, "n d"], names: tuple[str, ...]) -> View:
+    """The plane in which the components differ most; its coordinates are named by their largest loadings."""
+    if rows.shape[1] < 2 or mixture.num_components < 2:
+        raise InputError(
+            'columns="discriminant" needs two features and two components or more, and the mixture has '
+            f"{counted(rows.shape[1], 'feature')} and {counted(mixture.num_components, 'component')}; leave columns out"
+        )
+    directions = discriminant_coordinates(mixture)[0][:2]
+    loadings = directions * rows.std(0)
+    loadings /= np.linalg.norm(loadings, axis=1, keepdims=True)
+    titles = []
+    for number, own in enumerate(loadings, 1):
+        largest = np.argsort(-np.abs(own), kind="stable")[:_NUM_LOADINGS]
+        titles.append(f"discriminant {number}: {', '.join(f'{own[one]:.2f} {names[one]}' for one in largest)}")
+    return View(rows, tuple(titles), (), (directions, rows.mean(0, dtype=np.float64)))
 
 
 def engines_giving(*kinds: str) -> str:

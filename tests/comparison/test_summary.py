@@ -15,7 +15,6 @@ from bayesgmm.comparison.summary import (
     agreement_with,
     describe_clusters,
     engine_to_read,
-    telling_columns,
     words_against,
     words_of_agreement,
     words_of_classes,
@@ -180,14 +179,6 @@ def test_agreement_is_in_posterior_standard_deviations():
 )
 def test_agreement_in_words(found, words):
     assert re.fullmatch(words if "*" in words else re.escape(words), words_of_agreement(found, "nuts"))
-
-
-def test_columns_that_tell_a_component_from_the_others():
-    means = np.array([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [9.0, 0.0, 1.0]])
-    mixture = bayesgmm.Mixture.from_covariances([0.4, 0.3, 0.3], means, np.stack([np.eye(3)] * 3))
-    found = telling_columns(mixture)
-    assert found[1].tolist() == [1, 0, 2]
-    assert found[2].tolist() == [0, 1, 2]
 
 
 def test_clusters_with_their_sizes_places_and_separation():

@@ -202,6 +202,7 @@ def test_entropy_along_one_feature_and_at_its_ends(rng):
         (lambda m, x: plot_density_slice(m, x, at={9: 1.0}), "counted from 0"),
         (lambda m, x: plot_density_slice(m, x, span=(1.0, 1.0)), "two rising numbers"),
         (lambda m, x: plot_density_with_slice(m, x, columns="pca"), "no column to cut along"),
+        (lambda m, x: plot_density_with_slice(m, x, columns="discriminant"), "no column to cut along"),
         (lambda m, x: plot_density_with_slice(m, x, ax=Figure().subplots(3)), "a plane and its slice need"),
         (lambda m, x: plot_assignment_entropy(m, x, columns=[2]), "give two"),
         (lambda m, x: plot_density_contours(m.marginal([0]), x[:, 0]), "plot_density_slice"),
