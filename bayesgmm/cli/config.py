@@ -272,17 +272,42 @@ def load_config(path: str | PathLike[str]) -> CommonConfig:
         path = as_path(path)
     except InputError as error:
         raise ConfigError(str(error)) from None
-    try:
-        config = Config.model_validate({"title": path.stem, **_read_toml(path)})
-    except ValidationError as error:
-        lines = [f"{path}: {line}" for problem in error.errors() for line in _explain(problem)]
-        raise ConfigError("\n".join(lines)) from None
+    config = make_config({"title": path.stem, **_read_toml(path)}, str(path))
     data, output = config.data, config.output
     if data.path is not None:
         data = data.model_copy(update={"path": path.parent / data.path})
     if "directory" not in output.model_fields_set:
         output = OutputConfig(directory=Path("results", path.stem))
     return config.model_copy(update={"data": data, "output": output})
+
+
+def make_config(settings: Mapping[str, Any], where: str) -> CommonConfig:
+    """Check settings by name.
+
+    Raises:
+        ConfigError: with one line for each problem, after where they come from.
+    """
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        lines = [f"{where}: {line}" for problem in error.errors() for line in _explain(problem)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def parse_counts(text: str) -> list[int]:
+    """Numbers of components from text: "3", "1,2,4" or "1:6", which has both ends.
+
+    Raises:
+        ConfigError: for text that is none of these.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        found = list(range(int(first), int(last) + 1)) if colon else [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found:
+        raise ConfigError(f"components={text!r} names no numbers; write 3, or 1,2,4, or 1:6")
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The command line: `bayesgmm compare CONFIG`. What takes long to import is imported by the command that needs it."""
+"""The command line: `bayesgmm compare`, `fit`, `predict` and `init`.
+
+What takes long to import is imported by the command that needs it.
+"""
 
 import contextlib
 import importlib
@@ -7,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,10 +19,13 @@ import typer
 
 if TYPE_CHECKING:
     from bayesgmm.cli.config import CommonConfig
+    from bayesgmm.comparison.comparing import Comparison
+    from bayesgmm.comparison.summary import Summary
     from bayesgmm.datasets import Dataset
 
 app = typer.Typer(name="bayesgmm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 EXIT_BAD_INPUT = 2
+EXIT_SERIOUS = 3  # a run that ended, but whose fit to read has serious problems
 
 
 @app.callback(invoke_without_command=True)
@@ -29,14 +36,23 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+_Out = Annotated[Path | None, typer.Option(help="Output folder; overrides the settings.")]
+_Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; overrides the settings.")
+]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, of comparison.json, and nothing else.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
 @app.command()
 def compare(
     config: Annotated[Path, typer.Argument(help="Settings, a TOML file such as configs/old_faithful.toml.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder; overrides the settings.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; overrides the settings.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")] = False,
+    out: _Out = None,
+    seed: _Seed = None,
+    overwrite: _Overwrite = False,
+    as_json: _Json = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Fit one data set by several engines, print them side by side, and write tables, posteriors and a report."""
     began = time.perf_counter()
@@ -49,10 +65,80 @@ def compare(
             settings = settings.model_copy(update={"seed": seed})
         folder = settings.output.directory if out is None else out
         check_folder(folder, overwrite)
-        data = settings.data.load()
-        _use_host_devices(_num_devices(settings))
+        _run(settings, folder, _Manner(overwrite, as_json, quiet), began)
+
+
+@app.command()
+def fit(
+    table: Annotated[Path, typer.Argument(help="A .csv, .tsv, .xlsx, .parquet or .npy file.")],
+    components: Annotated[str, typer.Option(help="Numbers of components: 3, or 1,2,4, or 1:6.")] = "1:6",
+    family: Annotated[str, typer.Option(help="Covariance structure, by its name or mclust's.")] = "full",
+    columns: Annotated[str | None, typer.Option(help="Columns to fit, by name, with commas between.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Column of known classes, which the fit does not see.")] = None,
+    select_by: Annotated[str, typer.Option(help="Criterion that picks the number: bic, aic or icl.")] = "bic",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and a report; by default none is written.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")] = 0,
+    overwrite: _Overwrite = False,
+    as_json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Fit mixtures to a table by maximum likelihood and print the summary: `compare` by EM alone, without settings."""
+    began = time.perf_counter()
+    with _one_line_errors():
+        from bayesgmm.cli.config import make_config, parse_counts
+        from bayesgmm.cli.outputs import check_folder
+
+        settings = make_config(
+            {
+                "title": table.stem,
+                "seed": seed,
+                "engines": ["em"],
+                "data": {
+                    "path": str(table),
+                    **({} if columns is None else {"columns": [name.strip() for name in columns.split(",")]}),
+                    **({} if labels is None else {"labels": labels}),
+                },
+                "mixture": {"num_components": parse_counts(components), "family": family, "select_by": select_by},
+            },
+            "options",
+        )
+        if out is not None:
+            check_folder(out, overwrite)
+        _run(settings, out, _Manner(overwrite, as_json, quiet, tables=False), began)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Output folder of an earlier run.")],
+    table: Annotated[Path, typer.Argument(help="New rows: a file with the columns that were fitted.")],
+    engine: Annotated[str | None, typer.Option(help="Which fit of the run; by default the one to read.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; by default the table is printed.")] = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Assign new rows to the clusters of a run: cluster, responsibilities with their spread, and log-density by row."""
+    with _one_line_errors():
+        from bayesgmm.cli.predict import predict_table
+
         _remember_programs()
-        _compare(settings, data, folder, overwrite, began)
+        predict_table(folder, table, engine, out, overwrite=overwrite)
+
+
+@app.command()
+def init(
+    table: Annotated[Path, typer.Argument(help="The table that is to be fitted.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Settings file to write; by default the table's name with .toml.")
+    ] = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Write commented settings for a table, ready for `bayesgmm compare`."""
+    with _one_line_errors():
+        from bayesgmm.cli.init import write_config
+
+        path = write_config(table, table.with_suffix(".toml") if out is None else out, overwrite=overwrite)
+        typer.echo(f"wrote {path}; run: bayesgmm compare {path}")
 
 
 def main() -> None:
@@ -111,19 +197,32 @@ def _remember_programs() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, overwrite: bool, began: float) -> None:
+@dataclass(frozen=True)
+class _Manner:
+    """How a run is shown, and whether it replaces what is there."""
+
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+    tables: bool = True
+
+
+def _run(settings: "CommonConfig", folder: Path | None, manner: _Manner, began: float) -> None:
+    """Compare, write and print; ends with exit code 3 where the fit to read has serious problems."""
     import jax
     import numpy as np
     from rich.console import Console
 
-    from bayesgmm.cli.outputs import write_outputs
-    from bayesgmm.cli.terminal import rich_tables
     from bayesgmm.comparison.comparing import compare as run_comparison
+    from bayesgmm.diagnostics.findings import Severity
 
-    # ArviZ takes seconds to import; XLA compiles the first fits meanwhile.
-    threading.Thread(target=importlib.import_module, args=("arviz",), daemon=True).start()
-    progress = Console(stderr=True)
-    x = np.asarray(data.x, settings.dtype)
+    data = settings.data.load()
+    _use_host_devices(_num_devices(settings))
+    _remember_programs()
+    if len(settings.engines) > 1:  # ArviZ takes seconds to import; XLA compiles the first fits meanwhile.
+        threading.Thread(target=importlib.import_module, args=("arviz",), daemon=True).start()
+    progress = Console(stderr=True, quiet=manner.quiet)
+    x, files = np.asarray(data.x, settings.dtype), list[Path]()
     with progress.status("starting") as status:
 
         def on_progress(message: str) -> None:
@@ -147,15 +246,45 @@ def _compare(settings: "CommonConfig", data: "Dataset", folder: Path, overwrite:
             on_progress=on_progress,
             on_step=status.update,
         )
-        on_progress("figures and files")
-        files = write_outputs(comparison, folder, settings, data, overwrite=overwrite)
+        if folder is not None:
+            from bayesgmm.cli.outputs import write_outputs
+
+            on_progress("figures and files")
+            files = write_outputs(comparison, folder, settings, data, overwrite=manner.overwrite)
+    summary = comparison.summary()
+    if manner.as_json:
+        from bayesgmm.cli.outputs import json_record
+
+        typer.echo(json_record(comparison, settings, data))
+    elif not manner.quiet:
+        _show(comparison, summary, data, manner, folder, files, began)
+    worst = comparison.diagnoses[summary.read].worst if summary.read in comparison.diagnoses else None
+    if worst is Severity.serious:
+        raise typer.Exit(EXIT_SERIOUS)
+
+
+def _show(
+    comparison: "Comparison",
+    summary: "Summary",
+    data: "Dataset",
+    manner: _Manner,
+    folder: Path | None,
+    files: list[Path],
+    began: float,
+) -> None:
+    from rich.console import Console
+
+    from bayesgmm.cli.terminal import rich_tables
+
     console = Console(width=None if sys.stdout.isatty() else 140)
-    for part in (f"{data.columns}.", "", str(comparison.summary()), ""):
+    for part in (f"{data.columns}.", "", str(summary), ""):
         console.print(part, markup=False, highlight=False)
-    for table in rich_tables(comparison):
+    for table in rich_tables(comparison, console.width) if manner.tables else ():
         console.print(table, "")
     for name, caution in (*(("data", note) for note in data.notes), *comparison.cautions):
         console.print(f"{name}: {caution}.", markup=False, highlight=False)
-    console.print(f"{len(files)} files in {folder} after {time.perf_counter() - began:.0f} s:", highlight=False)
-    for file in files:
-        console.print(f"  {file.name}", highlight=False)
+    seconds = time.perf_counter() - began
+    if folder is not None:
+        console.print(f"{len(files)} files in {folder} after {seconds:.0f} s:", highlight=False)
+        for file in files:
+            console.print(f"  {file.name}", highlight=False)

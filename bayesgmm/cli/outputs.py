@@ -18,10 +18,12 @@ from pydantic_core import to_json
 
 from bayesgmm.cli.config import CommonConfig
 from bayesgmm.cli.report import render_report
+from bayesgmm.comparison.assignments import assignment_table
 from bayesgmm.comparison.comparing import Comparison
 from bayesgmm.datasets import Dataset
-from bayesgmm.diagnostics.datatree import save_datatree
+from bayesgmm.diagnostics.datatree import lean_datatree, save_datatree
 from bayesgmm.engines.fit import Fit
+from bayesgmm.engines.storage import save_fit
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.paths import as_path
 
@@ -51,10 +53,9 @@ def write_outputs(
 ) -> list[Path]:
     """Write tables, the summary, the report, and a NetCDF file for each posterior.
 
-    They are `comparison.csv`, `comparison.json`, `parameters.csv`, `summary.txt` and `report.html`.
-
-    Where there is something to compare partitions with, k-means or known classes, `assignments.csv` too: the cluster
-    of every row (counted from 0) by every engine, and its class.
+    They are `comparison.csv`, `comparison.json`, `parameters.csv`, `summary.txt` and `report.html`; every fit as a file
+    for `load_fit`; and `assignments.csv`: of every row its cluster (counted from 0), responsibilities, uncertainty and
+    log-density by the engine to read, its cluster by every engine, and its class.
 
     Everything is written into a temporary folder next to `folder` and moved into place at the end; an existing folder
     is replaced only then, and left as it was when anything fails.
@@ -75,25 +76,32 @@ def write_outputs(
         comparison.table.to_csv(staging / "comparison.csv", index=False)
         parameters = comparison.parameters.frame
         parameters.assign(flagged=parameters["flagged"].str.join(", ")).to_csv(staging / "parameters.csv", index=False)
-        if comparison.has_agreement:
-            known = {} if comparison.labels is None else {"label": comparison.labels}
-            pd.DataFrame({**comparison.assignments, **known}).to_csv(staging / "assignments.csv", index_label="row")
-        origin = provenance()
-        record = {**origin, **_record(comparison, settings, data)}
-        # JSON has no NaN or infinity: they become null, and arrays lists.
-        text = to_json(record, indent=2, inf_nan_mode="null", fallback=lambda array: np.asarray(array).tolist())
-        (staging / "comparison.json").write_bytes(text + b"\n")
+        _assignments(comparison).to_csv(staging / "assignments.csv", index_label="row")
+        for name, fit in comparison.fits.items():
+            save_fit(fit, staging / f"{_stem(name)}.npz")
+        (staging / "comparison.json").write_text(f"{json_record(comparison, settings, data)}\n", encoding="utf-8")
         for name, tree in comparison.trees.items():
-            stem = re.sub(r"[()]", "", name).replace(" ", "_")  # "vi (full rank)" becomes "vi_full_rank"
-            save_datatree(tree, staging / f"{stem}.nc")
+            save_datatree(lean_datatree(tree), staging / f"{_stem(name)}.nc")
         (staging / "summary.txt").write_text(f"{comparison.summary()}\n", encoding="utf-8")
-        report = render_report(comparison, settings, data, origin)
+        report = render_report(comparison, settings, data, provenance())
         (staging / "report.html").write_text(report, encoding="utf-8")
         staging.chmod(0o755)
         _move_into_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return sorted(folder.iterdir())
+
+
+def _assignments(comparison: Comparison) -> pd.DataFrame:
+    """What the engine to read says of each row, then the cluster by every engine and the known class."""
+    table = assignment_table(comparison.fits[comparison.summary().read], comparison.x)
+    known = {} if comparison.labels is None else {"label": comparison.labels}
+    return table.assign(**comparison.assignments, **known)
+
+
+def _stem(name: str) -> str:
+    """The name of a fit as that of a file: "vi (full rank)" becomes "vi_full_rank"."""
+    return re.sub(r"[()]", "", name).replace(" ", "_")
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:
@@ -112,6 +120,12 @@ def _move_into_place(staging: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def json_record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> str:
+    """Everything needed to repeat a run, and its numbers, as JSON: NaN and infinity become null, and arrays lists."""
+    record = {**provenance(), **_record(comparison, settings, data)}
+    return to_json(record, indent=2, inf_nan_mode="null", fallback=lambda one: np.asarray(one).tolist()).decode()
+
+
 def _record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> dict[str, Any]:
     points = {name: _parameters(fit) for name, fit in comparison.fits.items()}
     for name, partition in comparison.partitions.items():
@@ -126,6 +140,8 @@ def _record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> di
             "feature_names": comparison.feature_names,
         },
         "selected_by": comparison.selected_by,
+        "read": comparison.summary().read,
+        "files": {name: f"{_stem(name)}.npz" for name in comparison.fits},
         "candidates": comparison.candidates.to_dict("records"),
         "prior": dataclasses.asdict(comparison.prior),
         "fits": {

@@ -145,8 +145,8 @@ def _centres(partition: KMeansFit, feature_names: tuple[str, ...]) -> dict[tuple
     return {(str(cluster), quantities[column]): value for (cluster, column), value in np.ndenumerate(values)}
 
 
-def rich_tables(comparison: Comparison) -> list[Table]:
-    """The tables of a comparison for a terminal."""
+def rich_tables(comparison: Comparison, width: int = 140) -> list[Table]:
+    """The tables of a comparison for a terminal of this width, which none is wider than: engines go into a second."""
     count, family, em = comparison.num_components, comparison.base.family, ENGINES[comparison.base.engine].label
     tables = {f"k = {count}, family {family}: {len(comparison.x)} rows on one likelihood": engine_table(comparison)}
     if comparison.selected_by is not None:
@@ -155,12 +155,23 @@ def rich_tables(comparison: Comparison) -> list[Table]:
     if comparison.has_agreement:
         title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
         tables[title] = agreement_table(comparison)
-    tables[f"Parameters ({em} ± standard error, posterior mean ± sd)"] = component_table(comparison)
     found = [_rich_table(title, frame) for title, frame in tables.items()]
+    title = f"Parameters ({em} ± standard error, posterior mean ± sd)"
+    found += [_rich_table(title, part) for part in _fitting(component_table(comparison), width)]
     parameters = comparison.parameters
     found[-1].caption = "\n".join(filter(None, [flag_legend(parameters), *parameters.remarks])) or None
     found[-1].caption_justify = "left"
     return found
+
+
+def _fitting(frame: pd.DataFrame, width: int) -> list[pd.DataFrame]:
+    """The table in as few parts as a terminal of this width has room for."""
+    widths = {name: 3 + max(len(str(name)), *(len(cell) for cell in frame[name])) for name in frame}
+    for most in range(len(widths), 1, -1):
+        parts = in_parts(frame, most)
+        if all(1 + sum(widths[name] for name in part) <= width for part in parts):
+            return parts
+    return in_parts(frame, 1)
 
 
 def _rich_table(title: str, frame: pd.DataFrame) -> Table:

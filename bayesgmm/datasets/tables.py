@@ -4,6 +4,7 @@ pandas reads the files; what is checked here is that a table can be fitted.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import lzma
@@ -11,7 +12,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LABEL = "label"
+_TEXT = (".csv", ".tsv", ".txt")
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _MARKS = "\t;|,"  # between fields
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?\s*")
@@ -122,6 +124,45 @@ def read_table(
     return Dataset(name, x, tuple(features), classes, source=str(path), label_name=label_name, notes=tuple(left_out))
 
 
+def read_parts(
+    path: str | os.PathLike[str], columns: Sequence[str], size: int = 2**16
+) -> Iterator[Float64[np.ndarray, "n d"]]:
+    """Read these columns of a file so many rows at a time, in the formats of `read_table`; of text, never all at once.
+
+    Raises:
+        DataError: as `read_table`, but constant columns and single rows may be.
+    """
+    path = Path(path)
+    where, start = f"path={str(path)!r}", 0
+    for table in _read_parts(path, where, size):
+        if missing := [name for name in columns if name not in table]:
+            raise DataError(f"{where} has no column {missing[0]!r}, which the fit needs; it has {_listed(table)}")
+        features, _ = _features(table, columns, None, where, guess=False)
+        x = np.stack(list(features.values()), axis=1)
+        _check_finite(x, columns, where, start)
+        yield x
+        start += len(x)
+
+
+def _read_parts(path: Path, where: str, size: int) -> Iterator[Mapping[str, "pd.Series"]]:
+    """The columns by name, so many rows at a time."""
+    import pandas as pd
+
+    if _kind(path) not in _TEXT or not path.is_file() or not path.stat().st_size:
+        table = _read(path, where)
+        for start in range(0, len(next(iter(table.values()))), size):
+            yield {name: column.iloc[start : start + size] for name, column in table.items()}
+        return
+    with _faults_of_text(where):
+        options, names = _options_of_text(path, where)
+        if options["sep"] != "," and _has_decimal_commas(pd.read_csv(path, nrows=size, **options)):
+            options["decimal"] = ","
+        with contextlib.ExitStack() as stack:
+            parts: Any = stack.enter_context(pd.read_csv(path, chunksize=size, **options))  # pyright: ignore
+            for frame in parts:
+                yield {name: frame.iloc[:, index] for index, name in enumerate(names)}
+
+
 def _suffixes(path: Path) -> list[str]:
     """The suffix that says what a file is, and that of its packing."""
     return path.suffixes[-2:] if path.suffix.lower() in _PACKED else path.suffixes[-1:]
@@ -147,7 +188,7 @@ def _classes(column: "pd.Series", where: str) -> Shaped[np.ndarray, " n"]:
 
 def _read(path: Path, where: str) -> Mapping[str, "pd.Series"]:
     """The columns of a file by name."""
-    readers = {**dict.fromkeys((".csv", ".tsv", ".txt"), _read_text), **dict.fromkeys((".xlsx", ".xls"), _read_excel)}
+    readers = {**dict.fromkeys(_TEXT, _read_text), **dict.fromkeys((".xlsx", ".xls"), _read_excel)}
     readers |= {".parquet": _read_parquet, ".npy": _read_npy}
     kind = _kind(path)
     if path.is_dir():
@@ -172,24 +213,48 @@ def _read(path: Path, where: str) -> Mapping[str, "pd.Series"]:
 def _read_text(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
     import pandas as pd
 
+    with _faults_of_text(where):
+        options, names = _options_of_text(path, where)
+        frame = pd.read_csv(path, **options)
+        if options["sep"] != "," and _has_decimal_commas(frame):
+            frame = pd.read_csv(path, decimal=",", **options)
+    return frame, names
+
+
+def _options_of_text(path: Path, where: str) -> tuple[dict[str, Any], list[str]]:
+    """How pandas reads a file of text, and the names in its header."""
+    import pandas as pd
+
     try:
         with _PACKED.get(path.suffix.lower(), open)(path, "rb") as file:
             begun = file.read(2**16)
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"{where} cannot be read ({_one_line(error)}); give another, or write it again") from None
+    encoding = "utf-16" if begun[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    options: dict[str, Any] = {"sep": _mark_between_fields(begun.decode(encoding, errors="replace"))}
+    options["encoding"] = encoding
+    # The header as text and alone: pandas would rename columns given twice and hide the fault.
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
+    names = [str(value) for value in header.iloc[0]]
+    if not _as_numbers(header.iloc[0])[1].any() and names != [str(index) for index in range(len(names))]:
+        raise DataError(
+            f"{where} has no header: its first line holds numbers ({_listed(names)}); add a line with column names"
+        )
+    return options | {"index_col": False, "low_memory": False, **_exact_numbers(pd.__version__)}, names
+
+
+@contextlib.contextmanager
+def _faults_of_text(where: str) -> Iterator[None]:
+    """What pandas raises for a file of text, in one line."""
+    import pandas as pd
+
     try:
-        encoding = "utf-16" if begun[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        mark = _mark_between_fields(begun.decode(encoding, errors="replace"))
-        options: dict[str, Any] = {"sep": mark, "encoding": encoding}
-        # The header as text and alone: pandas would rename columns given twice and hide the fault.
-        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
-        options |= {"index_col": False, "low_memory": False, **_exact_numbers(pd.__version__)}
         with warnings.catch_warnings():
             # Rows longer than the header: pandas would take their first field for row names, or drop their last.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, **options)
-            if mark != "," and _has_decimal_commas(frame):
-                frame = pd.read_csv(path, decimal=",", **options)
+            yield
+    except DataError:
+        raise
     except pd.errors.EmptyDataError:
         raise DataError(f"{where} is empty (blank lines only); give a file with a header and rows of numbers") from None
     except UnicodeDecodeError as error:
@@ -203,12 +268,6 @@ def _read_text(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
             f"{where} is not a well-formed CSV file: {_one_line(error)}; correct that line (commas between fields, as "
             "many as in the header)"
         ) from None
-    names = [str(value) for value in header.iloc[0]]
-    if not _as_numbers(header.iloc[0])[1].any() and names != [str(index) for index in range(len(names))]:
-        raise DataError(
-            f"{where} has no header: its first line holds numbers ({_listed(names)}); add a line with column names"
-        )
-    return frame, names
 
 
 def _mark_between_fields(text: str) -> str:
@@ -368,14 +427,18 @@ def _as_numbers(column: "pd.Series") -> tuple[Float64[np.ndarray, " n"], Bool[np
     return np.where(given & ~bad, text, "nan").astype(np.float64), bad
 
 
-def _check_values(x: Float64[np.ndarray, "n d"], names: Sequence[str], where: str) -> None:
+def _check_finite(x: Float64[np.ndarray, "n d"], names: Sequence[str], where: str, start: int = 0) -> None:
     rows, columns = np.nonzero(~np.isfinite(x))
     if rows.size:
         raise DataError(
             f"{where} has missing, NaN or infinite values in {len(np.unique(rows))} of {len(x)} data rows, "
-            f"the first in data row {rows[0] + 1} (counted from 1, below the header), column {names[columns[0]]!r}; "
-            "drop or impute them"
+            f"the first in data row {start + rows[0] + 1} (counted from 1, below the header), column "
+            f"{names[columns[0]]!r}; drop or impute them"
         )
+
+
+def _check_values(x: Float64[np.ndarray, "n d"], names: Sequence[str], where: str) -> None:
+    _check_finite(x, names, where)
     for name, values in zip(names, x.T, strict=True):
         if (values == values[0]).all():
             raise DataError(

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 NUM_PRIOR_DRAWS = 1000
 _MAX_POINTWISE = 2**27  # log-likelihoods of rows by draw, 1 GB
-_MAX_PREDICTIVE = 2_000_000  # numbers kept in the posterior_predictive group, 16 MB
+_MAX_PREDICTIVE = 250_000  # numbers kept in the posterior_predictive group, 2 MB
+_LEAN_DRAWS = 1000
+_ROUNDED = ("log_likelihood", "posterior_predictive", "prior")
 
 
 def to_datatree(
@@ -131,6 +133,37 @@ def save_datatree(tree: "DataTree", path: str | Path) -> None:
         tree.to_netcdf(as_path(path), engine="h5netcdf")
     except OSError as error:
         raise InputError(f"file {str(path)!r} cannot be written ({_one_line(error)}); choose another") from None
+
+
+def lean_datatree(tree: "DataTree") -> "DataTree":
+    """The tree with what takes most room in a file made small.
+
+    Log-likelihoods of rows, and replicated and prior draws, have five digits, which files compress. Of an
+    approximation, whose draws are independent, there are a thousand at most.
+    """
+    size = tree["posterior"].sizes["draw"] if "posterior" in tree.children else 0
+    every = -(-size // _LEAN_DRAWS) if tree.attrs.get("engine") in _approximations() else 1
+    lean = tree.copy()
+    for name, group in tree.children.items():
+        found = group.to_dataset()
+        if "draw" in found.sizes and name != "prior":
+            found = found.isel(draw=slice(None, None, every))
+        if name in _ROUNDED:
+            found = found.map(lambda values: values.copy(data=_rounded(values.to_numpy())))
+            for variable in found.data_vars.values():
+                variable.encoding.update(zlib=True, shuffle=True, complevel=4)
+        lean[name] = lean[name].from_dict({"/": found})
+    return lean
+
+
+def _approximations() -> list[str]:
+    return [name for name, engine in ENGINES.items() if engine.gives == "approximation"]
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Float32 with the last seven bits of the mantissa rounded away: an error of 1e-5 of the value at most."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x40)) & np.uint32(0xFFFFFF80)).view(np.float32)
 
 
 def load_datatree(path: str | Path) -> "DataTree":

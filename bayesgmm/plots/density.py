@@ -121,7 +121,7 @@ def plot_density_with_slice(
         at: value of the second column at which the plane is cut, by default the median of the rows.
         levels: probability masses of the regions.
         ax: two axes, of the plane and of the slice.
-        columns: two columns, by number or name; by default the first two.
+        columns: two columns, by number or name; by default those that separate the components best.
         feature_names: names of all d features.
 
     Returns:

@@ -89,13 +89,13 @@ def test_files_of_the_main_job(finished):
     names = {path.name for path in out.iterdir()}
     assert names == {
         "comparison.csv",
+        "assignments.csv",
         "comparison.json",
         "parameters.csv",
         "report.html",
         "summary.txt",
-        "map.nc",
-        "vi_normal.nc",
-        "nuts.nc",
+        "em.npz",
+        *(f"{name}.{kind}" for name in ("map", "vi_normal", "nuts") for kind in ("nc", "npz")),
     }
     assert [path for path in out.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -225,8 +225,10 @@ def test_same_seed_same_numbers_and_em_alone(folder):
         records.append(json.loads((folder / name / "comparison.json").read_text())["fits"]["em"]["parameters"])
     assert records[0] == records[1]
     assert {path.name for path in (folder / "one").iterdir()} == {
+        "assignments.csv",
         "comparison.csv",
         "comparison.json",
+        "em.npz",
         "parameters.csv",
         "report.html",
         "summary.txt",

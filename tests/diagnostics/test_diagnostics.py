@@ -3,13 +3,16 @@
 import warnings
 
 import arviz
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray
 from helpers import DATA, each_representation, random_draws
 from scipy import stats
 
 import bayesgmm
+from bayesgmm.diagnostics.datatree import lean_datatree
 from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.target.prior_simulation import log_prior_of_draws
@@ -19,8 +22,6 @@ NAMES = ["eruptions", "waiting"]
 
 @pytest.fixture(scope="module")
 def fits():
-    import jax
-
     key = jax.random.key(11)
     x = DATA["faithful"]
     start = bayesgmm.fit_em(x, 2, key=key).mixture
@@ -34,8 +35,6 @@ def fits():
 
 @pytest.fixture(scope="module")
 def trees(fits):
-    import jax
-
     x = DATA["faithful"]
     prior = bayesgmm.default_prior(x, 2)
     key = jax.random.key(12)
@@ -278,3 +277,27 @@ def test_leave_one_out_of_densities_that_are_not_finite(value, key, rng):
     for function in (prior_sensitivity, lambda tree: bayesgmm.compare_loo({"one": tree, "two": tree})):
         with pytest.raises(bayesgmm.InputError, match=r"log_likelihood.* infinite or NaN in 1 of 100 draws"):
             function(tree)
+
+
+@pytest.mark.parametrize("engine", ["map", "vi", "nuts"])
+def test_a_lean_tree_has_the_same_diagnostics_in_a_small_file(engine, trees, tmp_path):
+    tree, path = trees[engine], tmp_path / "lean.nc"
+    bayesgmm.save_datatree(lean_datatree(tree), path)
+    lean = bayesgmm.load_datatree(path)
+    assert set(lean.children) == set(tree.children)
+    np.testing.assert_array_equal(lean.posterior["means"], tree.posterior["means"])
+    np.testing.assert_allclose(lean.log_likelihood["x"], tree.log_likelihood["x"], rtol=1e-5)
+    assert tree.log_likelihood["x"].dtype == np.float64  # as it was
+    if engine == "nuts":
+        assert path.stat().st_size < 2e6
+        assert bayesgmm.loo(lean).elpd == pytest.approx(bayesgmm.loo(tree).elpd, abs=0.01)
+
+
+def test_of_an_approximation_a_lean_tree_has_a_thousand_draws(fits):
+    x, prior = DATA["faithful"], bayesgmm.default_prior(DATA["faithful"], 2)
+    tree = bayesgmm.to_datatree(fits["vi"], x, prior=prior, key=jax.random.key(0))
+    many = tree.copy()
+    for name in ("posterior", "log_likelihood", "log_prior"):
+        many[name] = xarray.DataTree(xarray.concat([tree[name].to_dataset()] * 2, "draw"))
+    lean = lean_datatree(many)
+    assert {lean[name].sizes["draw"] for name in ("posterior", "log_likelihood", "log_prior")} == {1000}
