@@ -157,8 +157,7 @@ def _read_parts(path: Path, where: str, size: int) -> Iterator[Mapping[str, "pd.
         options, names = _options_of_text(path, where)
         if options["sep"] != "," and _has_decimal_commas(pd.read_csv(path, nrows=size, **options)):
             options["decimal"] = ","
-        with contextlib.ExitStack() as stack:
-            parts: Any = stack.enter_context(pd.read_csv(path, chunksize=size, **options))  # pyright: ignore
+        with pd.read_csv(path, chunksize=size, **options) as parts:  # pyright: ignore[reportGeneralTypeIssues]
             for frame in parts:
                 yield {name: frame.iloc[:, index] for index, name in enumerate(names)}
 
