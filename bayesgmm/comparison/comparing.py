@@ -31,6 +31,7 @@ from bayesgmm.engines.optima import split
 from bayesgmm.engines.registry import DEFAULT_ENGINES
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
@@ -239,7 +240,7 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
             if num_sought < run.num_starts:
                 tell(f"further EM optima, k = {count}")
                 own = dict(plan.base.arguments)
-                key = jax.random.fold_in(own.pop("key"), num_sought)
+                key = number_key(own.pop("key"), num_sought)
                 starts += em_optima(plan.rows, count, plan.family, run.num_starts - num_sought, key=key, **own)
                 num_sought, began = run.num_starts, time.perf_counter()
             tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")

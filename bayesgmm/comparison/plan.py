@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from jaxtyping import Shaped
 
@@ -14,6 +13,7 @@ from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, Engine
 from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import Family
+from bayesgmm.numerics.keys import number_key, split_key
 from bayesgmm.numerics.precision import RandomKey
 from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.priors.checks import check_has_mode
@@ -119,8 +119,8 @@ def plan_runs(
     chosen = [name for name in ENGINES if name in (BASE_ENGINE, *engines)]
     if unread := [name for name in settings if name not in chosen]:
         raise InputError(f"settings has {unread[0]!r}, which is none of the engines {', '.join(chosen)}; drop it")
-    em_key, *keys, further_key = jax.random.split(key, 6)
-    keys = [*keys, *jax.random.split(jax.random.fold_in(key, 1), 4), em_key]
+    em_key, *keys, further_key = split_key(key, 6)
+    keys = [*keys, *split_key(number_key(key, 1), 4), em_key]
     runs = []
     for name in chosen:
         engine, own = ENGINES[name], settings.get(name, {})
@@ -139,7 +139,7 @@ def plan_runs(
         check_names(name, [each for each in engine.parameters if each not in reserved], own)
         for index, (fit, arguments) in enumerate(engine.variants_of({**engine.taken_of(offered), **own}).items()):
             stream = engine.streams[index] if index < len(engine.streams) else zlib.crc32(fit.encode())
-            own_key = keys[stream] if stream < len(keys) else jax.random.fold_in(key, stream - len(keys))
+            own_key = keys[stream] if stream < len(keys) else number_key(key, stream - len(keys))
             runs.append(Run(fit, engine, {**engine.taken_of({"key": own_key}), **arguments}))
     return sorted(runs, key=lambda run: (run.engine.name != BASE_ENGINE, run.engine.gives != "partition")), further_key
 

@@ -17,6 +17,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.keys import number_key, split_key
 from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, name_features
@@ -68,13 +69,13 @@ def to_datatree(
     draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], fit.mixture) if fit.draws is None else fit.draws
     thin = max(1, -(-int(np.prod(draws.draw_shape)) * len(x) // _MAX_POINTWISE))
     draws = draws[:, ::thin]
-    prior_key, predictive_key = jax.random.split(key)
+    prior_key, predictive_key = split_key(key)
     k = fit.mixture.num_components
     prior = check_prior(prior, k, None, family)
     compile_prior_draws(prior, family, k, NUM_PRIOR_DRAWS)  # while others are made
     scales, rate, prior_rate = prior.scales if isinstance(prior, WeaklyInformativePrior) else None, None, None
     if isinstance(scales, HierarchicalScales):
-        rate = draw_scale_rates(draws, family, scales, key=jax.random.fold_in(predictive_key, 1))
+        rate = draw_scale_rates(draws, family, scales, key=number_key(predictive_key, 1))
     every = max(1, -(-int(np.prod(draws.draw_shape)) * x.size // _MAX_PREDICTIVE))
     stats = {name: np.asarray(value)[:, ::thin] for name, value in fit.sample_stats.items()}
     log_prior = jax.tree.map(np.asarray, log_prior_of_draws(draws, family, prior, rate))
@@ -82,7 +83,7 @@ def to_datatree(
     predicted = np.asarray(draws[:, ::every].sample(len(x), key=predictive_key))
     from_prior = prior_draws(prior, family, k, NUM_PRIOR_DRAWS, key=prior_key)
     if isinstance(scales, HierarchicalScales):
-        prior_rate = draw_scale_rates(from_prior, family, scales, key=jax.random.fold_in(prior_key, 1))
+        prior_rate = draw_scale_rates(from_prior, family, scales, key=number_key(prior_key, 1))
     each = ["cluster", "feature"]
     dims = {"weights": ["cluster"], "means": each, "scales": each, "covariances": [*each, "feature_other"]}
     dims["scale_rate"] = [] if family.isotropic else ["feature"]

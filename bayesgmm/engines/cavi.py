@@ -26,6 +26,7 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.keys import split_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.posterior.matching import match_labels
@@ -130,7 +131,7 @@ def _fit(
 ) -> Fit:
     problem = problem.placed()
     rows, tol = problem.rows, jnp.asarray(tol)
-    start_key, draw_key = jax.random.split(key)
+    start_key, draw_key = split_key(key)
     mesh = devices.row_mesh(rows.values.size * problem.num_components)
     placed = problem if mesh is None else dataclasses.replace(problem, rows=rows.split(mesh))
     if isinstance(start, Start) and start.random:
@@ -257,7 +258,7 @@ def _starts(key: RandomKey, problem: Problem, start: str, num_restarts: int) -> 
     def from_key(key: RandomKey) -> Mixture:
         return start_from(rows, problem.num_components, problem.family, ridge, start=start, key=key)
 
-    return jax.lax.map(from_key, jax.random.split(key, num_restarts))
+    return jax.lax.map(from_key, jax.random.split(written_out(key), num_restarts))
 
 
 @functools.partial(jax.jit, static_argnames=("max_steps", "mesh"))
@@ -307,7 +308,7 @@ def _draw(
 ) -> tuple[Mixture, Array, Array]:
     """Draws, and their log-densities under the posterior, up to the evidence, and under the approximation."""
     prior = problem.prior_distribution()
-    draws = jax.vmap(lambda key: sample_mixture(approximation, key=key))(jax.random.split(key, num_draws))
+    draws = jax.vmap(lambda key: sample_mixture(approximation, key=key))(jax.random.split(written_out(key), num_draws))
 
     def log_densities(mixture: Mixture) -> tuple[Array, Array]:
         log_p = log_likelihood(mixture, problem.rows) + log_prob_of_mixture(prior, mixture)

@@ -25,6 +25,7 @@ from bayesgmm.likelihood.moments import Moments, moment_kind
 from bayesgmm.likelihood.rows import Rows, unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.keys import like_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.priors.conjugate import PriorLike
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
@@ -105,6 +106,7 @@ def fit_gibbs(
 @matching_precision
 def _compile_ahead(problem: Problem, chains: Chains, num_steps: tuple[int, int]) -> None:
     padded, key, first = problem.in_steps().placed(), jax.eval_shape(jax.random.key, 0), jnp.asarray(0)
+    chains = chains.together
     state = chains.placed(jax.eval_shape(_begin, [problem.any_mixture()] * chains.number, padded, key))
     compile_ahead(_advance, state, padded, first, first, chains=chains, room=min(_ROOM, max(num_steps)))
 
@@ -116,7 +118,8 @@ def _fit(problem: Problem, starts: list[Mixture], key: RandomKey, chains: Chains
     state = chains.placed(_begin([starts[chain % len(starts)] for chain in range(chains.number)], padded, key))
 
     def advance(state: PyTree, first: int, count: int) -> tuple[Any, Any]:
-        return _advance(state, padded, jnp.asarray(first), jnp.asarray(count), chains=chains, room=run.room)
+        program = functools.partial(_advance, chains=chains.together, room=run.room)
+        return chains.call(program, state, padded, jnp.asarray(first), jnp.asarray(count))
 
     found = run_in_stretches(advance, state, run)
     draws, lp, total = found.draws
@@ -134,10 +137,10 @@ def _begin(starts: list[Mixture], problem: Problem, key: RandomKey) -> tuple[Arr
         moments = expected_moments(start, part, family=family)
         return sample_mixture(update(problem.prior_distribution(), moments, family), key=key)
 
-    start_key, run_key = jax.random.split(key)
+    start_key, run_key = jax.random.split(written_out(key))
     keys = jax.random.split(start_key, len(starts))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    return jax.random.split(run_key, len(starts)), jax.lax.map(lambda pair: one(*pair), (stacked, keys))
+    return like_key(jax.random.split(run_key, len(starts)), key), jax.lax.map(lambda pair: one(*pair), (stacked, keys))
 
 
 @functools.partial(jax.jit, static_argnames=("chains", "room"))
@@ -145,7 +148,8 @@ def _advance(
     state: PyTree, problem: Problem, first: Array, count: Array, *, chains: Chains, room: int
 ) -> tuple[Any, Any]:
     def one(state: PyTree, problem: Problem, first: Array, count: Array) -> PyTree:
-        (chain_key, mixture), family = state, problem.family
+        (own_key, mixture), family = state, problem.family
+        chain_key = written_out(own_key)
         prior = problem.prior_distribution()
 
         def step(mixture: Mixture, index: Array) -> tuple[Mixture, tuple[Mixture, Array, Array]]:
@@ -156,7 +160,7 @@ def _advance(
             return following, (mixture, lp, moments.log_likelihood)
 
         mixture, drawn = stretch(step, mixture, first, count, room)
-        return (chain_key, mixture), drawn
+        return (own_key, mixture), drawn
 
     return chains.map(one)(state, problem, first, count)
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from bayesgmm.engines.em import fit_em
@@ -12,6 +11,7 @@ from bayesgmm.engines.optima import off_saddle
 from bayesgmm.likelihood.rows import Rows, as_rows, has_enough_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.keys import number_key, split_key
 from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.starts.given import StartLike, check_starts
@@ -65,7 +65,7 @@ def em_optima(
     if isinstance(prior, ConjugatePrior) and not has_enough_rows(rows, num_components, family):
         # Its mode needs concentrations of at least 1; for a start these will do.
         options["prior"] = dataclasses.replace(prior, concentration=np.maximum(prior.concentration, 1.0))
-    keys = [key, *jax.random.split(jax.random.fold_in(key, 1), num_starts)[1:]]
+    keys = [key, *split_key(number_key(key, 1), num_starts)[1:]]
     options = {"family": family, **options, "on_failure": "ignore"}
     fits = [fit_em(rows, num_components, key=each, **options) for each in keys]
     # A collapsed fit is no mode worth starting at where there is another.

@@ -8,7 +8,7 @@ Vehtari et al. (2021), as implemented in ArviZ.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -36,6 +36,8 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.draws import normal_numbers
+from bayesgmm.numerics.keys import like_key, split_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
@@ -140,7 +142,7 @@ def fit_nuts(
 @matching_precision
 def _compile_ahead(problem: Problem, arguments: Mapping[str, Any]) -> None:
     target = make_target(problem, problem.any_mixture())
-    chains = make_chains(arguments["num_chains"], arguments["chain_method"])
+    chains = make_chains(arguments["num_chains"], arguments["chain_method"]).together
     num_warmup, num_draws = arguments["num_warmup"], arguments["num_draws"]
     kernel = _kernel_of(target.size, num_warmup, arguments["max_tree_depth"], chains)
     modes = [NormalApproximation.standard(target.size)] * chains.number
@@ -161,7 +163,8 @@ def _own(
 ) -> tuple[Array, ParamInfo, Array]:
     """What every chain begins with: a key, a point with its energy and gradient, and the shape around its mode."""
     point = ParamInfo(*(jnp.asarray(part, dtype) for part in points))
-    return jax.random.split(key, len(modes)), point, jnp.asarray(np.stack([mode.covariance for mode in modes]), dtype)
+    keys = jnp.stack([jax.random.key_data(own) for own in split_key(key, len(modes))])
+    return like_key(keys, key), point, jnp.asarray(np.stack([mode.covariance for mode in modes]), dtype)
 
 
 @matching_precision
@@ -180,20 +183,23 @@ def _fit(
     if not modes:
         raise InputError("x has no finite posterior density at any start; rescale its columns, or set the prior")
     size = modes[0].mode.size
-    kernel = _kernel_of(size, run.num_warmup, max_tree_depth, chains)
-    start_key, run_key = jax.random.split(key)
-    noise = np.asarray(jax.random.normal(start_key, (chains.number, size)), np.float64)
+    kernel = _kernel_of(size, run.num_warmup, max_tree_depth, chains.together)
+    start_key, run_key = split_key(key)
+    noise = np.asarray(normal_numbers(start_key, shape=(chains.number, size)), np.float64)
     chain_modes = [modes[chain % len(modes)] for chain in range(chains.number)]
     own = _own(run_key, chain_modes, draw_starts(chain_modes, jitter * noise, Energy(target)), dtype)
     shared = (target, jnp.asarray(target_accept, dtype))
 
-    def advance(state: HMCState, first: int, count: int) -> tuple[HMCState, dict[str, Array]]:
-        return _advance(state, *shared, jnp.asarray(first), jnp.asarray(count), kernel=kernel, room=run.room)
+    def advance(state: HMCState, first: int, count: int) -> tuple[HMCState, dict[str, np.ndarray]]:
+        program = functools.partial(_advance, kernel=kernel, room=run.room)
+        state, drawn = chains.call(program, state, *shared, jnp.asarray(first), jnp.asarray(count))
+        return state, _parts(np.asarray(drawn), size)
 
     def remark(drawn: dict[str, Any]) -> str:
         return f"{int(np.sum(drawn['diverging']))} divergences, {np.mean(drawn['n_steps']):.0f} leapfrog steps a draw"
 
-    found = run_in_stretches(advance, _begin(own, *shared, kernel=kernel), run, remark)
+    state = chains.call(functools.partial(_begin, kernel=kernel), own, *shared)
+    found = run_in_stretches(advance, state, run, remark)
     stats = dict(found.draws)
     draws = mixtures_at(target, stats.pop("unconstrained"))
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.
@@ -222,11 +228,32 @@ class _Kernel(NamedTuple):
         )
 
 
+def _parts(drawn: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """What `_advance` draws, by names."""
+    lp, acceptance_rate, energy, step_size, num_steps, diverging = np.moveaxis(drawn[..., size:], -1, 0)
+    return {
+        "unconstrained": drawn[..., :size],
+        "lp": lp,
+        "diverging": diverging != 0.0,
+        "acceptance_rate": acceptance_rate,
+        "n_steps": num_steps.astype(np.int64),
+        "energy": energy,
+        "step_size": step_size,
+    }
+
+
+def _with_keys(state: HMCState, change: Callable[[RandomKey], RandomKey]) -> HMCState:
+    """The state with another kind of keys."""
+    adapt_state = state.adapt_state._replace(rng_key=change(state.adapt_state.rng_key))
+    return state._replace(rng_key=change(state.rng_key), adapt_state=adapt_state)
+
+
 @functools.partial(compiled_once, static_argnames="kernel")
 def _begin(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array, *, kernel: _Kernel) -> HMCState:
     def one(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array) -> HMCState:
         key, point, mass = own
-        return kernel.nuts(target, accept, mass).init(key, kernel.num_warmup, point, (), {})
+        state = kernel.nuts(target, accept, mass).init(written_out(key), kernel.num_warmup, point, (), {})
+        return _with_keys(state, lambda own: like_key(own, key))
 
     return kernel.chains.map(one)(own, target, accept)
 
@@ -234,25 +261,29 @@ def _begin(own: tuple[Array, ParamInfo, Array], target: Target, accept: Array, *
 @functools.partial(jax.jit, static_argnames=("kernel", "room"))
 def _advance(
     state: HMCState, target: Target, accept: Array, first: Array, count: Array, *, kernel: _Kernel, room: int
-) -> tuple[HMCState, dict[str, Array]]:
+) -> tuple[HMCState, Array]:
     def one(state: HMCState, target: Target, accept: Array, first: Array, count: Array) -> Any:
+        given, state = state.rng_key, _with_keys(state, written_out)
         nuts = kernel.nuts(target, accept, state.adapt_state.inverse_mass_matrix)
         # Only so that the kernel knows its parts; with energy and gradient given it computes nothing.
         known = ParamInfo(state.z, state.potential_energy, state.z_grad)
         nuts.init(state.rng_key, kernel.num_warmup, known, (), {})
 
-        def step(state: HMCState, _: Array) -> tuple[HMCState, dict[str, Array]]:
+        def step(state: HMCState, _: Array) -> tuple[HMCState, Array]:
             state = nuts.sample(state, (), {})
-            return state, {
-                "unconstrained": state.z,
-                "lp": -state.potential_energy,
-                "diverging": state.diverging,
-                "acceptance_rate": state.accept_prob,
-                "n_steps": state.num_steps,
-                "energy": state.energy,
-                "step_size": state.adapt_state.step_size,
-            }
+            # In one array: each one of its own would have kernels to make it, to write it and to cut it.
+            numbers = (
+                -state.potential_energy,
+                state.accept_prob,
+                state.energy,
+                state.adapt_state.step_size,
+                state.num_steps,
+                state.diverging,
+            )
+            numbers = jnp.stack([jnp.asarray(number, state.z.dtype) for number in numbers])
+            return state, jnp.concatenate([state.z, numbers])
 
-        return stretch(step, state, first, count, room)
+        state, drawn = stretch(step, state, first, count, room)
+        return _with_keys(state, lambda own: like_key(own, given)), drawn
 
     return kernel.chains.map(one)(state, target, accept, first, count)

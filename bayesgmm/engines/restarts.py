@@ -29,7 +29,7 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import ABSENT, Mixture, with_room
 from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.draws import number_key
+from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices

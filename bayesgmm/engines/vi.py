@@ -51,6 +51,7 @@ from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
+from bayesgmm.numerics.keys import like_key, split_key, written_out
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import short_repr, whole_number
 from bayesgmm.posterior.thresholds import MIN_DRAWS
@@ -207,7 +208,7 @@ def _fit(problem: Problem, start: Mixture, key: RandomKey, settings: _Settings, 
     # A user-supplied guide sees the rows, and a batch is drawn from them.
     in_steps = isinstance(settings.guide, str) and batch_size == len(rows)
     target, start = make_target(problem, start, in_steps=in_steps), jax.tree.map(jnp.asarray, start)
-    begin_key, draw_key = jax.random.split(key)
+    begin_key, draw_key = split_key(key)
     plan = _plan_of(problem, settings)
     units, given = _begin_at(approximate(target, start), plan, target)
     tangent = tangent_at(start, target.rows) if batch_size < len(rows) else None
@@ -283,8 +284,8 @@ class _Plan(NamedTuple):
 def _begin(key: RandomKey, target: Target, units: Units, given: Parameters | None, *, plan: _Plan) -> _State:
     # The parameters are the guide's alone, so the model is spared.
     svi = SVI(lambda *_: None, plan.approximation.guide, Adam(STEP_SIZES[0]), Elbo())
-    state = svi.init(key, target, units, init_params=given)
-    return _State(state, svi.get_params(state))
+    state = svi.init(written_out(key), target, units, init_params=given)
+    return _State(_with_key(state, like_key(state.rng_key, key)), svi.get_params(state))
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "num_steps", "batch_size"))
@@ -311,10 +312,17 @@ def _advance(
         state, loss = svi.update(state, seen, units, tangent)
         return (state, jax.tree.map(jnp.add, total, svi.optim.get_params(state.optim_state))), -loss
 
-    zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(state.svi.optim_state))
-    (last, total), elbo = jax.lax.scan(step, (state.svi, zeros), length=num_steps)
+    given = state.svi.rng_key
+    first = _with_key(state.svi, written_out(given))
+    zeros = jax.tree.map(jnp.zeros_like, svi.optim.get_params(first.optim_state))
+    (last, total), elbo = jax.lax.scan(step, (first, zeros), length=num_steps)
+    last = _with_key(last, like_key(last.rng_key, given))
     assert svi.constrain_fn is not None
     return _State(last, svi.constrain_fn(jax.tree.map(lambda leaf: leaf / num_steps, total))), elbo
+
+
+def _with_key(state: SVIState, key: RandomKey) -> SVIState:
+    return state._replace(rng_key=key)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _draw(
@@ -340,7 +348,7 @@ def _draw_points(
         sites, _, log_q = log_densities(key, coordinates, guide, (target, units), parameters)
         return units.loc + units.scale * sites["vector"], log_q
 
-    return jax.vmap(one)(jax.random.split(key, num_draws))
+    return jax.vmap(one)(jax.random.split(written_out(key), num_draws))
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "num_draws"))
@@ -355,4 +363,4 @@ def _draw_mixtures(
         return mixture_of_sites(sites, target.family), log_p, log_q
 
     size = even_size(num_draws, _DRAWS_AT_ONCE // (len(target.rows) * target.num_components))
-    return map_in_batches(one, size, jax.random.split(key, num_draws))
+    return map_in_batches(one, size, jax.random.split(written_out(key), num_draws))

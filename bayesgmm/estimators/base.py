@@ -24,6 +24,7 @@ from bayesgmm.likelihood.scores import row_log_prob
 from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
+from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import AnyArray, ArrayLike
 from bayesgmm.numerics.validation import nonnegative, one_of, refuse_masks, short_repr, whole_number
 from bayesgmm.runtime.files import load_value, save_value
@@ -170,7 +171,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
         size, parts = _round_up_to_power(int(counts.max())), []
         for j, count in enumerate(counts):
             component = Mixture(np.zeros(1, means.dtype), means[j : j + 1], factor[j : j + 1])
-            parts.append(np.asarray(component.sample(size, key=jax.random.fold_in(key, j)))[:count])
+            parts.append(np.asarray(component.sample(size, key=number_key(key, j)))[:count])
         return np.concatenate(parts), np.repeat(np.arange(len(counts)), counts)
 
     @arguments.sklearn_words(arguments.ParameterError)

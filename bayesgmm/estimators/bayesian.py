@@ -25,6 +25,7 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import normalise
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.keys import split_key
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
 from bayesgmm.numerics.validation import nonnegative, short_repr, whole_number
 from bayesgmm.posterior.allocations import flat_draws, mean_responsibilities, pooled_draws
@@ -172,7 +173,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         x, weighted, num_draws, key = self._rows
         if weighted:
             raise InputError("datatree_ has log-likelihoods of rows that count once; fit without sample_weight")
-        draw_key, tree_key = jax.random.split(key)
+        draw_key, tree_key = split_key(key)
         fit = self.fit_
         if fit.approximation is not None:
             fit = draw_from_approximation(fit, x, num_draws=num_draws, prior=self.prior_, key=draw_key)
@@ -303,7 +304,7 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     def _sample(self, num_rows: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         if self.fit_.approximation is not None:
-            draw_key, key = jax.random.split(arguments.key_of(rng))
+            draw_key, key = split_key(arguments.key_of(rng))
             drawn = _draw_mixtures(self.fit_.approximation, jax.random.split(draw_key, _DRAWS_AT_ONCE))
             return sample_of_draws(jax.tree.map(np.asarray, drawn), num_rows, rng, key=key)
         if self.fit_.draws is None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from bayesgmm.mixtures.factors import Diagonal, Triangular
+from bayesgmm.numerics.keys import written_out
 from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced
 from bayesgmm.runtime.programs import SMALL, compiled_once, room_of_rows
 
@@ -52,6 +53,7 @@ def _sample(
 
         return _map(lambda row: move(*row), (labels, noise), num_rows, of_row)
 
+    key = written_out(key)
     if not draw_shape:
         return one((fields, key))
     keys = jax.random.split(key, draw_shape)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from bayesgmm.numerics.keys import uniform_bits, written_out
 from bayesgmm.numerics.precision import AnyArray, IntLike, RandomKey, namespace
 
 _TOGETHER = 64  # rows of a block that a draw comes to first
@@ -17,8 +18,15 @@ _FEWEST = 1024  # numbers that are drawn together, and powers of two from there:
 def uniform_numbers(key: RandomKey, shape: tuple[int, ...], like: AnyArray) -> Float[AnyArray, "*shape"]:
     """Numbers uniform between 0 and 1, in the precision and the module of an array; for a key the same in both."""
     if namespace(like) is jnp:
-        return jax.random.uniform(key, shape, like.dtype)
+        return jax.random.uniform(written_out(key), shape, like.dtype)
     count = int(np.prod(shape))
+    bits = uniform_bits(key, 8 * like.dtype.itemsize, count)
+    if bits is not None:
+        # As JAX does it: the digits of a number between 1 and 2.
+        kept = np.finfo(like.dtype).nmant
+        ones = np.ones(1, like.dtype).view(bits.dtype)
+        digits = (bits >> bits.dtype.type(8 * like.dtype.itemsize - kept)) | ones
+        return (digits.view(like.dtype) - like.dtype.type(1.0)).reshape(shape)
     size = max(_FEWEST, 1 << (count - 1).bit_length())
     x64 = like.dtype == np.float64 or jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     with jax.enable_x64(x64):
@@ -27,11 +35,13 @@ def uniform_numbers(key: RandomKey, shape: tuple[int, ...], like: AnyArray) -> F
 
 @functools.partial(jax.jit, static_argnames=("size", "dtype"))
 def _uniform(key: RandomKey, *, size: int, dtype: np.dtype) -> Array:
-    return jax.random.uniform(key, (size,), dtype)
+    return jax.random.uniform(written_out(key), (size,), dtype)
 
 
-number_key = jax.jit(jax.random.fold_in)
-"""The key of a number, by one program for all of them."""
+@functools.partial(jax.jit, static_argnames="shape")
+def normal_numbers(key: RandomKey, *, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """`jax.random.normal`, by a smaller program."""
+    return jax.random.normal(written_out(key), shape)
 
 
 def draw_rows(masses: Float[AnyArray, " n"], uniform: Float[AnyArray, "*m 2"]) -> Int[AnyArray, "*m"]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.keys import split_key
 from bayesgmm.numerics.precision import ArrayLike, KeyLike
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.plots import panels, shapes
@@ -153,7 +153,7 @@ def plot_prior_predictive(
     if len(masses) != 2 or masses[0] == masses[1]:
         raise InputError(f"levels={levels} must be two different probability masses, such as (0.5, 0.9)")
     num_draws = whole_number("num_draws", num_draws)
-    draw_key, row_key = jax.random.split(as_key(key))
+    draw_key, row_key = split_key(as_key(key))
     num_components = len(getattr(prior, "concentration", [0.0]))
     drawn = prior_draws(prior, family, num_components, _NUM_MIXTURES, key=draw_key)
     num_features = np.shape(x)[1] if np.ndim(x) == 2 else 1

@@ -24,6 +24,7 @@ from bayesgmm.mixtures.checks import rows_of_features
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular, pool
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import LOG_2PI, Mixture, log_normaliser, sum_over_components
+from bayesgmm.numerics.keys import written_out
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, in_wider_precision, matching_precision
 from bayesgmm.numerics.triangular import cholesky
 from bayesgmm.priors import mixing_weights
@@ -200,7 +201,7 @@ def sample_mixture(distribution: ConjugateDistribution, *, key: RandomKey) -> Mi
     $B_{ii}^2 \sim \chi^2_{\nu - d + i}$ and standard normal below, $F = B G$ is the factor of a Wishart precision
     (Bartlett 1933, with the order of the features reversed), so that none has to be factorised.
     """
-    gamma_key, normal_key = jax.random.split(key)
+    gamma_key, normal_key = jax.random.split(written_out(key))
     (k, d), dtype, scales = distribution.mean.shape, distribution.mean.dtype, distribution.free_scales()
     *shape, p = scales.shape[:-1]
     halves = 0.5 * (distribution.dof[:, None, None] - jnp.arange(p - 1, -1, -1, dtype=dtype)[None, None])

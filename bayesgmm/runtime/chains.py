@@ -4,6 +4,7 @@ A stretch is one call of a compiled program, of as many steps as take about a se
 state of its chain and on its number alone, not on how the steps were divided.
 """
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ class Chains:
     """So many chains, and how they are computed.
 
     Parallel: on as many local devices as divide the chains evenly, side by side; vectorized: one program computes all;
-    sequential: one after the other.
+    sequential: one after the other, by one program.
     """
 
     number: int
@@ -70,6 +71,8 @@ class Chains:
         """`function(own, *shared)` of a chain, for all chains: the first argument and the results have a chain axis."""
         if self.method == "vectorized":
             return lambda own, *shared: jax.vmap(lambda own: function(own, *shared))(own)
+        if self.method == "sequential" and self.number == 1:
+            return lambda own, *shared: _alone(function, own, *shared)
         if self.method == "sequential":
             return lambda own, *shared: jax.lax.map(lambda own: function(own, *shared), own)
         mesh = self._mesh
@@ -77,8 +80,7 @@ class Chains:
         def on_mesh(own: PyTree, *shared: PyTree) -> PyTree:
             def some(own: PyTree, *shared: PyTree) -> PyTree:
                 if mesh.size == self.number:
-                    one = jax.tree.map(lambda leaf: leaf[0], own)
-                    return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))
+                    return _alone(function, own, *shared)
                 return jax.lax.map(lambda own: function(own, *shared), own)
 
             chains, whole = PartitionSpec("chains"), PartitionSpec()
@@ -86,6 +88,30 @@ class Chains:
             return jax.shard_map(some, mesh=mesh, in_specs=specs, out_specs=chains, check_vma=False)(own, *shared)
 
         return on_mesh
+
+    @property
+    def together(self) -> "Chains":
+        """The chains that a program computes: one of those that come one after the other, else all of them."""
+        return Chains(1, self.method) if self.method == "sequential" else self
+
+    def call(self, program: Callable[..., Any], own: PyTree, *shared: PyTree) -> Any:
+        """A program that maps a function over the chains that are computed `together`, called until all are.
+
+        A loop over chains inside the program would have kernels to cut and to join every leaf of their states.
+        """
+        if self.together == self:
+            return program(own, *shared)
+        leaves, structure = jax.tree.flatten(own)
+        plain = _plain(leaves)
+
+        def part(chain: int) -> PyTree:
+            parts = (value[chain : chain + 1] for value in plain)
+            return structure.unflatten(_like(value, like) for value, like in zip(parts, leaves, strict=True))
+
+        found = [program(part(chain), *shared) for chain in range(self.number)]
+        parts, structures = zip(*map(jax.tree.flatten, found), strict=True)
+        joined = map(np.concatenate, zip(*map(_plain, parts), strict=True))
+        return structures[0].unflatten(_like(value, like) for value, like in zip(joined, parts[0], strict=True))
 
     @property
     def _mesh(self) -> Mesh:
@@ -104,6 +130,12 @@ class Chains:
             return jax.device_put(leaf, place)
 
         return jax.tree.map(put, state)
+
+
+def _alone(function: Callable[..., Any], own: PyTree, *shared: PyTree) -> Any:
+    """`function` of the one chain that there is."""
+    one = jax.tree.map(lambda leaf: leaf[0], own)
+    return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))
 
 
 def make_chains(num_chains: int, chain_method: str | None) -> Chains:
@@ -129,9 +161,14 @@ def stretch(
     def one(index: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         state, drawn = carry
         state, draw = step(state, first + index)
-        return state, jax.tree.map(lambda whole, part: whole.at[index].set(part), drawn, draw)
+        return state, jax.tree.map(functools.partial(_write, index=index), drawn, draw)
 
     return jax.lax.fori_loop(0, count, one, (state, drawn))
+
+
+def _write(whole: Array, part: Array, *, index: Array) -> Array:
+    """The array with an entry, whose index is not looked at again as `at` would do it."""
+    return jax.lax.dynamic_update_index_in_dim(whole, part, index, 0)
 
 
 @dataclass(frozen=True)

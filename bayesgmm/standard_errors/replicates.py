@@ -19,6 +19,7 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, in_batches
+from bayesgmm.numerics.keys import written_out
 from bayesgmm.numerics.precision import RandomKey, is_traced
 
 MAX_STEPS = 1000
@@ -77,7 +78,7 @@ def bootstrap_weights(row_weights: Float[Array, " n"], num_rows: int) -> Callabl
     total = row_weights.sum()
 
     def weights_of(key: RandomKey) -> Float[Array, " n"]:
-        drawn = jax.random.choice(key, len(row_weights), (num_rows,), p=row_weights / total)
+        drawn = jax.random.choice(written_out(key), len(row_weights), (num_rows,), p=row_weights / total)
         return jnp.zeros_like(row_weights).at[drawn].add(total / num_rows)
 
     return weights_of
@@ -89,6 +90,7 @@ def dirichlet_weights(row_weights: Float[Array, " n"]) -> Callable[[RandomKey], 
     plain = not is_traced(row_weights) and bool((np.asarray(row_weights) == 1.0).all())
 
     def weights_of(key: RandomKey) -> Float[Array, " n"]:
+        key = written_out(key)
         if plain:
             drawn = jax.random.exponential(key, row_weights.shape, row_weights.dtype)
         else:

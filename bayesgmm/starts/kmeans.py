@@ -16,6 +16,7 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.draws import draw_rows, repeat, repeat_while, uniform_numbers
+from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import (
     AnyArray,
     ArrayLike,
@@ -145,7 +146,7 @@ def kmeans_plus_plus(
     """The partition of the rows by their nearest seeds, which are drawn from a sample of very many rows."""
     seen, most = Rows(x, row_weights), max(_SEEN, _SEEN_EACH * num_components)
     if len(x) > 2 * most:
-        seen = sample_rows(seen, sampling_masses(seen), most, key=jax.random.fold_in(key, 1))
+        seen = sample_rows(seen, sampling_masses(seen), most, key=number_key(key, 1))
     return nearest_of(x, seen.values[draw(seen.values, num_components, seen.weights, key=key)])
 
 

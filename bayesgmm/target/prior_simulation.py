@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpyro.handlers import seed
 
 from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import in_batches
+from bayesgmm.numerics.keys import split_key, written_out
 from bayesgmm.numerics.precision import AnyArray, IntLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.priors.checks import check_prior
@@ -66,7 +68,7 @@ def prior_predictive(
         InputError: as `prior_draws`.
     """
     num_rows = whole_number("num_rows", num_rows)
-    draw_key, row_key = jax.random.split(as_key(key))
+    draw_key, row_key = split_key(as_key(key))
     return prior_draws(prior, family, num_components, num_draws, key=draw_key).sample(num_rows, key=row_key)
 
 
@@ -78,11 +80,13 @@ def compile_prior_draws(prior: AnyPrior, family: Family, num_components: int, nu
 
 @functools.partial(compiled_once, static_argnames=("family", "num_components", "num_draws"))
 def _draw_once(prior: AnyPrior, family: Family, num_components: int, num_draws: int, key: RandomKey) -> Mixture:
-    from numpyro.infer import Predictive
+    def draw(key: RandomKey) -> Mixture:
+        with seed(rng_seed=key):
+            return mixture_of_sites(sample_sites(num_components, family, prior), family)
 
-    predictive = Predictive(sample_sites, num_samples=num_draws, parallel=True)
-    latent = predictive(key, num_components, family, prior)
-    draws = jax.vmap(lambda sites: mixture_of_sites(sites, family))(latent)
+    # The draws of NumPyro's `Predictive`, which takes no other kind of key than JAX's own.
+    key = written_out(key)
+    draws = jax.vmap(draw)(jax.random.split(key, num_draws) if num_draws > 1 else key[None])
     return jax.tree.map(lambda leaf: leaf[None], draws)
 
 
@@ -102,7 +106,7 @@ def draw_scale_rates(draws: Mixture, family: Family, prior: HierarchicalScales, 
     def draw(mixture: Mixture, key: Array) -> Array:
         return jnp.asarray(rate_given_scales(sites_of_mixture(mixture, family)["scales"], prior).sample(key))
 
-    return jax.vmap(jax.vmap(draw))(draws, jax.random.split(key, draws.draw_shape))
+    return jax.vmap(jax.vmap(draw))(draws, jax.random.split(written_out(key), draws.draw_shape))
 
 
 @matching_precision

@@ -1,5 +1,6 @@
 """Runs in stretches: the same draws however they are divided, resumed from a file, kept after Ctrl-C."""
 
+import functools
 import re
 
 import jax
@@ -28,7 +29,8 @@ def walk(chain_method="parallel", num_chains=4, room=16):
         place, drawn = stretch(step, place, first, count, room)
         return (key, place), drawn
 
-    run = jax.jit(Chains(num_chains, chain_method).map(one))
+    chains = Chains(num_chains, chain_method)
+    run = functools.partial(chains.call, jax.jit(chains.together.map(one)))
     state = (jax.random.split(jax.random.key(3), num_chains), jnp.zeros(num_chains))
     return (lambda state, first, count: run(state, jnp.asarray(first), jnp.asarray(count))), state
 
@@ -47,6 +49,18 @@ def test_draws_do_not_depend_on_how_they_are_divided(chain_method, num_chains):
     np.testing.assert_allclose(found.draws["place"], expected_walk(num_chains, 37)[:, 7:], rtol=1e-5, atol=1e-5)
     assert not found.interrupted
     assert found.num_steps == 37
+
+
+def test_a_program_can_map_over_chains_that_others_compute_one_by_one():
+    chains = Chains(3, "sequential")
+    whole = jax.jit(chains.map(lambda own, factor: own * factor))(jnp.arange(3.0), 2.0)
+    np.testing.assert_array_equal(whole, [0.0, 2.0, 4.0])
+    one = jax.jit(chains.together.map(lambda own, factor: {"moved": own[1] * factor, "key": own[0]}))
+    keys = jax.random.split(jax.random.key(1), 3)
+    found = chains.call(one, (keys, jnp.arange(3.0)), 2.0)
+    np.testing.assert_array_equal(found["moved"], whole)
+    np.testing.assert_array_equal(jax.random.key_data(found["key"]), jax.random.key_data(keys))
+    assert one._cache_size() == 1
 
 
 def run_of(told=None, num_draws=60, **options):
