@@ -102,21 +102,28 @@ def model(
         numpyro.sample("x", MixtureDistribution(mixture), obs=x)
 
 
-def sample_sites(num_components: int, family: Family, prior: AnyPrior) -> dict[str, Array]:
-    """The latent part of the model: draws every free site from its prior."""
+def sample_sites(
+    num_components: int, family: Family, prior: AnyPrior, *, validate: bool | None = None
+) -> dict[str, Array]:
+    """The latent part of the model: draws every free site from its prior.
+
+    With `validate` False, NumPyro does not check values that cannot be outside the support of their site.
+    """
     if isinstance(prior, ConjugatePrior):
-        return _sample_conjugate_sites(num_components, family, prior)
+        return _sample_conjugate_sites(num_components, family, prior, validate)
     num_features = prior.mean_loc.shape[0]
     shape = family.scale_shape(num_components, num_features)
     loc, scale = (prior.mean_loc - prior.column_mean) / prior.column_scale, prior.mean_scale / prior.column_scale
     sites = {
-        "weights": dist.Dirichlet(jnp.asarray(prior.concentration)),
+        "weights": dist.Dirichlet(jnp.asarray(prior.concentration), validate_args=validate),
         "means": _in_data_units(dist.Normal(loc, scale).expand([num_components, num_features]).to_event(2), prior),
         "scales": _scales_distribution(prior.scales, shape),
     }
     if family.has_correlations(num_features):
         sites["correlation_cholesky"] = (
-            dist.LKJCholesky(num_features, prior.correlation_concentration).expand(shape[:1]).to_event(1)
+            dist.LKJCholesky(num_features, prior.correlation_concentration, validate_args=validate)
+            .expand(shape[:1])
+            .to_event(1)
         )
     return {name: jnp.asarray(numpyro.sample(name, fn)) for name, fn in sites.items()}
 
@@ -157,11 +164,13 @@ def log_prior_of_sites(
     sites: dict[str, Array], num_components: int, family: Family, prior: AnyPrior
 ) -> dict[str, Array]:
     """Log prior density of every site at its value, constants included, in the units of the data."""
-    found = trace(substitute(sample_sites, data=sites)).get_trace(num_components, family, prior)
+    found = trace(substitute(sample_sites, data=sites)).get_trace(num_components, family, prior, validate=False)
     return {name: jnp.asarray(site["fn"].log_prob(site["value"])) for name, site in found.items()}
 
 
-def _sample_conjugate_sites(num_components: int, family: Family, prior: ConjugatePrior) -> dict[str, Array]:
+def _sample_conjugate_sites(
+    num_components: int, family: Family, prior: ConjugatePrior, validate: bool | None
+) -> dict[str, Array]:
     """Covariances first, because the spread of a component's mean follows its own covariance."""
     num_features = prior.mean.shape[0]
     shape = family.scale_shape(num_components, num_features)
@@ -169,8 +178,8 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
     loc = (prior.mean - prior.column_mean) / unit
     to_means = 1.0 / jnp.sqrt(prior.shrinkage)  # from the scales of a component to those of its mean
     concentration = jnp.asarray(prior.concentration)
-    of_weights = StickBreakingWeights(concentration) if prior.stick_breaking else dist.Dirichlet(concentration)
-    sites = {"weights": numpyro.sample("weights", of_weights)}
+    of_weights = StickBreakingWeights if prior.stick_breaking else dist.Dirichlet
+    sites = {"weights": numpyro.sample("weights", of_weights(concentration, validate_args=validate))}
     if family.conjugate == "inverse-gamma":
         variances = dist.InverseGamma(0.5 * prior.dof, 0.5 * scale).expand(shape).to_event(2)
         sites["variances"] = numpyro.sample("variances", variances)
@@ -178,12 +187,16 @@ def _sample_conjugate_sites(num_components: int, family: Family, prior: Conjugat
         normal = normal.expand([num_components, num_features]).to_event(2)
     else:
         root = jnp.linalg.cholesky(scale) / unit[:, None]
-        standardised = dist.InverseWishart(jnp.full(shape[:1], prior.dof), scale_tril=root[None]).to_event(1)
+        standardised = dist.InverseWishart(
+            jnp.full(shape[:1], prior.dof), scale_tril=root[None], validate_args=validate
+        ).to_event(1)
         sites["covariances"] = numpyro.sample(
             "covariances", dist.TransformedDistribution(standardised, CovarianceUnits(unit))
         )
         lower = jnp.linalg.cholesky(sites["covariances"]) / unit[:, None] * to_means
-        normal = dist.MultivariateNormal(loc, scale_tril=lower).expand([num_components]).to_event(1)
+        normal = (
+            dist.MultivariateNormal(loc, scale_tril=lower, validate_args=validate).expand([num_components]).to_event(1)
+        )
     sites["means"] = numpyro.sample("means", _in_data_units(normal, prior))
     return {name: jnp.asarray(value) for name, value in sites.items()}
 

@@ -1,6 +1,6 @@
 r"""The target density: the posterior as a function of one flat vector, in which every Bayesian engine moves.
 
-Every site of the NumPyro model is mapped to the whole real space by NumPyro's own transforms. Component means are
+Every site of the NumPyro model is mapped to the whole real space as by NumPyro's own transforms. Component means are
 measured in the columns' standard deviations from the columns' means, and covariance matrices in those standard
 deviations, so that one step size suits all coordinates. The sites follow one another in alphabetical order, each one
 flattened. With $v$ the vector, $\theta(v)$ the sites and $J(v)$ the log-determinant of that map,
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
-from numpyro.distributions.transforms import Transform, biject_to
+from numpyro.distributions.transforms import Transform
 from numpyro.handlers import block, reparam, seed, trace
 from numpyro.infer.reparam import TransformReparam
 from numpyro.infer.util import log_density
@@ -42,9 +42,11 @@ from bayesgmm.target.numpyro_model import (
     sites_of_mixture,
 )
 from bayesgmm.target.problem import Problem
+from bayesgmm.target.transforms import transform_to
 
 _ROOM = 64  # points that a compiled call has room for
 _MIXTURES_AT_ONCE = 1000
+_SMALL = 2**11  # rows x features x components with which a fit evaluates for less time than optimising takes
 
 Sites = dict[str, Array]
 Numbers = NDArray[np.float64]
@@ -55,7 +57,8 @@ def in_column_units(site: dict[str, object]) -> TransformReparam | None:
     return TransformReparam() if site["name"] in ("means", "covariances") else None
 
 
-_standardised_prior = reparam(sample_sites, config=in_column_units)
+# Values are mapped into the supports of their sites: checks that they lie there are kernels that find nothing.
+_standardised_prior = reparam(functools.partial(sample_sites, validate=False), config=in_column_units)
 
 
 class _Site(NamedTuple):
@@ -78,7 +81,7 @@ def _layout(
         sites = trace(seeded).get_trace(num_components, family, jax.tree.unflatten(structure, leaves))
         for name, site in sorted(sites.items()):
             if site["type"] == "sample" and not site["is_observed"]:
-                transform = biject_to(site["fn"].support)
+                transform = transform_to(site["fn"].support)
                 layout.append(_Site(name, transform, transform.inverse_shape(site["value"].shape)))
 
     jax.eval_shape(look, leaves)
@@ -193,7 +196,11 @@ def _mixtures_at(target: Target, vectors: Float[AnyArray, "m p"]) -> Mixture:
     return jax.vmap(target.mixture_at)(vectors)
 
 
-@jax.jit
+def _is_large(target: Target, vectors: Array, count: Array, jacobian: Array) -> bool:
+    return target.rows.values.size * target.num_components > _SMALL
+
+
+@functools.partial(compiled_once, unless=_is_large)
 def _values_and_gradients(target: Target, vectors: Array, count: Array, jacobian: Array) -> tuple[Array, Array]:
     """Energies and gradients of the first `count` vectors, one after the other."""
 
