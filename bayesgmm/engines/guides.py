@@ -19,6 +19,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import ScaledUnitLowerCholeskyTransform, biject_to
 from numpyro.handlers import seed, trace
 from numpyro.infer.autoguide import (
     AutoDiagonalNormal,
@@ -39,11 +41,77 @@ from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.laplace import NormalApproximation
 from bayesgmm.target.numpyro_model import mixture_of_sites, sample_sites
 from bayesgmm.target.problem import Problem
+from bayesgmm.target.transforms import values_in_rows
 from bayesgmm.target.unconstrained import Target
 
+
+class _MovedNormal(dist.Distribution):
+    """Standard normal noise, multiplied and moved: its log-density is that of the noise, less the logarithm of volume.
+
+    NumPyro's own solve for the noise that they have drawn. Values and gradients are the same, for in both the noise is
+    what does not depend on the parameters.
+    """
+
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+    def __init__(self, loc: Float[Array, " p"], scale: Float[Array, "*p p"]) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(event_shape=loc.shape, validate_args=False)
+
+    def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
+        """A draw, and its noise."""
+        noise = jax.random.normal(key, (*sample_shape, *self.event_shape), self.loc.dtype)
+        if self.scale.ndim == 1:
+            return self.loc + self.scale * noise, [noise]
+        return self.loc + jnp.matmul(noise, self.scale.T, precision="highest"), [noise]
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws, shape (*sample_shape, p)."""
+        return self.sample_with_intermediates(key, sample_shape)[0]
+
+    def log_prob(self, value: Any, intermediates: list[Any] | None = None) -> Array:
+        """Log-density of a draw, whose noise is given."""
+        assert intermediates
+        widths = self.scale if self.scale.ndim == 1 else jnp.diagonal(self.scale)
+        of_noise = dist.Normal(jnp.zeros_like(self.loc), 1.0, validate_args=False).log_prob(intermediates[0])
+        return jnp.sum(of_noise - jnp.log(widths), -1)
+
+
+class _LowerTriangles(type(constraints.scaled_unit_lower_cholesky)):  # pyright: ignore[reportGeneralTypeIssues]
+    """NumPyro's constraint, for a map that knows the places of entries beforehand."""
+
+
+class _ToLowerTriangles(ScaledUnitLowerCholeskyTransform):
+    def __call__(self, x: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Triangles with softplus of the last entries as diagonal, and its multiples of the others beside it."""
+        size = self.forward_shape(x.shape)[-1]
+        below = values_in_rows(x[..., :-size], size) if size > 1 else jnp.zeros((*x.shape[:-1], 1, 1), x.dtype)
+        unit = jnp.where(np.tri(size, k=-1, dtype=bool), below, np.eye(size, dtype=x.dtype))
+        return unit * jax.nn.softplus(x[..., -size:])[..., None]
+
+
+biject_to.register(_LowerTriangles)(lambda _: _ToLowerTriangles())
+
+
+class _DiagonalNormal(AutoDiagonalNormal):
+    def _get_posterior(self) -> dist.Distribution:
+        normal = super()._get_posterior()
+        return _MovedNormal(normal.loc, normal.scale)
+
+
+class _FullRankNormal(AutoMultivariateNormal):
+    scale_tril_constraint = _LowerTriangles()
+
+    def _get_posterior(self) -> dist.Distribution:
+        loc = numpyro.param(f"{self.prefix}_loc", self._init_latent)
+        first = jnp.identity(self.latent_dim) * self._init_scale
+        scale = numpyro.param(f"{self.prefix}_scale_tril", first, constraint=self.scale_tril_constraint)
+        return _MovedNormal(jnp.asarray(loc), jnp.asarray(scale))
+
+
 GUIDES: dict[str, type[AutoGuide]] = {
-    "normal": AutoDiagonalNormal,
-    "full_rank": AutoMultivariateNormal,
+    "normal": _DiagonalNormal,
+    "full_rank": _FullRankNormal,
     "low_rank": AutoLowRankMultivariateNormal,
 }
 _MODEL_ARGUMENTS = "(x, num_components, family, prior)"
