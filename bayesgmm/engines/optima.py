@@ -22,7 +22,6 @@ import math
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
-from scipy.special import gammaln
 
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import ABSENT, Mixture, expected_shares, joint_of_rows
@@ -92,7 +91,7 @@ def by_chance(mixture: Mixture, total_weight: float, family: Family) -> Bool[np.
     weights, (whitening, covariances) = np.asarray(mixture.weights), _dense(mixture)
     rows = total_weight * weights
     found = rows < placed + 0.5
-    places = gammaln(total_weight + 1) - gammaln(placed + 1) - gammaln(max(total_weight - placed, 0) + 1)
+    places = math.lgamma(total_weight + 1) - math.lgamma(placed + 1) - math.lgamma(max(total_weight - placed, 0) + 1)
     for index in np.flatnonzero(~found):
         others = np.delete(np.arange(k), index)
         pooled = np.average(covariances[others], axis=0, weights=weights[others])

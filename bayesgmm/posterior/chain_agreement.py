@@ -11,6 +11,7 @@ Sources: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalizati
 improved R-hat; as implemented in ArviZ. Jasra, Holmes & Stephens (2005) for convergence under label switching.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from bayesgmm.mixtures.mixture import Mixture, as_mixture, densities, rows_of_mi
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary
 from bayesgmm.runtime.chains import fewest_draws
+from bayesgmm.runtime.programs import compiled_once
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,6 +40,7 @@ TAIL = (0.05, 0.95)
 
 MAX_ENTROPY_ROWS = 500
 NUM_DENSITY_ROWS = 8
+_MANY = 2**23  # numbers of draws, for each row, from which they take longer than compiling the program well
 _DRAWS_AT_ONCE = 16  # which keeps (16, 500, k) responsibilities in memory, and is the fastest on small data
 
 
@@ -223,8 +226,12 @@ def invariants(draws: Mixture, x: ArrayLike, *, with_total: bool = True) -> dict
     }
 
 
+def _are_many(draws: Mixture, rows: Rows | None, points: AnyArray, sample: Rows) -> bool:
+    return draws.means.size * len(sample if rows is None else rows) > _MANY
+
+
 @matching_precision
-@jax.jit
+@functools.partial(compiled_once, unless=_are_many)
 def _invariants(draws: Mixture, rows: Rows | None, points: AnyArray, sample: Rows) -> dict[str, AnyArray]:
     def of_draw(mixture: Mixture) -> dict[str, Array]:
         total = {} if rows is None else {"log_likelihood": log_likelihood(mixture, rows)}

@@ -100,7 +100,8 @@ def run_all(program: Program, problems: PyTree, varies: PyTree, wanted: Array) -
 
         def alone(index: Array) -> PyTree:
             problem = load(index)
-            shapes = jax.eval_shape(program.run, problem)
+            # Those of a run, without tracing its steps once more.
+            shapes = jax.eval_shape(lambda problem: program.end(problem, program.begin(problem)), problem)
             return jax.lax.cond(
                 wanted[index],
                 lambda: program.run(problem),
