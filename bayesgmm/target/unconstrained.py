@@ -196,12 +196,14 @@ def _mixtures_at(target: Target, vectors: Float[AnyArray, "m p"]) -> Mixture:
     return jax.vmap(target.mixture_at)(vectors)
 
 
-def _is_large(target: Target, vectors: Array, count: Array, jacobian: Array) -> bool:
+def _is_large(target: Target, *_: object) -> bool:
     return target.rows.values.size * target.num_components > _SMALL
 
 
 @functools.partial(compiled_once, unless=_is_large)
-def _values_and_gradients(target: Target, vectors: Array, count: Array, jacobian: Array) -> tuple[Array, Array]:
+def _values_and_gradients(
+    target: Target, vectors: AnyArray, count: AnyArray, jacobian: AnyArray
+) -> tuple[Array, Array]:
     """Energies and gradients of the first `count` vectors, one after the other."""
 
     def one(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
