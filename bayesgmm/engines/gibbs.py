@@ -29,7 +29,7 @@ from bayesgmm.numerics.keys import like_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.priors.conjugate import PriorLike
 from bayesgmm.priors.normal_inverse_wishart import log_prob_of_mixture, sample_mixture, update
-from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
+from bayesgmm.runtime.chains import Chains, Run, advance_each, check_draws, make_chains, run_in_stretches, stretch
 from bayesgmm.runtime.programs import compile_ahead, compiled_once
 from bayesgmm.starts.given import StartLike
 from bayesgmm.target.problem import Problem, make_problem
@@ -117,11 +117,11 @@ def _fit(problem: Problem, starts: list[Mixture], key: RandomKey, chains: Chains
     starts = in_precision(starts, problem.rows.dtype)
     state = chains.placed(_begin([starts[chain % len(starts)] for chain in range(chains.number)], padded, key))
 
-    def advance(state: PyTree, first: int, count: int) -> tuple[Any, Any]:
+    def advance(states: list[PyTree], first: int, count: int) -> tuple[list[PyTree], PyTree]:
         program = functools.partial(_advance, chains=chains.together, room=run.room)
-        return chains.call(program, state, padded, jnp.asarray(first), jnp.asarray(count))
+        return advance_each(program, states, padded, jnp.asarray(first), jnp.asarray(count))
 
-    found = run_in_stretches(advance, state, run)
+    found = run_in_stretches(advance, chains.apart(state), run)
     draws, lp, total = found.draws
     draws, stats = jax.tree.map(jnp.asarray, draws), {"lp": lp}
     return fit_of_chains("gibbs", problem, found, draws, stats, pivot=starts[0], summary={}, log_likelihoods=total)

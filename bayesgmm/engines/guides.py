@@ -35,7 +35,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.likelihood.scores import log_likelihood_of_rows
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.precision import matching_precision
+from bayesgmm.numerics.precision import ArrayLike, matching_precision
 from bayesgmm.numerics.validation import one_of, short_repr
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.target.laplace import NormalApproximation
@@ -58,18 +58,21 @@ class _MovedNormal(dist.Distribution):
         self.loc, self.scale = loc, scale
         super().__init__(event_shape=loc.shape, validate_args=False)
 
-    def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
+    def sample_with_intermediates(
+        self, key: Array | None, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, list[Any]]:
         """A draw, and its noise."""
+        assert key is not None
         noise = jax.random.normal(key, (*sample_shape, *self.event_shape), self.loc.dtype)
         if self.scale.ndim == 1:
             return self.loc + self.scale * noise, [noise]
         return self.loc + jnp.matmul(noise, self.scale.T, precision="highest"), [noise]
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws, shape (*sample_shape, p)."""
         return self.sample_with_intermediates(key, sample_shape)[0]
 
-    def log_prob(self, value: Any, intermediates: list[Any] | None = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         """Log-density of a draw, whose noise is given."""
         assert intermediates
         widths = self.scale if self.scale.ndim == 1 else jnp.diagonal(self.scale)

@@ -41,7 +41,7 @@ from bayesgmm.numerics.keys import like_key, split_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, matching_precision
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.priors.conjugate import AnyPrior
-from bayesgmm.runtime.chains import Chains, Run, check_draws, make_chains, run_in_stretches, stretch
+from bayesgmm.runtime.chains import Chains, Run, advance_each, check_draws, make_chains, run_in_stretches, stretch
 from bayesgmm.runtime.programs import compile_ahead, compiled_once
 from bayesgmm.target.laplace import NormalApproximation, approximate, distinct, draw_starts
 from bayesgmm.target.problem import Problem, make_problem
@@ -190,16 +190,16 @@ def _fit(
     own = _own(run_key, chain_modes, draw_starts(chain_modes, jitter * noise, Energy(target)), dtype)
     shared = (target, jnp.asarray(target_accept, dtype))
 
-    def advance(state: HMCState, first: int, count: int) -> tuple[HMCState, dict[str, np.ndarray]]:
+    def advance(states: list[HMCState], first: int, count: int) -> tuple[list[HMCState], dict[str, np.ndarray]]:
         program = functools.partial(_advance, kernel=kernel, room=run.room)
-        state, drawn = chains.call(program, state, *shared, jnp.asarray(first), jnp.asarray(count))
-        return state, _parts(np.asarray(drawn), size)
+        states, drawn = advance_each(program, states, *shared, jnp.asarray(first), jnp.asarray(count))
+        return states, _parts(drawn, size)
 
     def remark(drawn: dict[str, Any]) -> str:
         return f"{int(np.sum(drawn['diverging']))} divergences, {np.mean(drawn['n_steps']):.0f} leapfrog steps a draw"
 
-    state = chains.call(functools.partial(_begin, kernel=kernel), own, *shared)
-    found = run_in_stretches(advance, state, run, remark)
+    states = [_begin(part, *shared, kernel=kernel) for part in chains.apart(own)]
+    found = run_in_stretches(advance, states, run, remark)
     stats = dict(found.draws)
     draws = mixtures_at(target, stats.pop("unconstrained"))
     # NumPyro counts leapfrog steps; a tree of depth t takes 2^t - 1 of them.

@@ -94,13 +94,13 @@ class Chains:
         """The chains that a program computes: one of those that come one after the other, else all of them."""
         return Chains(1, self.method) if self.method == "sequential" else self
 
-    def call(self, program: Callable[..., Any], own: PyTree, *shared: PyTree) -> Any:
-        """A program that maps a function over the chains that are computed `together`, called until all are.
+    def apart(self, own: PyTree) -> list[PyTree]:
+        """What has a chain axis, for each call of a program that maps over the chains that it computes `together`.
 
         A loop over chains inside the program would have kernels to cut and to join every leaf of their states.
         """
         if self.together == self:
-            return program(own, *shared)
+            return [own]
         leaves, structure = jax.tree.flatten(own)
         plain = _plain(leaves)
 
@@ -108,10 +108,7 @@ class Chains:
             parts = (value[chain : chain + 1] for value in plain)
             return structure.unflatten(_like(value, like) for value, like in zip(parts, leaves, strict=True))
 
-        found = [program(part(chain), *shared) for chain in range(self.number)]
-        parts, structures = zip(*map(jax.tree.flatten, found), strict=True)
-        joined = map(np.concatenate, zip(*map(_plain, parts), strict=True))
-        return structures[0].unflatten(_like(value, like) for value, like in zip(joined, parts[0], strict=True))
+        return [part(chain) for chain in range(self.number)]
 
     @property
     def _mesh(self) -> Mesh:
@@ -132,7 +129,16 @@ class Chains:
         return jax.tree.map(put, state)
 
 
-def _alone(function: Callable[..., Any], own: PyTree, *shared: PyTree) -> Any:
+def advance_each(
+    program: Callable[..., tuple[PyTree, PyTree]], states: list[PyTree], *shared: PyTree
+) -> tuple[list[PyTree], PyTree]:
+    """The next states of chains kept `apart`, and what all of them drew as NumPy arrays."""
+    found = [program(state, *shared) for state in states]
+    drawn = [jax.tree.map(np.asarray, drawn) for _, drawn in found]
+    return [state for state, _ in found], jax.tree.map(lambda *parts: np.concatenate(parts), *drawn)
+
+
+def _alone[R](function: Callable[..., R], own: PyTree, *shared: PyTree) -> R:
     """`function` of the one chain that there is."""
     one = jax.tree.map(lambda leaf: leaf[0], own)
     return jax.tree.map(lambda leaf: leaf[None], function(one, *shared))

@@ -12,7 +12,7 @@ from bayesgmm import FitWarning, InputError, fit_gibbs, fit_nuts
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.runtime import chains
-from bayesgmm.runtime.chains import Chains, Checkpoint, Run, run_in_stretches, stretch
+from bayesgmm.runtime.chains import Chains, Checkpoint, Run, advance_each, run_in_stretches, stretch
 from bayesgmm.runtime.progress import Progress
 
 
@@ -30,9 +30,9 @@ def walk(chain_method="parallel", num_chains=4, room=16):
         return (key, place), drawn
 
     chains = Chains(num_chains, chain_method)
-    run = functools.partial(chains.call, jax.jit(chains.together.map(one)))
+    run = functools.partial(advance_each, jax.jit(chains.together.map(one)))
     state = (jax.random.split(jax.random.key(3), num_chains), jnp.zeros(num_chains))
-    return (lambda state, first, count: run(state, jnp.asarray(first), jnp.asarray(count))), state
+    return (lambda state, first, count: run(state, jnp.asarray(first), jnp.asarray(count))), chains.apart(state)
 
 
 def expected_walk(num_chains, num_steps):
@@ -55,11 +55,12 @@ def test_a_program_can_map_over_chains_that_others_compute_one_by_one():
     chains = Chains(3, "sequential")
     whole = jax.jit(chains.map(lambda own, factor: own * factor))(jnp.arange(3.0), 2.0)
     np.testing.assert_array_equal(whole, [0.0, 2.0, 4.0])
-    one = jax.jit(chains.together.map(lambda own, factor: {"moved": own[1] * factor, "key": own[0]}))
+    one = jax.jit(chains.together.map(lambda own, factor: (own[0], own[1] * factor)))
     keys = jax.random.split(jax.random.key(1), 3)
-    found = chains.call(one, (keys, jnp.arange(3.0)), 2.0)
-    np.testing.assert_array_equal(found["moved"], whole)
-    np.testing.assert_array_equal(jax.random.key_data(found["key"]), jax.random.key_data(keys))
+    states, drawn = advance_each(one, chains.apart((keys, jnp.arange(3.0))), 2.0)
+    np.testing.assert_array_equal(drawn, whole)
+    for state, key in zip(states, keys, strict=True):
+        np.testing.assert_array_equal(jax.random.key_data(state), jax.random.key_data(key)[None])
     assert one._cache_size() == 1
 
 
