@@ -2,20 +2,25 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 
+from bayesgmm.engines.registry import Rule
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import matrix_fault, refuse_masks, short_repr
 
-INIT_PARAMS = ("kmeans", "k-means++", "random", "random_from_data", "hierarchical")
-"""Scikit-learn's names of starts, and one more."""
+AUTO = "auto"
+"""A default that depends on other arguments."""
+
+INIT_PARAMS = (AUTO, "kmeans", "k-means++", "random", "random_from_data", "hierarchical")
+"""The engine's own starts, scikit-learn's names of starts, and one more."""
 
 _NAMES = {
     "num_components": "n_components",
@@ -38,6 +43,11 @@ NOT_CONVERGED = (
     "check for degenerate data."
 )
 """Scikit-learn's message for a fit that did not converge."""
+
+
+def auto_or(check: Callable[[str, Any], Any]) -> Rule:
+    """The word "auto", or what `check` of an argument's name and value takes."""
+    return Rule(lambda name, value: value if isinstance(value, str) and value == AUTO else check(name, value))
 
 
 class ParameterError(InputError, InvalidParameterError):

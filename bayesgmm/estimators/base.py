@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import numpy as np
@@ -16,10 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesgmm.engines.fit import Fit
-from bayesgmm.engines.registry import Count, CountOrZero, Flag, Rule, choice_of, rule_of
+from bayesgmm.engines.registry import Count, Flag, Rule, choice_of, rule_of
+from bayesgmm.engines.restarts import default_ridge
 from bayesgmm.errors import InputError
 from bayesgmm.estimators import arguments
-from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows
+from bayesgmm.estimators.arguments import AUTO, auto_or
+from bayesgmm.likelihood.rows import Rows, as_row_weights, as_rows, has_enough_rows
 from bayesgmm.likelihood.scores import row_log_prob
 from bayesgmm.mixtures.families import NAMES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture
@@ -31,7 +33,13 @@ from bayesgmm.runtime.files import load_value, save_value
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.named import get_start, start_from
 
-NotNegative = Annotated[float, Rule(nonnegative)]
+Auto = Literal["auto"]
+SKLEARN_DEFAULTS = {"tol": 1e-3, "reg_covar": 1e-6, "max_iter": 100, "n_init": 1}
+"""What "auto" is from a start that scikit-learn's class has."""
+
+
+def _whole_number_or_zero(name: str, value: object) -> int:
+    return whole_number(name, value, 0)
 
 
 def named(*known: str) -> Rule:
@@ -51,10 +59,10 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
     n_components: Count = 1
     _: dataclasses.KW_ONLY
     covariance_type: str = "full"
-    tol: NotNegative = 1e-3
-    reg_covar: NotNegative = 1e-6
-    max_iter: CountOrZero = 100
-    init_params: Annotated[str, choice_of(*arguments.INIT_PARAMS)] = "kmeans"
+    tol: Annotated[float | Auto, auto_or(nonnegative)] = "auto"
+    reg_covar: Annotated[float | Auto, auto_or(nonnegative)] = "auto"
+    max_iter: Annotated[int | Auto, auto_or(_whole_number_or_zero)] = "auto"
+    init_params: Annotated[str, choice_of(*arguments.INIT_PARAMS)] = "auto"
     random_state: int | np.integer | np.random.RandomState | None = None
     warm_start: Flag = False
     verbose: Annotated[int, Rule(lambda name, value: whole_number(name, _as_integer(value), 0))] = 0
@@ -239,18 +247,46 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
             )
         return self.fit_
 
+    @property
+    def _is_auto(self) -> bool:
+        """Whether starts and limits are by default the engine's own, not scikit-learn's."""
+        return self.init_params == AUTO
+
+    def _or_default[T](self, name: str, engines: T) -> T:
+        """The argument of this name; where it is "auto", the engine's default, or scikit-learn's from its starts."""
+        value = getattr(self, name)
+        if value != AUTO:
+            return value
+        return engines if self._is_auto else SKLEARN_DEFAULTS[name]
+
+    def _ridge(self, rows: Rows, *, bounded: bool = False) -> float | None:
+        """The ridge of variances, None for the engine's own.
+
+        Rows that do not determine every covariance, such as those with a constant column, need one of the user's or
+        scikit-learn's, unless they are `bounded` by a prior.
+        """
+        ridge = self._or_default("reg_covar", None)
+        if ridge is not None:
+            return float(ridge)
+        enough = has_enough_rows(rows, self.n_components, self._family, bounded=bounded)
+        return None if enough else SKLEARN_DEFAULTS["reg_covar"]
+
+    def _ridge_of_starts(self, rows: Rows) -> AnyArray:
+        ridge = self._ridge(rows)
+        return default_ridge(rows) if ridge is None else np.asarray(ridge)
+
     def _start(
         self, rows: Rows, given: Mapping[str, np.ndarray], rng: np.random.RandomState
     ) -> tuple[Mixture | np.ndarray | str, jax.Array | None]:
         """A start for an engine (name, responsibilities or mixture), and the key that it needs if it is a name.
 
         k-means is scikit-learn's, so that the same `random_state` gives the start of its own class, with labels in the
-        same order. Parts that are `given` replace those of the start.
+        same order. Parts that are `given` replace those of the start, by default of that of k-means.
         """
-        problem = (rows, self.n_components, self._family, self.reg_covar)
+        problem = (rows, self.n_components, self._family, self._ridge_of_starts(rows))
         if {"weights", "means", "precisions"} <= set(given):
             return mixture_from_start(given, *problem), None
-        if self.init_params == "kmeans":
+        if self.init_params in (AUTO, "kmeans"):
             shares = _share_by_kmeans(rows, self.n_components, rng)
             if not given:
                 return shares, None
@@ -270,7 +306,7 @@ class MixtureEstimator(DensityMixin, ClusterMixin, BaseEstimator, abc.ABC):
     def _finish(self, rows: Rows, failure: str = "") -> Self:
         """Label the rows of the fit, and warn if it did not converge."""
         self.labels_ = over_rows(self._responsibilities, np.asarray(rows.values), self.means_.size).argmax(1)
-        if not self.fit_.successful and (failure or self.max_iter > 0):
+        if not self.fit_.successful and (failure or self.max_iter != 0):
             message = f"{arguments.NOT_CONVERGED} ({arguments.in_sklearn_words(self.fit_.explanation)})"
             warnings.warn(failure or message, ConvergenceWarning, stacklevel=3)
         return self

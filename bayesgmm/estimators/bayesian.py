@@ -16,10 +16,11 @@ from bayesgmm.diagnostics.findings import percent
 from bayesgmm.engines.cavi import draw_from_approximation
 from bayesgmm.engines.fit import Fit, ResultCode, warn_or_raise
 from bayesgmm.engines.modes import em_optima
-from bayesgmm.engines.registry import ENGINES, Count, Engine, Rule, choice_of
+from bayesgmm.engines.registry import ENGINES, Count, Engine, choice_of
 from bayesgmm.errors import InputError
 from bayesgmm.estimators import arguments
-from bayesgmm.estimators.base import MixtureEstimator, named, over_rows, sample_of_draws
+from bayesgmm.estimators.arguments import AUTO, auto_or
+from bayesgmm.estimators.base import Auto, MixtureEstimator, named, over_rows, sample_of_draws
 from bayesgmm.estimators.maximum_likelihood import report_run
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import normalise
@@ -57,10 +58,6 @@ _OWN_ARGUMENTS = {"x", "num_components", "family", "prior", "key", "start", "num
 _OWN_LIMITS = {"row_weights", "num_restarts", "tol", "max_steps"}
 
 
-def _check_num_starts(name: str, value: object) -> object:
-    return value if value == "auto" else whole_number(name, value)
-
-
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class BayesianGaussianMixture(MixtureEstimator):
     """Posterior of a Gaussian mixture; scikit-learn's class of this name by `inference="cavi"`, and four more ways.
@@ -78,12 +75,15 @@ class BayesianGaussianMixture(MixtureEstimator):
         inference: "cavi" (coordinate ascent of conjugate distributions), "gibbs" (draws by Gibbs sampling), "map" (the
             mode), "vi" (a normal approximation by stochastic ascent) or "nuts" (draws by NUTS).
         tol: "cavi" stops when a step changes the evidence lower bound by less than this, in all and not per row, as
-            scikit-learn's class does. The others start from fits by EM, which stop as `GaussianMixture` does.
+            scikit-learn's class does; for the others it is that of the fits by EM that they start from. "auto" is
+            1e-3, or with `init_params="auto"` that of `fit_cavi` (1e-6 for each row) and of `fit_em`.
         reg_covar: ridge of the covariances that inference starts from, in squared units of the data; the prior holds
-            those that it ends with.
-        max_iter: limit on steps of each ascent of "cavi", or of each fit by EM that the others start from.
-        n_init: number of starts; "auto" is 1 for "cavi" and "vi", 4 for the samplers and "map".
-        init_params: as in `GaussianMixture`.
+            those that it ends with. "auto" as in `GaussianMixture`.
+        max_iter: limit on steps of each ascent of "cavi", or of each fit by EM that the others start from. "auto" is
+            100, or 1000 with `init_params="auto"`.
+        n_init: number of starts; "auto" is 4 for the samplers and "map", 1 for "vi", and for "cavi" 1, or 10 with
+            `init_params="auto"`.
+        init_params: "auto" (as the function of the engine starts by default), or as in `GaussianMixture`.
         weight_concentration_prior_type: "dirichlet_process", by default for "cavi", or "dirichlet_distribution", by
             default for the others.
         weight_concentration_prior: by default 1 / k, and 1 for "map", which has no mode below.
@@ -116,7 +116,7 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     n_components: Count = 1
     inference: Annotated[Inference, choice_of(*get_args(Inference))] = "cavi"
-    n_init: Annotated[int | Literal["auto"], Rule(_check_num_starts)] = "auto"
+    n_init: Annotated[int | Auto, auto_or(whole_number)] = "auto"
     weight_concentration_prior_type: WeightPrior | None = None
     weight_concentration_prior: float | None = None
     mean_precision_prior: float | None = None
@@ -213,16 +213,25 @@ class BayesianGaussianMixture(MixtureEstimator):
         if self.max_iter == 0:
             raise arguments.ParameterError("max_iter=0 leaves the prior as it is; take at least 1 step")
         previous, reached = self._previous_fit(rows), np.nan
-        starts = (self._first_shares(rows, rng) for _ in range(self._num_starts(engine)))
+        own, total = engine.parameters, float(np.sum(rows.weights))
+        tol = self._or_default("tol", own["tol"].default * total)
+        max_steps = self._or_default("max_iter", own["max_steps"].default + 1) - 1
+        num_starts = self._or_default("n_init", own["num_restarts"].default)
+        run = functools.partial(run, row_weights=rows.weights, tol=tol / total, max_steps=max_steps, num_draws=0)
+        key = jax.random.key(0)  # nothing is drawn
         if previous is not None:
             starts = [previous.approximation or previous.mixture]
             reached = np.nan if previous.approximation is None else previous.summary["elbo"]
-        limits = {"tol": self.tol / float(np.sum(rows.weights)), "max_steps": self.max_iter - 1, "num_draws": 0}
-        key, fits = jax.random.key(0), []  # nothing is drawn
+        elif self._is_auto:
+            starts, key = [own["start"].default], arguments.key_of(rng)
+            run = functools.partial(run, num_restarts=num_starts)  # side by side
+        else:
+            starts = (self._first_shares(rows, rng) for _ in range(num_starts))
+        fits = []
         for index, start in enumerate(starts):
             begun = time.perf_counter()
-            fit = jax.tree.map(np.asarray, run(key=key, start=start, row_weights=rows.weights, **limits))
-            if abs(fit.trace[0] - reached) < self.tol:
+            fit = jax.tree.map(np.asarray, run(key=key, start=start))
+            if abs(fit.trace[0] - reached) < tol:
                 fit = dataclasses.replace(fit, result=np.int32(ResultCode.successful))
             report_run(index, _bounds(fit), fit, time.perf_counter() - begun, self)
             fits.append(fit)
@@ -232,7 +241,8 @@ class BayesianGaussianMixture(MixtureEstimator):
         """Responsibilities that the first numbers of the approximation are to have, as scikit-learn begins."""
         start, key = self._start(rows, {}, rng)
         if isinstance(start, str):
-            start = start_from(rows, self.n_components, self._family, self.reg_covar, start=start, key=key)
+            problem = (rows, self.n_components, self._family, self._ridge_of_starts(rows))
+            start = start_from(*problem, start=start, key=key)
         if isinstance(start, Mixture):
             start = over_rows(start.responsibilities, np.asarray(rows.values), start.means.size)
         return start
@@ -243,9 +253,12 @@ class BayesianGaussianMixture(MixtureEstimator):
         if previous is not None:
             starts = [previous.mixture]
         else:
-            limits = {"tol": self.tol, "max_steps": self.max_iter, "reg_covar": self.reg_covar}
-            problem = (rows.values, self.n_components, self._family, self._num_starts(engine))
-            starts = em_optima(*problem, key=key, start=self.init_params, **limits)
+            names = {"tol": "tol", "max_steps": "max_iter", "start": "init_params"}
+            options: dict[str, Any] = {ours: self._or_default(theirs, AUTO) for ours, theirs in names.items()}
+            options = {name: value for name, value in options.items() if value != AUTO}  # by default EM's own
+            default = engine.parameters["num_starts"].default if engine.takes_starts else 1
+            problem = (rows.values, self.n_components, self._family, default if self.n_init == AUTO else self.n_init)
+            starts = em_optima(*problem, key=key, reg_covar=self._ridge(rows), **options)
         if self.verbose:
             print(f"{engine.name}: {len(starts)} starts by EM")
             if "progress" in engine.parameters:
@@ -256,11 +269,6 @@ class BayesianGaussianMixture(MixtureEstimator):
             lapse = f" in {time.perf_counter() - begun:.5f} s" if self.verbose > 1 else ""
             print(f"{engine.name}: {fit.explanation}{lapse}")
         return jax.tree.map(np.asarray, fit)
-
-    def _num_starts(self, engine: Engine) -> int:
-        if self.n_init != "auto":
-            return int(self.n_init)
-        return engine.parameters["num_starts"].default if engine.takes_starts else 1
 
     def _keep(self, fit: Fit, prior: AnyPrior, numbers: Mapping[str, float | np.ndarray]) -> None:
         for name in ("datatree_", *(f"{name}_" for name in NUMBERS), *_APPROXIMATION):

@@ -12,15 +12,16 @@ import numpy as np
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.engines.registry import BASE_ENGINE, Count, choice_of
+from bayesgmm.engines.registry import BASE_ENGINE, ENGINES, choice_of
 from bayesgmm.engines.restarts import sorted_components
 from bayesgmm.errors import InputError
-from bayesgmm.estimators.arguments import ILL_DEFINED, check_init, generator_of, sklearn_words
-from bayesgmm.estimators.base import MixtureEstimator, named
+from bayesgmm.estimators.arguments import AUTO, ILL_DEFINED, auto_or, check_init, generator_of, key_of, sklearn_words
+from bayesgmm.estimators.base import Auto, MixtureEstimator, named
 from bayesgmm.likelihood.rows import Rows, enough_rows
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.validation import whole_number
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, conjugate_prior
 
 
@@ -28,25 +29,31 @@ from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior, con
 class GaussianMixture(MixtureEstimator):
     """Gaussian mixture by maximum likelihood; scikit-learn's class of this name, and more.
 
-    EM runs from `n_init` starts, each to its end; the highest log-likelihood is kept. Everything is computed in float64
-    whatever JAX's global setting, and in float32 where the rows are float32.
+    By default the fit is that of `bayesgmm.fit_em(..., accelerate=True)`, by its starts, limits and ridge. From a start
+    that scikit-learn's class has (`init_params`), EM runs as there: from `n_init` starts, each to its end, and the
+    highest log-likelihood is kept. Everything is computed in float64 whatever JAX's global setting, and in float32
+    where the rows are float32.
 
-    Two things differ from scikit-learn's class. `lower_bound_` is the mean log-likelihood of exactly the mixture that
-    is reported, not of the one a step before; so the stopping rule is met a step sooner, and `n_iter_` is one less at
-    the same `tol`. And a fit with a collapsed component is never `converged_`.
+    From such a start two things differ from scikit-learn's class. `lower_bound_` is the mean log-likelihood of exactly
+    the mixture that is reported, not of the one a step before; so the stopping rule is met a step sooner, and `n_iter_`
+    is one less at the same `tol`. And a fit with a collapsed component is never `converged_`.
 
     Args:
         n_components: k.
         covariance_type: "full", "tied", "diag" or "spherical".
-        tol: EM stops when a step changes the mean log-likelihood per row (per unit of `sample_weight`) by less.
-        reg_covar: ridge added to the variances, in squared units of the data.
-        max_iter: step limit of each run; 0 takes the start as it is.
-        n_init: number of starts.
-        init_params: "kmeans" (scikit-learn's, so that the same seed starts where its class does), "k-means++" (nearest
-            of k rows drawn far apart, on standardised columns), "random" (a few rows for each component, drawn at
-            random), "random_from_data" (nearest of k rows drawn at random) or "hierarchical" (model-based, as R's
-            mclust).
-        weights_init, means_init, precisions_init: parts of the start, in place of those that `init_params` makes.
+        tol: EM stops when a step changes the mean log-likelihood per row (per unit of `sample_weight`) by less. "auto"
+            is 1e-3, or with `init_params="auto"` what `fit_em` does: stop when less than 1e-7 is left to gain.
+        reg_covar: ridge added to the variances, in squared units of the data. "auto" is 1e-6, or with
+            `init_params="auto"` that of `fit_em`, a tiny fraction of each component's own variances, where the rows
+            determine every covariance.
+        max_iter: step limit of each run; 0 takes the start as it is. "auto" is 100, or 1000 with `init_params="auto"`.
+        n_init: number of starts. "auto" is 1, or with `init_params="auto"` 10, of which the best are carried on.
+        init_params: "auto" (the random starts of `fit_em`), "kmeans" (scikit-learn's, so that the same seed starts
+            where its class does), "k-means++" (nearest of k rows drawn far apart, on standardised columns), "random"
+            (a few rows for each component, drawn at random), "random_from_data" (nearest of k rows drawn at random) or
+            "hierarchical" (model-based, as R's mclust).
+        weights_init, means_init, precisions_init: parts of the start, in place of those that `init_params` makes, by
+            default from "kmeans".
         random_state: a seed, a `numpy.random.RandomState`, or None for NumPy's global generator.
         warm_start: whether `fit` continues from the last fit, if there is one; then `n_init` does not count.
         verbose: 1 reports starts and steps, 2 also times and changes of the log-likelihood.
@@ -54,10 +61,11 @@ class GaussianMixture(MixtureEstimator):
         prior: None for maximum likelihood; "conjugate" for the posterior mode under `bayesgmm.conjugate_prior` of the
             rows, or such a prior itself. `lower_bound_` and `tol` are then of the log posterior density.
         acceleration: None, or "squarem" to extrapolate every second step where that does not lower the likelihood.
+            "auto" is "squarem" where `tol` is that of `fit_em`, else None.
 
     Attributes:
         weights_, means_, covariances_, precisions_, precisions_cholesky_: the mixture, in scikit-learn's shapes.
-        converged_, n_iter_: whether the best run met `tol`, and after how many steps.
+        converged_, n_iter_: whether the best run met `tol`, and after how many steps (not those of short runs).
         lower_bound_, lower_bounds_: the mean log-likelihood at its end, and after each of its steps.
         labels_: the component of every row.
         fit_: the `bayesgmm.Fit`, whose `code` says how the run ended.
@@ -65,12 +73,12 @@ class GaussianMixture(MixtureEstimator):
         n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
-    n_init: Count = 1
+    n_init: Annotated[int | Auto, auto_or(whole_number)] = "auto"
     weights_init: ArrayLike | None = None
     means_init: ArrayLike | None = None
     precisions_init: ArrayLike | None = None
     prior: Annotated[Literal["conjugate"] | ConjugatePrior | None, named("conjugate")] = None
-    acceleration: Annotated[Literal["squarem"], choice_of("squarem")] | None = None
+    acceleration: Annotated[Literal["auto", "squarem"], choice_of("auto", "squarem")] | None = "auto"
 
     @classmethod
     def from_mixture(cls, mixture: Mixture, covariance_type: str | None = None, **arguments: Any) -> Self:
@@ -126,18 +134,20 @@ class GaussianMixture(MixtureEstimator):
                     enough_rows(rows, self.n_components, self._family)
                 except InputError as error:
                     raise InputError(f"{ILL_DEFINED} ({error})") from None
-            problem = {"family": self._family, "row_weights": rows.weights, "prior": prior, "reg_covar": self.reg_covar}
-            way = {
-                "accelerate": self.acceleration is not None,
-                "tol": self.tol,
-                "stop_rule": "change",
-                "num_restarts": 1,
-            }
+            ridge = self._ridge(rows, bounded=prior is not None)
+            problem = {"family": self._family, "row_weights": rows.weights, "prior": prior, "reg_covar": ridge}
+            way = self._way()
             em = functools.partial(fit_em, rows.values, self.n_components, **problem, **way, on_failure="ignore")
-            run = _EMRun(self, em, float(np.sum(rows.weights)))
-            starts = (self._start(rows, given, rng) for _ in range(self.n_init))
+            max_steps = self._or_default("max_iter", _OWN["max_steps"].default)
+            run = _EMRun(self, em, float(np.sum(rows.weights)), max_steps, way["tol"])
+            num_starts = self._or_default("n_init", 1 if given else _OWN["num_restarts"].default)
             if self._previous_fit(rows) is not None:
                 starts = [(self._mixture(), None)]
+            elif self._is_auto and not given:
+                em.keywords["num_restarts"] = num_starts  # short runs inside one fit
+                starts = [(_OWN["start"].default, key_of(rng))]
+            else:
+                starts = (self._start(rows, given, rng) for _ in range(num_starts))
             fit = max((run(start, key, index) for index, (start, key) in enumerate(starts)), key=_merit)
             if run.ended_singular(fit):
                 raise InputError(f"{ILL_DEFINED} ({fit.explanation})")
@@ -162,6 +172,17 @@ class GaussianMixture(MixtureEstimator):
         x = self._known_rows(X)
         return information_criteria(_fit_of(self._mixture(), self._fitted_family), x, sample_weight)
 
+    def _way(self) -> dict[str, Any]:
+        """Arguments of `fit_em` on how steps are made and when they end: its own, or scikit-learn's."""
+        if self._is_auto and self.tol == AUTO:
+            # From the first step on: then few rows need one program, not a second one for runs that are slow.
+            way = {"accelerate": True, **{name: _OWN[name].default for name in ("tol", "stop_rule")}}
+        else:
+            way = {"accelerate": False, "tol": self._or_default("tol", self.tol), "stop_rule": "change"}
+        if self.acceleration != AUTO:
+            way["accelerate"] = self.acceleration is not None
+        return {**way, "num_restarts": 1}
+
     def _prior(self, rows: Rows) -> ConjugatePrior | None:
         if self.prior is None:
             return None
@@ -178,19 +199,24 @@ class GaussianMixture(MixtureEstimator):
         self.lower_bound_, self.lower_bounds_ = float(bounds[-1]), bounds[1:].tolist()
 
 
+_OWN = ENGINES[BASE_ENGINE].parameters
+
+
 @dataclasses.dataclass(frozen=True)
 class _EMRun:
-    """EM from one start at a time to its end, reported as it proceeds where `verbose`."""
+    """EM from one start at a time, or the best of short runs, to its end; reported as it proceeds where `verbose`."""
 
     settings: GaussianMixture
     em: functools.partial[Fit]  # of a start, its key and a limit on steps
     total_weight: float
+    max_steps: int
+    tol: float
 
     def __call__(self, start: Mixture | np.ndarray | str, key: jax.Array | None, index: int) -> Fit:
         begun, verbose = time.perf_counter(), self.settings.verbose
-        if not verbose or self.settings.acceleration is not None:
+        if not verbose or self.em.keywords["accelerate"] is not False or self.em.keywords["num_restarts"] > 1:
             # Extrapolation remembers earlier steps: it is not cut into stretches, and reported when it is over.
-            fit = self._steps(start, key, self.settings.max_iter)
+            fit = self._steps(start, key, self.max_steps)
             report_run(index, self._bounds(fit)[1:], fit, time.perf_counter() - begun, self.settings)
             return fit
         print(f"Initialization {index}")
@@ -206,7 +232,7 @@ class _EMRun:
 
     def _in_stretches(self, start: Mixture | np.ndarray | str, key: jax.Array | None) -> Fit:
         """The same steps in stretches of `verbose_interval`, each reported."""
-        interval, most = self.settings.verbose_interval, self.settings.max_iter
+        interval, most = self.settings.verbose_interval, self.max_steps
         fit = self._steps(start, key, min(interval, most))
         trace, begun = fit.steps, time.perf_counter()
         while len(trace) - 1 < most and self._continues(fit):
@@ -223,7 +249,9 @@ class _EMRun:
         """Whether a run ended because the next step had no density, or has none itself: scikit-learn raises there."""
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture)):
             return True
-        return fit.code in _FAILED and int(fit.num_steps) < self.settings.max_iter and not self._settled(fit)
+        if self.em.keywords["reg_covar"] is None:  # the run with a spike is the best of several, and reported
+            return False
+        return fit.code in _FAILED and int(fit.num_steps) < self.max_steps and not self._settled(fit)
 
     def _continues(self, fit: Fit) -> bool:
         """Whether only the end of a stretch ended it; a component that has shrunk does not end a run alone."""
@@ -232,7 +260,7 @@ class _EMRun:
 
     def _settled(self, fit: Fit) -> bool:
         bounds = self._bounds(fit)
-        return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.settings.tol)
+        return len(bounds) > 1 and bool(abs(bounds[-1] - bounds[-2]) < self.tol)
 
 
 def _fit_of(mixture: Mixture, family: Family) -> Fit:

@@ -207,10 +207,10 @@ def enough_rows(
         )
 
 
-def has_enough_rows(rows: Rows, num_components: int, family: Family) -> bool:
-    """Whether there are rows enough for a likelihood with a maximum."""
+def has_enough_rows(rows: Rows, num_components: int, family: Family, *, bounded: bool = False) -> bool:
+    """Whether there are rows enough for a likelihood with a maximum, or for a posterior that a prior has `bounded`."""
     try:
-        enough_rows(rows, num_components, family)
+        enough_rows(rows, num_components, family, bounded=bounded)
     except InputError:
         return False
     return True

@@ -80,7 +80,8 @@ class ConjugatePrior:
     def truncated_share(self) -> float:
         """Of a stick, the share that the prior expects to be left for the last component: small unless k is too few."""
         log_left = -np.log1p(1.0 / np.asarray(self.concentration, np.float64)[:-1])
-        return float(np.exp(log_left.sum())) if self.stick_breaking else 0.0
+        cut_off = self.stick_breaking and len(log_left) > 0  # one component alone has no stick
+        return float(np.exp(log_left.sum())) if cut_off else 0.0
 
     def describe(self, feature_names: Sequence[str] | None = None) -> str:
         """What the prior assumes, in words and numbers, with the intervals that hold 95% of it.

@@ -9,6 +9,7 @@ import pytest
 from helpers import DATA, compilations, each_family
 
 from bayesgmm.engines.em import fit_em
+from bayesgmm.estimators import GaussianMixture
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.priors.conjugate import conjugate_prior
 from bayesgmm.starts.named import STARTS
@@ -52,6 +53,16 @@ def test_so_does_no_other_number_of_components_from_another_start(options):
     with compilations() as events:
         for num_components in range(1, 11):
             fit(num_components=num_components, **options)
+    assert events == []
+
+
+@pytest.mark.filterwarnings("ignore:Best performing")
+def test_a_search_over_numbers_of_components_and_folds_compiles_for_one_of_them():
+    GaussianMixture(2, random_state=0).fit(X[:217])
+    with compilations() as events:
+        for num_components in range(1, 7):
+            for num_rows in (217, 218):
+                GaussianMixture(num_components, random_state=0).fit(X[-num_rows:])
     assert events == []
 
 

@@ -54,6 +54,7 @@ def assert_same_mixture(one, other, tolerance):
 def test_same_seed_and_steps_give_scikit_learns_mixture(family, name):
     """Twenty steps of both from the same k-means, component for component."""
     options = {"n_components": 3, "covariance_type": family, "random_state": 1, "tol": 0, "max_iter": 20}
+    options["init_params"] = "kmeans"
     theirs = sklearn.mixture.GaussianMixture(**options).fit(DATA[name])
     ours = GaussianMixture(**options).fit(DATA[name])
     assert_same_mixture(ours, theirs, 1e-6)
@@ -71,7 +72,7 @@ def test_same_seed_and_steps_give_scikit_learns_mixture(family, name):
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-6])
 def test_same_tol_ends_a_step_sooner_with_the_same_bound(tol):
-    options = {"n_components": 2, "random_state": 0, "tol": tol, "max_iter": 1000}
+    options = {"n_components": 2, "init_params": "kmeans", "random_state": 0, "tol": tol, "max_iter": 1000}
     theirs = sklearn.mixture.GaussianMixture(**options).fit(DATA["faithful"])
     ours = GaussianMixture(**options).fit(DATA["faithful"])
     assert theirs.converged_
@@ -83,7 +84,7 @@ def test_same_tol_ends_a_step_sooner_with_the_same_bound(tol):
 
 def test_first_of_equal_starts_and_best_of_unequal_ones(rng):
     x = DATA["iris"]
-    one = GaussianMixture(3, random_state=0, tol=1e-10, max_iter=1000)
+    one = GaussianMixture(3, init_params="kmeans", random_state=0, tol=1e-10, max_iter=1000)
     many = clone(one).set_params(n_init=6)
     one.fit(x)
     many.fit(x)
@@ -92,7 +93,7 @@ def test_first_of_equal_starts_and_best_of_unequal_ones(rng):
     assert_same_mixture(again, many, 1e-14)
 
 
-@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data", "hierarchical"])
+@pytest.mark.parametrize("init_params", ["auto", "kmeans", "k-means++", "random", "random_from_data", "hierarchical"])
 def test_every_start_ends_well(init_params):
     x = DATA["faithful"]
     fit = GaussianMixture(2, init_params=init_params, n_init=5, random_state=0, tol=1e-8, max_iter=1000).fit(x)
@@ -101,7 +102,7 @@ def test_every_start_ends_well(init_params):
 
 def test_parts_of_a_start_take_the_place_of_those_that_are_made(rng):
     x = DATA["iris"]
-    made = GaussianMixture(3, random_state=0, max_iter=0).fit(x)
+    made = GaussianMixture(3, init_params="kmeans", reg_covar=0, random_state=0, max_iter=0).fit(x)
     weights, means = np.array([0.2, 0.3, 0.5]), x[[0, 60, 120]]
     for init_params in ("kmeans", "k-means++"):
         fit = GaussianMixture(
@@ -110,12 +111,43 @@ def test_parts_of_a_start_take_the_place_of_those_that_are_made(rng):
         np.testing.assert_allclose(fit.weights_, weights)
         np.testing.assert_allclose(fit.means_, means)
         assert fit.covariances_.shape == (3, 4, 4)
+    # By default the rest is that of k-means.
     fit = GaussianMixture(3, random_state=0, max_iter=0, precisions_init=made.precisions_).fit(x)
     np.testing.assert_allclose(fit.covariances_, made.covariances_, rtol=1e-9)
     np.testing.assert_allclose(fit.means_, made.means_)
 
 
 # What it lacks
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_both_faces_reach_the_same_optimum_by_default(seed):
+    """Twenty clear clusters in ten columns: from k-means, two of them are fitted as one."""
+    rng = np.random.default_rng(seed)
+    centres = 6 * rng.normal(size=(20, 10))
+    labels = rng.integers(20, size=3000)
+    x = centres[labels] + rng.normal(size=(3000, 10))
+    fit = GaussianMixture(20, random_state=0).fit(x)
+    function = fit_em(x, 20, key=jax.random.key(0))
+    truth = fit_em(x, 20, start=labels)
+    assert fit.converged_
+    assert fit.fit_.log_likelihood == pytest.approx(float(truth.log_likelihood), rel=1e-6)
+    assert function.log_likelihood == pytest.approx(float(truth.log_likelihood), rel=1e-6)
+
+
+def test_the_default_has_the_ridge_limits_and_stop_of_the_function():
+    """However small the units are."""
+    x = 1e-4 * DATA["faithful"]
+    fit = GaussianMixture(3, random_state=0).fit(x)
+    key = jax.random.key(int(np.random.RandomState(0).randint(np.iinfo(np.int32).max)))
+    function = fit_em(x, 3, key=key, accelerate=True)
+    assert_same_mixture(fit, GaussianMixture.from_mixture(function.mixture), 1e-12)
+    assert fit.n_iter_ == function.num_steps
+    with pytest.warns(ConvergenceWarning):
+        theirs = GaussianMixture(3, init_params="kmeans", random_state=0).fit(x)
+    assert theirs.lower_bound_ < fit.lower_bound_ - 1  # under a ridge of 1e-6
+    short = GaussianMixture(3, tol=1e-2, random_state=0).fit(x)  # a user's tolerance is scikit-learn's
+    assert short.n_iter_ < fit.n_iter_
 
 
 def test_weight_two_is_the_row_twice(rng):
@@ -284,7 +316,7 @@ def test_float32_stays_float32_and_float64_is_float64(family):
 
 
 @pytest.mark.parametrize("make", [lambda: 7, lambda: np.random.RandomState(7), lambda: np.int64(7)])
-@pytest.mark.parametrize("init_params", ["kmeans", "random"])
+@pytest.mark.parametrize("init_params", ["auto", "kmeans", "random"])
 def test_random_states_of_every_kind_repeat_a_fit(make, init_params):
     x = DATA["iris"]
     first, second = (GaussianMixture(3, random_state=make(), init_params=init_params).fit(x) for _ in range(2))
@@ -356,8 +388,9 @@ def test_verbose_tells_of_the_same_fit(init_params, acceleration, capsys):
 @pytest.mark.filterwarnings("ignore:Best performing")
 def test_warm_start_goes_on():
     x = DATA["iris"]
-    whole = GaussianMixture(3, random_state=0, tol=0, max_iter=12).fit(x)
-    parts = GaussianMixture(3, random_state=0, tol=0, max_iter=4, warm_start=True)
+    options = {"n_components": 3, "init_params": "kmeans", "random_state": 0, "tol": 0}
+    whole = GaussianMixture(max_iter=12, **options).fit(x)
+    parts = GaussianMixture(max_iter=4, warm_start=True, **options)
     for _ in range(3):
         parts.fit(x)
     assert_same_mixture(parts, whole, 1e-9)
@@ -418,7 +451,7 @@ BAD = {
     "tol": (-1.0, "a", None, np.nan),
     "reg_covar": (-1e-6, "a", None),
     "max_iter": (-1, 1.5, None),
-    "n_init": (0, 1.5, "auto", None),
+    "n_init": (0, 1.5, "many", None),
     "init_params": ("k-mean", None, 3),
     "random_state": ("a", 1.5, jax.random.key(0)),
     "warm_start": ("yes", None, 2),
@@ -506,7 +539,7 @@ def test_sample_weights_that_cannot_be_used_are_refused(weights, message):
 
 def test_collapse_without_a_ridge_is_scikit_learns_error_and_with_one_a_warning(rng):
     x = np.concatenate([rng.normal(size=(40, 2)), np.full((10, 2), 8.0)])
-    options = {"n_components": 2, "random_state": 0, "max_iter": 200}
+    options = {"n_components": 2, "init_params": "kmeans", "random_state": 0, "max_iter": 200}
     for cls in (GaussianMixture, sklearn.mixture.GaussianMixture):
         with pytest.raises(ValueError, match=r"ill-defined empirical covariance.*increase reg_covar"):
             cls(reg_covar=0, **options).fit(x)
@@ -521,8 +554,11 @@ def test_constant_columns_are_fitted_under_the_ridge(rng):
     x = np.column_stack([DATA["faithful"], np.full(272, 3.0)])
     with pytest.warns(ConvergenceWarning):
         fit = GaussianMixture(2, random_state=0).fit(x)
+    with pytest.warns(ConvergenceWarning):
+        ours = GaussianMixture(2, init_params="kmeans", random_state=0).fit(x)
     theirs = sklearn.mixture.GaussianMixture(2, random_state=0).fit(x)
-    assert fit.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-6)
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-6)
+    assert fit.lower_bound_ > theirs.lower_bound_  # which stops early
 
 
 ROWS = {

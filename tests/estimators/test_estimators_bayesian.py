@@ -51,6 +51,7 @@ def fitted(inference, dtype=np.float64):
 def test_same_seed_gives_scikit_learns_posterior(name, tol):
     options = {
         "n_components": 3,
+        "init_params": "kmeans",
         "random_state": 1,
         "reg_covar": 0,
         "weight_concentration_prior_type": "dirichlet_distribution",
@@ -83,6 +84,7 @@ def test_same_responsibilities_give_scikit_learns_numbers_in_every_family(family
     options = {
         "n_components": 2,
         "covariance_type": family.name,
+        "init_params": "kmeans",
         "random_state": 0,
         "reg_covar": 0,
         "max_iter": 1,
@@ -283,7 +285,7 @@ def test_n_init_keeps_the_highest_bound():
 
 @pytest.mark.filterwarnings("ignore:Best performing")
 def test_warm_start_goes_on_and_verbose_tells(capsys):
-    options = {"n_components": 3, "random_state": 0, "tol": 0}
+    options = {"n_components": 3, "init_params": "kmeans", "random_state": 0, "tol": 0}
     whole = BayesianGaussianMixture(max_iter=9, verbose=2, verbose_interval=4, **options).fit(X)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines[:-1]] == ["Initialization 0", "  Iteration 4", "  Iteration 8"]

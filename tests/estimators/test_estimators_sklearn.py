@@ -4,6 +4,7 @@ The installed modules are loaded once more, under other names, while `sklearn.mi
 function in them is a test here, with its own parameters. Those that cannot apply are in `EXCLUDED`.
 """
 
+import dataclasses
 import importlib.util
 from types import CodeType, ModuleType
 from unittest import mock
@@ -17,7 +18,14 @@ import bayesgmm
 
 pytestmark = pytest.mark.filterwarnings("default")  # as in scikit-learn's own runs
 
-OURS = {name: getattr(bayesgmm, name) for name in ("GaussianMixture", "BayesianGaussianMixture")}
+
+def from_kmeans(cls):
+    """The class, with scikit-learn's default start, limits and ridge in place of its own."""
+    init_params = ("init_params", cls.__dataclass_fields__["init_params"].type, dataclasses.field(default="kmeans"))
+    return dataclasses.make_dataclass(cls.__name__, [init_params], bases=(cls,), eq=False, repr=False, kw_only=True)
+
+
+OURS = {name: from_kmeans(getattr(bayesgmm, name)) for name in ("GaussianMixture", "BayesianGaussianMixture")}
 
 # What cannot apply: the name that the test uses and we do not have, and what for. None: it names neither class.
 EXCLUDED = {
@@ -130,12 +138,11 @@ def test_excluded_precisions_init(rng):
     """In public: precisions that are given are those of the start, of every covariance type."""
     x = rng.uniform(size=(100, 3))
     for covariance_type in ("full", "tied", "diag", "spherical"):
-        made = bayesgmm.GaussianMixture(4, covariance_type=covariance_type, random_state=0, max_iter=3, tol=0)
+        options = {"covariance_type": covariance_type, "random_state": 0}
+        made = bayesgmm.GaussianMixture(4, init_params="kmeans", max_iter=3, tol=0, **options)
         with pytest.warns(Warning, match="did not converge"):
             made.fit(x)
-        given = bayesgmm.GaussianMixture(
-            4, covariance_type=covariance_type, precisions_init=made.precisions_, max_iter=0, random_state=0
-        ).fit(x)
+        given = bayesgmm.GaussianMixture(4, precisions_init=made.precisions_, max_iter=0, **options).fit(x)
         np.testing.assert_allclose(given.precisions_cholesky_, made.precisions_cholesky_, rtol=1e-9, atol=1e-9)
 
 
@@ -163,6 +170,7 @@ def test_excluded_compare_covar_type(prior_type, rng):
             n_components=2,
             covariance_type=name,
             weight_concentration_prior_type=prior_type,
+            init_params="kmeans",
             max_iter=1,
             random_state=0,
         ).fit(x)
