@@ -32,6 +32,7 @@ def engine_table(comparison: Comparison) -> pd.DataFrame:
         **{title: _numbers(table[name]) for title, name in {"log-lik.": "log_likelihood", **_CRITERIA}.items()},
         "ELPD-LOO": [elpd if elpd == "–" else f"{elpd} ± {se}" for elpd, se in elpds],
         "seconds": _numbers(table["seconds"], ".1f"),
+        "compiling": _numbers(table["seconds_compiling"], ".1f"),
         "converged": [f"{_ended(row)} ({_evidence(comparison, row)})" for row in table.to_dict("records")],
     }
     return pd.DataFrame(cells)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,7 @@ from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.progress import Listener
+from bayesgmm.runtime.stopwatch import Seconds, Stopwatch, ahead_for
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.target.problem import make_problem
 
@@ -53,8 +53,9 @@ class Comparison:
         fits: the fits by name, EM's first: "em", "map", "vi (normal)", "vi (full rank)", "cavi", "gibbs", "nuts".
         trees: ArviZ DataTrees of the Bayesian fits, by the same names.
         table: one row for each fit: log-likelihood at its point, criteria, ELPD-LOO, inertia of its partition, adjusted
-            Rand indices of that with k-means' and with the labels, seconds, and how it ended; then one for each of the
-            `partitions`.
+            Rand indices of that with k-means' and with the labels, seconds of computing and those in which the run
+            waited for programs to be compiled (`seconds_compiling`; their sum is the wall time), and how it ended; then
+            one for each of the `partitions`.
         candidates: EM fits over the numbers of components that were asked for, with their criteria.
         selected_by: criterion that picked the number of components, None where only one was given.
         prior: prior of the Bayesian fits.
@@ -212,7 +213,7 @@ class _Fitted:
 
     fits: dict[str, Fit]
     partitions: dict[str, KMeansFit]
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
     candidates: pd.DataFrame
     errors: Uncertainty | None
     failures: dict[str, BaseException]
@@ -224,38 +225,41 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     optima, candidates = _fit_candidates(plan, x, tell, failures)
     index = _select(candidates, plan.select_by)
     best, count = optima[index], plan.counts[index]
-    fits, partitions, seconds = {plan.base.name: best}, {}, {plan.base.name: float(candidates["seconds"].iloc[index])}
+    fits, partitions = {plan.base.name: best}, {}
+    seconds = {plan.base.name: Seconds(*map(float, candidates[_SECONDS].to_numpy()[index]))}
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
     starts, num_sought = [best.mixture], 1
     problem = make_problem(plan.rows, count, plan.family, plan.priors[count], jax.random.key(0))
     for run in plan.runs:
-        with contextlib.suppress(Exception):  # the run will say what is wrong
+        with contextlib.suppress(Exception), ahead_for(run.name):  # the run will say what is wrong
             run.engine.compile_ahead(problem, run.arguments)
     tell("standard errors")  # while programs of the engines are compiled
     errors = _try(lambda: errors_of_em(best, x), plan.base.name, failures)
     for run in plan.runs:
-        began = time.perf_counter()
+        stopwatch = Stopwatch(run.name)
         try:
-            if num_sought < run.num_starts:
-                tell(f"further EM optima, k = {count}")
-                own = dict(plan.base.arguments)
-                key = number_key(own.pop("key"), num_sought)
-                starts += em_optima(plan.rows, count, plan.family, run.num_starts - num_sought, key=key, **own)
-                num_sought, began = run.num_starts, time.perf_counter()
-            tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
-            start = starts[: run.num_starts] if run.num_starts > 1 else best.mixture
-            found = run(plan.rows, count, start=start, **shared)
+            with stopwatch:
+                if num_sought < run.num_starts:
+                    tell(f"further EM optima, k = {count}")
+                    own = dict(plan.base.arguments)
+                    key = number_key(own.pop("key"), num_sought)
+                    starts += em_optima(plan.rows, count, plan.family, run.num_starts - num_sought, key=key, **own)
+                    num_sought = run.num_starts
+                    stopwatch.restart()
+                tell(f"{run.engine.label if run.engine.gives == 'partition' else run.name}, k = {count}")
+                start = starts[: run.num_starts] if run.num_starts > 1 else best.mixture
+                found = run(plan.rows, count, start=start, **shared)
         except KeyboardInterrupt:  # whoever stopped it wants to see what there is
             if len(fits) == 1:
                 raise
             tell(f"interrupted: {run.name} has no result, and no further engine is run")
             break
         except Exception as error:  # and of an engine that fails, what the others have computed
-            failures[run.name], seconds[run.name] = error, time.perf_counter() - began
+            failures[run.name], seconds[run.name] = error, stopwatch.seconds
             tell(f"{run.name} failed: {_sentence(error)}")
             continue
-        seconds[run.name] = time.perf_counter() - began
+        seconds[run.name] = stopwatch.seconds
         if run.engine.gives == "partition":
             partitions[run.name] = found.matched_to(np.asarray(best.mixture.predict(x)))
         else:
@@ -273,20 +277,21 @@ def _fit_candidates(
     optima, lines = [], []
     for count in plan.counts:
         tell(f"EM, k = {count}")
-        began, name = time.perf_counter(), plan.base.name if len(plan.counts) == 1 else f"{plan.base.name}, k = {count}"
+        name = plan.base.name if len(plan.counts) == 1 else f"{plan.base.name}, k = {count}"
         shared = {"family": plan.family, "on_failure": "ignore"}
-        found = _try(functools.partial(plan.base, plan.rows, count, **shared), name, failures)
-        before = next((one for one in reversed(optima) if one is not None), None)
-        if found is not None and before is not None and _is_below(found, before):
-            start = {"start": split(before.mixture, count, plan.family)}
-            again = dataclasses.replace(plan.base, arguments=plan.base.arguments | start)
-            other = _try(functools.partial(again, plan.rows, count, **shared), name, failures)
-            found = other if other is not None and not _is_below(other, before) else found
-            if found is not other:
-                tell(f"EM, k = {count}: a lower log-likelihood than with fewer components; raise num_restarts")
+        with Stopwatch(plan.base.name) as stopwatch:
+            found = _try(functools.partial(plan.base, plan.rows, count, **shared), name, failures)
+            before = next((one for one in reversed(optima) if one is not None), None)
+            if found is not None and before is not None and _is_below(found, before):
+                start = {"start": split(before.mixture, count, plan.family)}
+                again = dataclasses.replace(plan.base, arguments=plan.base.arguments | start)
+                other = _try(functools.partial(again, plan.rows, count, **shared), name, failures)
+                found = other if other is not None and not _is_below(other, before) else found
+                if found is not other:
+                    tell(f"EM, k = {count}: a lower log-likelihood than with fewer components; raise num_restarts")
         optima.append(found)
-        seconds, found = time.perf_counter() - began, failures[name] if found is None else found
-        lines.append(_line(plan.base.name, found, x, seconds, like=(plan.family, count)))
+        found = failures[name] if found is None else found
+        lines.append(_line(plan.base.name, found, x, stopwatch.seconds, like=(plan.family, count)))
     if all(fit is None for fit in optima):
         raise next(iter(failures.values()))
     return optima, pd.DataFrame(lines, columns=_OF_CANDIDATES)
@@ -391,7 +396,8 @@ def _select(candidates: pd.DataFrame, select_by: str) -> int:
 FAILED = "failed"
 """The result of an engine that raised an error, and has no fit with a `ResultCode`."""
 
-_OF_CANDIDATES = ["num_components", *Criteria.__dataclass_fields__, "num_steps", "result", "seconds"]
+_SECONDS = ["seconds", "seconds_compiling"]
+_OF_CANDIDATES = ["num_components", *Criteria.__dataclass_fields__, "num_steps", "result", *_SECONDS]
 _LOO_COLUMNS = {"elpd_loo": "elpd", "elpd_loo_se": "se", "max_pareto_k": "max_pareto_k", "num_bad_k": "num_bad"}
 
 
@@ -399,7 +405,7 @@ def _line(
     name: str,
     found: Fit | KMeansFit | BaseException,
     x: Float[np.ndarray, "n d"],
-    seconds: float,
+    seconds: Seconds,
     leave_one_out: Loo | None = None,
     *,
     like: tuple[Family, int] | None = None,
@@ -408,15 +414,16 @@ def _line(
 
     `like` are the family and the number of components that a fit would have had.
     """
+    took = {"seconds": seconds.computing, "seconds_compiling": seconds.compiling}
     if isinstance(found, BaseException):
         assert like is not None
         family, k = like
         shape = {"family": family.name, "num_components": k, "num_parameters": family.num_parameters(k, x.shape[1])}
-        end = {"num_steps": 0, "seconds": seconds, "result": FAILED, "message": _sentence(found)}
+        end = {"num_steps": 0, **took, "result": FAILED, "message": _sentence(found)}
         return {"engine": name, **shape, **end}
     code = found.code
     message = code.explanation if isinstance(found, KMeansFit) else found.explanation
-    end = {"num_steps": int(found.num_steps), "seconds": seconds, "result": code.name, "message": message}
+    end = {"num_steps": int(found.num_steps), **took, "result": code.name, "message": message}
     if isinstance(found, KMeansFit):
         k, d = found.centres.shape
         return {"engine": name, "num_components": k, "num_parameters": k * d, **end}

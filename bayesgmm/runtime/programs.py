@@ -10,6 +10,7 @@ from jax.stages import Lowered, Wrapped
 from jaxtyping import PyTree
 
 from bayesgmm.numerics.precision import is_traced
+from bayesgmm.runtime.stopwatch import with_owner
 
 SMALL = 2**17  # rows x features x components below which shapes are rounded up, so that programs serve many fits
 ROOM = 10  # components that programs of few rows are compiled for, where so many of them
@@ -82,4 +83,4 @@ def compile_ahead(program: Wrapped | Once[..., Any], *args: PyTree, **static: ob
         with jax.enable_x64(x64):
             lowered.compile()
 
-    _compiler().submit(finish)
+    _compiler().submit(with_owner(finish))

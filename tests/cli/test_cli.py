@@ -160,6 +160,7 @@ def test_comparison_csv(finished):
     for row in rows:
         assert float(row["bic"]) == pytest.approx(-2 * float(row["log_likelihood"]) + 9 * np.log(100))
         assert float(row["seconds"]) > 0
+        assert float(row["seconds_compiling"]) >= 0
         assert row["num_components"] == "2"
     assert rows[0]["elpd_loo"] == rows[1]["elpd_loo"] == ""
     assert float(rows[3]["elpd_loo_se"]) > 0
