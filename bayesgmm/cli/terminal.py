@@ -9,11 +9,12 @@ import pandas as pd
 from rich.table import Table
 
 from bayesgmm.comparison.comparing import FAILED, Comparison
-from bayesgmm.comparison.parameters import ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameters import ParameterTable
 from bayesgmm.comparison.summary import Summary
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
+from bayesgmm.mixtures.presentation import with_uncertainty
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
 LEFT = {"engine", "converged", "cluster", "quantity", "where it is", "how well it is separated", "class"}

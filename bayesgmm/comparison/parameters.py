@@ -6,7 +6,6 @@ and so is the normal approximation of maximum likelihood where its 95 % interval
 few rows the prior has its part in that: then the two do not answer one question).
 """
 
-import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
+from bayesgmm.mixtures.presentation import SHOWN
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import name_features
@@ -26,7 +26,6 @@ from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONF
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.uncertainties import MOST_PARAMETERS, uncertainty
 
-SHOWN = ("weights", "means", "standard_deviations", "correlations")
 LEVEL = 0.95
 _TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
 
@@ -122,14 +121,6 @@ def parameter_table(
     if reference is not None and not fits[reference].successful:
         remarks.append(f"{reference}: {fits[reference].explanation}; comparisons with it are unreliable")
     return ParameterTable(frame, tuple(fits), reference, tuple(remarks), likelihood)
-
-
-def with_uncertainty(value: float, sd: float | None) -> str:
-    """`value ± sd`, both with the decimals that show two significant digits of the sd."""
-    if sd is None or not math.isfinite(sd) or sd <= 0:
-        return f"{value:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(sd)))
-    return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
 
 
 def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:

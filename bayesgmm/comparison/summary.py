@@ -17,11 +17,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from bayesgmm.comparison.agreement import known
-from bayesgmm.comparison.parameters import ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameters import ParameterTable
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.mixtures.discrimination import column_separations
+from bayesgmm.mixtures.presentation import with_uncertainty
 from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
 

@@ -1,12 +1,13 @@
 """What a fit returns: result codes that are sentences, and `Fit`."""
 
 import enum
+import html
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,16 @@ from jaxtyping import Bool, Float, Shaped
 from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures import presentation
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
-from bayesgmm.numerics.validation import listed, short_repr
+from bayesgmm.numerics.validation import counted, listed, name_features, short_repr
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _STATIC = {"static": True}  # to JAX: no array
 _PACKAGE = str(Path(__file__).parents[1])
@@ -148,6 +153,43 @@ class Fit:
         """The trace without its unused end."""
         trace, used = np.asarray(self.trace), int(self.num_steps) + 1
         return trace[..., :used] if np.isnan(trace[..., used:]).all() else trace
+
+    def summary_table(self, feature_names: Sequence[str] | None = None) -> "pd.DataFrame":
+        """Tabulate the parameters, a line each: cluster, quantity and value; of draws their mean, sd and 95 % limits.
+
+        Raises:
+            InputError: for several fits at once, and for another number of names than features.
+        """
+        if np.ndim(self.result):
+            raise InputError(f"fit holds {np.size(self.result)} fits; tabulate them one by one")
+        names = name_features(feature_names, self.mixture.num_features)
+        return presentation.summary_table(self.mixture, self.draws, get_family(self.family), names)
+
+    def __str__(self) -> str:
+        if is_traced(self.result) or np.ndim(self.result):
+            return repr(self)
+        lines = [f"{one}: {text}" for one, text in presentation.lines_of(self.summary_table())]
+        return "\n".join([self._title, *(f"  {line}" for line in lines)])
+
+    def _repr_html_(self) -> str:
+        if is_traced(self.result) or np.ndim(self.result):
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        return presentation.as_html(self._title, presentation.lines_of(self.summary_table()))
+
+    @property
+    def _title(self) -> str:
+        """What was fitted, how it ended, and how well it fits."""
+        evidence = {"r_hat": "R-hat {:.3f}", "khat": "k-hat {:.2f}", "elbo": "ELBO {:.2f}"}
+        found = [words.format(float(self.summary[name])) for name, words in evidence.items() if name in self.summary]
+        k = self.mixture.num_components
+        return "; ".join(
+            [
+                f"{ENGINES[self.engine].label}, {counted(k, 'component')} of family {self.family}",
+                f"log-likelihood {float(self.log_likelihood):.2f}",
+                *found,
+                f"{int(self.num_steps)} steps, {self.explanation}",
+            ]
+        )
 
 
 # Cures that do not apply to every fit, and to which they do.

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from scipy.special import ndtri
 from scipy.stats import gaussian_kde
 
-from bayesgmm.comparison.parameters import LEVEL, ParameterTable, with_uncertainty
+from bayesgmm.comparison.parameters import LEVEL, ParameterTable
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.presentation import with_uncertainty
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import DATA_GREY, INK, MARKERS, AxesLike
 from bayesgmm.plots.shapes import Grid
