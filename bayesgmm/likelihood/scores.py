@@ -6,11 +6,13 @@ By Fisher's identity the same sums are the gradient of the log-likelihood, $\nab
 differentiable again.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PyTree
 
@@ -78,21 +80,25 @@ def _log_likelihood_jvp(
 ) -> tuple[Array, Array]:
     mixture, rows, prepared = primals
     moments = moments_of_rows(mixture, rows, prepared, kind=score_kind(mixture))
-    return moments.log_likelihood, _tangent(primals[:2], tangents[:2], moments)
+    along_mixture = _along_mixture(mixture, tangents[0], moments)
+    return moments.log_likelihood, along_mixture + _along_rows(mixture, rows, tangents[1], moments)
 
 
-def _tangent(primals: tuple[Mixture, Rows], tangents: tuple[Mixture, Rows], moments: Moments) -> Array:
-    mixture, rows = primals
-    _, tangent = jax.jvp(
-        lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangents[0]),)
-    )
-    if not all(isinstance(part, SymbolicZero) for part in (tangents[1].values, tangents[1].weights)):
+def _along_mixture(mixture: Mixture, tangent: Mixture, moments: Moments) -> Array:
+    """The derivative by Fisher's identity; it costs no pass over the rows."""
+    return jax.jvp(
+        lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangent),)
+    )[1]
 
-        def in_rows(rows: Rows) -> Array:
-            return jnp.dot(rows.weights, joint_and_marginal(mixture, rows.values)[2], precision="highest")
 
-        tangent = tangent + jax.jvp(in_rows, (rows,), (_instantiate(tangents[1]),))[1]
-    return tangent
+def _along_rows(mixture: Mixture, rows: Rows, tangent: Rows, moments: Moments) -> Array:
+    if all(isinstance(part, SymbolicZero) for part in (tangent.values, tangent.weights)):
+        return jnp.zeros_like(moments.log_likelihood)
+
+    def of_rows(rows: Rows) -> Array:
+        return jnp.dot(rows.weights, joint_and_marginal(mixture, rows.values)[2], precision="highest")
+
+    return jax.jvp(of_rows, (rows,), (_instantiate(tangent),))[1]
 
 
 @jax.custom_jvp
@@ -115,9 +121,26 @@ def _log_likelihood_jvp_anywhere(primals: tuple[Mixture, Rows], tangents: tuple[
             return found
         return found + jnp.dot(moved.weights, log_prob, precision="highest")
 
-    # Both whole inside their branches: in reverse, nothing would be a part of what is infinite in the other.
-    total = moments.log_likelihood
-    return total, jax.lax.cond(total > -jnp.inf, lambda: _tangent(primals, tangents, moments), careful)
+    # What costs a pass is whole inside its branch: in reverse, nothing may be a part of what is infinite in the other.
+    # What the careful one needs is computed again in reverse, or else the quick one would hand on arrays of its size.
+    # The quick derivative along the mixture costs none, and stays outside, of moments that are zero where they are NaN.
+    quick = _no_row_underflows(moments.log_likelihood)
+    blank = dataclasses.replace(jax.tree.map(jnp.zeros_like, moments), origin=mixture.means)
+    finite = jax.tree.map(lambda field, other: jnp.where(quick, field, other), moments, blank)
+    further = jax.lax.cond(quick, lambda: _along_rows(mixture, rows, tangents[1], moments), jax.checkpoint(careful))
+    return moments.log_likelihood, _along_mixture(mixture, tangents[0], finite) + further
+
+
+@custom_vmap
+def _no_row_underflows(log_prob: Array) -> Array:
+    """Whether log-densities are finite; under `vmap` in the whole batch, so that only one branch runs for all of it."""
+    return (log_prob > -jnp.inf).all()
+
+
+@_no_row_underflows.def_vmap
+def _in_whole_batch(axis_size: int, in_batched: list[bool], log_prob: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return _no_row_underflows(log_prob), False
 
 
 def _instantiate[T](tangents: T) -> T:
@@ -163,7 +186,7 @@ def _row_log_prob_backward(residuals: _Residuals, cotangent: Array) -> tuple[Mix
     def careful() -> tuple[Mixture, Array]:
         return jax.vjp(lambda *at: densities_anywhere(*at).marginal, mixture, x)[1](cotangent)
 
-    return jax.lax.cond((marginal > -jnp.inf).all(), quick, careful)
+    return jax.lax.cond(_no_row_underflows(marginal), quick, careful)
 
 
 _row_log_prob.defvjp(_row_log_prob_forward, _row_log_prob_backward)

@@ -115,7 +115,7 @@ def test_log_density(name, family, dtype, size):
         equal = np.asarray(actual)[order].reshape(len(reference), -1)
         for extreme in (equal.min(1), equal.max(1)):
             assert_log_prob(extreme, reference, tolerance)
-    total = likelihood.scores(problem.mixture, x)
+    total = likelihood.log_likelihood(problem.mixture, x)
     assert_log_prob(np.asarray(total, np.float64) / (len(x) / len(reference)), reference, tolerance)
 
 
@@ -146,7 +146,7 @@ def test_rows_in_an_unlucky_order(family, dtype):
     x = np.tile(problem.x, (4096, 1))
     assert len({tuple(row) for row in x[:: len(x) // 1024]}) == 1
     assert_parameters(em_step(problem.mixture, x, problem.family), problem.reference, dtype)
-    total = likelihood.scores(problem.mixture, x)
+    total = likelihood.log_likelihood(problem.mixture, x)
     assert_log_prob(np.asarray(total, np.float64) / 4096, problem.reference.log_prob, LOG_PROB[dtype])
 
 
@@ -166,7 +166,7 @@ def check_random_problems(num_problems, family, dtype, size):
         try:
             if size == "few":
                 assert_log_prob(likelihood.row_log_prob(problem.mixture, x), reference.log_prob, LOG_PROB[dtype])
-            total = np.asarray(likelihood.scores(problem.mixture, x, weights), np.float64) / times
+            total = np.asarray(likelihood.log_likelihood(problem.mixture, x, weights), np.float64) / times
             assert_within(total, row_weights @ reference.log_prob, row_weights @ allowed, "log-likelihood")
             if well_posed(problem, reference):
                 assert_parameters(em_step(problem.mixture, x, problem.family, weights), reference, dtype)

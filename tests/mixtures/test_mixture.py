@@ -114,6 +114,23 @@ def test_a_row_whose_squares_overflow_has_the_slope_of_its_component(rng):
         assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(in_mixture))
 
 
+def test_under_vmap_one_way_to_the_gradient_runs_for_the_whole_batch(rng):
+    """A choice for each element would run both, the careful one with arrays of rows times components."""
+    case = random_case(FAMILIES["full"], K, 2, rng)
+    mixture = to_jax(to_float32(case.mixture))
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), mixture)
+    gradient = jax.vmap(jax.grad(log_likelihood), (0, None))
+    near = jnp.asarray(case.rows(20, rng), jnp.float32)
+    text = jax.jit(gradient).lower(batch, near).as_text()
+    assert "stablehlo.case" in text
+    for x in (near, near.at[0].set(1e20)):
+        found = gradient(batch, x)
+        for index in range(2):
+            expected = jax.grad(log_likelihood)(jax.tree.map(lambda leaf, index=index: leaf[index], batch), x)
+            largest = np.abs(expected.means).max()
+            np.testing.assert_allclose(found.means[index], expected.means, rtol=1e-4, atol=1e-4 * largest)
+
+
 def test_a_component_of_weight_zero_takes_no_part(rng):
     covariances = np.stack([np.eye(2)] * 3)
     means = rng.normal(size=(3, 2))
