@@ -167,7 +167,8 @@ def test_wrong_commands_are_noticed(request):
     for command in (
         "uv run bayesgmm compare configs/old_faithful.toml --seeds 1",
         "uv run bayesgmm compare configs/missing.toml",
-        "uv run bayesgmm fit configs/iris.toml",
+        "uv run bayesgmm report configs/iris.toml",
+        "uv run bayesgmm fit petals.csv --component 3",
         "uv run --group nowhere pytest",
         "uv run pytest --no-such-option",
         "uv run pytest tests/test_missing.py",

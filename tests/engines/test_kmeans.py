@@ -237,7 +237,7 @@ def test_the_command_runs_it(tmp_path, rng):
     assert [row["label"] for row in rows] == ["small"] * 60 + ["large"] * 40
     assert adjusted_rand_index([row["kmeans"] for row in rows], [row["em"] for row in rows]) > 0.9
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "Beside k-means" in report
+    assert "Hard assignments by the EM fit and by k-means" in report
     assert "ARI with labels" in report
     with open(tmp_path / "out" / "comparison.csv") as file:
         last = list(csv.DictReader(file))[-1]

@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 
 import bayesgmm
 from bayesgmm.engines import map as map_engine
+from bayesgmm.engines import modes
 from bayesgmm.likelihood.expectation import expected_moments
 from bayesgmm.target.numpyro_model import sites_of_mixture
 from bayesgmm.target.unconstrained import Energy, in_column_units
@@ -170,6 +171,7 @@ def test_best_of_several_modes_is_kept(key):
 
 def test_a_saddle_is_left(key, monkeypatch):
     """Two components that are the same have no slope to climb, and yet are no mode."""
+    monkeypatch.setattr(modes, "off_saddle", lambda start: start)  # the door moves such a start: runs may end there too
     x = DATA["faithful"]
     mean, covariance = x.mean(0), np.cov(x.T)
     same = bayesgmm.Mixture.from_covariances([0.5, 0.5], np.stack([mean, mean]), np.stack([covariance, covariance]))
