@@ -6,13 +6,11 @@ By Fisher's identity the same sums are the gradient of the log-likelihood, $\nab
 differentiable again.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PyTree
 
@@ -24,9 +22,9 @@ from bayesgmm.likelihood.expectation import (
     pass_over,
     prepare_kind,
 )
-from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, score_kind
+from bayesgmm.likelihood.moments import expected_complete_log_prob, score_kind
 from bayesgmm.likelihood.rows import Rows
-from bayesgmm.mixtures.mixture import Assigned, Mixture, densities_anywhere, in_room, joint_and_marginal
+from bayesgmm.mixtures.mixture import Assigned, Mixture, in_room, joint_and_marginal
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
 
 
@@ -35,12 +33,13 @@ def log_likelihood(mixture: Mixture, x: ArrayLike | Rows, row_weights: ArrayLike
     r"""Total log-likelihood $\sum_i v_i \log p(x_i)$ of rows x (n, d), with row weights v, by default one each.
 
     Differentiable to any order in the mixture, the rows and their weights; its first derivatives cost one pass of
-    moments and keep no array of size n x k, except where the density of a row underflows under every component.
+    moments and keep no array of size n x k. Derivatives leave out rows whose density underflows under every component,
+    where the value is -inf; those of `Mixture.log_prob` have the limit.
 
     Raises:
         InputError: for shapes that do not match, and types that are not real numbers; values are not looked at.
     """
-    return _log_likelihood(*in_one_precision(mixture, x, row_weights))
+    return log_likelihood_of_rows(*in_one_precision(mixture, x, row_weights), None)
 
 
 @jax.jit
@@ -80,67 +79,16 @@ def _log_likelihood_jvp(
 ) -> tuple[Array, Array]:
     mixture, rows, prepared = primals
     moments = moments_of_rows(mixture, rows, prepared, kind=score_kind(mixture))
-    along_mixture = _along_mixture(mixture, tangents[0], moments)
-    return moments.log_likelihood, along_mixture + _along_rows(mixture, rows, tangents[1], moments)
+    _, tangent = jax.jvp(
+        lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangents[0]),)
+    )
+    if not all(isinstance(part, SymbolicZero) for part in (tangents[1].values, tangents[1].weights)):
 
+        def in_rows(rows: Rows) -> Array:
+            return jnp.dot(rows.weights, joint_and_marginal(mixture, rows.values)[2], precision="highest")
 
-def _along_mixture(mixture: Mixture, tangent: Mixture, moments: Moments) -> Array:
-    """The derivative by Fisher's identity; it costs no pass over the rows."""
-    return jax.jvp(
-        lambda mixture: expected_complete_log_prob(mixture, moments).sum(), (mixture,), (_instantiate(tangent),)
-    )[1]
-
-
-def _along_rows(mixture: Mixture, rows: Rows, tangent: Rows, moments: Moments) -> Array:
-    if all(isinstance(part, SymbolicZero) for part in (tangent.values, tangent.weights)):
-        return jnp.zeros_like(moments.log_likelihood)
-
-    def of_rows(rows: Rows) -> Array:
-        return jnp.dot(rows.weights, joint_and_marginal(mixture, rows.values)[2], precision="highest")
-
-    return jax.jvp(of_rows, (rows,), (_instantiate(tangent),))[1]
-
-
-@jax.custom_jvp
-def _log_likelihood(mixture: Mixture, rows: Rows) -> Float[Array, ""]:
-    return log_likelihood_of_rows(mixture, rows, None)
-
-
-@functools.partial(_log_likelihood.defjvp, symbolic_zeros=True)
-def _log_likelihood_jvp_anywhere(primals: tuple[Mixture, Rows], tangents: tuple[Mixture, Rows]) -> tuple[Array, Array]:
-    """The derivative; where the density of a row underflows under every component, that row's is the limit."""
-    mixture, rows = primals
-    moments = moments_of_rows(mixture, rows, kind=score_kind(mixture))
-
-    def careful() -> Array:
-        moved = tangents[1]
-        values = (mixture, rows.values), (_instantiate(tangents[0]), _instantiate(moved.values))
-        log_prob, along = jax.jvp(lambda *at: densities_anywhere(*at).marginal, *values)
-        found = jnp.dot(rows.weights, along, precision="highest")
-        if isinstance(moved.weights, SymbolicZero):  # times an infinite density it would be NaN
-            return found
-        return found + jnp.dot(moved.weights, log_prob, precision="highest")
-
-    # What costs a pass is whole inside its branch: in reverse, nothing may be a part of what is infinite in the other.
-    # What the careful one needs is computed again in reverse, or else the quick one would hand on arrays of its size.
-    # The quick derivative along the mixture costs none, and stays outside, of moments that are zero where they are NaN.
-    quick = _no_row_underflows(moments.log_likelihood)
-    blank = dataclasses.replace(jax.tree.map(jnp.zeros_like, moments), origin=mixture.means)
-    finite = jax.tree.map(lambda field, other: jnp.where(quick, field, other), moments, blank)
-    further = jax.lax.cond(quick, lambda: _along_rows(mixture, rows, tangents[1], moments), jax.checkpoint(careful))
-    return moments.log_likelihood, _along_mixture(mixture, tangents[0], finite) + further
-
-
-@custom_vmap
-def _no_row_underflows(log_prob: Array) -> Array:
-    """Whether log-densities are finite; under `vmap` in the whole batch, so that only one branch runs for all of it."""
-    return (log_prob > -jnp.inf).all()
-
-
-@_no_row_underflows.def_vmap
-def _in_whole_batch(axis_size: int, in_batched: list[bool], log_prob: Array) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return _no_row_underflows(log_prob), False
+        tangent = tangent + jax.jvp(in_rows, (rows,), (_instantiate(tangents[1]),))[1]
+    return moments.log_likelihood, tangent
 
 
 def _instantiate[T](tangents: T) -> T:
@@ -162,31 +110,24 @@ def _row_log_prob(mixture: Mixture, x: Array) -> Array:
     return _scores(mixture, x, lambda assigned: assigned.log_prob)
 
 
-_Residuals = tuple[Mixture, Array, Array, Array]
+_Residuals = tuple[Mixture, Array, Array]
 
 
 @jax.jit
 def _row_log_prob_forward(mixture: Mixture, x: Array) -> tuple[Array, _Residuals]:
     marginal, responsibilities = _scores(mixture, x, lambda assigned: (assigned.log_prob, assigned.shares.T))
-    return marginal, (mixture, x, responsibilities, marginal)
+    return marginal, (mixture, x, responsibilities)
 
 
 @jax.jit
 def _row_log_prob_backward(residuals: _Residuals, cotangent: Array) -> tuple[Mixture, Array]:
-    mixture, x, responsibilities, marginal = residuals
-
-    def quick() -> tuple[Mixture, Array]:
-        form = Centred(mixture, mixture.means, score_kind(mixture))
-        sums, _ = pass_over(form, Rows(x, cotangent), responsibilities=responsibilities)
-        moments, _ = form.moments(sums)
-        in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
-        _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
-        return in_mixture, in_rows(cotangent)[0]
-
-    def careful() -> tuple[Mixture, Array]:
-        return jax.vjp(lambda *at: densities_anywhere(*at).marginal, mixture, x)[1](cotangent)
-
-    return jax.lax.cond(_no_row_underflows(marginal), quick, careful)
+    mixture, x, responsibilities = residuals
+    form = Centred(mixture, mixture.means, score_kind(mixture))
+    sums, _ = pass_over(form, Rows(x, cotangent), responsibilities=responsibilities)
+    moments, _ = form.moments(sums)
+    in_mixture = jax.grad(lambda mixture: expected_complete_log_prob(mixture, moments).sum())(mixture)
+    _, in_rows = jax.vjp(lambda x: joint_and_marginal(mixture, x)[2], x)
+    return in_mixture, in_rows(cotangent)[0]
 
 
 _row_log_prob.defvjp(_row_log_prob_forward, _row_log_prob_backward)
