@@ -107,7 +107,7 @@ def test_a_row_whose_squares_overflow_has_the_slope_of_its_component(rng):
     np.testing.assert_allclose(slope, expected, rtol=1e-5)
     in_means = jax.grad(lambda mixture: mixture.log_prob(x).sum())(mixture).means
     np.testing.assert_allclose(in_means[closest], -expected, rtol=1e-5)
-    # The fused gradient leaves such a row out: a choice between two ways costs all callers compilation, and `vmap` both.
+    # The fused gradient leaves such a row out: a choice of two ways costs all callers compilation, and `vmap` both.
     in_mixture = jax.grad(log_likelihood)(mixture, x)
     assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(in_mixture))
 
