@@ -29,6 +29,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.view import MAX_COLUMNS, best_columns
+from bayesgmm.posterior.thresholds import MIN_DRAWS
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -197,16 +198,13 @@ def _diagnostics(comparison: Comparison, data: Dataset) -> Iterator[str]:
     yield _figure(plots.plot_traces(comparison.fits), caption)
     reference = comparison.parameters.reference
     tree = None if reference is None else comparison.trees.get(reference)
-    if tree is not None and _can_be_judged(tree):
+    # ArviZ judges chains of some draws, all finite.
+    if (
+        tree is not None
+        and tree["posterior"].sizes["draw"] > MIN_DRAWS
+        and np.isfinite(tree["posterior"]["means"]).all()
+    ):
         yield from _by_arviz(tree, str(reference))
-
-
-def _can_be_judged(tree: "DataTree") -> bool:
-    """Whether ArviZ can: of several chains with some draws, all finite."""
-    return (
-        all(np.isfinite(values).all() for values in tree["posterior"].data_vars.values())
-        and tree["posterior"].sizes["draw"] > 25
-    )
 
 
 def _by_arviz(tree: "DataTree", name: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from bayesgmm.comparison.summary import Summary
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
-from bayesgmm.mixtures.presentation import with_uncertainty
+from bayesgmm.posterior.presentation import with_uncertainty
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 
 LEFT = {"engine", "converged", "cluster", "quantity", "where it is", "how well it is separated", "class"}

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from bayesgmm.comparison.agreement import agreement_columns, check_labels
 from bayesgmm.comparison.parameters import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
-from bayesgmm.comparison.summary import Summary, summarise
+from bayesgmm.comparison.summary import Summary, error_line, summarise
 from bayesgmm.datasets.columns import combined_columns, doubt_about
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
@@ -91,14 +91,18 @@ class Comparison:
 
     def summary(self) -> Summary:
         """What was found, in sentences: how many components, which clusters, whether the engines agree, what to do."""
+        return self._summary
+
+    @functools.cached_property  # the terminal, the report and three files ask for it
+    def _summary(self) -> Summary:
         return summarise(self)
 
-    @property
+    @functools.cached_property
     def parameters(self) -> ParameterTable:
         """Every parameter by engine with its uncertainty, and where that is far from the reference's."""
         return parameter_table(self.fits, self.errors, feature_names=self.feature_names)
 
-    @property
+    @functools.cached_property
     def assignments(self) -> dict[str, Int[np.ndarray, " n"]]:
         """Hard assignments of the rows (n) by the point of every fit, and by every partition."""
         found = {name: np.asarray(fit.mixture.predict(self.x)) for name, fit in self.fits.items()}
@@ -135,7 +139,7 @@ class Comparison:
             found.append((Severity.note, row["engine"], unreliable))
         for name, error in self.failures.items():
             severity, lost = (Severity.caution, "in part") if name in self.fits else (Severity.serious, "it has no fit")
-            found.append((severity, name, f"failed, {lost}: {_sentence(error)}"))
+            found.append((severity, name, f"failed, {lost}: {error_line(error)}"))
         found = [(name, sentence) for _, name, sentence in sorted(found, key=lambda one: -one[0])]
         return [*(("data", sentence) for sentence in self.remarks), *found]
 
@@ -257,7 +261,7 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
             break
         except Exception as error:  # and of an engine that fails, what the others have computed
             failures[run.name], seconds[run.name] = error, stopwatch.seconds
-            tell(f"{run.name} failed: {_sentence(error)}")
+            tell(f"{run.name} failed: {error_line(error)}")
             continue
         seconds[run.name] = stopwatch.seconds
         if run.engine.gives == "partition":
@@ -309,11 +313,6 @@ def _try[R](make: Callable[[], R], name: str, failures: dict[str, BaseException]
     except Exception as error:
         failures[name] = error
         return None
-
-
-def _sentence(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
@@ -419,7 +418,7 @@ def _line(
         assert like is not None
         family, k = like
         shape = {"family": family.name, "num_components": k, "num_parameters": family.num_parameters(k, x.shape[1])}
-        end = {"num_steps": 0, **took, "result": FAILED, "message": _sentence(found)}
+        end = {"num_steps": 0, **took, "result": FAILED, "message": error_line(found)}
         return {"engine": name, **shape, **end}
     code = found.code
     message = code.explanation if isinstance(found, KMeansFit) else found.explanation

@@ -12,22 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
-from bayesgmm.mixtures.presentation import SHOWN
-from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import name_features
-from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT, vary
+from bayesgmm.posterior.presentation import LEVEL, shown_entries, spread
+from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.uncertainties import MOST_PARAMETERS, uncertainty
-
-LEVEL = 0.95
-_TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
 
 
 @dataclass(frozen=True)
@@ -83,19 +78,19 @@ def parameter_table(
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
         raise InputError(f"fits must be at least one, and agree in clusters, features and family; they are {found}")
     ((shape, family),) = set(shapes.values())
-    lines = entries({"means": shape}, get_family(family), name_features(feature_names, shape[1]))
-    lines = [line for line in lines if line.name in SHOWN]
+    points = [fit.mixture if fit.draws is None else fit.draws for fit in fits.values()]
+    lines, stacks = shown_entries(shape, get_family(family), name_features(feature_names, shape[1]), points)
+    values = dict(zip(fits, stacks, strict=True))
     samplers = [name for name, fit in fits.items() if fit.draws is not None and ENGINES[fit.engine].gives == "draws"]
     # The last in the table of engines: NUTS before Gibbs.
     reference = max(samplers, key=lambda name: list(ENGINES).index(fits[name].engine), default=None)
     likelihood = next((name for name, fit in fits.items() if not fit.has_prior), None)
-    values = {name: _stack_values(fit, lines) for name, fit in fits.items()}
     draws = None if reference is None else values[reference]
     columns: dict[str, Any] = {"cluster": [line.cluster for line in lines], "quantity": [line.label for line in lines]}
     for name, fit in fits.items():
         columns[name] = values[name].mean(1)
         if fit.draws is not None:
-            sd, (low, high) = _sd(values[name]), np.quantile(values[name], _TAILS, axis=1)
+            sd, low, high = spread(values[name])
         elif name == likelihood and errors is not None:
             limits = errors.intervals(LEVEL, "normal")
             sd = np.array([errors.standard_errors[line.name][line.place] for line in lines], np.float64)
@@ -106,7 +101,7 @@ def parameter_table(
         if draws is None or ENGINES[fit.engine].gives == "draws":
             continue
         # What is certain, such as the weight of a single component, is neither overconfident nor underconfident.
-        yardstick = _sd(draws)
+        yardstick = spread(draws)[0]
         columns[f"{name} ratio"] = np.divide(sd, yardstick, out=np.full(len(lines), np.nan), where=yardstick > 0)
         if name == likelihood:
             inside = ((low[:, None] <= draws) & (draws <= high[:, None])).mean(1)
@@ -131,11 +126,6 @@ def errors_of_em(fit: Fit, x: ArrayLike) -> Uncertainty | None:
     return uncertainty(fit, x, on_failure="ignore")
 
 
-def _sd(draws: Float[np.ndarray, "lines s"]) -> Float[np.ndarray, " lines"]:
-    """Standard deviations of draws; 0 where they differ by rounding only."""
-    return np.where(vary(draws, 1), draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
-
-
 def _flag_line(line: Mapping[Hashable, Any], names: list[str], likelihood: str | None) -> tuple[tuple[str, ...], str]:
     """The fits that are far from the reference in a line, and how, in words."""
     ratios = {name: line.get(f"{name} ratio", np.nan) for name in names}
@@ -149,9 +139,3 @@ def _flag_line(line: Mapping[Hashable, Any], names: list[str], likelihood: str |
         notes.append(f"{likelihood}'s 95 % interval holds {100 * coverage:.0f} %")
         flagged += [] if likelihood in flagged else [likelihood]
     return tuple(flagged), "; ".join(notes)
-
-
-def _stack_values(fit: Fit, lines: list[Entry]) -> Float[np.ndarray, "lines s"]:
-    """For each line the draws of it, or the one value of a point."""
-    quantities = quantities_of(fit.mixture if fit.draws is None else fit.draws)
-    return np.stack([np.asarray(quantities[line.name], np.float64)[(..., *line.place)].ravel() for line in lines])

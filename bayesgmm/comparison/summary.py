@@ -22,8 +22,8 @@ from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.mixtures.discrimination import column_separations
-from bayesgmm.mixtures.presentation import with_uncertainty
 from bayesgmm.numerics.validation import counted, listed
+from bayesgmm.posterior.presentation import with_uncertainty
 from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
 
 if TYPE_CHECKING:
@@ -415,4 +415,9 @@ def _next_steps(comparison: "Comparison") -> Iterator[str]:
         told.setdefault(f"{finding.cause}: try {finding.advice}", []).append(name)
     yield from (f"{listed(names)}: {advice}" for advice, names in told.items())
     for name, error in comparison.failures.items():
-        yield f"{name}: failed, {str(error).partition(chr(10))[0] or type(error).__name__}"
+        yield f"{name}: failed, {error_line(error)}"
+
+
+def error_line(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

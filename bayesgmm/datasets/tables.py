@@ -321,7 +321,7 @@ def _read_parquet(path: Path, where: str) -> tuple["pd.DataFrame", list[str]]:
         if len(set(names)) < len(names):  # which pandas does not read
             return pd.DataFrame(), names
         frame = pd.read_parquet(path)
-    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are subclasses of these
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"{where} is not a readable Parquet file: {_one_line(error)}; write it again") from None
     return frame, [str(name) for name in frame.columns]
 

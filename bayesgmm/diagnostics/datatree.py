@@ -142,8 +142,8 @@ def lean_datatree(tree: "DataTree") -> "DataTree":
     Log-likelihoods of rows, and replicated and prior draws, have five digits, which files compress. Of an
     approximation, whose draws are independent, there are a thousand at most.
     """
-    size = tree["posterior"].sizes["draw"] if "posterior" in tree.children else 0
-    every = -(-size // _LEAN_DRAWS) if tree.attrs.get("engine") in _approximations() else 1
+    size = tree["posterior"].sizes["draw"]
+    every = -(-size // _LEAN_DRAWS) if ENGINES[tree.attrs["engine"]].gives == "approximation" else 1
     lean = tree.copy()
     for name, group in tree.children.items():
         found = group.to_dataset()
@@ -155,10 +155,6 @@ def lean_datatree(tree: "DataTree") -> "DataTree":
                 variable.encoding.update(zlib=True, shuffle=True, complevel=4)
         lean[name] = lean[name].from_dict({"/": found})
     return lean
-
-
-def _approximations() -> list[str]:
-    return [name for name, engine in ENGINES.items() if engine.gives == "approximation"]
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

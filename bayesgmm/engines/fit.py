@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Shaped
 from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures import presentation
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import AnyArray, is_traced
 from bayesgmm.numerics.validation import counted, listed, name_features, short_repr
+from bayesgmm.posterior import presentation
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from scipy.special import ndtri
 from scipy.stats import gaussian_kde
 
-from bayesgmm.comparison.parameters import LEVEL, ParameterTable
+from bayesgmm.comparison.parameters import ParameterTable
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
-from bayesgmm.mixtures.presentation import with_uncertainty
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import DATA_GREY, INK, MARKERS, AxesLike
 from bayesgmm.plots.shapes import Grid
 from bayesgmm.plots.view import Names, engines_giving, name_columns
+from bayesgmm.posterior.presentation import LEVEL, with_uncertainty
 
 _MOST_FEATURES = 8
 # How the values of fits without draws look.

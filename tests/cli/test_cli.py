@@ -17,7 +17,7 @@ import bayesgmm
 from bayesgmm.cli import main as cli
 from bayesgmm.cli import outputs
 from bayesgmm.cli.terminal import in_parts
-from bayesgmm.mixtures.presentation import with_uncertainty
+from bayesgmm.posterior.presentation import with_uncertainty
 
 ROOT = Path(__file__).parents[2]
 

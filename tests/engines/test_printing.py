@@ -37,6 +37,20 @@ def test_draws_print_with_their_spread():
         fit.summary_table(["eruptions"])
 
 
+def test_what_is_certain_has_no_spread_of_rounding():
+    """The weight of the only component, whose draws differ from 1 by rounding."""
+    fit, rng = fits.em("faithful", 2), np.random.default_rng(0)
+    one = bayesgmm.Mixture(np.zeros(1), *(np.asarray(leaf)[:1] for leaf in jax.tree.leaves(fit.mixture)[1:]))
+    draws = bayesgmm.Mixture(
+        1e-16 * rng.normal(size=(1, 50, 1)),
+        one.means + 0.01 * rng.normal(size=(1, 50, 1, 2)),
+        np.broadcast_to(one.precision_factor, (1, 50, 1, 2, 2)),
+    )
+    fit = dataclasses.replace(fit, mixture=one, draws=draws)
+    assert "weight 1, mean" in str(fit)
+    assert fit.summary_table()["sd"][0] == 0
+
+
 def test_many_components_are_cut_short():
     weights = np.full(30, 1 / 30)
     mixture = bayesgmm.Mixture.from_covariances(weights, np.arange(30.0)[:, None], np.ones((30, 1, 1)))

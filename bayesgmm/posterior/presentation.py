@@ -2,18 +2,23 @@
 
 import html
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.mixtures.quantities import entries, quantities_of
+from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
+from bayesgmm.posterior.thresholds import vary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = ("weights", "means", "standard_deviations", "correlations")
+_SHOWN = ("weights", "means", "standard_deviations", "correlations")
+LEVEL = 0.95
+_TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
 _MOST_LINES = 24  # of a mixture that is printed
 
 
@@ -25,6 +30,28 @@ def with_uncertainty(value: float, sd: float | None) -> str:
     return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
 
 
+def shown_entries(
+    shape: tuple[int, ...], family: Family, feature_names: tuple[str, ...], points: Sequence[Mixture]
+) -> tuple[list[Entry], list[Float[np.ndarray, "lines s"]]]:
+    """The weights, means, standard deviations and correlations that are shown of means of this shape, a line each.
+
+    And for each of the mixtures the values of these lines: those of its draws, or the one value of a point.
+    """
+    lines = [line for line in entries({"means": shape}, family, feature_names) if line.name in _SHOWN]
+    quantities = map(quantities_of, points)
+    return lines, [
+        np.stack([np.asarray(found[line.name], np.float64)[(..., *line.place)].ravel() for line in lines])
+        for found in quantities
+    ]
+
+
+def spread(draws: Float[np.ndarray, "lines s"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standard deviations of draws, 0 where they differ by rounding only, and the ends of their central 95 %."""
+    sd = np.where(vary(draws, 1), draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
+    low, high = np.quantile(draws, _TAILS, axis=1)
+    return sd, low, high
+
+
 def summary_table(
     mixture: Mixture, draws: Mixture | None, family: Family, feature_names: tuple[str, ...]
 ) -> "pd.DataFrame":
@@ -34,17 +61,15 @@ def summary_table(
     """
     import pandas as pd  # on first use: fits need none
 
-    lines = [line for line in entries({"means": mixture.means.shape}, family, feature_names) if line.name in SHOWN]
-    found = quantities_of(mixture if draws is None else draws)
-    values = np.stack([np.asarray(found[line.name], np.float64)[(..., *line.place)].ravel() for line in lines])
+    points = [mixture if draws is None else draws]
+    lines, (values,) = shown_entries(mixture.means.shape, family, feature_names, points)
     columns = {
         "cluster": [line.cluster for line in lines],
         "quantity": [line.label for line in lines],
         "value": values.mean(1),
     }
     if draws is not None:
-        low, high = np.quantile(values, (0.025, 0.975), axis=1)
-        columns |= {"sd": values.std(1, ddof=min(1, values.shape[1] - 1)), "low": low, "high": high}
+        columns |= dict(zip(("sd", "low", "high"), spread(values), strict=True))
     return pd.DataFrame(columns)
 
 
