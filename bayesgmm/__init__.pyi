@@ -75,6 +75,7 @@ from .priors.scales import HierarchicalScales as HierarchicalScales
 from .priors.scales import LogNormalScales as LogNormalScales
 from .priors.weakly_informative import WeaklyInformativePrior as WeaklyInformativePrior
 from .priors.weakly_informative import default_prior as default_prior
+from .runtime.programs import cache as cache
 from .standard_errors.intervals import Uncertainty as Uncertainty
 from .standard_errors.intervals import UncertaintyCode as UncertaintyCode
 from .standard_errors.uncertainties import uncertainty as uncertainty

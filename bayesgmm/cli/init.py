@@ -31,7 +31,7 @@ select_by = "bic"  # bic, aic or icl
 kind = "weakly_informative"  # or "conjugate"; every number of it can be set here
 
 [em]
-num_restarts = 10  # raise it where components are many or overlap
+# num_restarts = 100  # where components are many or overlap; by default 40, and 10 of many rows
 
 [vi]
 guide = "full_rank"  # or "normal", or a list of both

@@ -154,7 +154,9 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        for line in str(error).splitlines():
+        from bayesgmm.cli.words import in_settings_words
+
+        for line in in_settings_words(str(error)).splitlines():
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:
@@ -187,14 +189,13 @@ def _use_host_devices(num_devices: int) -> None:
 
 
 def _remember_programs() -> None:
-    """Compiled programs are kept in the user's cache folder, so that the next run of the command starts at once."""
+    """Keep compiled programs for the next run of the command, unless JAX has a cache already."""
     import jax
-    from platformdirs import user_cache_path
+
+    from bayesgmm.runtime.programs import cache
 
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("bayesgmm") / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        cache()
 
 
 @dataclass(frozen=True)

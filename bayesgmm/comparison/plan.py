@@ -98,7 +98,7 @@ def check_counts(num_components: Counts, rows: Rows, family: Family) -> list[int
     if not counts:
         raise InputError("num_components is empty; give one number or several")
     for count in counts:
-        enough_rows(rows, count, family)
+        enough_rows(rows, count, family, takes_prior=False)
     return counts
 
 

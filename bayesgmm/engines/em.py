@@ -23,6 +23,7 @@ from bayesgmm.engines.restarts import (
     best_of_restarts,
     best_of_samples,
     best_on_host,
+    default_num_restarts,
     objective_of,
     ridge_of_starts,
     ridge_of_steps,
@@ -42,7 +43,7 @@ from bayesgmm.numerics.precision import (
     is_traced,
     matching_precision,
 )
-from bayesgmm.numerics.validation import as_key, check_bool, nonnegative
+from bayesgmm.numerics.validation import as_key, check_bool, nonnegative, whole_number
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
@@ -58,6 +59,10 @@ def _check_accelerate(name: str, value: object) -> bool | None:
     return None if value is None else check_bool(name, value)
 
 
+def _check_num_restarts(name: str, value: object) -> int | None:
+    return None if value is None else whole_number(name, value)
+
+
 def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
     """A ridge, or one for each of however many features."""
     nonnegative(name, value, np.shape(value)[:1])
@@ -71,7 +76,7 @@ def fit_em(
     *,
     family: str | Family = "full",
     key: KeyLike | None = None,
-    num_restarts: Count = 10,
+    num_restarts: Annotated[int | None, Rule(_check_num_restarts)] = None,
     start: Annotated[Any, Rule(check_named_start)] = "k-means++",
     row_weights: ArrayLike | None = None,
     prior: ConjugatePrior | None = None,
@@ -97,7 +102,7 @@ def fit_em(
         num_components: k.
         family: covariance family, a name or a record of `bayesgmm.FAMILIES`.
         key: `jax.random.key(seed)`; needed for starts that are random.
-        num_restarts: number of random starts.
+        num_restarts: number of random starts; by default 40 where n k d is below 131,072, else 10.
         start: the name of a start ("k-means++", "drawn_rows", "distant_rows", "kmeans",
             "random_responsibilities", "random_rows", "hierarchical");
             or a start of one's own, whose components keep their order: a mixture, a mapping with means and, where
@@ -126,7 +131,8 @@ def fit_em(
     family = get_family(family)
     rows = as_rows(x, row_weights)
     num_features, dtype = rows.num_features, rows.dtype
-    settings = Settings(num_components, family, num_restarts, max_steps, bool(accelerate))
+    num_starts = default_num_restarts(rows.values.size * num_components) if num_restarts is None else num_restarts
+    settings = Settings(num_components, family, num_starts, max_steps, bool(accelerate))
     patience = _PATIENCE if accelerate is None else 0
     stop = StopRule(in_precision(tol, dtype), np.asarray(stop_rule == "change"), np.asarray(patience, np.int32))
     reg_covar = None if reg_covar is None else nonnegative("reg_covar", reg_covar, (num_features,), dtype)
@@ -188,7 +194,7 @@ def _fit(
         start_ridge = task.ridge if isinstance(start, Mixture) else ridge_of_starts(rows, reg_covar)
         fit = run(given_start(start, rows, k, settings.family, start_ridge, key))
     elif traced:
-        fit = best_of_restarts(key, rows, reg_covar, stop, prior, limits, settings=settings, start=random.name)
+        fit = best_of_restarts(key, rows, reg_covar, stop, prior, settings=settings, start=random.name)
     else:
         moments = column_moments(rows)
         start_ridge = ridge_of_starts(rows, reg_covar, moments[1])

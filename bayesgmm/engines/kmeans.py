@@ -103,7 +103,7 @@ def fit_kmeans(
         InputError: for arguments that cannot be fitted.
     """
     rows, key = as_rows(x, row_weights), as_key(key)
-    enough_rows(rows, num_components, get_family("spherical"))
+    enough_rows(rows, num_components, get_family("spherical"), takes_prior=False)
     x, weights = np.asarray(rows.values), np.asarray(rows.weights)
     used = weights > 0
     scale = np.ones(x.shape[1], x.dtype)

@@ -11,7 +11,8 @@ shapes are as they are.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -34,13 +35,15 @@ from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.runtime.programs import ROOM, compile_ahead, has_room
+from bayesgmm.runtime.programs import ROOM, SMALL, compile_ahead, has_room
 from bayesgmm.starts.named import name_of_restart, start_from
 from bayesgmm.starts.sampling import column_moments, sample_rows, sample_size, sampling_masses
 
 _SHORT_STEPS = 10
 _SHORT_TOL = 1e-4
 _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
+_RUNS_AT_ONCE = 10  # in one program of few rows, however many restarts there are
+_RESTARTS_OF_FEW_ROWS, _RESTARTS_OF_MANY_ROWS = 40, 10
 _SMALL_ONE_OF, _LARGE_ONE_OF = 2, 5  # short runs for each that is carried on
 _TRACE_ROOM = 1000  # steps, at least
 _IMPROPER = (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.spurious)
@@ -60,32 +63,36 @@ class Settings:
     @property
     def limits(self) -> "Limits":
         """Limits that use all of it."""
-        return Limits(
-            np.int32(self.max_steps), np.int32(self.num_restarts), _num_carried(self.num_restarts, _SMALL_ONE_OF), None
-        )
+        return Limits(np.int32(self.max_steps), None)
 
     def in_steps(self, rows: Rows, prior: ConjugatePrior | None) -> "tuple[Settings, Limits]":
         """The settings rounded up, so that they serve other fits too, and the limits of this one."""
         k, limits = self.num_components, self.limits
         if prior is None and has_room(k, rows.values.size):  # absent components cost their arithmetic
             limits, k = limits._replace(active=np.arange(ROOM) < k), ROOM
-        num_restarts = 10 * -(-self.num_restarts // 10) if self.num_restarts > 1 else 1
+        at_once = _RUNS_AT_ONCE if self.num_restarts > 1 else 1
         room = _TRACE_ROOM if self.max_steps <= _TRACE_ROOM else 2 ** (self.max_steps - 1).bit_length()
-        return dataclasses.replace(self, num_components=k, num_restarts=num_restarts, max_steps=room), limits
+        return dataclasses.replace(self, num_components=k, num_restarts=at_once, max_steps=room), limits
 
 
 class Limits(NamedTuple):
     """What one fit uses of what its program was compiled for: numbers, and which components there are."""
 
     max_steps: AnyArray
-    num_restarts: AnyArray
-    num_carried: AnyArray  # how many of the short runs are carried on
     active: AnyArray | None
 
 
-def _num_carried(num_restarts: int, one_of: int) -> np.int32:
+def default_num_restarts(size: int) -> int:
+    """The number of random starts that are made by default, where n k d is `size`.
+
+    Of few rows a start costs little, and one of eight finds the best three components of Old Faithful.
+    """
+    return _RESTARTS_OF_FEW_ROWS if size < SMALL else _RESTARTS_OF_MANY_ROWS
+
+
+def _num_carried(num_restarts: int, one_of: int) -> int:
     """How many short runs are carried on: one of so many, but two at least."""
-    return np.int32(min(max(2, num_restarts // one_of), num_restarts))
+    return min(max(2, num_restarts // one_of), num_restarts)
 
 
 class Task(NamedTuple):
@@ -254,22 +261,33 @@ def best_on_host(
     if settings.num_restarts == 1:
         fit = run_from(made[0], task, limits, settings=compiled)
         return sorted_components(jax.tree.map(np.asarray, fit), limits.active)
-    made += made[:1] * (compiled.num_restarts - len(made))
-    first = limits._replace(max_steps=_first_limit(limits, task.stop, compiled))
-    phase = functools.partial(_phase, task=task, settings=compiled, xp=np)
-    carried, _ = phase(_stacked(made), np.asarray(False), limits=first)
+    runs = functools.partial(_runs_in_batches, active=limits.active, settings=compiled)
+    first = int(_first_limit(limits, task.stop, compiled))
+    short = task._replace(stop=_stop_of_short(task.stop, np))
+    tried = _stacked(runs(made, short, min(first, _SHORT_STEPS)))
+    ordered = best_run(tried, len(made), xp=np).mixture
+    num_carried = _num_carried(len(made), _SMALL_ONE_OF)
 
-    def ends(num_carried: int) -> Iterator[Fit]:
-        for numbers in (range(num_carried), range(num_carried, settings.num_restarts)):
-            wanted = np.asarray(numbers.stop, np.int32)
-            fits = phase(carried, np.asarray(True), limits=first._replace(num_carried=wanted))[1]
-            for number in numbers:
-                fit = jax.tree.map(lambda leaf, number=number: leaf[number], fits)
+    def ends() -> Iterator[Fit]:
+        for numbers in (range(num_carried), range(num_carried, len(made))):
+            for fit in runs([ordered[number] for number in numbers], task, first):
                 yield carry_on(fit, task, limits, settings=compiled)
 
-    num_carried = int(limits.num_carried)
-    best = best_end(ends(num_carried), num_carried, rows, settings.family, task.prior)
+    best = best_end(ends(), num_carried, rows, settings.family, task.prior)
     return sorted_components(best, limits.active)
+
+
+def _runs_in_batches(
+    starts: Sequence[Mixture], task: Task, max_steps: int, active: AnyArray | None, *, settings: Settings
+) -> Iterator[Fit]:
+    """The run from each start, as many at once as the program has room for; where they are fewer, it does no more."""
+    for batch in itertools.batched(starts, settings.num_restarts):
+        left_over = settings.num_restarts - len(batch)
+        step_limits = np.asarray([max_steps] * len(batch) + [-1] * left_over, np.int32)
+        fits = _run_each(_stacked([*batch, *batch[:1] * left_over]), task, step_limits, active, settings=settings)
+        fits = jax.tree.map(np.asarray, fits)
+        for number in range(len(batch)):
+            yield jax.tree.map(lambda leaf, number=number: leaf[number], fits)
 
 
 def best_end(ends: Iterable[Fit], num_carried: int, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
@@ -361,7 +379,7 @@ def best_of_samples(
 
     carried = best_run(_stacked(map(short_run, range(num_restarts))), num_restarts, xp=np).mixture
     ends = (run(carried[number]) for number in range(num_restarts))
-    num_carried = int(_num_carried(num_restarts, _LARGE_ONE_OF))
+    num_carried = _num_carried(num_restarts, _LARGE_ONE_OF)
     return sorted_components(best_end(ends, num_carried, rows, settings.family, task.prior))
 
 
@@ -371,27 +389,18 @@ def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:
     return StopRule(tol, xp.asarray(True), xp.asarray(stop.patience))
 
 
-def _phase(
-    starts: Mixture,
-    last: AnyArray,
-    *,
-    task: Task,
-    limits: Limits,
-    settings: Settings,
-    xp: ModuleType,
-) -> tuple[Mixture, Fit]:
+def _phase(starts: Mixture, last: AnyArray, *, task: Task, settings: Settings) -> tuple[Mixture, Fit]:
     """Short runs from all starts, or the last runs from those carried on: where they ended, best first, and the fits.
 
     Both by the same compiled loop, in which those that are not carried on take no pass.
     """
-    number = np.arange(settings.num_restarts, dtype=np.int32)
-    short, none = xp.minimum(limits.max_steps, np.int32(_SHORT_STEPS)), np.int32(-1)
-    steps, wanted = xp.where(last, limits.max_steps, short), xp.where(last, limits.num_carried, limits.num_restarts)
-    step_limits = xp.where(number < wanted, steps, none)
-    stop = jax.tree.map(lambda long, short: xp.where(last, long, short), task.stop, _stop_of_short(task.stop, xp))
-    fits = _run_each(starts, task._replace(stop=stop), step_limits, limits.active, settings=settings)
-    fits = jax.tree.map(xp.asarray, fits)
-    return best_run(fits, len(number), xp=xp).mixture, fits
+    number = jnp.arange(settings.num_restarts)
+    num_carried = _num_carried(settings.num_restarts, _SMALL_ONE_OF)
+    long = jnp.where(number < num_carried, settings.max_steps, -1)
+    step_limits = jnp.where(last, long, min(settings.max_steps, _SHORT_STEPS)).astype(jnp.int32)
+    stop = jax.tree.map(lambda long, short: jnp.where(last, long, short), task.stop, _stop_of_short(task.stop, jnp))
+    fits = _run_each(starts, task._replace(stop=stop), step_limits, None, settings=settings)
+    return best_run(fits, settings.num_restarts).mixture, fits
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "start"))
@@ -401,7 +410,6 @@ def best_of_restarts(
     reg_covar: AnyArray,
     stop: StopRule,
     prior: ConjugatePrior | None,
-    limits: Limits,
     *,
     settings: Settings,
     start: str,
@@ -414,13 +422,13 @@ def best_of_restarts(
     large = rows.values.size * settings.num_components >= devices.LARGE
 
     def long(start: Mixture) -> Fit:
-        return run_one(start, task, limits.max_steps, None, settings=settings)
+        return run_one(start, task, np.int32(settings.max_steps), None, settings=settings)
 
     if not large:
         starts = _make_starts(key, rows, start_ridge, settings=settings, start=start)
         if settings.num_restarts == 1:
             return sorted_components(long(jax.tree.map(lambda leaf: leaf[0], starts)))
-        phase = functools.partial(_phase, task=task, limits=limits, settings=settings, xp=jnp)
+        phase = functools.partial(_phase, task=task, settings=settings)
         fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
         return sorted_components(best_run(jax.tree.map(lambda leaf: leaf[1], fits)))
     size = sample_size(rows, settings.num_components, settings.family)
@@ -432,7 +440,7 @@ def best_of_restarts(
         steps, short_stop = min(_SHORT_STEPS, settings.max_steps), _stop_of_short(stop, jnp)
         options = {"ridge": task.ridge, "tol": short_stop, "prior": prior}
         short = functools.partial(run_em, rows=seen, **options, family=settings.family, max_steps=steps)
-        starts = best_run(jax.lax.map(short, starts), int(_num_carried(settings.num_restarts, _LARGE_ONE_OF))).mixture
+        starts = best_run(jax.lax.map(short, starts), _num_carried(settings.num_restarts, _LARGE_ONE_OF)).mixture
     return sorted_components(best_run(jax.lax.map(long, starts)))
 
 

@@ -47,7 +47,8 @@ class GaussianMixture(MixtureEstimator):
             `init_params="auto"` that of `fit_em`, a tiny fraction of each component's own variances, where the rows
             determine every covariance.
         max_iter: step limit of each run; 0 takes the start as it is. "auto" is 100, or 1000 with `init_params="auto"`.
-        n_init: number of starts. "auto" is 1, or with `init_params="auto"` 10, of which the best are carried on.
+        n_init: number of starts. "auto" is 1, or with `init_params="auto"` that of `fit_em`, 40 or 10, of which the
+            best are carried on.
         init_params: "auto" (the random starts of `fit_em`), "kmeans" (scikit-learn's, so that the same seed starts
             where its class does), "k-means++" (nearest of k rows drawn far apart, on standardised columns), "random"
             (a few rows for each component, drawn at random), "random_from_data" (nearest of k rows drawn at random) or

@@ -171,12 +171,18 @@ def as_row_weights(row_weights: ArrayLike | None, x: AnyArray) -> AnyArray:
 
 
 def enough_rows(
-    rows: Rows, num_components: int, family: Family, *, bounded: bool = False, ridged: bool = False
+    rows: Rows,
+    num_components: int,
+    family: Family,
+    *,
+    bounded: bool = False,
+    ridged: bool = False,
+    takes_prior: bool = True,
 ) -> None:
     """Refuse what no engine can fit. Rows of weight 0 do not count.
 
     With `bounded`, a prior bounds the likelihood, and a covariance needs no rows of its own. With `ridged`, every
-    variance has a user-supplied ridge, and rows need not differ.
+    variance has a user-supplied ridge, and rows need not differ. Where the caller takes no prior, none is advised.
 
     Raises:
         InputError: for k < 1, k beyond the number of distinct rows, fewer rows than a component needs, a constant
@@ -189,10 +195,14 @@ def enough_rows(
         counted, used, num_rows = " of positive weight", positive, int(positive.sum())
     needed = max(num_components, 2 if bounded or ridged else family.min_rows(num_features))
     if num_rows < needed:
+        if num_rows < num_components:
+            ways = ["fewer components"]
+        else:
+            ways = ["a diagonal family"] * (not family.diagonal) + ["a conjugate_prior"] * takes_prior
+        cure = f", or choose {' or '.join(ways)}" if ways else ""
         raise InputError(
             f"num_components={num_components} with family={family.name!r} needs at least {needed} rows{counted}, of "
-            f"{num_features} features each; got {num_rows}. Give more rows, or choose a diagonal family, fewer "
-            "components or a conjugate_prior"
+            f"{num_features} features each; got {num_rows}. Give more rows{cure}"
         )
     if is_traced(rows.values):
         return

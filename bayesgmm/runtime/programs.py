@@ -1,14 +1,18 @@
-"""How programs are compiled: for which shapes, at which of XLA's levels of optimisation, and when."""
+"""How programs are compiled: for which shapes, at which of XLA's levels of optimisation, when, and where kept."""
 
 import functools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.stages import Lowered, Wrapped
 from jaxtyping import PyTree
 
+from bayesgmm.errors import InputError
+from bayesgmm.numerics.paths import as_path
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.runtime.stopwatch import with_owner
 
@@ -17,6 +21,7 @@ ROOM = 10  # components that programs of few rows are compiled for, where so man
 _ROOMY = 2**14  # times rows times features are no more than this
 _FEW_ROWS, _FEWEST_ROWS = 256, 32  # where their arithmetic does not count beside the rest of a fit
 _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
+_KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
 
 
 def room_of_rows(num_rows: int) -> int:
@@ -84,3 +89,40 @@ def compile_ahead(program: Wrapped | Once[..., Any], *args: PyTree, **static: ob
             lowered.compile()
 
     _compiler().submit(with_owner(finish))
+
+
+def cache(folder: str | Path | None = None) -> Path:
+    """Keep compiled programs on disk: later processes, and workers that this one starts, read them back.
+
+    Sets JAX's own options (`jax_compilation_cache_dir` and two thresholds) for this process, and as environment
+    variables for those that it starts, such as joblib's workers in `cross_val_score(..., n_jobs=2)`. Nothing is kept
+    unless this is called; the command line does it by itself.
+
+    Args:
+        folder: where programs are kept; by default where JAX has been told to keep them, else in the user's
+            cache folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: for a folder that cannot be made.
+    """
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    known = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if folder is None and known is None:
+        from platformdirs import user_cache_path
+
+        folder = user_cache_path("bayesgmm") / "programs"
+    place = as_path(known if folder is None else folder, "folder").expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder={str(place)!r} cannot be made ({error.strerror}); name one that can") from None
+    options = {"jax_compilation_cache_dir": str(place), **_KEEP_ALL}
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+    reset_cache()  # else a folder that was in use already stays so
+    return place

@@ -281,8 +281,16 @@ BAD = {
     ),
     "non-numeric": (EM_ONLY + "", "length,width\n1,a\n2,b\n3,c\n", ["width"]),
     "NaN": (EM_ONLY, "length,width\n1,2\nnan,3\n4,5\n,7\n", ["2", "row 2"]),
-    "k beyond distinct rows": (EM_ONLY.replace("= 2", "= 3"), TOO_FEW, ["num_components=3", "3 distinct rows; got 2"]),
-    "too few rows": (EM_ONLY, "length,width\n1,2\n3,5\n", ["num_components=2", "at least 3 rows", "got 2"]),
+    "k beyond distinct rows": (
+        EM_ONLY.replace("= 2", "= 3"),
+        TOO_FEW,
+        ["num_components=3", "3 distinct rows; got 2"],
+    ),
+    "too few rows": (
+        EM_ONLY,
+        "length,width\n1,2\n3,5\n",
+        ["num_components=2", "at least 3 rows", "got 2. Give more rows, or choose a diagonal family"],
+    ),
     "empty file": (EM_ONLY, "", ["empty"]),
     "constant column": (EM_ONLY, "length,width\n1,2\n1,3\n1,4\n1,5\n", ["constant", "length"]),
     "no settings": (None, None, ["job.toml"]),
@@ -306,6 +314,27 @@ def test_bad_input_gets_a_clear_line_and_exit_code_2(fault, folder):
         assert part in lines[0]
     assert not (folder / "out").exists()
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("engine", "prior", "advice"),
+    [
+        (
+            "map",
+            'scale_prior = "half_normal"',
+            r'scale_prior="lognormal" or kind = "conjugate" in \[prior\], .* "nuts"$',
+        ),
+        ("map", "concentration = 0.5", 'concentration=0.5 is below 1, .*; use at least 1, or .* the engine "nuts"$'),
+        ("map", 'kind = "conjugate"\nstick_breaking = true', 'use stick_breaking=false, or the engine "cavi" or'),
+        ("gibbs", "", r'set kind = "conjugate" in \[prior\]$'),
+    ],
+)
+def test_errors_speak_of_keys_and_engines_not_of_python(engine, prior, advice, folder):
+    text = EM_ONLY.replace('["em"]', f'["em", "{engine}"]') + f"\n[prior]\n{prior}\n"
+    result = run(settings(folder, text), "--out", folder / "out")
+    assert result.exit_code == 2
+    assert re.search(advice, result.stderr.strip())
+    assert not re.search(r"\bfit_|\b\w+_prior\b(?!=)|True|False", result.stderr)
 
 
 def test_command_is_installed_and_quick_to_help():

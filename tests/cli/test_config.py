@@ -87,7 +87,7 @@ def test_defaults(load):
         },
         "em": {
             "start": "k-means++",
-            "num_restarts": 10,
+            "num_restarts": None,
             "accelerate": None,
             "tol": 1e-7,
             "stop_rule": "gain_left",

@@ -33,7 +33,7 @@ def test_another_fit_of_the_same_step_compiles_nothing():
             fit(num_components=num_components)
         for num_rows in (257, 260, 271, 272, 285, 300, 319, 320):
             fit(np.resize(X, (num_rows, 2)) + 1e-3 * np.arange(num_rows)[:, None])
-        for num_restarts in (2, 3, 9, 10):
+        for num_restarts in (2, 3, 9, 10, 11, 50):
             fit(num_restarts=num_restarts)
         for max_steps in (0, 1, 5, 999, 1000):
             fit(max_steps=max_steps)

@@ -482,7 +482,8 @@ def test_failures_are_announced_once_in_one_sentence(rng):
     [
         ({"key": None}, "key=None .*jax.random.key"),
         ({"key": jax.random.split(jax.random.key(0), 3)}, r"key has shape \(3,\): .*key\[0\]"),
-        *(({name: value}, f"{name}={value!r}") for name in COUNTS for value in (-1, 2.5, "3", None, True)),
+        *(({name: value}, f"{name}={value!r}") for name in COUNTS for value in (-1, 2.5, "3", True)),
+        *(({name: None}, f"{name}=None") for name in ("num_components", "max_steps")),
         *(({name: 0}, f"{name}=0") for name in ("num_components", "num_restarts")),
         *(({"tol": value}, f"tol={value!r}") for value in (-1.0, np.nan, np.inf, True)),
         *(({"tol": value}, "tol ") for value in ("a", None, [1e-3])),
