@@ -1,11 +1,9 @@
-from .comparison.agreement import adjusted_rand_index as adjusted_rand_index
 from .comparison.comparing import Comparison as Comparison
 from .comparison.comparing import compare as compare
-from .comparison.parameters import ParameterTable as ParameterTable
-from .comparison.parameters import parameter_table as parameter_table
 from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
 from .datasets import read_table as read_table
+from .diagnostics.agreement import adjusted_rand_index as adjusted_rand_index
 from .diagnostics.criteria import Criteria as Criteria
 from .diagnostics.criteria import aic as aic
 from .diagnostics.criteria import bic as bic
@@ -78,6 +76,8 @@ from .priors.weakly_informative import default_prior as default_prior
 from .runtime.programs import cache as cache
 from .standard_errors.intervals import Uncertainty as Uncertainty
 from .standard_errors.intervals import UncertaintyCode as UncertaintyCode
+from .standard_errors.parameters import ParameterTable as ParameterTable
+from .standard_errors.parameters import parameter_table as parameter_table
 from .standard_errors.uncertainties import uncertainty as uncertainty
 from .target.numpyro_model import MixtureDistribution as MixtureDistribution
 from .target.numpyro_model import model as model

@@ -202,6 +202,8 @@ class OutputConfig(_Table):
 
     directory: _Path = Path("results")
     """folder, relative to the current one; by default results/<file's name>"""
+    figures: Annotated[tuple[Literal["png", "svg", "pdf"], ...], Field(strict=False)] = ("png", "svg")
+    """formats of the files of figures; [] for none"""
 
 
 class CommonConfig(_Table):

@@ -212,8 +212,8 @@ def _run(settings: "CommonConfig", folder: Path | None, manner: _Manner, began: 
     """Compare, write and print; ends with exit code 3 where the fit to read has serious problems."""
     import jax
     import numpy as np
-    from rich.console import Console
 
+    from bayesgmm.cli.display import Display
     from bayesgmm.comparison.comparing import compare as run_comparison
     from bayesgmm.diagnostics.findings import Severity
 
@@ -222,15 +222,8 @@ def _run(settings: "CommonConfig", folder: Path | None, manner: _Manner, began: 
     _remember_programs()
     if len(settings.engines) > 1:  # ArviZ takes seconds to import; XLA compiles the first fits meanwhile.
         threading.Thread(target=importlib.import_module, args=("arviz",), daemon=True).start()
-    progress = Console(stderr=True, quiet=manner.quiet)
     x, files = np.asarray(data.x, settings.dtype), list[Path]()
-    with progress.status("starting") as status:
-
-        def on_progress(message: str) -> None:
-            status.update(message)
-            if not progress.is_terminal:
-                progress.print(f"[{time.perf_counter() - began:5.1f} s] {message}", markup=False, highlight=False)
-
+    with Display(began, quiet=manner.quiet) as display:
         comparison = run_comparison(
             x,
             settings.mixture.num_components,
@@ -244,13 +237,13 @@ def _run(settings: "CommonConfig", folder: Path | None, manner: _Manner, began: 
             settings=settings.settings,
             labels=data.labels,
             checkpoint=True,
-            on_progress=on_progress,
-            on_step=status.update,
+            on_progress=display.stage,
+            on_step=display.step,
         )
         if folder is not None:
             from bayesgmm.cli.outputs import write_outputs
 
-            on_progress("figures and files")
+            display.stage("figures and files")
             files = write_outputs(comparison, folder, settings, data, overwrite=manner.overwrite)
     summary = comparison.summary()
     if manner.as_json:

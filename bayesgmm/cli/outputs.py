@@ -1,33 +1,29 @@
 """The output folder: written beside its place and moved there whole, so that a reader never finds half of it."""
 
 import dataclasses
-import datetime
-import importlib.metadata
+import json
 import os
-import platform
 import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 from pydantic_core import to_json
 
 from bayesgmm.cli.config import CommonConfig
-from bayesgmm.cli.report import render_report
 from bayesgmm.comparison.assignments import assignment_table
 from bayesgmm.comparison.comparing import Comparison
+from bayesgmm.comparison.report import About, render_report
 from bayesgmm.datasets import Dataset
 from bayesgmm.diagnostics.datatree import lean_datatree, save_datatree
 from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.storage import save_fit
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.paths import as_path
-
-_PACKAGES = ("bayesgmm", "jax", "numpyro", "arviz", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
+from bayesgmm.runtime.provenance import provenance
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -53,9 +49,10 @@ def write_outputs(
 ) -> list[Path]:
     """Write tables, the summary, the report, and a NetCDF file for each posterior.
 
-    They are `comparison.csv`, `comparison.json`, `parameters.csv`, `summary.txt` and `report.html`; every fit as a file
-    for `load_fit`; and `assignments.csv`: of every row its cluster (counted from 0), responsibilities, uncertainty and
-    log-density by the engine to read, its cluster by every engine, and its class.
+    They are `comparison.csv`, `comparison.json`, `parameters.csv`, `summary.txt` and `report.html`, whose figures are
+    files in `figures` too; every fit as a file for `load_fit`; and `assignments.csv`: of every row its cluster (counted
+    from 0), responsibilities, uncertainty and log-density by the engine to read, its cluster by every engine, and its
+    class.
 
     Everything is written into a temporary folder next to `folder` and moved into place at the end; an existing folder
     is replaced only then, and left as it was when anything fails.
@@ -83,13 +80,38 @@ def write_outputs(
         for name, tree in comparison.trees.items():
             save_datatree(lean_datatree(tree), staging / f"{_stem(name)}.nc")
         (staging / "summary.txt").write_text(f"{comparison.summary()}\n", encoding="utf-8")
-        report = render_report(comparison, settings, data, provenance())
+        about = _about(settings, data)
+        formats = settings.output.figures
+        figures = staging / "figures" if formats else None
+        report = render_report(comparison, about, folder=figures, formats=formats)
         (staging / "report.html").write_text(report, encoding="utf-8")
         staging.chmod(0o755)
         _move_into_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return sorted(folder.iterdir())
+
+
+def _about(settings: CommonConfig, data: Dataset) -> About:
+    return About(
+        title=settings.title,
+        columns=data.columns,
+        units=data.units,
+        source=f"Data: {data.name}. {data.source}".strip().rstrip(".") + ".",
+        notes=data.notes,
+        settings=_as_lines(settings.to_dict()),
+        seed=settings.seed,
+    )
+
+
+def _as_lines(settings: dict[str, Any]) -> str:
+    """Settings as they stand in a file, without those that keep a default which is found by itself."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if not isinstance(value, dict | None)]
+    for table, entries in settings.items():
+        if isinstance(entries, dict):
+            given = [f"{name} = {json.dumps(value)}" for name, value in entries.items() if value is not None]
+            lines += ["", f"[{table}]", *given]
+    return "\n".join(lines)
 
 
 def _assignments(comparison: Comparison) -> pd.DataFrame:
@@ -156,18 +178,6 @@ def _code(comparison: Comparison, name: str) -> int | None:
     """The result code of a row of the table; None where the engine failed."""
     found = comparison.of_row(name)
     return None if found is None else int(found.code)
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, device and time: what a reader needs to run the same comparison again."""
-    device = jax.devices()[0]
-    return {
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "machine": platform.machine(),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _parameters(fit: Fit) -> dict[str, Any]:

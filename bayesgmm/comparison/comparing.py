@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,11 +14,10 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from bayesgmm.comparison.agreement import agreement_columns, check_labels
-from bayesgmm.comparison.parameters import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
 from bayesgmm.comparison.summary import Summary, error_line, summarise
 from bayesgmm.datasets.columns import combined_columns, doubt_about
+from bayesgmm.diagnostics.agreement import agreement_columns, check_labels
 from bayesgmm.diagnostics.criteria import Criteria, information_criteria
 from bayesgmm.diagnostics.datatree import to_datatree
 from bayesgmm.diagnostics.diagnosis import diagnose
@@ -34,17 +34,21 @@ from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
+from bayesgmm.runtime.files import written_whole
+from bayesgmm.runtime.printing import Lines, Printable
 from bayesgmm.runtime.progress import Listener
 from bayesgmm.runtime.stopwatch import Seconds, Stopwatch, ahead_for
 from bayesgmm.standard_errors.intervals import Uncertainty
+from bayesgmm.standard_errors.parameters import ParameterTable, errors_of_em, parameter_table
 from bayesgmm.target.problem import make_problem
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from xarray import DataTree
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Printable):
     """Several engines' fits of the same mixture to the same rows.
 
     Attributes:
@@ -88,6 +92,40 @@ class Comparison:
     def base(self) -> Fit:
         """The fit by EM, at whose optima the others start."""
         return next(iter(self.fits.values()))
+
+    def shown(self) -> tuple[str, Lines]:
+        """The summary, a line for each heading."""
+        summary = self.summary()
+        return summary.title, [(heading, "; ".join(sentences)) for heading, sentences in summary.sections.items()]
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def report(self, path: str | Path, *, title: str = "Gaussian mixture", source: str = "") -> Path:
+        """Write the report as one HTML file: the summary, pictures, tables, diagnostics.
+
+        Args:
+            path: the file; one that is there is replaced.
+            title: heading of the report.
+            source: where the data are from, in words.
+
+        Raises:
+            InputError: for a path that cannot be written to.
+        """
+        from bayesgmm.comparison.report import About, render_report
+
+        with written_whole(path) as file:
+            file.write(render_report(self, About(title=title, source=source)).encode())
+        return Path(path)
+
+    def plot(self) -> "Axes | np.ndarray":
+        """Draw the fit with its uncertainty: components of posterior draws, or of the point where none has any."""
+        from bayesgmm.comparison.report import picture_of_fit
+
+        return picture_of_fit(self)[0]
 
     def summary(self) -> Summary:
         """What was found, in sentences: how many components, which clusters, whether the engines agree, what to do."""
@@ -229,7 +267,7 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
     optima, candidates = _fit_candidates(plan, x, tell, failures)
     index = _select(candidates, plan.select_by)
     best, count = optima[index], plan.counts[index]
-    fits, partitions = {plan.base.name: best}, {}
+    fits, partitions = {plan.base.name: best.named(plan.feature_names)}, {}
     seconds = {plan.base.name: Seconds(*map(float, candidates[_SECONDS].to_numpy()[index]))}
     shared = {"family": plan.family, "prior": plan.priors[count], "on_failure": "ignore"}
     # The fit in the table comes first: its labels are kept.
@@ -267,7 +305,7 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
         if run.engine.gives == "partition":
             partitions[run.name] = found.matched_to(np.asarray(best.mixture.predict(x)))
         else:
-            fits[run.name] = found
+            fits[run.name] = found.named(plan.feature_names)
         if found.code is ResultCode.interrupted:
             tell("interrupted: no further engine is run")
             break

@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from bayesgmm.comparison.agreement import known
-from bayesgmm.comparison.parameters import ParameterTable
+from bayesgmm.diagnostics.agreement import known
 from bayesgmm.diagnostics.findings import Diagnosis, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.mixtures.discrimination import column_separations
 from bayesgmm.numerics.validation import counted, listed
-from bayesgmm.posterior.presentation import with_uncertainty
 from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
+from bayesgmm.runtime.printing import with_uncertainty
+from bayesgmm.standard_errors.parameters import ParameterTable
 
 if TYPE_CHECKING:
     from bayesgmm.comparison.comparing import Comparison

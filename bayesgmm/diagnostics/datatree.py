@@ -63,8 +63,8 @@ def to_datatree(
         raise InputError(
             f"fit is by {ENGINES[fit.engine].label}, which has no posterior; give a fit by fit_map, fit_vi or fit_nuts"
         )
-    x, key = np.asarray(as_rows(x).values), as_key(key)
-    names = list(name_features(feature_names, x.shape[1]))
+    names, key = list(name_features(feature_names, fit.mixture.num_features, x, fit)), as_key(key)
+    x = np.asarray(as_rows(x).values)
     family = get_family(fit.family)
     draws = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], fit.mixture) if fit.draws is None else fit.draws
     thin = max(1, -(-int(np.prod(draws.draw_shape)) * len(x) // _MAX_POINTWISE))

@@ -8,6 +8,8 @@ from typing import overload
 
 import numpy as np
 
+from bayesgmm.runtime.printing import Lines, Printable
+
 _WIDTH = 100
 _INDENT = " " * 10
 
@@ -44,7 +46,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Diagnosis(Sequence[Finding]):
+class Diagnosis(Printable, Sequence[Finding]):
     """The findings of one fit, worst first: a sequence that is false when empty, and prints as a list.
 
     Attributes:
@@ -75,11 +77,14 @@ class Diagnosis(Sequence[Finding]):
         """The causes, worst first."""
         return tuple(finding.cause for finding in self.findings)
 
+    def shown(self) -> tuple[str, Lines]:
+        """Which fit it is, and each finding with what to try."""
+        number = f"{len(self)} finding{'s' if len(self) > 1 else ''}" if self.findings else "no problems found"
+        lines = [(one.severity.name, f"{one.cause}: {one.detail}\ntry: {one.advice}") for one in self.findings]
+        return f"{self.title}: {number}", lines
+
     def __str__(self) -> str:
-        if not self.findings:
-            return f"{self.title}: no problems found"
-        title = f"{self.title}: {len(self)} finding{'s' if len(self) > 1 else ''}"
-        return "\n".join([title, *map(str, self.findings)])
+        return "\n".join([self.shown()[0], *map(str, self.findings)])
 
 
 def percent(share: float | np.floating) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.validation import counted
 from bayesgmm.posterior.thresholds import MIN_DRAWS, pareto_k_limit
+from bayesgmm.runtime.printing import Lines, Printable
 
 if TYPE_CHECKING:
     from arviz_stats.utils import ELPDData
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Loo:
+class Loo(Printable):
     """Leave-one-out cross-validation by Pareto-smoothed importance sampling.
 
     Attributes:
@@ -34,6 +36,12 @@ class Loo:
     p: float
     max_pareto_k: float
     num_bad: int
+
+    def shown(self) -> tuple[str, Lines]:
+        """The density, its error, and whether it can be relied on."""
+        bad = f"; {counted(self.num_bad, 'row')} unreliable" if self.num_bad else ""
+        lines = [("effective parameters", f"{self.p:.1f}"), ("largest Pareto k", f"{self.max_pareto_k:.2f}{bad}")]
+        return f"Leave-one-out: ELPD {self.elpd:.1f} ± {self.se:.1f}, larger is better", lines
 
 
 def num_draws(tree: "DataTree") -> int:

@@ -14,12 +14,11 @@ import numpy as np
 
 from bayesgmm.engines.ascent import Ascent, StopRule
 from bayesgmm.engines.fit import Fit, report_failure
-from bayesgmm.engines.optima import apart, coincident
+from bayesgmm.engines.optima import apart, as_spurious, coincident
 from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, choice_of, engine
 from bayesgmm.engines.restarts import (
     Settings,
     Task,
-    as_spurious,
     best_of_restarts,
     best_of_samples,
     best_on_host,
@@ -122,8 +121,8 @@ def fit_em(
         on_failure: "warn", "raise" or "ignore" when the best run did not converge.
 
     Returns:
-        A `Fit`; its steps are those of the best run after its short one. Components of random starts are sorted by
-        their means, first feature first.
+        A `Fit`; its steps are those of the best run, of many rows without its short one. Components of random starts
+        are sorted by their means, first feature first.
 
     Raises:
         InputError: for arguments that cannot be fitted, before anything is compiled.

@@ -1,13 +1,14 @@
 """What a fit returns: result codes that are sentences, and `Fit`."""
 
+import dataclasses
 import enum
-import html
+import functools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,15 @@ from jaxtyping import Bool, Float, Shaped
 from bayesgmm.datasets.columns import combined_columns
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures import presentation
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.numerics.precision import AnyArray, is_traced
 from bayesgmm.numerics.validation import counted, listed, name_features, short_repr
-from bayesgmm.posterior import presentation
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
+from bayesgmm.runtime.printing import Lines, Printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,9 +94,9 @@ class FitWarning(UserWarning):
 
 
 @storable
-@jax.tree_util.register_dataclass
+@functools.partial(jax.tree_util.register_dataclass, drop_fields=NOT_OF_JAX)
 @dataclass(frozen=True)
-class Fit:
+class Fit(Named, Printable):
     """One mixture fitted by one engine.
 
     Attributes:
@@ -105,14 +108,15 @@ class Fit:
         result: a `ResultCode`.
         num_steps: steps taken (EM steps, optimiser steps, or draws including warm-up).
         trace: what the engine watched: EM the log-likelihood, or the log posterior density under a prior, of its start
-            and after every step, of the best run after its short one; MAP the log posterior density likewise; VI and
-            CAVI the ELBO of every step; Gibbs and NUTS the log posterior density of every draw, with chains as the
-            first axis. NaN past `num_steps`.
+            and after every step (of many rows without the short run, which sees a sample); MAP the log posterior
+            density likewise; VI and CAVI the ELBO of every step; Gibbs and NUTS the log posterior density of every
+            draw, with chains as the first axis. NaN past `num_steps`.
         draws: posterior draws, a mixture with leading axes (chain, draw); None for point estimates.
         sample_stats: sampler statistics of every draw, arrays (chain, draw) with ArviZ's names; else empty.
         summary: scalar diagnostics of the fit, such as NUTS's worst R-hat.
         approximation: the numbers of a conjugate approximation, a `ConjugateDistribution`; of CAVI only.
         prior_given: whether an engine that needs no prior was given one; not in older files.
+        feature_names: names of the features, where the rows were a data frame.
     """
 
     engine: str = field(metadata=_STATIC)
@@ -127,6 +131,12 @@ class Fit:
     summary: dict[str, Any] = field(default_factory=dict)
     approximation: ConjugateDistribution | None = None
     prior_given: bool = field(default=False, metadata=_STATIC)
+
+    def named(self, names: Iterable[str]) -> Self:
+        """The same with these names of the features, which its mixture and its draws have too."""
+        names = tuple(names)
+        draws = None if self.draws is None else self.draws.named(names)
+        return dataclasses.replace(super().named(names), mixture=self.mixture.named(names), draws=draws)
 
     @property
     def has_prior(self) -> bool:
@@ -162,19 +172,14 @@ class Fit:
         """
         if np.ndim(self.result):
             raise InputError(f"fit holds {np.size(self.result)} fits; tabulate them one by one")
-        names = name_features(feature_names, self.mixture.num_features)
+        names = name_features(feature_names, self.mixture.num_features, self)
         return presentation.summary_table(self.mixture, self.draws, get_family(self.family), names)
 
-    def __str__(self) -> str:
+    def shown(self) -> tuple[str, Lines] | None:
+        """What was fitted, how it ended and how well it fits; and each cluster."""
         if is_traced(self.result) or np.ndim(self.result):
-            return repr(self)
-        lines = [f"{one}: {text}" for one, text in presentation.lines_of(self.summary_table())]
-        return "\n".join([self._title, *(f"  {line}" for line in lines)])
-
-    def _repr_html_(self) -> str:
-        if is_traced(self.result) or np.ndim(self.result):
-            return f"<pre>{html.escape(repr(self))}</pre>"
-        return presentation.as_html(self._title, presentation.lines_of(self.summary_table()))
+            return None
+        return self._title, presentation.lines_of(self.summary_table())
 
     @property
     def _title(self) -> str:

@@ -21,10 +21,13 @@ import math
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
+from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import ABSENT, Mixture, expected_shares, joint_of_rows
+from bayesgmm.priors.conjugate import ConjugatePrior
 
 _NEAR = (
     0.1  # standard deviations between means, and relative difference of covariances, below which components coincide
@@ -56,15 +59,21 @@ def apart(mixture: Mixture, groups: list[Int[np.ndarray, " m"]]) -> Mixture:
     exact = _in_float64(mixture)
     means, (_, covariances) = exact.means.copy(), _dense(exact)
     for group in groups:
-        values, vectors = np.linalg.eigh(covariances[group[0]])
         places = np.linspace(-_APART, _APART, len(group))[:, None]
-        means[group] = exact.means[group].mean(0) + places * math.sqrt(values[-1]) * vectors[:, -1]
+        means[group] = exact.means[group].mean(0) + places * _longest_axis(covariances[group[0]])
     return dataclasses.replace(mixture, means=means.astype(mixture.means.dtype))
+
+
+def _longest_axis(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, " d"]:
+    """The longest axis of an ellipsoid, of one of its two directions that rounding does not choose."""
+    values, vectors = np.linalg.eigh(covariance)
+    longest = vectors[:, -1]
+    return math.sqrt(values[-1]) * longest * np.sign(longest[np.abs(longest).argmax()])
 
 
 def off_saddle(mixture: Mixture) -> Mixture:
     """The mixture; of components that coincide, with their means apart."""
-    finite = all(np.isfinite(field).all() for field in vars(mixture).values())
+    finite = all(np.isfinite(field).all() for field in jax.tree.leaves(mixture))
     groups = coincident(mixture) if finite else []
     return apart(mixture, groups) if groups else mixture
 
@@ -97,13 +106,32 @@ def by_chance(mixture: Mixture, total_weight: float, family: Family) -> Bool[np.
         pooled = np.average(covariances[others], axis=0, weights=weights[others])
         if np.linalg.eigvalsh(whitening[index] @ pooled @ whitening[index].T)[-1] < _NARROW**-2:
             continue
-        without = Mixture(*(field[others] for field in vars(mixture).values()))
+        without = Mixture(*(field[others] for field in jax.tree.leaves(mixture)))
         log_expected = math.log(total_weight) + _log_density(without, mixture.means[index])
         log_expected += _log_volume(covariances[index])
         beyond, expected = rows[index] - placed, math.exp(min(log_expected, 700.0))
         bound = 0.0 if beyond <= expected else beyond - expected - beyond * (math.log(beyond) - log_expected)
         found[index] = places + bound > _LIKELY
     return found
+
+
+def as_spurious(fit: Fit, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
+    """The fit, with a code that says so where it converged to a maximum that chance makes."""
+    if prior is not None or not fit.successful:
+        return fit
+    present = jax.tree.map(
+        lambda field: np.asarray(field)[np.asarray(fit.mixture.log_weights) > ABSENT] if len(field) > 1 else field,
+        fit.mixture,
+    )
+    found = by_chance(present, effective_rows(rows), family).any()
+    return dataclasses.replace(fit, result=np.asarray(ResultCode.spurious, np.int32)) if found else fit
+
+
+def effective_rows(rows: Rows) -> float:
+    """How many rows there are: the sum of whole weights, else the number of equal ones of their sum and squares."""
+    weights = np.asarray(rows.weights, np.float64)
+    total = weights.sum()
+    return float(total if (weights == np.round(weights)).all() else total**2 / np.square(weights).sum())
 
 
 def _log_density(mixture: Mixture, point: np.ndarray) -> float:

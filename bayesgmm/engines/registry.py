@@ -21,8 +21,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, create_model, model_validator
 
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.named import Named
 from bayesgmm.numerics.precision import is_traced
-from bayesgmm.numerics.validation import check_bool, nonnegative, one_of, short_repr, whole_number
+from bayesgmm.numerics.validation import check_bool, names_of, nonnegative, one_of, short_repr, whole_number
 from bayesgmm.runtime.chains import CHAIN_METHODS, check_checkpoint
 from bayesgmm.runtime.progress import Listener, check_progress
 from bayesgmm.target.problem import Problem
@@ -255,7 +256,8 @@ def engine[**P, R](name: str, **record: Any) -> Callable[[Callable[P, R]], Calla
         def checked(*args: P.args, **keywords: P.kwargs) -> R:
             bound = signature.bind(*args, **keywords)
             bound.arguments |= made.check(bound.arguments)
-            return function(*bound.args, **bound.kwargs)
+            found = function(*bound.args, **bound.kwargs)
+            return found.named(names_of(bound.arguments["x"])) if isinstance(found, Named) else found
 
         made = _RECORDS[name] = Engine(name, checked, **record)
         return checked

@@ -24,11 +24,11 @@ from jaxtyping import Array, Float
 
 from bayesgmm.engines.ascent import Ascent, Problem, StopRule, run_em
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.engines.optima import by_chance
+from bayesgmm.engines.optima import as_spurious
 from bayesgmm.likelihood.moments import default_ridge_fraction
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import ABSENT, Mixture, with_room
+from bayesgmm.mixtures.mixture import Mixture, with_room
 from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
@@ -262,29 +262,46 @@ def best_on_host(
         fit = run_from(made[0], task, limits, settings=compiled)
         return sorted_components(jax.tree.map(np.asarray, fit), limits.active)
     runs = functools.partial(_runs_in_batches, active=limits.active, settings=compiled)
-    first = int(_first_limit(limits, task.stop, compiled))
+    room = int(limits.max_steps)
     short = task._replace(stop=_stop_of_short(task.stop, np))
-    tried = _stacked(runs(made, short, min(first, _SHORT_STEPS)))
-    ordered = best_run(tried, len(made), xp=np).mixture
+    tried = _stacked(runs(made, short, [min(room, _SHORT_STEPS)] * len(made)))
+    tried = best_run(tried, len(made), xp=np)
     num_carried = _num_carried(len(made), _SMALL_ONE_OF)
 
     def ends() -> Iterator[Fit]:
         for numbers in (range(num_carried), range(num_carried, len(made))):
-            for fit in runs([ordered[number] for number in numbers], task, first):
-                yield carry_on(fit, task, limits, settings=compiled)
+            begun = [jax.tree.map(lambda leaf, number=number: leaf[number], tried) for number in numbers]
+            left = [limits._replace(max_steps=np.int32(room - one.num_steps)) for one in begun]
+            first = [int(_first_limit(one, task.stop, compiled)) for one in left]
+            fits = runs([one.mixture for one in begun], task, first)
+            for one, fit, rest in zip(begun, fits, left, strict=True):
+                yield joined(one, carry_on(fit, task, rest, settings=compiled))
 
     best = best_end(ends(), num_carried, rows, settings.family, task.prior)
     return sorted_components(best, limits.active)
 
 
+def joined(begun: Fit, end: Fit) -> Fit:
+    """The whole run: how it began, and what it was carried on to; traces have the same room."""
+    xp = namespace(begun.trace, end.trace)
+    step, taken = np.arange(end.trace.shape[-1], dtype=np.int32), xp.asarray(begun.num_steps)
+    trace = xp.where(step < taken, begun.trace, xp.asarray(end.trace)[xp.maximum(step - taken, 0)])
+    return dataclasses.replace(end, trace=trace, num_steps=(taken + end.num_steps).astype(np.int32))
+
+
 def _runs_in_batches(
-    starts: Sequence[Mixture], task: Task, max_steps: int, active: AnyArray | None, *, settings: Settings
+    starts: Sequence[Mixture],
+    task: Task,
+    max_steps: Sequence[int],
+    active: AnyArray | None,
+    *,
+    settings: Settings,
 ) -> Iterator[Fit]:
     """The run from each start, as many at once as the program has room for; where they are fewer, it does no more."""
-    for batch in itertools.batched(starts, settings.num_restarts):
+    for batch in itertools.batched(zip(starts, max_steps, strict=True), settings.num_restarts):
         left_over = settings.num_restarts - len(batch)
-        step_limits = np.asarray([max_steps] * len(batch) + [-1] * left_over, np.int32)
-        fits = _run_each(_stacked([*batch, *batch[:1] * left_over]), task, step_limits, active, settings=settings)
+        batch_starts, batch_steps = zip(*batch, *[(batch[0][0], -1)] * left_over, strict=True)
+        fits = _run_each(_stacked(batch_starts), task, np.asarray(batch_steps, np.int32), active, settings=settings)
         fits = jax.tree.map(np.asarray, fits)
         for number in range(len(batch)):
             yield jax.tree.map(lambda leaf, number=number: leaf[number], fits)
@@ -306,25 +323,6 @@ def best_end(ends: Iterable[Fit], num_carried: int, rows: Rows, family: Family, 
     if int(best.result) not in _IMPROPER and passed_over and max(passed_over) > objective_of(best):
         best = dataclasses.replace(best, summary={"passed_over": max(passed_over) - objective_of(best)})
     return best
-
-
-def as_spurious(fit: Fit, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
-    """The fit, with a code that says so where it converged to a maximum that chance makes."""
-    if prior is not None or not fit.successful:
-        return fit
-    present = jax.tree.map(
-        lambda field: np.asarray(field)[np.asarray(fit.mixture.log_weights) > ABSENT] if len(field) > 1 else field,
-        fit.mixture,
-    )
-    found = by_chance(present, effective_rows(rows), family).any()
-    return dataclasses.replace(fit, result=np.asarray(ResultCode.spurious, np.int32)) if found else fit
-
-
-def effective_rows(rows: Rows) -> float:
-    """How many rows there are: the sum of whole weights, else the number of equal ones of their sum and squares."""
-    weights = np.asarray(rows.weights, np.float64)
-    total = weights.sum()
-    return float(total if (weights == np.round(weights)).all() else total**2 / np.square(weights).sum())
 
 
 def objective_of(fit: Fit) -> float:
@@ -389,18 +387,35 @@ def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:
     return StopRule(tol, xp.asarray(True), xp.asarray(stop.patience))
 
 
-def _phase(starts: Mixture, last: AnyArray, *, task: Task, settings: Settings) -> tuple[Mixture, Fit]:
-    """Short runs from all starts, or the last runs from those carried on: where they ended, best first, and the fits.
+def _phase(begun: Fit, last: AnyArray, *, task: Task, settings: Settings) -> tuple[Fit, None]:
+    """Short runs from all starts, or the last runs from those carried on: the fits, best first.
 
     Both by the same compiled loop, in which those that are not carried on take no pass.
     """
     number = jnp.arange(settings.num_restarts)
     num_carried = _num_carried(settings.num_restarts, _SMALL_ONE_OF)
-    long = jnp.where(number < num_carried, settings.max_steps, -1)
+    long = jnp.where(number < num_carried, settings.max_steps - begun.num_steps, -1)
     step_limits = jnp.where(last, long, min(settings.max_steps, _SHORT_STEPS)).astype(jnp.int32)
     stop = jax.tree.map(lambda long, short: jnp.where(last, long, short), task.stop, _stop_of_short(task.stop, jnp))
-    fits = _run_each(starts, task._replace(stop=stop), step_limits, None, settings=settings)
-    return best_run(fits, settings.num_restarts).mixture, fits
+    fits = _run_each(begun.mixture, task._replace(stop=stop), step_limits, None, settings=settings)
+    return best_run(jax.vmap(joined)(begun, fits), settings.num_restarts), None
+
+
+def _unbegun(starts: Mixture, settings: Settings, prior: ConjugatePrior | None) -> Fit:
+    """Runs of no steps from these starts."""
+    num_restarts = settings.num_restarts
+    none, dtype = jnp.zeros(num_restarts, jnp.int32), starts.means.dtype
+    trace = jnp.full((num_restarts, settings.max_steps + 1), jnp.nan, dtype)
+    return Fit(
+        "em",
+        settings.family.name,
+        starts,
+        jnp.zeros(num_restarts, dtype),
+        none,
+        none,
+        trace,
+        prior_given=prior is not None,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "start"))
@@ -429,8 +444,8 @@ def best_of_restarts(
         if settings.num_restarts == 1:
             return sorted_components(long(jax.tree.map(lambda leaf: leaf[0], starts)))
         phase = functools.partial(_phase, task=task, settings=settings)
-        fits = jax.lax.scan(phase, starts, jnp.asarray([False, True]))[1]
-        return sorted_components(best_run(jax.tree.map(lambda leaf: leaf[1], fits)))
+        fits, _ = jax.lax.scan(phase, _unbegun(starts, settings, prior), jnp.asarray([False, True]))
+        return sorted_components(best_run(fits))
     size = sample_size(rows, settings.num_components, settings.family)
     seen = rows
     if len(rows) > size:

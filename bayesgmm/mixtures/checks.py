@@ -13,6 +13,7 @@ from bayesgmm.numerics.precision import AnyArray, ArrayLike, in_precision, is_tr
 from bayesgmm.numerics.validation import (
     exact_in_float64,
     matrix_fault,
+    one_of,
     real_array,
     refuse_masks,
     short_repr,
@@ -150,13 +151,20 @@ def check_order(order: ArrayLike, shape: tuple[int, ...]) -> AnyArray:
     return array
 
 
-def check_columns(columns: Any, num_features: int) -> tuple[int, ...]:
-    """Numbers of columns, one or several, in the order given."""
+def check_columns(columns: Any, num_features: int, names: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """Numbers of columns, one or several, in the order given; by their names too where they have some."""
     several = np.ravel(columns).tolist() if isinstance(columns, np.ndarray | np.integer | int) else columns
+    several = [several] if isinstance(several, str) else several
+    kinds = "names or numbers of columns" if names else "numbers of columns"
     try:
-        checked = tuple(whole_number("columns", column, least=0) for column in several)
+        checked = tuple(
+            names.index(one_of("columns", column, names))
+            if names and isinstance(column, str)
+            else whole_number("columns", column, least=0)
+            for column in several
+        )
     except TypeError:
-        raise InputError(f"columns={short_repr(columns)} must be numbers of columns, counted from 0") from None
+        raise InputError(f"columns={short_repr(columns)} must be {kinds}, counted from 0") from None
     if not checked:
         raise InputError("columns is empty; give at least one number of a column")
     if len(set(checked)) < len(checked):

@@ -30,6 +30,7 @@ from bayesgmm.mixtures.checks import (
     rows_of_features,
 )
 from bayesgmm.mixtures.factors import Diagonal, Factor, Triangular
+from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.mixtures.sampling import sample_rows
 from bayesgmm.numerics.batches import in_batches
 from bayesgmm.numerics.precision import (
@@ -47,6 +48,7 @@ from bayesgmm.numerics.precision import (
 from bayesgmm.numerics.triangular import UNROLLED
 from bayesgmm.numerics.validation import as_key, short_repr, whole_number
 from bayesgmm.runtime.files import storable
+from bayesgmm.runtime.printing import Lines, Printable
 from bayesgmm.runtime.programs import ROOM, SMALL, has_room, room_of_rows
 
 LOG_2PI = math.log(2 * math.pi)
@@ -91,9 +93,9 @@ def _of_rows[R](method: Callable[["Mixture", Any, Any], R]) -> Callable[["Mixtur
 
 
 @storable
-@jax.tree_util.register_dataclass
+@functools.partial(jax.tree_util.register_dataclass, drop_fields=NOT_OF_JAX)
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Named, Printable):
     r"""A Gaussian mixture, or many of them: every field may carry the same leading axes, such as (chain, draw).
 
     `precision_factor` is $F_j$ with $\Sigma_j^{-1} = F_j^\top F_j$, the map that whitens component $j$. It has one of
@@ -110,6 +112,7 @@ class Mixture:
         log_weights: log mixing proportions, shape (..., k).
         means: component means in the units of the data, shape (..., k, d).
         precision_factor: see above, in reciprocal units of the data.
+        feature_names: names of the features, where it was fitted to a data frame: columns may be asked for by them.
     """
 
     log_weights: Shaped[AnyArray, "*draws k"]
@@ -129,6 +132,11 @@ class Mixture:
                 covariances that are not symmetric or not positive definite.
         """
         return _from_covariances(*as_fields(weights, means, covariances))
+
+    @property
+    def fields(self) -> dict[str, ArrayLike]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in ("log_weights", "means", "precision_factor")}
 
     @property
     def factor(self) -> Factor:
@@ -193,7 +201,7 @@ class Mixture:
     def __getitem__(self, index: Any) -> "Mixture":
         """Select among the leading axes: `posterior[0, 10]` is draw 10 of chain 0."""
         chosen = check_draws(index, self.draw_shape)
-        return jax.tree.map(lambda leaf: leaf[chosen], self)
+        return jax.tree.map(lambda leaf: leaf[chosen], self).named(self.feature_names)
 
     def permute(self, order: ArrayLike) -> "Mixture":
         """The same mixture with its components in another order; `order` has shape (..., k).
@@ -202,7 +210,7 @@ class Mixture:
             InputError: for what is no permutation of the components.
         """
         as_mixture(self)
-        return self._permute(check_order(order, self.log_weights.shape))
+        return self._permute(check_order(order, self.log_weights.shape)).named(self.feature_names)
 
     @by_value
     def _permute(self, order: AnyArray) -> "Mixture":
@@ -219,22 +227,15 @@ class Mixture:
         return jax.tree.map(reorder, self)
 
     def marginal(self, columns: object) -> "Mixture":
-        """The mixture of some features alone, in the order of `columns`: their numbers, counted from 0.
+        """The mixture of some features alone, in the order of `columns`: their names, or numbers counted from 0.
 
         Raises:
             InputError: for columns that are not there, or twice.
         """
-        return as_mixture(self)._marginal(check_columns(columns, self.num_features))
+        from bayesgmm.mixtures.marginals import marginal_of
 
-    @functools.partial(compiled, static_argnums=1)
-    def _marginal(self, columns: tuple[int, ...]) -> "Mixture":
-        chosen = np.array(columns)
-
-        def one(mixture: Mixture) -> Mixture:
-            means = jnp.asarray(mixture.means)[:, chosen]
-            return Mixture(mixture.log_weights, means, mixture.factor.marginal(chosen).array)
-
-        return vmap_draws(one, self)(self)
+        columns = check_columns(columns, as_mixture(self).num_features, self.feature_names)
+        return marginal_of(self, columns).named(self.feature_names[column] for column in columns if self.feature_names)
 
     def condition(self, columns: object, values: ArrayLike) -> "Mixture":
         r"""The mixture of the other features, in their order, where `columns` have these values.
@@ -245,24 +246,11 @@ class Mixture:
         Raises:
             InputError: for columns that are not there, twice, or all; for values of another shape, or not finite.
         """
-        columns = check_columns(columns, as_mixture(self).num_features)
-        return self._condition(check_values(values, columns, self.num_features), columns)
+        from bayesgmm.mixtures.marginals import condition_on
 
-    @functools.partial(compiled, static_argnums=2)
-    def _condition(self, values: AnyArray, columns: tuple[int, ...]) -> "Mixture":
-        given, others = np.array(columns), np.setdiff1d(np.arange(self.num_features), columns)
-        values = jnp.asarray(values, jax.dtypes.canonicalize_dtype(self.means.dtype))
-        rows = values.reshape(-1, len(columns))
-
-        def one(mixture: Mixture) -> Mixture:
-            log_shares = densities_anywhere(mixture._marginal(columns), rows).log_shares
-            means = jnp.asarray(mixture.means)
-            factor, move = mixture.factor.condition(given, others, rows[:, None] - means[None, :, given])
-            array = jnp.broadcast_to(factor.array, (len(rows), *factor.array.shape))
-            fields = (log_shares.T, means[None, :, others] + move, array)
-            return Mixture(*(field if values.ndim == 2 else field[0] for field in fields))
-
-        return vmap_draws(one, self)(self)
+        columns = check_columns(columns, as_mixture(self).num_features, self.feature_names)
+        found = condition_on(self, check_values(values, columns, self.num_features), columns)
+        return found.named(name for column, name in enumerate(self.feature_names) if column not in columns)
 
     @_of_rows
     def joint_log_prob(self, x: AnyArray, way: "Way") -> Float[AnyArray, "*draws n k"]:
@@ -294,6 +282,12 @@ class Mixture:
         num_rows, key = whole_number("num_rows", num_rows, least=0), as_key(key)
         as_mixture(self)
         return sample_rows((self.log_weights, self.means, self.precision_factor), key, num_rows, self.draw_shape)
+
+    def shown(self) -> tuple[str, Lines] | None:
+        """Weights, means and standard deviations by cluster, of many mixtures with their spread."""
+        from bayesgmm.mixtures.presentation import shown_mixture
+
+        return shown_mixture(self)
 
 
 @compiled
@@ -494,7 +488,7 @@ def as_mixture(value: object, name: str = "mixture") -> Mixture:
             that do not sum to 1, and a factor that is not lower triangular.
     """
     if isinstance(value, Mixture):
-        check_mixture(vars(value), name)
+        check_mixture(value.fields, name)
         return value
     cure = f"give its mixture, {name}.mixture" if hasattr(value, "mixture") else "give the .mixture of a fit"
     raise InputError(f"{name}={short_repr(value)} is not a Mixture; {cure}")

@@ -155,20 +155,27 @@ def as_matrix(x: ArrayLike, name: str = "x") -> AnyArray:
 
 
 def name_features(
-    feature_names: Iterable[object] | None, num_features: int, table: object = None, default: str = "x{}"
+    feature_names: Iterable[object] | None, num_features: int, *known: object, default: str = "x{}"
 ) -> tuple[str, ...]:
-    """Names of all features: those given, else the columns of a data frame, else numbered ones.
+    """Names of all features: those given, else those that something knows (`names_of`), else numbered ones.
 
     Raises:
         InputError: for another number of names than features.
     """
-    names = getattr(table, "columns", None) if feature_names is None else feature_names
+    names = next(filter(None, map(names_of, known)), None) if feature_names is None else feature_names
     if names is None:
         return tuple(default.format(index) for index in range(num_features))
     names = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
     if len(names) != num_features:
         raise InputError(f"feature_names has {len(names)} names for {num_features} features; give one each")
     return names
+
+
+def names_of(table: object) -> tuple[str, ...]:
+    """Names of the columns of a data frame, or of what was made of one; none of anything else."""
+    names = getattr(table, "columns", None)
+    names = getattr(table, "feature_names", ()) if names is None else names
+    return tuple(str(name) for name in names) if isinstance(names, Iterable) else ()
 
 
 def as_key(key: object) -> RandomKey:

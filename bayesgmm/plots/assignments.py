@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from bayesgmm.comparison.agreement import adjusted_rand_index
+from bayesgmm.diagnostics.agreement import adjusted_rand_index
 from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import ENGINES

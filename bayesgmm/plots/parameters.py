@@ -11,14 +11,15 @@ from matplotlib.axes import Axes
 from scipy.special import ndtri
 from scipy.stats import gaussian_kde
 
-from bayesgmm.comparison.parameters import ParameterTable
 from bayesgmm.engines.fit import Fit
 from bayesgmm.errors import InputError
+from bayesgmm.mixtures.presentation import LEVEL
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import DATA_GREY, INK, MARKERS, AxesLike
 from bayesgmm.plots.shapes import Grid
 from bayesgmm.plots.view import Names, engines_giving, name_columns
-from bayesgmm.posterior.presentation import LEVEL, with_uncertainty
+from bayesgmm.runtime.printing import with_uncertainty
+from bayesgmm.standard_errors.parameters import ParameterTable
 
 _MOST_FEATURES = 8
 # How the values of fits without draws look.
@@ -61,7 +62,7 @@ def plot_posterior_parameters(
     if len(set(shapes.values())) > 1:
         raise InputError(f"fits must agree in clusters and features; means have shapes {shapes}")
     num_clusters, num_features = next(iter(shapes.values()))
-    names = name_columns(feature_names, num_features)[:_MOST_FEATURES]
+    names = name_columns(feature_names, num_features, *fits.values())[:_MOST_FEATURES]
     num_rows = 1 + len(names)
     size = (max(2.3 * num_clusters, 4.0) + 0.4, 1.7 * num_rows + 0.5)
     axes = panels.several_axes(ax, (num_rows, num_clusters), size, "weights and means need")

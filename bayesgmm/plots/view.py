@@ -90,7 +90,7 @@ def view_rows(
         raise InputError(f"x has {rows.shape[1]} features, but the mixture has {mixture.num_features}")
     if not all(np.isfinite(np.asarray(field)).all() for field in (mixture.means, mixture.precision_factor)):
         raise InputError("the mixture has NaN or infinite parameters, so there is nothing to draw; look at fit.code")
-    names = name_columns(feature_names, rows.shape[1], x)
+    names = name_columns(feature_names, rows.shape[1], x, mixture)
     if isinstance(columns, str) and columns == "pca" and "pca" not in names:
         return _principal_view(rows)
     if isinstance(columns, str) and columns == "discriminant" and "discriminant" not in names:
@@ -115,9 +115,9 @@ def best_columns(mixture: Mixture, at_most: int = MAX_COLUMNS) -> tuple[int, ...
     return tuple(sorted(int(column) for column in np.argsort(-merit, kind="stable")[:at_most]))
 
 
-def name_columns(feature_names: Names, num_features: int, table: object = None) -> tuple[str, ...]:
-    """Names of all features, which are numbered from 0 where neither the user nor a data frame names them."""
-    return name_features(feature_names, num_features, table, "feature {}" if num_features > 1 else "x")
+def name_columns(feature_names: Names, num_features: int, *known: object) -> tuple[str, ...]:
+    """Names of all features, numbered from 0 where neither the user nor a data frame nor a fit to one names them."""
+    return name_features(feature_names, num_features, *known, default="feature {}" if num_features > 1 else "x")
 
 
 def _column(column: int | str, names: tuple[str, ...]) -> int:

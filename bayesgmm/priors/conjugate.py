@@ -30,28 +30,39 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.factors import Factor, pool
 from bayesgmm.mixtures.families import FAMILIES, Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, as_mixture
+from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import (
     check_bool,
+    counted,
     name_features,
+    names_of,
     no_constant_column,
     refuse_masks,
     short_repr,
     whole_number,
 )
-from bayesgmm.priors.description import as_table, describe_intervals, describe_sticks, describe_weights
+from bayesgmm.priors.description import (
+    Row,
+    as_lines,
+    as_table,
+    describe_intervals,
+    describe_sticks,
+    describe_weights,
+)
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, log_prob_of_mixture, spread_of_means
 from bayesgmm.priors.scales import prior_number
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
 from bayesgmm.runtime.files import storable
+from bayesgmm.runtime.printing import Lines, Printable
 
 _MOST_LISTED = 6  # features of a matrix that a description lists in full
 
 
 @storable
-@jax.tree_util.register_dataclass
+@functools.partial(jax.tree_util.register_dataclass, drop_fields=NOT_OF_JAX)
 @dataclass(frozen=True)
-class ConjugatePrior:
+class ConjugatePrior(Named, Printable):
     r"""Numbers of the conjugate prior; a pytree, so another number is not another compilation.
 
     Attributes:
@@ -89,10 +100,20 @@ class ConjugatePrior:
         Raises:
             InputError: for another number of names than features.
         """
+        return as_table(self._rows(feature_names))
+
+    def shown(self) -> tuple[str, Lines] | None:
+        """How many components and features it is for, and its rows."""
+        if is_traced(self):
+            return None
+        k, d = len(self.concentration), len(self.mean)
+        return f"Conjugate prior of {counted(k, 'component')} of {counted(d, 'feature')}", as_lines(self._rows(None))
+
+    def _rows(self, feature_names: Sequence[str] | None) -> list[Row]:
         from scipy import stats
 
         mean, scale = np.asarray(self.mean, np.float64), np.asarray(self.scale, np.float64)
-        names = name_features(feature_names, len(mean))
+        names = name_features(feature_names, len(mean), self)
         kappa, dof = float(self.shrinkage), float(self.dof)
         # A diagonal entry of an inverse-Wishart matrix is an inverse-gamma variable of fewer degrees of freedom.
         margin_dof = dof - len(mean) + 1.0 if scale.ndim == 2 else dof
@@ -119,7 +140,7 @@ class ConjugatePrior:
             assumed = [f"InverseGamma: shape {dof / 2:g}, scale {float(scale) / 2:.4g}{for_all}"]
         quantity = "covariances" if scale.ndim == 2 else "variances"
         rows += describe_intervals(quantity, assumed, (low[: len(assumed)], high[: len(assumed)]), "sd ")
-        return as_table(rows)
+        return rows
 
 
 def _listed(numbers: np.ndarray) -> str:
@@ -198,7 +219,7 @@ def conjugate_prior(
             f"prior dof={dof} must be greater than {lowest} for family={family.name!r} and {num_features} features; "
             f"{num_features + 2} is usual"
         )
-    return prior
+    return prior.named(names_of(x))
 
 
 def check_conjugate_prior(prior: object, num_components: int, num_features: int, family: Family) -> ConjugatePrior:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bayesgmm.numerics.precision import AnyArray
+from bayesgmm.runtime.printing import Lines
 
 Row = tuple[str, str, str]
+_MOST_LINES = 40
 
 
 def describe_weights(concentration: AnyArray) -> list[Row]:
@@ -48,6 +50,13 @@ def describe_intervals(
     """Rows of one quantity, each with the interval between its lower and upper limit."""
     intervals = (prefix + as_interval(*pair) for pair in zip(*np.atleast_1d(*limits), strict=True))
     return [(quantity, text, interval) for text, interval in zip(assumed, intervals, strict=True)]
+
+
+def as_lines(rows: Sequence[Row]) -> Lines:
+    """Rows of a description, each a line of what is printed; of very many the first."""
+    lines = [(what, f"{assumed}{f'; 95 % from {interval}' if interval else ''}") for what, assumed, interval in rows]
+    more = len(lines) - _MOST_LINES
+    return lines if more <= 0 else [*lines[:_MOST_LINES], ("...", f"and {more} more")]
 
 
 def as_interval(low: float, high: float) -> str:

@@ -20,8 +20,11 @@ with $\Sigma_j = \operatorname{diag}(\sigma_j) R_j \operatorname{diag}(\sigma_j)
 Families with one scale for all features take the geometric mean of the numbers of the features.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +32,19 @@ import numpy as np
 from jaxtyping import Float
 
 from bayesgmm.likelihood.rows import Rows, as_rows
+from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced
-from bayesgmm.numerics.validation import name_features, no_constant_column, whole_number
-from bayesgmm.priors.description import as_interval, as_table, describe_intervals, describe_weights
+from bayesgmm.numerics.validation import counted, name_features, names_of, no_constant_column, whole_number
+from bayesgmm.priors.description import Row, as_interval, as_lines, as_table, describe_intervals, describe_weights
 from bayesgmm.priors.scales import SCALE_PRIORS, HalfNormalScales, Scales, prior_number, scales_from_arguments
 from bayesgmm.runtime.files import storable, stored_as
+from bayesgmm.runtime.printing import Lines, Printable
 
 
 @storable
-@jax.tree_util.register_dataclass
+@functools.partial(jax.tree_util.register_dataclass, drop_fields=NOT_OF_JAX)
 @dataclass(frozen=True)
-class WeaklyInformativePrior:
+class WeaklyInformativePrior(Named, Printable):
     r"""Numbers of the weakly informative prior; a pytree, so another number is not another compilation.
 
     Attributes:
@@ -67,10 +72,26 @@ class WeaklyInformativePrior:
         Raises:
             InputError: for another number of names than features.
         """
+        text, num_features = as_table(self._rows(feature_names)), len(self.mean_loc)
+        if num_features > 1:
+            text += "\nOne scale for all features, where a family has it: the geometric mean of these over features."
+        if isinstance(self.scales, HalfNormalScales):
+            text += "\nHalf-normal scales are not kept from zero: the posterior can be drawn from, but has no mode."
+        return text
+
+    def shown(self) -> tuple[str, Lines] | None:
+        """How many components and features it is for, and its rows."""
+        if is_traced(self):
+            return None
+        k, d = len(self.concentration), len(self.mean_loc)
+        title = f"Weakly informative prior of {counted(k, 'component')} of {counted(d, 'feature')}"
+        return title, as_lines(self._rows(None))
+
+    def _rows(self, feature_names: Sequence[str] | None) -> list[Row]:
         from scipy import stats
 
         num_features = len(self.mean_loc)
-        names = name_features(feature_names, num_features)
+        names = name_features(feature_names, num_features, self)
         rows = describe_weights(self.concentration)
         locs, sds = np.asarray(self.mean_loc), np.asarray(self.mean_scale)
         named = zip(names, locs, sds, strict=True)
@@ -82,12 +103,7 @@ class WeaklyInformativePrior:
             # Every correlation of the LKJ distribution has this margin (Lewandowski, Kurowicka & Joe 2009).
             edge = 2.0 * stats.beta(*[eta - 1.0 + 0.5 * num_features] * 2).ppf(0.975) - 1.0
             rows.append(("correlations", f"LKJ({eta:g}), where a family has them", as_interval(-edge, edge)))
-        text = as_table(rows)
-        if num_features > 1:
-            text += "\nOne scale for all features, where a family has it: the geometric mean of these over features."
-        if isinstance(self.scales, HalfNormalScales):
-            text += "\nHalf-normal scales are not kept from zero: the posterior can be drawn from, but has no mode."
-        return text
+        return rows
 
 
 @stored_as("Prior")
@@ -95,7 +111,8 @@ def _upgrade(*, scale_prior: str, **fields: AnyArray | None) -> WeaklyInformativ
     """The prior that files of versions with the numbers of all priors of scales in one record hold."""
     record = SCALE_PRIORS[scale_prior]
     numbers = {field: fields[argument] for argument, field in record.arguments.items()}
-    others = {name: fields[name] for name in WeaklyInformativePrior.__dataclass_fields__ if name != "scales"}
+    kept = {field.name for field in dataclasses.fields(WeaklyInformativePrior)} & fields.keys()
+    others: dict[str, Any] = {name: fields[name] for name in kept}
     return WeaklyInformativePrior(scales=record(**numbers), **others)
 
 
@@ -160,4 +177,4 @@ def default_prior(
         column_mean=loc,
         column_scale=sd,
     )
-    return jax.tree.map(jnp.asarray if is_traced(rows) else np.asarray, prior)
+    return jax.tree.map(jnp.asarray if is_traced(rows) else np.asarray, prior).named(names_of(x))

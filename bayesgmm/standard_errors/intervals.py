@@ -24,8 +24,10 @@ from bayesgmm.engines.fit import ResultCode
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.mixtures.presentation import lines_of
 from bayesgmm.mixtures.quantities import entries
 from bayesgmm.numerics.validation import name_features, one_of, short_repr
+from bayesgmm.runtime.printing import Lines, Printable
 from bayesgmm.standard_errors.replicates import is_failure
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class UncertaintyCode(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Uncertainty:
+class Uncertainty(Printable):
     """Standard errors of a maximum-likelihood fit, and what they were made of.
 
     Quantities are held by name: "weights" (k), "means" (k, d), "covariances" (k, d, d), "standard_deviations" (k, d),
@@ -86,6 +88,15 @@ class Uncertainty:
     replicates: dict[str, np.ndarray] | None = None
     replicate_results: np.ndarray | None = None
     replicate_weights: np.ndarray | None = None
+
+    def shown(self) -> tuple[str, Lines]:
+        """How the errors were found and what is wrong with them; and estimates ± errors by cluster."""
+        drawn = f", {self.num_replicates} replicates" if self.num_replicates else ""
+        failed = f", {self.num_failed} of which failed" if self.num_failed else ""
+        wrong = f"; {self.message}" if self.message else ""
+        frame = self.to_frame(kind="normal").rename(columns={"estimate": "value", "standard_error": "sd"})
+        shown = frame.loc[~frame["quantity"].str.match("variance|cov ")]
+        return f"Standard errors ({self.method}{drawn}{failed}), family {self.family}{wrong}", lines_of(shown)
 
     @property
     def num_replicates(self) -> int:
@@ -157,7 +168,7 @@ class Uncertainty:
         """
         import pandas as pd
 
-        names = name_features(feature_names, self.mixture.num_features)
+        names = name_features(feature_names, self.mixture.num_features, self.mixture)
         limits = self.intervals(level, kind)
         shapes = {name: value.shape for name, value in self.estimates.items()}
         return pd.DataFrame(

@@ -251,6 +251,6 @@ def _check_given(start: Mixture, num_components: int, num_features: int, family:
         raise InputError(f"start has covariances between features, but family={family.name!r} has variances only")
     if family.shared and (count := len(start.factor)) > 1:
         raise InputError(f"start has {count} covariances, but the components of family={family.name!r} share one")
-    for name, field in vars(start).items() if finite else ():
+    for name, field in start.fields.items() if finite else ():
         if not is_traced(field) and not np.isfinite(np.asarray(field)).all():
             raise InputError(f"start.{name} has NaN or infinite entries; start from a mixture that is finite")

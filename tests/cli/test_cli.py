@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import bayesgmm
 from bayesgmm.cli import main as cli
 from bayesgmm.cli import outputs
-from bayesgmm.cli.terminal import in_parts
-from bayesgmm.posterior.presentation import with_uncertainty
+from bayesgmm.comparison.tables import in_parts
+from bayesgmm.runtime.printing import with_uncertainty
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,10 +95,17 @@ def test_files_of_the_main_job(finished):
         "parameters.csv",
         "report.html",
         "summary.txt",
+        "figures",
         "em.npz",
         *(f"{name}.{kind}" for name in ("map", "vi_normal", "nuts") for kind in ("nc", "npz")),
     }
     assert [path for path in out.parent.iterdir() if path.name.startswith(".")] == []
+    figures = ["assignments", "criteria", "fit", "pareto_k", "parameters", "posterior_predictive", "posteriors"]
+    figures += ["ranks", "traces", "uncertainty"]
+    assert sorted(path.name for path in (out / "figures").iterdir()) == sorted(
+        f"{name}.{form}" for name in figures for form in ("png", "svg")
+    )
+    assert "<svg" in (out / "figures" / "fit.svg").read_text()
 
 
 def test_table_in_the_terminal(finished):
@@ -231,6 +238,7 @@ def test_same_seed_same_numbers_and_em_alone(folder):
         "comparison.csv",
         "comparison.json",
         "em.npz",
+        "figures",
         "parameters.csv",
         "report.html",
         "summary.txt",

@@ -42,7 +42,7 @@ def test_fit_prints_the_summary_and_no_tables(folder):
     assert "k = 2 by BIC among 1 to 2" in told or "k = 2 by BIC among 1 and 2" in told
     assert "adjusted Rand index" in told
     assert "log-lik." not in told
-    assert "7 files in" in told
+    assert "8 files in" in told
 
 
 def test_fit_without_out_writes_nothing(folder, monkeypatch, tmp_path):

@@ -54,7 +54,7 @@ def test_shipped_files_load(path):
 
 
 def test_shipped_files_are_there():
-    assert {path.stem for path in SHIPPED} == {"old_faithful", "iris", "galaxies", "conjugate"}
+    assert {path.stem for path in SHIPPED} == {"old_faithful", "iris", "galaxies", "conjugate", "parts"}
 
 
 def test_defaults(load):
@@ -114,7 +114,7 @@ def test_defaults(load):
             "max_tree_depth": 10,
             "chain_method": None,
         },
-        "output": {"directory": "results/mine"},
+        "output": {"directory": "results/mine", "figures": ["png", "svg"]},
     }
 
 

@@ -276,8 +276,8 @@ def test_interrupted_sampler_ends_the_comparison_with_what_there_is(key):
 
 
 def test_an_engine_that_fails_has_a_row_and_the_others_stand(key, monkeypatch):
-    from bayesgmm.cli.terminal import engine_table
     from bayesgmm.comparison import comparing as module
+    from bayesgmm.comparison.tables import engine_table
     from bayesgmm.engines import cavi
 
     def fail(*args, **options):

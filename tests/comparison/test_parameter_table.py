@@ -9,9 +9,10 @@ from helpers import DATA
 from plot_helpers import by_gid, check_drawable
 
 import bayesgmm
-from bayesgmm.cli.terminal import component_table, flag_legend, rich_tables
-from bayesgmm.comparison.parameters import errors_of_em, parameter_table
+from bayesgmm.cli.terminal import rich_tables
+from bayesgmm.comparison.tables import component_table, flag_legend
 from bayesgmm.plots import plot_parameter_forest
+from bayesgmm.standard_errors.parameters import errors_of_em, parameter_table
 from bayesgmm.standard_errors.uncertainties import uncertainty
 
 NAMES = ("eruptions", "waiting")

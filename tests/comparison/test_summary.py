@@ -9,7 +9,6 @@ import pytest
 from helpers import DATA
 
 import bayesgmm
-from bayesgmm.comparison.parameters import ParameterTable
 from bayesgmm.comparison.summary import (
     Agreement,
     agreement_with,
@@ -23,6 +22,7 @@ from bayesgmm.comparison.summary import (
 )
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity
 from bayesgmm.engines.fit import ResultCode
+from bayesgmm.standard_errors.parameters import ParameterTable
 
 GOOD = ResultCode.successful
 KINDS = {"em": "point", "vi (normal)": "approximation", "gibbs": "draws", "nuts": "draws"}

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import bayesgmm
 from bayesgmm.cli import main as cli
-from bayesgmm.cli.terminal import agreement_table, component_table, engine_table
-from bayesgmm.comparison.agreement import adjusted_rand_index, check_labels
+from bayesgmm.comparison.tables import agreement_table, component_table, engine_table
+from bayesgmm.diagnostics.agreement import adjusted_rand_index, check_labels
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit, fit_kmeans, inertia_of
 from bayesgmm.errors import InputError

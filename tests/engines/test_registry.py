@@ -11,7 +11,7 @@ import pytest
 from helpers import DATA
 
 import bayesgmm
-from bayesgmm.cli.terminal import engine_table
+from bayesgmm.comparison.tables import engine_table
 from bayesgmm.engines import registry
 from bayesgmm.engines.em import fit_em
 from bayesgmm.engines.fit import warn_or_raise

@@ -1,7 +1,5 @@
 """The density, held to SciPy's on dense covariances, and what follows from it."""
 
-from dataclasses import astuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -464,13 +462,13 @@ def test_many_rows_and_draws_are_taken_in_blocks(family, rng, key, monkeypatch):
     x[7] = 1e160
     one = draws[1, 2]
     whole = [getattr(mixture, name)(x) for mixture in (draws, one) for name in METHODS]
-    sampled = [sampling._sample.__wrapped__(to_jax(astuple(one)), key, num_rows=50, draw_shape=())]
-    sampled.append(sampling._sample.__wrapped__(to_jax(astuple(draws)), key, num_rows=50, draw_shape=(2, 3)))
+    sampled = [sampling._sample.__wrapped__(to_jax(jax.tree.leaves(one)), key, num_rows=50, draw_shape=())]
+    sampled.append(sampling._sample.__wrapped__(to_jax(jax.tree.leaves(draws)), key, num_rows=50, draw_shape=(2, 3)))
     monkeypatch.setattr(module, "_AT_ONCE", 11 * one.means.size)
     monkeypatch.setattr(sampling, "_GATHERED", 7 * 9)
     blocks = [getattr(mixture, name)(x) for mixture in (draws, one) for name in METHODS]
     for found, expected in zip(blocks, whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-13)
-    found = [sampling._sample.__wrapped__(to_jax(astuple(one)), key, num_rows=50, draw_shape=())]
-    found.append(sampling._sample.__wrapped__(to_jax(astuple(draws)), key, num_rows=50, draw_shape=(2, 3)))
+    found = [sampling._sample.__wrapped__(to_jax(jax.tree.leaves(one)), key, num_rows=50, draw_shape=())]
+    found.append(sampling._sample.__wrapped__(to_jax(jax.tree.leaves(draws)), key, num_rows=50, draw_shape=(2, 3)))
     assert_close(found, sampled, 1e-13)

@@ -14,8 +14,8 @@ from matplotlib import pyplot
 from matplotlib.testing.compare import calculate_rms
 
 from bayesgmm import plots
-from bayesgmm.comparison.parameters import parameter_table
 from bayesgmm.plots.panels import root_figure
+from bayesgmm.standard_errors.parameters import parameter_table
 
 REFERENCES = Path(__file__).parent / "pictures"
 DPI = 64

@@ -7,22 +7,20 @@ import base64
 import contextlib
 import html
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from bayesgmm import plots
-from bayesgmm.cli import terminal
-from bayesgmm.cli.config import CommonConfig
+from bayesgmm.comparison import tables
 from bayesgmm.comparison.comparing import Comparison
 from bayesgmm.comparison.summary import Summary
-from bayesgmm.datasets import Dataset
 from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
@@ -30,6 +28,7 @@ from bayesgmm.numerics.validation import counted, listed
 from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.view import MAX_COLUMNS, best_columns
 from bayesgmm.posterior.thresholds import MIN_DRAWS
+from bayesgmm.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -38,36 +37,93 @@ _MOST_ENGINES = 5  # columns of a table that the page has room for
 _MANY_COLUMNS = 4  # from which on correlations are folded away
 
 
-def render_report(comparison: Comparison, settings: CommonConfig, data: Dataset, provenance: Mapping[str, Any]) -> str:
-    """The report as the text of one HTML file, figures embedded."""
-    units = f" (units: {data.units})" if data.units else ""
+@dataclass(frozen=True)
+class About:
+    """What a report says beside the numbers of a comparison.
+
+    Attributes:
+        title: its heading.
+        columns: which rows and columns were used, in words; by default their numbers and names.
+        units: of the columns.
+        source: of the data.
+        notes: remarks on how they were read.
+        settings: what the run was asked for, as text; empty where it is not known.
+        seed: the seed, where it is known.
+    """
+
+    title: str = "Gaussian mixture"
+    columns: str = ""
+    units: str = ""
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    settings: str = ""
+    seed: int | None = None
+
+
+class _Figures:
+    """Pictures for the page, and for a folder of files where one is named; each is drawn once and closed."""
+
+    def __init__(self, folder: Path | None, formats: Sequence[str]) -> None:
+        self._folder, self._formats = folder, formats
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, name: str, drawn: Axes | np.ndarray, caption: str) -> str:
+        """The figure as a part of the page; its files are called by this name."""
+        from matplotlib import pyplot
+
+        figure, buffer = root_figure(drawn), io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+        if self._folder is not None:
+            for form in self._formats:
+                path = self._folder / f"{name}.{form}"
+                if form == "png":
+                    path.write_bytes(buffer.getvalue())
+                else:
+                    figure.savefig(path, bbox_inches="tight")
+        pyplot.close(figure)
+        data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
+        return (
+            f'<figure><img src="data:image/png;base64,{data}" alt="{text}" '
+            f'width="{round(figure.get_figwidth() * 96)}"><figcaption>{text}</figcaption></figure>'
+        )
+
+
+def render_report(
+    comparison: Comparison, about: About, *, folder: Path | None = None, formats: Sequence[str] = ("png", "svg")
+) -> str:
+    """The report as one HTML file, figures embedded; those go into a folder too, as files of these formats."""
+    x, names, found = comparison.x, comparison.feature_names, provenance()
+    columns = about.columns or f"{len(x)} rows of {', '.join(names)}"
+    units = f" (units: {about.units})" if about.units else ""
     lead = (
-        f"{data.columns}{units}; a mixture of "
-        f"{counted(comparison.num_components, 'Gaussian component')} of family {comparison.base.family} in "
-        f"{counted(comparison.x.shape[1], 'dimension')}, fitted by {listed(comparison.fits)} on one likelihood."
+        f"{columns}{units}; a mixture of {counted(comparison.num_components, 'Gaussian component')} of family "
+        f"{comparison.base.family} in {counted(x.shape[1], 'dimension')}, fitted by {listed(comparison.fits)} on one "
+        "likelihood."
     )
-    versions = ", ".join(f"{package} {version}" for package, version in provenance["versions"].items())
-    device = f"{provenance['device']['count']} × {provenance['device']['kind']}"
-    source = f"Data: {data.name}. {data.source}".strip().rstrip(".")
-    names = comparison.feature_names
+    versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+    device = f"{found['device']['count']} × {found['device']['kind']}"
+    seed = "" if about.seed is None else f"Seed {about.seed}. "
+    figure = _Figures(folder, formats)
     sections = {
         "Summary": [_summary(comparison.summary())],
-        "The fit": [_figure(*picture) for picture in _pictures_of_fit(comparison)],
-        "The engines side by side": list(_engines(comparison)),
-        "Parameters": list(_parameters(comparison)),
-        "Diagnostics": list(_diagnostics(comparison, data)),
+        "The fit": [figure(*picture) for picture in _pictures_of_fit(comparison)],
+        "The engines side by side": list(_engines(comparison, figure)),
+        "Parameters": list(_parameters(comparison, figure)),
+        "Diagnostics": list(_diagnostics(comparison, about.notes, figure)),
         "Prior": [f"<pre>{html.escape(comparison.prior.describe(names))}</pre>"],
-        "Settings": [f"<pre>{html.escape(json.dumps(settings.to_dict(), indent=2))}</pre>"],
     }
+    if about.settings:
+        sections["Settings"] = [_folded("All settings of the run", f"<pre>{html.escape(about.settings)}</pre>")]
     return Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(settings.title),
+        title=html.escape(about.title),
         lead=html.escape(lead),
         contents="\n".join(f'<a href="#{_anchor(heading)}">{heading}</a>' for heading in sections),
         sections="\n".join(
             f'<section id="{_anchor(heading)}">\n<h2>{heading}</h2>\n{"\n".join(parts)}\n</section>'
             for heading, parts in sections.items()
         ),
-        footer=html.escape(f"{source}. Seed {settings.seed}. {device}. {versions}. {provenance['time']}."),
+        footer=html.escape(f"{about.source} {seed}{device}. {versions}. {found['time']}.".strip()),
     )
 
 
@@ -81,7 +137,7 @@ def _summary(summary: Summary) -> str:
     for heading, sentences in summary.sections.items():
         parts.append(f"<h3>{html.escape(heading)}</h3>")
         if heading.startswith("Clusters"):
-            parts.append(_html_table(terminal.cluster_table(summary)))
+            parts.append(_html_table(tables.cluster_table(summary)))
             continue
         parts.append(f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in sentences)}</ul>")
         if heading == "Known classes" and summary.cross_table is not None:
@@ -90,17 +146,14 @@ def _summary(summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[Axes | np.ndarray, str]]:
-    """The fit with its uncertainty, then its assignments, and those of k-means: figures and captions."""
+def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[str, Axes | np.ndarray, str]]:
+    """The fit with its uncertainty, then its assignments, and those of k-means: names, figures and captions."""
     x, names, fits, base = comparison.x, comparison.feature_names, comparison.fits, comparison.base
     label, one = ENGINES[base.engine].label, x.shape[1] == 1
     em = f"the {label} fit"
-    posteriors = [name for name, fit in fits.items() if fit.draws is not None]
-    # The sampler is the reference for pictures of uncertainty; an approximation stands in where it did not run.
-    shown = comparison.parameters.reference or (posteriors[-1] if posteriors else None)
+    shown = _fit_with_draws(comparison)
     if shown is not None:
-        picture = plots.plot_posterior_ellipses(fits[shown], x, point=base, feature_names=names)
-        yield picture, f"{'Densities' if one else 'Components'} of posterior draws ({shown}), thin, and of {em}, bold."
+        yield "fit", *picture_of_fit(comparison)
     picture = plots.plot_assignments(base.mixture, x, feature_names=names)
     drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
     chosen = (
@@ -111,32 +164,57 @@ def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[Axes | np.ndarray
             f"{listed(names[column] for column in best_columns(base.mixture))}."
         )
     )
-    yield picture, f"Rows coloured by hard assignment, with the {drawn}.{chosen}"
+    yield "assignments", picture, f"Rows coloured by hard assignment, with the {drawn}.{chosen}"
     if x.shape[1] > 2 and base.mixture.num_components > 1:
         picture = plots.plot_assignments(base.mixture, x, columns="discriminant", feature_names=names)
         plane = "The plane in which components differ most in means and shapes (Scrucca 2010); its axes are named by"
-        yield picture, f"{plane} the largest coefficients of the columns, in units of their standard deviations."
+        yield (
+            "discriminant_plane",
+            picture,
+            f"{plane} the largest coefficients of the columns, in units of their standard deviations.",
+        )
     picture = plots.plot_responsibility_uncertainty(base if shown is None else fits[shown], x, feature_names=names)
     averaged = f", averaged over posterior draws ({shown})" if shown is not None else ""
-    yield picture, f"Uncertainty of each row's assignment: one minus its largest responsibility{averaged}."
+    yield (
+        "uncertainty",
+        picture,
+        f"Uncertainty of each row's assignment: one minus its largest responsibility{averaged}.",
+    )
     for name, partition in comparison.partitions.items():
         picture = plots.plot_partitions(base, x, partition, feature_names=names)
         ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
-        yield picture, f"Hard assignments by {em} and by {ENGINES[name].label}{ringed}."
+        yield f"partition_{name}", picture, f"Hard assignments by {em} and by {ENGINES[name].label}{ringed}."
 
 
-def _engines(comparison: Comparison) -> Iterator[str]:
+def _fit_with_draws(comparison: Comparison) -> str | None:
+    """The sampler, the reference for pictures of uncertainty; an approximation stands in where none was run."""
+    posteriors = [name for name, fit in comparison.fits.items() if fit.draws is not None]
+    return comparison.parameters.reference or (posteriors[-1] if posteriors else None)
+
+
+def picture_of_fit(comparison: Comparison) -> tuple[Axes | np.ndarray, str]:
+    """The fit with its uncertainty, and what the picture shows."""
+    x, names, base = comparison.x, comparison.feature_names, comparison.base
+    shown, one, em = _fit_with_draws(comparison), x.shape[1] == 1, f"the {ENGINES[base.engine].label} fit"
+    if shown is None:
+        return plots.plot_assignments(base.mixture, x, feature_names=names), f"Rows by hard assignment of {em}."
+    picture = plots.plot_posterior_ellipses(comparison.fits[shown], x, point=base, feature_names=names)
+    what = "Densities" if one else "Components"
+    return picture, f"{what} of posterior draws ({shown}), thin, and of {em}, bold."
+
+
+def _engines(comparison: Comparison, figure: _Figures) -> Iterator[str]:
     """The tables of the engines, of the numbers of components and of hard assignments."""
-    yield _html_table(terminal.engine_table(comparison))
+    yield _html_table(tables.engine_table(comparison))
     yield (
         "<p class='note'>Log-likelihood and criteria are those of each engine's point (for posteriors: the mixture of "
         "posterior means). Smaller BIC, AIC and ICL are better, larger ELPD-LOO is better.</p>"
     )
     if comparison.selected_by is not None:
-        yield f"<h3>Number of components</h3>\n{_html_table(terminal.candidate_table(comparison))}"
+        yield f"<h3>Number of components</h3>\n{_html_table(tables.candidate_table(comparison))}"
         picture = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)
         caption = f"Smaller is better; {comparison.selected_by.upper()} selected k = {comparison.num_components}."
-        yield _figure(picture, caption)
+        yield figure("criteria", picture, caption)
     if comparison.has_agreement:
         yield _agreement(comparison)
 
@@ -146,28 +224,28 @@ def _agreement(comparison: Comparison) -> str:
     labels = [ENGINES[name].label for name in comparison.partitions]
     of_kmeans = f", which {listed(labels)} minimises," if labels else ""
     return (
-        f"<h3>Hard assignments</h3>\n{_html_table(terminal.agreement_table(comparison))}\n"
+        f"<h3>Hard assignments</h3>\n{_html_table(tables.agreement_table(comparison))}\n"
         f"<p class='note'>The inertia{of_kmeans} is the sum of squared distances of the rows from the means of their "
         "clusters. The adjusted Rand index (ARI) is 1 where two partitions are the same and about 0 "
         "where they agree as by chance. Mixtures assign rows to their most probable component.</p>"
     )
 
 
-def _parameters(comparison: Comparison) -> Iterator[str]:
+def _parameters(comparison: Comparison, figure: _Figures) -> Iterator[str]:
     """A table for each cluster, correlations folded away where there are many, and pictures of all."""
-    table, frame = comparison.parameters, terminal.component_table(comparison)
+    table, frame = comparison.parameters, tables.component_table(comparison)
     many = comparison.x.shape[1] >= _MANY_COLUMNS
     for cluster, lines in frame.groupby("cluster", sort=False):
         lines = lines.drop(columns="cluster")
         shape = lines["quantity"].str.startswith("corr ") & many
         yield f"<h3>Cluster {html.escape(str(cluster))}</h3>"
-        yield from map(_html_table, terminal.in_parts(lines.loc[~shape], _MOST_ENGINES))
+        yield from map(_html_table, tables.in_parts(lines.loc[~shape], _MOST_ENGINES))
         if shape.any():
-            folded = "\n".join(map(_html_table, terminal.in_parts(lines.loc[shape], _MOST_ENGINES)))
+            folded = "\n".join(map(_html_table, tables.in_parts(lines.loc[shape], _MOST_ENGINES)))
             yield f"<details><summary>Correlations</summary>\n{folded}\n</details>"
     yield (
         "<p class='note'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
-        f"deviation where the engine has draws. {html.escape(terminal.flag_legend(table))}</p>"
+        f"deviation where the engine has draws. {html.escape(tables.flag_legend(table))}</p>"
     )
     yield from (f'<p class="warning">{html.escape(remark)}.</p>' for remark in table.remarks)
     if table.measured_by is not None:
@@ -175,17 +253,17 @@ def _parameters(comparison: Comparison) -> Iterator[str]:
         caption = (
             f"Estimates and posterior means with 95% intervals by every engine, as distances from {table.measured_by}"
         )
-        yield _figure(plots.plot_parameter_forest(table), f"{caption}{hollow}.")
+        yield figure("parameters", plots.plot_parameter_forest(table), f"{caption}{hollow}.")
     if any(fit.draws is not None for fit in comparison.fits.values()):
         picture = plots.plot_posterior_parameters(comparison.fits, feature_names=comparison.feature_names)
         points = listed(ENGINES[fit.engine].label for fit in comparison.fits.values() if fit.draws is None)
-        yield _figure(picture, f"Marginal posterior densities; vertical lines mark the {points} values.")
+        yield figure("posteriors", picture, f"Marginal posterior densities; vertical lines mark the {points} values.")
 
 
-def _diagnostics(comparison: Comparison, data: Dataset) -> Iterator[str]:
+def _diagnostics(comparison: Comparison, notes: Sequence[str], figure: _Figures) -> Iterator[str]:
     """Findings folded by engine, what the engines watched, and ArviZ's tables and pictures of the reference."""
     noted: dict[str, list[str]] = {}
-    for name, sentence in (*(("data", note) for note in data.notes), *comparison.cautions):
+    for name, sentence in (*(("data", note) for note in notes), *comparison.cautions):
         noted.setdefault(name, []).append(sentence)
     for name, sentences in noted.items():
         items = "".join(f"<li>{html.escape(sentence)}.</li>" for sentence in sentences)
@@ -195,7 +273,7 @@ def _diagnostics(comparison: Comparison, data: Dataset) -> Iterator[str]:
         yield "<p>No problems found.</p>"
     em = ENGINES[comparison.base.engine].label
     caption = f"Log-likelihood of {em}, log posterior density of MAP and of every draw, ELBO of the variational fits."
-    yield _figure(plots.plot_traces(comparison.fits), caption)
+    yield figure("traces", plots.plot_traces(comparison.fits), caption)
     reference = comparison.parameters.reference
     tree = None if reference is None else comparison.trees.get(reference)
     # ArviZ judges chains of some draws, all finite.
@@ -204,10 +282,10 @@ def _diagnostics(comparison: Comparison, data: Dataset) -> Iterator[str]:
         and tree["posterior"].sizes["draw"] > MIN_DRAWS
         and np.isfinite(tree["posterior"]["means"]).all()
     ):
-        yield from _by_arviz(tree, str(reference))
+        yield from _by_arviz(tree, str(reference), figure)
 
 
-def _by_arviz(tree: "DataTree", name: str) -> Iterator[str]:
+def _by_arviz(tree: "DataTree", name: str, figure: _Figures) -> Iterator[str]:
     """What users of ArviZ look for, of one sampler."""
     import arviz
 
@@ -221,39 +299,25 @@ def _by_arviz(tree: "DataTree", name: str) -> Iterator[str]:
         with contextlib.suppress(InputError):  # of densities that are not finite; a finding reports it
             found = prior_sensitivity(tree).astype(str).rename_axis("quantity").reset_index()
             yield _folded("Sensitivity to the prior and to the likelihood", _html_table(found))
-    yield _figure(
-        plots.plot_chain_ranks(tree), "Densities by chain, and ranks of their draws: uniform where chains agree."
-    )
-    yield _figure(plots.plot_posterior_predictive(tree), "The columns, and replicated data sets from the posterior.")
+    caption = "Densities by chain, and ranks of their draws: uniform where chains agree."
+    yield figure("ranks", plots.plot_chain_ranks(tree), caption)
+    caption = "The columns, and replicated data sets from the posterior."
+    yield figure("posterior_predictive", plots.plot_posterior_predictive(tree), caption)
     if "log_likelihood" in tree.children:
-        yield _figure(
-            plots.plot_pareto_k(tree), "Pareto k of leave-one-out by row; above the line a row is unreliable."
-        )
+        caption = "Pareto k of leave-one-out by row; above the line a row is unreliable."
+        yield figure("pareto_k", plots.plot_pareto_k(tree), caption)
 
 
 def _folded(heading: str, content: str) -> str:
     return f"<details><summary>{html.escape(heading)}</summary>\n{content}\n</details>"
 
 
-def _figure(drawn: Axes | np.ndarray, caption: str) -> str:
-    from matplotlib import pyplot
-
-    figure, buffer = root_figure(drawn), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
-    pyplot.close(figure)
-    data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{text}" '
-        f'width="{round(figure.get_figwidth() * 96)}"><figcaption>{text}</figcaption></figure>'
-    )
-
-
 def _html_table(frame: pd.DataFrame) -> str:
     def line(tag: str, cells: tuple[str, ...], kind: str = "") -> str:
-        kinds = [" class=left" if name in terminal.LEFT else "" for name in frame]
+        kinds = [" class=left" if name in tables.LEFT else "" for name in frame]
         texts = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr{kind}>{''.join(texts)}</tr>"
 
-    rows = zip(frame.itertuples(index=False), terminal.first_of_cluster(frame), strict=True)
+    rows = zip(frame.itertuples(index=False), tables.first_of_cluster(frame), strict=True)
     lines = [line("th", tuple(frame)), *(line("td", row, " class=new" if is_first else "") for row, is_first in rows)]
     return f'<div class="scroll"><table>{"\n".join(lines)}</table></div>'

@@ -17,9 +17,9 @@ from bayesgmm.engines.fit import Fit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
+from bayesgmm.mixtures.presentation import LEVEL, shown_entries, spread
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import name_features
-from bayesgmm.posterior.presentation import LEVEL, shown_entries, spread
 from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.uncertainties import MOST_PARAMETERS, uncertainty
@@ -79,7 +79,9 @@ def parameter_table(
         raise InputError(f"fits must be at least one, and agree in clusters, features and family; they are {found}")
     ((shape, family),) = set(shapes.values())
     points = [fit.mixture if fit.draws is None else fit.draws for fit in fits.values()]
-    lines, stacks = shown_entries(shape, get_family(family), name_features(feature_names, shape[1]), points)
+    lines, stacks = shown_entries(
+        shape, get_family(family), name_features(feature_names, shape[1], *fits.values()), points
+    )
     values = dict(zip(fits, stacks, strict=True))
     samplers = [name for name, fit in fits.items() if fit.draws is not None and ENGINES[fit.engine].gives == "draws"]
     # The last in the table of engines: NUTS before Gibbs.

@@ -1,17 +1,17 @@
-"""How parameters of a mixture are shown to people: lines of a table, and numbers with as many digits as are known."""
+"""How parameters of a mixture are shown to people: tables of them, and a few lines for each cluster."""
 
-import html
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from bayesgmm.mixtures.families import Family
+from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
-from bayesgmm.posterior.thresholds import vary
+from bayesgmm.numerics.precision import is_traced
+from bayesgmm.numerics.validation import counted, name_features
+from bayesgmm.runtime.printing import Lines, with_uncertainty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 _SHOWN = ("weights", "means", "standard_deviations", "correlations")
 LEVEL = 0.95
 _TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
-_MOST_LINES = 24  # of a mixture that is printed
-
-
-def with_uncertainty(value: float, sd: float | None) -> str:
-    """`value ± sd`, both with the decimals that show two significant digits of the sd."""
-    if sd is None or not math.isfinite(sd) or sd <= 0:
-        return f"{value:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(sd)))
-    return f"{value:.{decimals}f} ± {sd:.{decimals}f}"
+_ROUNDING = 1e-12  # of the largest draw
+_MOST_CLUSTERS, _MOST_QUANTITIES = 24, 15  # that are printed
 
 
 def shown_entries(
@@ -47,7 +40,8 @@ def shown_entries(
 
 def spread(draws: Float[np.ndarray, "lines s"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Standard deviations of draws, 0 where they differ by rounding only, and the ends of their central 95 %."""
-    sd = np.where(vary(draws, 1), draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
+    sd = draws.std(1, ddof=min(1, draws.shape[1] - 1))
+    sd = np.where(sd <= _ROUNDING * np.abs(draws).max(1), 0.0, sd)
     low, high = np.quantile(draws, _TAILS, axis=1)
     return sd, low, high
 
@@ -62,7 +56,7 @@ def summary_table(
     import pandas as pd  # on first use: fits need none
 
     points = [mixture if draws is None else draws]
-    lines, (values,) = shown_entries(mixture.means.shape, family, feature_names, points)
+    lines, (values,) = shown_entries(mixture.means.shape[-2:], family, feature_names, points)
     columns = {
         "cluster": [line.cluster for line in lines],
         "quantity": [line.label for line in lines],
@@ -73,18 +67,34 @@ def summary_table(
     return pd.DataFrame(columns)
 
 
-def lines_of(table: "pd.DataFrame") -> list[tuple[str, str]]:
-    """Each cluster of a summary table with its quantities in one line; of many, the first."""
+def lines_of(table: "pd.DataFrame") -> Lines:
+    """Each cluster of a table of values and their spread with its quantities in one line; of many, the first."""
     found: dict[str, list[str]] = {}
     for line in table.to_dict("records"):
         text = f"{line['quantity']} {with_uncertainty(line['value'], line.get('sd'))}"
-        found.setdefault(f"cluster {line['cluster']}", []).append(text)
-    lines = [(cluster, ", ".join(texts)) for cluster, texts in found.items()]
-    more = len(lines) - _MOST_LINES
-    return lines if more <= 0 else [*lines[:_MOST_LINES], ("...", f"and {more} more")]
+        found.setdefault(str(line["cluster"]), []).append(text)
+    lines = [(f"cluster {cluster}" if cluster else "", _few(texts)) for cluster, texts in found.items()]
+    more = len(lines) - _MOST_CLUSTERS
+    return lines if more <= 0 else [*lines[:_MOST_CLUSTERS], ("...", f"and {counted(more, 'cluster')} more")]
 
 
-def as_html(title: str, lines: list[tuple[str, str]]) -> str:
-    """A title and a table of lines, for notebooks."""
-    rows = "".join(f"<tr><th>{html.escape(one)}</th><td>{html.escape(text)}</td></tr>" for one, text in lines)
-    return f"<p>{html.escape(title)}</p><table>{rows}</table>"
+def _few(texts: list[str]) -> str:
+    """Quantities of a cluster in one line: all, or the first means and what there is beside."""
+    more = len(texts) - _MOST_QUANTITIES
+    return ", ".join(texts if more <= 0 else [*texts[:_MOST_QUANTITIES], f"and {more} more"])
+
+
+def shown_mixture(mixture: Mixture) -> tuple[str, Lines] | None:
+    """A mixture by its weights, means, standard deviations and correlations; many by those with their spread."""
+    if is_traced(mixture) or not mixture.num_components:
+        return None
+    shared = len(mixture.factor) < mixture.num_components
+    kinds = [one for one in FAMILIES.values() if one.representation is type(mixture.factor) and not one.isotropic]
+    family = next(one for one in kinds if one.shared == shared)
+    shape, names = mixture.draw_shape, name_features(None, mixture.num_features, mixture)
+    of_draws = f"; {' x '.join(map(str, shape))} of them, means and standard deviations over them" if shape else ""
+    title = (
+        f"Mixture of {counted(mixture.num_components, 'Gaussian component')} in "
+        f"{counted(mixture.num_features, 'dimension')}{of_draws}"
+    )
+    return title, lines_of(summary_table(mixture, mixture if shape else None, family, names))
