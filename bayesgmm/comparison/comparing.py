@@ -125,7 +125,7 @@ class Comparison(Printable):
         """Draw the fit with its uncertainty: components of posterior draws, or of the point where none has any."""
         from bayesgmm.comparison.report import picture_of_fit
 
-        return picture_of_fit(self)[0]
+        return picture_of_fit(self)[0]()
 
     def summary(self) -> Summary:
         """What was found, in sentences: how many components, which clusters, whether the engines agree, what to do."""

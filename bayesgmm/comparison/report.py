@@ -5,13 +5,14 @@ Its frame, and how it looks, are in `report.html`.
 
 import base64
 import contextlib
+import functools
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,11 @@ from matplotlib.axes import Axes
 from bayesgmm import plots
 from bayesgmm.comparison import tables
 from bayesgmm.comparison.comparing import Comparison
-from bayesgmm.comparison.summary import Summary
+from bayesgmm.comparison.summary import Summary, error_line
 from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import counted, listed
+from bayesgmm.numerics.words import counted, few_of, listed
 from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.view import MAX_COLUMNS, best_columns
 from bayesgmm.posterior.thresholds import MIN_DRAWS
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 
 _MOST_ENGINES = 5  # columns of a table that the page has room for
 _MANY_COLUMNS = 4  # from which on correlations are folded away
+_MOST_TABULATED = 12  # columns that are not folded away
+_MOST_DRAWN = 12  # parameters in pictures of chains
+_MOST_COMPARED = 8  # columns whose replicates are drawn
+
+_STYLES = {"ess_bulk": "{:.0f}", "ess_tail": "{:.0f}", "r_hat": "{:.3f}"}  # Monte Carlo errors have two digits
+
+Drawing = Callable[[], Axes | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -61,18 +69,25 @@ class About:
 
 
 class _Figures:
-    """Pictures for the page, and for a folder of files where one is named; each is drawn once and closed."""
+    """Pictures for the page, and for a folder of files where one is named; each is drawn once and closed.
+
+    One that cannot be drawn leaves a remark: a picture is no reason to lose a run.
+    """
 
     def __init__(self, folder: Path | None, formats: Sequence[str]) -> None:
         self._folder, self._formats = folder, formats
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, name: str, drawn: Axes | np.ndarray, caption: str) -> str:
+    def __call__(self, name: str, draw: Drawing, caption: str) -> str:
         """The figure as a part of the page; its files are called by this name."""
         from matplotlib import pyplot
 
-        figure, buffer = root_figure(drawn), io.BytesIO()
+        try:
+            figure, buffer = root_figure(draw()), io.BytesIO()
+        except Exception as error:
+            pyplot.close("all")
+            return f'<p class="warning">No picture "{html.escape(name)}": {html.escape(error_line(error))}.</p>'
         figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
         if self._folder is not None:
             for form in self._formats:
@@ -94,7 +109,7 @@ def render_report(
 ) -> str:
     """The report as one HTML file, figures embedded; those go into a folder too, as files of these formats."""
     x, names, found = comparison.x, comparison.feature_names, provenance()
-    columns = about.columns or f"{len(x)} rows of {', '.join(names)}"
+    columns = about.columns or f"{len(x)} rows of {few_of(names)}"
     units = f" (units: {about.units})" if about.units else ""
     lead = (
         f"{columns}{units}; a mixture of {counted(comparison.num_components, 'Gaussian component')} of family "
@@ -146,7 +161,7 @@ def _summary(summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[str, Axes | np.ndarray, str]]:
+def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[str, Drawing, str]]:
     """The fit with its uncertainty, then its assignments, and those of k-means: names, figures and captions."""
     x, names, fits, base = comparison.x, comparison.feature_names, comparison.fits, comparison.base
     label, one = ENGINES[base.engine].label, x.shape[1] == 1
@@ -154,36 +169,31 @@ def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[str, Axes | np.nd
     shown = _fit_with_draws(comparison)
     if shown is not None:
         yield "fit", *picture_of_fit(comparison)
-    picture = plots.plot_assignments(base.mixture, x, feature_names=names)
+    named: dict[str, Any] = {"feature_names": names}
     drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
-    chosen = (
-        ""
-        if x.shape[1] <= MAX_COLUMNS
-        else (
-            f" The {MAX_COLUMNS} of {x.shape[1]} columns that separate the components best: "
-            f"{listed(names[column] for column in best_columns(base.mixture))}."
-        )
-    )
-    yield "assignments", picture, f"Rows coloured by hard assignment, with the {drawn}.{chosen}"
+    chosen = ""
+    if x.shape[1] > MAX_COLUMNS:
+        columns = listed(names[column] for column in best_columns(base.mixture))
+        chosen = f" The {MAX_COLUMNS} of {x.shape[1]} columns that separate the components best: {columns}."
+    caption = f"Rows coloured by hard assignment, with the {drawn}.{chosen}"
+    yield "assignments", lambda: plots.plot_assignments(base.mixture, x, **named), caption
     if x.shape[1] > 2 and base.mixture.num_components > 1:
-        picture = plots.plot_assignments(base.mixture, x, columns="discriminant", feature_names=names)
         plane = "The plane in which components differ most in means and shapes (Scrucca 2010); its axes are named by"
         yield (
             "discriminant_plane",
-            picture,
+            lambda: plots.plot_assignments(base.mixture, x, columns="discriminant", **named),
             f"{plane} the largest coefficients of the columns, in units of their standard deviations.",
         )
-    picture = plots.plot_responsibility_uncertainty(base if shown is None else fits[shown], x, feature_names=names)
     averaged = f", averaged over posterior draws ({shown})" if shown is not None else ""
     yield (
         "uncertainty",
-        picture,
+        lambda: plots.plot_responsibility_uncertainty(base if shown is None else fits[shown], x, **named),
         f"Uncertainty of each row's assignment: one minus its largest responsibility{averaged}.",
     )
     for name, partition in comparison.partitions.items():
-        picture = plots.plot_partitions(base, x, partition, feature_names=names)
         ringed = "" if one else "; rows that it assigns otherwise than the mixture are ringed"
-        yield f"partition_{name}", picture, f"Hard assignments by {em} and by {ENGINES[name].label}{ringed}."
+        draw = functools.partial(plots.plot_partitions, base, x, partition, **named)
+        yield f"partition_{name}", draw, f"Hard assignments by {em} and by {ENGINES[name].label}{ringed}."
 
 
 def _fit_with_draws(comparison: Comparison) -> str | None:
@@ -192,15 +202,16 @@ def _fit_with_draws(comparison: Comparison) -> str | None:
     return comparison.parameters.reference or (posteriors[-1] if posteriors else None)
 
 
-def picture_of_fit(comparison: Comparison) -> tuple[Axes | np.ndarray, str]:
+def picture_of_fit(comparison: Comparison) -> tuple[Drawing, str]:
     """The fit with its uncertainty, and what the picture shows."""
     x, names, base = comparison.x, comparison.feature_names, comparison.base
     shown, one, em = _fit_with_draws(comparison), x.shape[1] == 1, f"the {ENGINES[base.engine].label} fit"
     if shown is None:
-        return plots.plot_assignments(base.mixture, x, feature_names=names), f"Rows by hard assignment of {em}."
-    picture = plots.plot_posterior_ellipses(comparison.fits[shown], x, point=base, feature_names=names)
+        draw = functools.partial(plots.plot_assignments, base.mixture, x, feature_names=names)
+        return draw, f"Rows by hard assignment of {em}."
+    draw = functools.partial(plots.plot_posterior_ellipses, comparison.fits[shown], x, point=base, feature_names=names)
     what = "Densities" if one else "Components"
-    return picture, f"{what} of posterior draws ({shown}), thin, and of {em}, bold."
+    return draw, f"{what} of posterior draws ({shown}), thin, and of {em}, bold."
 
 
 def _engines(comparison: Comparison, figure: _Figures) -> Iterator[str]:
@@ -212,9 +223,9 @@ def _engines(comparison: Comparison, figure: _Figures) -> Iterator[str]:
     )
     if comparison.selected_by is not None:
         yield f"<h3>Number of components</h3>\n{_html_table(tables.candidate_table(comparison))}"
-        picture = plots.plot_criteria(comparison.candidates, selected=comparison.num_components)
+        draw = functools.partial(plots.plot_criteria, comparison.candidates, selected=comparison.num_components)
         caption = f"Smaller is better; {comparison.selected_by.upper()} selected k = {comparison.num_components}."
-        yield figure("criteria", picture, caption)
+        yield figure("criteria", draw, caption)
     if comparison.has_agreement:
         yield _agreement(comparison)
 
@@ -232,17 +243,21 @@ def _agreement(comparison: Comparison) -> str:
 
 
 def _parameters(comparison: Comparison, figure: _Figures) -> Iterator[str]:
-    """A table for each cluster, correlations folded away where there are many, and pictures of all."""
+    """A table for each cluster, with correlations and columns folded away where there are many, and pictures of all."""
     table, frame = comparison.parameters, tables.component_table(comparison)
     many = comparison.x.shape[1] >= _MANY_COLUMNS
+    telling = best_columns(comparison.base.mixture, _MOST_TABULATED)
+    names = [name for column, name in enumerate(comparison.feature_names) if column not in telling]
+    others = [f"{what} {name}" for name in names for what in ("mean", "sd")]
     for cluster, lines in frame.groupby("cluster", sort=False):
         lines = lines.drop(columns="cluster")
         shape = lines["quantity"].str.startswith("corr ") & many
+        beside = lines["quantity"].isin(others)
         yield f"<h3>Cluster {html.escape(str(cluster))}</h3>"
-        yield from map(_html_table, tables.in_parts(lines.loc[~shape], _MOST_ENGINES))
-        if shape.any():
-            folded = "\n".join(map(_html_table, tables.in_parts(lines.loc[shape], _MOST_ENGINES)))
-            yield f"<details><summary>Correlations</summary>\n{folded}\n</details>"
+        yield from map(_html_table, tables.in_parts(lines.loc[~shape & ~beside], _MOST_ENGINES))
+        for heading, chosen in {"Columns that tell the components apart less": beside, "Correlations": shape}.items():
+            if chosen.any():
+                yield _folded(heading, "\n".join(map(_html_table, tables.in_parts(lines.loc[chosen], _MOST_ENGINES))))
     yield (
         "<p class='note'>Maximum likelihood ± standard error (observed information); posterior mean ± standard "
         f"deviation where the engine has draws. {html.escape(tables.flag_legend(table))}</p>"
@@ -253,11 +268,13 @@ def _parameters(comparison: Comparison, figure: _Figures) -> Iterator[str]:
         caption = (
             f"Estimates and posterior means with 95% intervals by every engine, as distances from {table.measured_by}"
         )
-        yield figure("parameters", plots.plot_parameter_forest(table), f"{caption}{hollow}.")
+        yield figure("parameters", lambda: plots.plot_parameter_forest(table), f"{caption}{hollow}.")
     if any(fit.draws is not None for fit in comparison.fits.values()):
-        picture = plots.plot_posterior_parameters(comparison.fits, feature_names=comparison.feature_names)
+        draw = functools.partial(
+            plots.plot_posterior_parameters, comparison.fits, feature_names=comparison.feature_names
+        )
         points = listed(ENGINES[fit.engine].label for fit in comparison.fits.values() if fit.draws is None)
-        yield figure("posteriors", picture, f"Marginal posterior densities; vertical lines mark the {points} values.")
+        yield figure("posteriors", draw, f"Marginal posterior densities; vertical lines mark the {points} values.")
 
 
 def _diagnostics(comparison: Comparison, notes: Sequence[str], figure: _Figures) -> Iterator[str]:
@@ -273,7 +290,7 @@ def _diagnostics(comparison: Comparison, notes: Sequence[str], figure: _Figures)
         yield "<p>No problems found.</p>"
     em = ENGINES[comparison.base.engine].label
     caption = f"Log-likelihood of {em}, log posterior density of MAP and of every draw, ELBO of the variational fits."
-    yield figure("traces", plots.plot_traces(comparison.fits), caption)
+    yield figure("traces", lambda: plots.plot_traces(comparison.fits), caption)
     reference = comparison.parameters.reference
     tree = None if reference is None else comparison.trees.get(reference)
     # ArviZ judges chains of some draws, all finite.
@@ -282,30 +299,50 @@ def _diagnostics(comparison: Comparison, notes: Sequence[str], figure: _Figures)
         and tree["posterior"].sizes["draw"] > MIN_DRAWS
         and np.isfinite(tree["posterior"]["means"]).all()
     ):
-        yield from _by_arviz(tree, str(reference), figure)
+        yield from _by_arviz(tree, str(reference), best_columns(comparison.base.mixture, _MOST_COMPARED), figure)
 
 
-def _by_arviz(tree: "DataTree", name: str, figure: _Figures) -> Iterator[str]:
-    """What users of ArviZ look for, of one sampler."""
+def _by_arviz(tree: "DataTree", name: str, columns: tuple[int, ...], figure: _Figures) -> Iterator[str]:
+    """What users of ArviZ look for, of one sampler: in pictures, of these columns."""
     import arviz
 
     posterior = tree["posterior"]
     names = [one for one in ("weights", "means", "scales") if bool((posterior[one].std(("chain", "draw")) > 0).all())]
     frame = arviz.summary(tree, var_names=names, kind="diagnostics")
-    frame = frame.astype(str).rename_axis("quantity").reset_index()
+    cells = {name: frame[name].map(_STYLES.get(name, "{:.2g}").format) for name in frame}
+    frame = pd.DataFrame(cells).rename_axis("quantity").reset_index()
     yield f"<h3>Chains of {html.escape(name)}</h3>"
     yield _folded("R-hat, effective draws and Monte Carlo errors by parameter", _html_table(frame))
     if "log_prior" in tree.children and not tree.attrs.get("relabelled"):
         with contextlib.suppress(InputError):  # of densities that are not finite; a finding reports it
             found = prior_sensitivity(tree).astype(str).rename_axis("quantity").reset_index()
             yield _folded("Sensitivity to the prior and to the likelihood", _html_table(found))
-    caption = "Densities by chain, and ranks of their draws: uniform where chains agree."
-    yield figure("ranks", plots.plot_chain_ranks(tree), caption)
-    caption = "The columns, and replicated data sets from the posterior."
-    yield figure("posterior_predictive", plots.plot_posterior_predictive(tree), caption)
+    features, clusters = (posterior[name].to_numpy() for name in ("feature", "cluster"))
+    of = f", of {counted(len(columns), 'column')} that separate the components best"
+    of = of if len(columns) < len(features) else ""
+    num_means = max(0, _MOST_DRAWN - len(clusters)) // len(clusters)
+    var_names = ("weights", "means") if num_means else ("weights",)
+    first = list(features[list(columns[:num_means])])
+    coords = {"cluster": list(clusters[:_MOST_DRAWN]), **({"feature": first} if first else {})}
+    means = f" and of the means of {listed(first)}" if first else ""
+    few = f" Of the weights{means}." if len(clusters) * (1 + len(features)) > _MOST_DRAWN else ""
+    caption = f"Densities by chain, and ranks of their draws: uniform where chains agree.{few}"
+    yield figure("ranks", lambda: plots.plot_chain_ranks(tree, var_names=var_names, coords=coords), caption)
+    caption = f"The columns, and replicated data sets from the posterior{of}."
+    yield figure("posterior_predictive", lambda: plots.plot_posterior_predictive(_of_columns(tree, columns)), caption)
     if "log_likelihood" in tree.children:
         caption = "Pareto k of leave-one-out by row; above the line a row is unreliable."
-        yield figure("pareto_k", plots.plot_pareto_k(tree), caption)
+        yield figure("pareto_k", lambda: plots.plot_pareto_k(tree), caption)
+
+
+def _of_columns(tree: "DataTree", columns: tuple[int, ...]) -> "DataTree":
+    """What is needed of a tree to compare replicates of these columns."""
+    import xarray
+
+    groups = {name: tree[name].dataset for name in ("posterior", "posterior_predictive", "observed_data")}
+    return xarray.DataTree.from_dict(
+        {name: group if name == "posterior" else group.isel(feature=list(columns)) for name, group in groups.items()}
+    )
 
 
 def _folded(heading: str, content: str) -> str:

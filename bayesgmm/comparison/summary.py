@@ -17,11 +17,11 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from bayesgmm.diagnostics.agreement import known
-from bayesgmm.diagnostics.findings import Diagnosis, Severity
+from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.mixtures.discrimination import column_separations
-from bayesgmm.numerics.validation import counted, listed
+from bayesgmm.numerics.words import counted, few_of, listed
 from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.runtime.printing import with_uncertainty
 from bayesgmm.standard_errors.parameters import ParameterTable
@@ -170,7 +170,7 @@ def summarise(comparison: "Comparison") -> Summary:
     engines += [f"{name} failed, see below" for name in comparison.failures if name not in comparison.fits]
     mixture = comparison.fits[read].mixture
     classes, cross_table = _meet_classes(comparison, read)
-    rows, columns = counted(len(comparison.x), "row"), listed(comparison.feature_names)
+    rows, columns = counted(len(comparison.x), "row"), few_of(comparison.feature_names)
     responsibilities = np.asarray(mixture.responsibilities(comparison.x), np.float64)
     telling = np.argsort(-column_separations(mixture), axis=1, kind="stable")
     clusters = describe_clusters(responsibilities, telling, table, read, comparison.feature_names)
@@ -182,7 +182,7 @@ def summarise(comparison: "Comparison") -> Summary:
         engines=tuple(engines),
         classes=tuple(classes),
         cross_table=cross_table,
-        next_steps=tuple(_next_steps(comparison)),
+        next_steps=tuple(_next_steps(comparison, read)),
     )
 
 
@@ -398,7 +398,7 @@ def words_of_classes(index: float, cross_table: pd.DataFrame) -> str:
     )
 
 
-def _next_steps(comparison: "Comparison") -> Iterator[str]:
+def _next_steps(comparison: "Comparison", read: str) -> Iterator[str]:
     """What to do, worst first, each advice once."""
     yield from (f"data: {remark}" for remark in comparison.remarks)
     counts = comparison.candidates["num_components"]
@@ -412,10 +412,22 @@ def _next_steps(comparison: "Comparison") -> Iterator[str]:
     ]
     told: dict[str, list[str]] = {}
     for _, name, finding in sorted(found, key=lambda one: -one[0]):
-        told.setdefault(f"{finding.cause}: try {finding.advice}", []).append(name)
+        advice = words_of_advice(finding, _gives(comparison, name), read, _gives(comparison, read))
+        told.setdefault(advice, []).append(name)
     yield from (f"{listed(names)}: {advice}" for advice, names in told.items())
     for name, error in comparison.failures.items():
         yield f"{name}: failed, {error_line(error)}"
+
+
+def _gives(comparison: "Comparison", name: str) -> str:
+    return ENGINES[comparison.fits[name].engine].gives
+
+
+def words_of_advice(finding: Finding, gives: str, read: str, read_gives: str) -> str:
+    """What to do about a finding; of an approximation beside draws from the posterior, to read those."""
+    if gives == "approximation" and read_gives == "draws":
+        return f"{finding.cause}: read {read}, which approximates nothing"
+    return f"{finding.cause}: try {finding.advice}"
 
 
 def error_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float64, Shaped
 from bayesgmm.datasets.columns import classes_in, doubt_about
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.paths import as_path
+from bayesgmm.numerics.words import few_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ class Dataset:
     def columns(self) -> str:
         """Which columns are used, and for what, in words."""
         classes = f"; classes from {self.label_name}" if self.label_name else ""
-        return f"{len(self.x)} rows of {', '.join(self.feature_names)}{classes}"
+        return f"{len(self.x)} rows of {few_of(self.feature_names)}{classes}"
 
 
 def read_table(

@@ -23,7 +23,8 @@ from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.numerics.precision import AnyArray, is_traced
-from bayesgmm.numerics.validation import counted, listed, name_features, short_repr
+from bayesgmm.numerics.validation import name_features, short_repr
+from bayesgmm.numerics.words import counted, listed
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution
 from bayesgmm.runtime.files import storable
 from bayesgmm.runtime.printing import Lines, Printable

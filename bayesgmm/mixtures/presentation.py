@@ -10,7 +10,8 @@ from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
 from bayesgmm.numerics.precision import is_traced
-from bayesgmm.numerics.validation import counted, name_features
+from bayesgmm.numerics.validation import name_features
+from bayesgmm.numerics.words import counted
 from bayesgmm.runtime.printing import Lines, with_uncertainty
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import numpy as np
 
 from bayesgmm.errors import InputError
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, DTypeLike, RandomKey, in_precision, is_traced
+from bayesgmm.numerics.words import counted
 
 
 def real_array(value: Any, name: str) -> AnyArray:
@@ -105,17 +106,6 @@ def short_repr(value: object) -> str:
     """A value in a message: on one line, and of a long one its beginning."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}... ({type(value).__name__})"
-
-
-def listed(words: Iterable[str], last: str = "and") -> str:
-    """Words as a sentence has them: "a, b and c"."""
-    *others, final = words
-    return f"{', '.join(others)} {last} {final}" if others else final
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: "1 row", "2 rows"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def as_matrix(x: ArrayLike, name: str = "x") -> AnyArray:

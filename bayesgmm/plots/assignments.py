@@ -16,7 +16,7 @@ from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import counted
+from bayesgmm.numerics.words import counted
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import INK, AxesLike, Panels
 from bayesgmm.plots.view import Columns, Drawable, Names, one_mixture, view_rows

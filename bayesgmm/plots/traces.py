@@ -14,7 +14,8 @@ from matplotlib.typing import LineStyleType
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.registry import ENGINES, Engine
 from bayesgmm.errors import InputError
-from bayesgmm.numerics.validation import counted, nonnegative
+from bayesgmm.numerics.validation import nonnegative
+from bayesgmm.numerics.words import counted
 from bayesgmm.plots import panels, shapes
 from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, PALETTE, AxesLike
 from bayesgmm.plots.view import engines_giving

@@ -14,7 +14,8 @@ from bayesgmm.likelihood.rows import as_rows
 from bayesgmm.mixtures.discrimination import column_separations, discriminant_coordinates
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.precision import ArrayLike
-from bayesgmm.numerics.validation import counted, listed, name_features
+from bayesgmm.numerics.validation import name_features
+from bayesgmm.numerics.words import counted, listed
 
 MAX_COLUMNS = 4
 _MAX_ON_REQUEST = 12

@@ -34,7 +34,6 @@ from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, BoolLike, is_traced, matching_precision
 from bayesgmm.numerics.validation import (
     check_bool,
-    counted,
     name_features,
     names_of,
     no_constant_column,
@@ -42,6 +41,7 @@ from bayesgmm.numerics.validation import (
     short_repr,
     whole_number,
 )
+from bayesgmm.numerics.words import counted
 from bayesgmm.priors.description import (
     Row,
     as_lines,

@@ -34,7 +34,8 @@ from jaxtyping import Float
 from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.named import NOT_OF_JAX, Named
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced
-from bayesgmm.numerics.validation import counted, name_features, names_of, no_constant_column, whole_number
+from bayesgmm.numerics.validation import name_features, names_of, no_constant_column, whole_number
+from bayesgmm.numerics.words import counted
 from bayesgmm.priors.description import Row, as_interval, as_lines, as_table, describe_intervals, describe_weights
 from bayesgmm.priors.scales import SCALE_PRIORS, HalfNormalScales, Scales, prior_number, scales_from_arguments
 from bayesgmm.runtime.files import storable, stored_as

@@ -15,6 +15,7 @@ from bayesgmm.comparison.summary import (
     describe_clusters,
     engine_to_read,
     words_against,
+    words_of_advice,
     words_of_agreement,
     words_of_classes,
     words_of_count,
@@ -218,3 +219,12 @@ def test_a_whole_summary_in_text_and_html(key):
             assert sentence in " ".join(text.split())
             assert sentence.replace("<", "&lt;") in page
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_what_was_tried_is_not_advised():
+    finding = Finding("k-hat", Severity.caution, "it is 0.9", "draws from the posterior itself by NUTS")
+    assert words_of_advice(finding, "approximation", "nuts", "draws") == "k-hat: read nuts, which approximates nothing"
+    assert words_of_advice(finding, "approximation", "em", "point").endswith(
+        "try draws from the posterior itself by NUTS"
+    )
+    assert words_of_advice(finding, "draws", "nuts", "draws").startswith("k-hat: try ")

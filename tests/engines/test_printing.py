@@ -57,7 +57,7 @@ def test_many_components_are_cut_short():
     weights = np.full(30, 1 / 30)
     mixture = bayesgmm.Mixture.from_covariances(weights, np.arange(30.0)[:, None], np.ones((30, 1, 1)))
     fit = dataclasses.replace(fits.em("faithful", 2), mixture=mixture)
-    assert str(fit).splitlines()[-1] == "  ...:         and 6 clusters more"
+    assert str(fit).splitlines()[-1] == "  ...:        and 6 clusters more"
 
 
 def test_inside_a_program_and_of_several_fits_it_prints_as_it_is():
@@ -93,7 +93,7 @@ def shown_objects():
         "draws": (draws.draws, ["Mixture of 2 Gaussian components in 2 dimensions; 2 x 400 of them", "±"]),
         "mixture": (fit.mixture, ["Mixture of 2 Gaussian components in 2 dimensions", "cluster 1", "corr x0, x1"]),
         "diagnosis": (bayesgmm.diagnose(fit, TABLE), ["no problems found"]),
-        "uncertainty": (bayesgmm.uncertainty(fit, TABLE), ["Standard errors (observed)", "weight 0.356 ± 0.03"]),
+        "uncertainty": (bayesgmm.uncertainty(fit, TABLE), ["Standard errors (observed)", "weight 0.356 ± 0.029"]),
         "prior": (prior, ["Weakly informative prior of 2 components of 2 features", "Normal, waiting: mean 70.9"]),
         "conjugate": (bayesgmm.conjugate_prior(TABLE, 2), ["Conjugate prior of 2 components", "InverseWishart"]),
         "loo": (bayesgmm.loo(tree), ["Leave-one-out: ELPD -11", "largest Pareto k"]),
