@@ -178,7 +178,7 @@ class Fit(Named, Printable):
 
     def shown(self) -> tuple[str, Lines] | None:
         """What was fitted, how it ended and how well it fits; and each cluster."""
-        if is_traced(self.result) or np.ndim(self.result):
+        if is_traced(self.result) or np.ndim(self.result) or self.mixture.shown() is None:
             return None
         return self._title, presentation.lines_of(self.summary_table())
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -87,8 +88,8 @@ def _few(texts: list[str]) -> str:
 
 def shown_mixture(mixture: Mixture) -> tuple[str, Lines] | None:
     """A mixture by its weights, means, standard deviations and correlations; many by those with their spread."""
-    if is_traced(mixture) or not mixture.num_components:
-        return None
+    if is_traced(mixture) or not all(isinstance(field, np.ndarray | jax.Array) for field in mixture.fields.values()):
+        return None  # a pytree of something else, such as of shapes
     shared = len(mixture.factor) < mixture.num_components
     kinds = [one for one in FAMILIES.values() if one.representation is type(mixture.factor) and not one.isotropic]
     family = next(one for one in kinds if one.shared == shared)

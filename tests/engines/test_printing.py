@@ -129,6 +129,12 @@ def test_what_many_columns_print_stays_short(rng):
     assert "and 26 more" in text
 
 
+def test_a_pytree_of_shapes_prints_as_it_is():
+    fit = fits.em("faithful", 2)
+    assert str(jax.tree.map(np.shape, fit.mixture)).startswith("Mixture(log_weights=(2,)")
+    assert str(jax.tree.map(np.shape, fit)).startswith("Fit(")
+
+
 def test_ipython_prints_the_text():
     class Printer:
         def text(self, shown):
