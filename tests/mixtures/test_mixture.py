@@ -451,6 +451,10 @@ def test_more_indices_than_leading_axes_select_no_component(rng):
         draws[1, 2, 0]
 
 
+def arrays(mixture):
+    return to_jax(tuple(jax.tree.leaves(mixture)))
+
+
 @pytest.mark.usefixtures("x64")
 @each_factor_shape
 def test_many_rows_and_draws_are_taken_in_blocks(family, rng, key, monkeypatch):
@@ -462,13 +466,13 @@ def test_many_rows_and_draws_are_taken_in_blocks(family, rng, key, monkeypatch):
     x[7] = 1e160
     one = draws[1, 2]
     whole = [getattr(mixture, name)(x) for mixture in (draws, one) for name in METHODS]
-    sampled = [sampling._sample.__wrapped__(to_jax(jax.tree.leaves(one)), key, num_rows=50, draw_shape=())]
-    sampled.append(sampling._sample.__wrapped__(to_jax(jax.tree.leaves(draws)), key, num_rows=50, draw_shape=(2, 3)))
+    sampled = [sampling._sample.__wrapped__(arrays(one), key, num_rows=50, draw_shape=())]
+    sampled.append(sampling._sample.__wrapped__(arrays(draws), key, num_rows=50, draw_shape=(2, 3)))
     monkeypatch.setattr(module, "_AT_ONCE", 11 * one.means.size)
     monkeypatch.setattr(sampling, "_GATHERED", 7 * 9)
     blocks = [getattr(mixture, name)(x) for mixture in (draws, one) for name in METHODS]
     for found, expected in zip(blocks, whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-13)
-    found = [sampling._sample.__wrapped__(to_jax(jax.tree.leaves(one)), key, num_rows=50, draw_shape=())]
-    found.append(sampling._sample.__wrapped__(to_jax(jax.tree.leaves(draws)), key, num_rows=50, draw_shape=(2, 3)))
+    found = [sampling._sample.__wrapped__(arrays(one), key, num_rows=50, draw_shape=())]
+    found.append(sampling._sample.__wrapped__(arrays(draws), key, num_rows=50, draw_shape=(2, 3)))
     assert_close(found, sampled, 1e-13)

@@ -23,7 +23,7 @@ from plot_helpers import (
 )
 
 from bayesgmm import plots
-from bayesgmm.cli import report
+from bayesgmm.comparison import report
 from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
@@ -215,7 +215,7 @@ def test_the_report_leaves_no_figure_open(rng):
     pyplot.close("all")
     drawn = plot_assignments(case.mixture, case.rows(30, rng))
     assert len(pyplot.get_fignums()) == 1
-    html = report._figure(drawn, "A & B")
+    html = report._Figures(None, ())("name", lambda: drawn, "A & B")
     assert "A &amp; B" in html
     assert not pyplot.get_fignums()
 
@@ -254,3 +254,13 @@ def test_rows_that_are_all_alike_are_drawn(rng):
     check_drawable(plots.plot_similarity_matrix(posterior_of(case, rng), x))
     check_drawable(plots.plot_similarity_matrix(np.ones((2, 2))))
     check_drawable(plots.plot_density_contours(case.mixture, x, columns="pca"))
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_a_remark(tmp_path):
+    def draw():
+        raise ValueError("no <room>")
+
+    figure = report._Figures(tmp_path / "figures", ("png",))
+    page = figure("forest", draw, "A caption")
+    assert 'No picture "forest": ValueError: no &lt;room&gt;.' in page
+    assert list((tmp_path / "figures").iterdir()) == []
