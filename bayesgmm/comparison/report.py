@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 
 from bayesgmm import plots
@@ -88,14 +89,18 @@ class _Figures:
         except Exception as error:
             pyplot.close("all")
             return f'<p class="warning">No picture "{html.escape(name)}": {html.escape(error_line(error))}.</p>'
-        figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+        # Laid out once: each file would do it again, which takes longer than the drawing.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        box = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"])
+        figure.savefig(buffer, format="png", dpi=144, bbox_inches=box)
         if self._folder is not None:
             for form in self._formats:
                 path = self._folder / f"{name}.{form}"
                 if form == "png":
                     path.write_bytes(buffer.getvalue())
                 else:
-                    figure.savefig(path, bbox_inches="tight")
+                    figure.savefig(path, bbox_inches=box)
         pyplot.close(figure)
         data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
         return (

@@ -38,7 +38,7 @@ print(json.dumps([time.perf_counter() - began, count[0]]), flush=True)
 os._exit(0)
 """
 JOBS = {
-    "k = 1..9, ten starts each": (
+    "k = 1..9, default starts, the peer ten": (
         "for k in range(1, 10): bayesgmm.fit_em(x, k, key=jax.random.key(0), on_failure='ignore')",
         "for k in range(1, 10): theirs(k, n_init=10, init_params='k-means++', random_state=0, tol=1e-6, "
         "max_iter=1000).fit(x)",
@@ -49,7 +49,7 @@ JOBS = {
         "grid(theirs(random_state=0))",
         5.0,
     ),
-    "20 tables of 190 to 209 rows, k = 2, ten starts": (
+    "20 tables of 190 to 209 rows, k = 2, default starts, the peer ten": (
         "for table in tables: bayesgmm.fit_em(table, 2, key=jax.random.key(0), on_failure='ignore')",
         "for table in tables: theirs(2, n_init=10, init_params='k-means++', random_state=0, tol=1e-6, "
         "max_iter=1000).fit(table)",

@@ -36,7 +36,7 @@ def mixture_of(start: Parameters, family: str, dtype: str) -> Mixture:
 
 
 def steps_from(x: Any, start: Mixture, family: str, num_steps: int) -> Fit:
-    """A fit of so many steps from a given start, without ridge: tolerance 0 is never met."""
+    """A fit of so many plain steps from a given start, without ridge: tolerance 0 is never met."""
     with precision(str(x.dtype)):
         return fit_em(
             x,
@@ -45,6 +45,7 @@ def steps_from(x: Any, start: Mixture, family: str, num_steps: int) -> Fit:
             start=start,
             tol=0.0,
             max_steps=num_steps,
+            accelerate=False,
             reg_covar=0.0,
             on_failure="ignore",
         )
