@@ -22,7 +22,7 @@ import bayesgmm
 from bayesgmm import plots
 from bayesgmm.cli.config import Config, load_config
 from bayesgmm.engines.registry import ENGINES
-from bayesgmm.posterior.thresholds import thresholds
+from bayesgmm.numerics.thresholds import thresholds
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(

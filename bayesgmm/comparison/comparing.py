@@ -35,7 +35,7 @@ from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.files import written_whole
-from bayesgmm.runtime.printing import Lines, Printable
+from bayesgmm.runtime.printing import Readable
 from bayesgmm.runtime.progress import Listener
 from bayesgmm.runtime.stopwatch import Seconds, Stopwatch, ahead_for
 from bayesgmm.standard_errors.intervals import Uncertainty
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison(Printable):
+class Comparison(Readable):
     """Several engines' fits of the same mixture to the same rows.
 
     Attributes:
@@ -92,11 +92,6 @@ class Comparison(Printable):
     def base(self) -> Fit:
         """The fit by EM, at whose optima the others start."""
         return next(iter(self.fits.values()))
-
-    def shown(self) -> tuple[str, Lines]:
-        """The summary, a line for each heading."""
-        summary = self.summary()
-        return summary.title, [(heading, "; ".join(sentences)) for heading, sentences in summary.sections.items()]
 
     def __str__(self) -> str:
         return str(self.summary())

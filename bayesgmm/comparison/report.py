@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rcParams
+from matplotlib import pyplot, rcParams
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bayesgmm import plots
 from bayesgmm.comparison import tables
@@ -26,10 +27,10 @@ from bayesgmm.comparison.summary import Summary, error_line
 from bayesgmm.diagnostics.leave_one_out import prior_sensitivity
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.thresholds import MIN_DRAWS
 from bayesgmm.numerics.words import counted, few_of, listed
 from bayesgmm.plots.panels import root_figure
 from bayesgmm.plots.view import MAX_COLUMNS, best_columns
-from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.runtime.provenance import provenance
 
 if TYPE_CHECKING:
@@ -82,27 +83,27 @@ class _Figures:
 
     def __call__(self, name: str, draw: Drawing, caption: str) -> str:
         """The figure as a part of the page; its files are called by this name."""
-        from matplotlib import pyplot
-
+        others = set(pyplot.get_fignums())
         try:
-            figure, buffer = root_figure(draw()), io.BytesIO()
+            return self._drawn(name, root_figure(draw()), html.escape(caption))
         except Exception as error:
-            pyplot.close("all")
             return f'<p class="warning">No picture "{html.escape(name)}": {html.escape(error_line(error))}.</p>'
+        finally:
+            for number in {*pyplot.get_fignums()} - others:  # the caller's own stay open
+                pyplot.close(number)
+
+    def _drawn(self, name: str, figure: Figure, text: str) -> str:
         # Laid out once: each file would do it again, which takes longer than the drawing.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        box = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"])
+        box, buffer = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"]), io.BytesIO()
         figure.savefig(buffer, format="png", dpi=144, bbox_inches=box)
-        if self._folder is not None:
-            for form in self._formats:
-                path = self._folder / f"{name}.{form}"
-                if form == "png":
-                    path.write_bytes(buffer.getvalue())
-                else:
-                    figure.savefig(path, bbox_inches=box)
-        pyplot.close(figure)
-        data, text = base64.b64encode(buffer.getvalue()).decode("ascii"), html.escape(caption)
+        for path in [] if self._folder is None else [self._folder / f"{name}.{form}" for form in self._formats]:
+            if path.suffix == ".png":
+                path.write_bytes(buffer.getvalue())
+            else:
+                figure.savefig(path, bbox_inches=box)
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
         return (
             f'<figure><img src="data:image/png;base64,{data}" alt="{text}" '
             f'width="{round(figure.get_figwidth() * 96)}"><figcaption>{text}</figcaption></figure>'
@@ -176,11 +177,7 @@ def _pictures_of_fit(comparison: Comparison) -> Iterator[tuple[str, Drawing, str
         yield "fit", *picture_of_fit(comparison)
     named: dict[str, Any] = {"feature_names": names}
     drawn = f"density of {em}" if one else f"components of {em}: ellipses hold 50% and 90% of each one's mass"
-    chosen = ""
-    if x.shape[1] > MAX_COLUMNS:
-        columns = listed(names[column] for column in best_columns(base.mixture))
-        chosen = f" The {MAX_COLUMNS} of {x.shape[1]} columns that separate the components best: {columns}."
-    caption = f"Rows coloured by hard assignment, with the {drawn}.{chosen}"
+    caption = f"Rows coloured by hard assignment, with the {drawn}.{_chosen_columns(comparison)}"
     yield "assignments", lambda: plots.plot_assignments(base.mixture, x, **named), caption
     if x.shape[1] > 2 and base.mixture.num_components > 1:
         plane = "The plane in which components differ most in means and shapes (Scrucca 2010); its axes are named by"
@@ -207,16 +204,25 @@ def _fit_with_draws(comparison: Comparison) -> str | None:
     return comparison.parameters.reference or (posteriors[-1] if posteriors else None)
 
 
+def _chosen_columns(comparison: Comparison) -> str:
+    """Which columns a picture of rows shows where it cannot show all, as a further sentence."""
+    names, num_features = comparison.feature_names, comparison.x.shape[1]
+    if num_features <= MAX_COLUMNS:
+        return ""
+    columns = listed(names[column] for column in best_columns(comparison.base.mixture))
+    return f" The {MAX_COLUMNS} of {num_features} columns that separate the components best: {columns}."
+
+
 def picture_of_fit(comparison: Comparison) -> tuple[Drawing, str]:
     """The fit with its uncertainty, and what the picture shows."""
     x, names, base = comparison.x, comparison.feature_names, comparison.base
     shown, one, em = _fit_with_draws(comparison), x.shape[1] == 1, f"the {ENGINES[base.engine].label} fit"
     if shown is None:
         draw = functools.partial(plots.plot_assignments, base.mixture, x, feature_names=names)
-        return draw, f"Rows by hard assignment of {em}."
+        return draw, f"Rows by hard assignment of {em}.{_chosen_columns(comparison)}"
     draw = functools.partial(plots.plot_posterior_ellipses, comparison.fits[shown], x, point=base, feature_names=names)
     what = "Densities" if one else "Components"
-    return draw, f"{what} of posterior draws ({shown}), thin, and of {em}, bold."
+    return draw, f"{what} of posterior draws ({shown}), thin, and of {em}, bold.{_chosen_columns(comparison)}"
 
 
 def _engines(comparison: Comparison, figure: _Figures) -> Iterator[str]:

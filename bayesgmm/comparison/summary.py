@@ -21,9 +21,9 @@ from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.registry import ENGINES
 from bayesgmm.mixtures.discrimination import column_separations
+from bayesgmm.numerics.thresholds import OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.numerics.words import counted, few_of, listed
-from bayesgmm.posterior.thresholds import OVERCONFIDENT, UNDERCONFIDENT
-from bayesgmm.runtime.printing import with_uncertainty
+from bayesgmm.runtime.printing import Readable, with_uncertainty
 from bayesgmm.standard_errors.parameters import ParameterTable
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Readable):
     """What a comparison found, in sentences. It prints as text, and shows as HTML in a notebook.
 
     Attributes:

@@ -12,7 +12,7 @@ from bayesgmm.comparison.summary import Summary
 from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
-from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
+from bayesgmm.numerics.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.runtime.printing import with_uncertainty
 from bayesgmm.standard_errors.parameters import ParameterTable
 

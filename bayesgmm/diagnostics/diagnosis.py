@@ -3,7 +3,7 @@ r"""What is wrong with a fit, in plain words, and what to try: one list, worst f
 `diagnose` looks at how the fit ended, at the sampler's own statistics, at the chains (first by quantities that do not
 depend on how components are numbered, then by labelled ones), at the approximation, at components with too few rows,
 and at what the prior decides in place of the data. A healthy fit has no findings. Every limit is in the table of
-`posterior/thresholds.py`.
+`numerics/thresholds.py`.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from bayesgmm.errors import InputError
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
+from bayesgmm.numerics import thresholds as limits
 from bayesgmm.numerics.precision import ArrayLike
 from bayesgmm.numerics.validation import column_ranges
 from bayesgmm.posterior import chain_agreement
-from bayesgmm.posterior import thresholds as limits
 from bayesgmm.posterior.allocations import are_finite
 from bayesgmm.priors.checks import check_prior, distinguishes_components
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior

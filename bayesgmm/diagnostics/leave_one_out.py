@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.thresholds import MIN_DRAWS, pareto_k_limit
 from bayesgmm.numerics.words import counted
-from bayesgmm.posterior.thresholds import MIN_DRAWS, pareto_k_limit
 from bayesgmm.runtime.printing import Lines, Printable
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.keys import split_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
+from bayesgmm.numerics.thresholds import MIN_DRAWS
 from bayesgmm.numerics.validation import as_key, whole_number
 from bayesgmm.posterior.matching import match_labels
-from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.priors.conjugate import ConjugatePrior, PriorLike
 from bayesgmm.priors.mixing_weights import log_mean_weights
 from bayesgmm.priors.normal_inverse_wishart import (

@@ -15,7 +15,7 @@ import numpy as np
 from bayesgmm.engines.ascent import Ascent, StopRule
 from bayesgmm.engines.fit import Fit, report_failure
 from bayesgmm.engines.optima import apart, as_spurious, coincident
-from bayesgmm.engines.registry import Count, CountOrZero, Number, OnFailure, Rule, choice_of, engine
+from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, choice_of, engine
 from bayesgmm.engines.restarts import (
     Settings,
     Task,
@@ -42,7 +42,7 @@ from bayesgmm.numerics.precision import (
     is_traced,
     matching_precision,
 )
-from bayesgmm.numerics.validation import as_key, check_bool, nonnegative, whole_number
+from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import ConjugatePrior, check_conjugate_prior
 from bayesgmm.runtime import devices
@@ -52,14 +52,6 @@ from bayesgmm.starts.named import Start, check_named_start, get_start, start_fro
 from bayesgmm.starts.sampling import column_moments
 
 _PATIENCE = 50  # plain steps, after which EM counts as slow
-
-
-def _check_accelerate(name: str, value: object) -> bool | None:
-    return None if value is None else check_bool(name, value)
-
-
-def _check_num_restarts(name: str, value: object) -> int | None:
-    return None if value is None else whole_number(name, value)
 
 
 def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
@@ -75,11 +67,11 @@ def fit_em(
     *,
     family: str | Family = "full",
     key: KeyLike | None = None,
-    num_restarts: Annotated[int | None, Rule(_check_num_restarts)] = None,
+    num_restarts: Count | None = None,
     start: Annotated[Any, Rule(check_named_start)] = "k-means++",
     row_weights: ArrayLike | None = None,
     prior: ConjugatePrior | None = None,
-    accelerate: Annotated[bool | None, Rule(_check_accelerate)] = None,
+    accelerate: Flag | None = None,
     tol: Number = 1e-7,
     stop_rule: Annotated[Literal["gain_left", "change"], choice_of("gain_left", "change")] = "gain_left",
     max_steps: CountOrZero = 1000,

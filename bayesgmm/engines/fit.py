@@ -135,7 +135,8 @@ class Fit(Named, Printable):
 
     def named(self, names: Iterable[str]) -> Self:
         """The same with these names of the features, which its mixture and its draws have too."""
-        names = tuple(names)
+        if not (names := tuple(names)):
+            return self
         draws = None if self.draws is None else self.draws.named(names)
         return dataclasses.replace(super().named(names), mixture=self.mixture.named(names), draws=draws)
 
@@ -178,7 +179,7 @@ class Fit(Named, Printable):
 
     def shown(self) -> tuple[str, Lines] | None:
         """What was fitted, how it ended and how well it fits; and each cluster."""
-        if is_traced(self.result) or np.ndim(self.result) or self.mixture.shown() is None:
+        if is_traced(self.result) or np.ndim(self.result) or not presentation.has_contents(self.mixture):
             return None
         return self._title, presentation.lines_of(self.summary_table())
 

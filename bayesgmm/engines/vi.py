@@ -53,8 +53,8 @@ from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.batches import even_size, map_in_batches
 from bayesgmm.numerics.keys import like_key, split_key, written_out
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, matching_precision
+from bayesgmm.numerics.thresholds import MIN_DRAWS
 from bayesgmm.numerics.validation import short_repr, whole_number
-from bayesgmm.posterior.thresholds import MIN_DRAWS
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.chains import Run, run_in_stretches
 from bayesgmm.runtime.programs import compile_ahead, compiled_once

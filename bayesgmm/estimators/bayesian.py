@@ -28,9 +28,9 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.keys import split_key
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, compiled
+from bayesgmm.numerics.thresholds import MAX_TRUNCATED
 from bayesgmm.numerics.validation import nonnegative, short_repr, whole_number
 from bayesgmm.posterior.allocations import flat_draws, mean_responsibilities, pooled_draws
-from bayesgmm.posterior.thresholds import MAX_TRUNCATED
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior, is_positive_definite, sample_covariance
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, sample_mixture
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior, default_prior

@@ -11,6 +11,7 @@ from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.mixtures.quantities import Entry, entries, quantities_of
 from bayesgmm.numerics.precision import is_traced
+from bayesgmm.numerics.thresholds import vary
 from bayesgmm.numerics.validation import name_features
 from bayesgmm.numerics.words import counted
 from bayesgmm.runtime.printing import Lines, with_uncertainty
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _SHOWN = ("weights", "means", "standard_deviations", "correlations")
 LEVEL = 0.95
 _TAILS = (0.5 - 0.5 * LEVEL, 0.5 + 0.5 * LEVEL)
-_ROUNDING = 1e-12  # of the largest draw
 _MOST_CLUSTERS, _MOST_QUANTITIES = 24, 15  # that are printed
 
 
@@ -42,8 +42,7 @@ def shown_entries(
 
 def spread(draws: Float[np.ndarray, "lines s"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Standard deviations of draws, 0 where they differ by rounding only, and the ends of their central 95 %."""
-    sd = draws.std(1, ddof=min(1, draws.shape[1] - 1))
-    sd = np.where(sd <= _ROUNDING * np.abs(draws).max(1), 0.0, sd)
+    sd = np.where(vary(draws, 1), draws.std(1, ddof=min(1, draws.shape[1] - 1)), 0.0)
     low, high = np.quantile(draws, _TAILS, axis=1)
     return sd, low, high
 
@@ -86,10 +85,15 @@ def _few(texts: list[str]) -> str:
     return ", ".join(texts if more <= 0 else [*texts[:_MOST_QUANTITIES], f"and {more} more"])
 
 
+def has_contents(mixture: Mixture) -> bool:
+    """Whether there are numbers to show: not inside `jit`, and not in a pytree of something else, such as of shapes."""
+    return not is_traced(mixture) and all(isinstance(one, np.ndarray | jax.Array) for one in mixture.fields.values())
+
+
 def shown_mixture(mixture: Mixture) -> tuple[str, Lines] | None:
     """A mixture by its weights, means, standard deviations and correlations; many by those with their spread."""
-    if is_traced(mixture) or not all(isinstance(field, np.ndarray | jax.Array) for field in mixture.fields.values()):
-        return None  # a pytree of something else, such as of shapes
+    if not has_contents(mixture):
+        return None
     shared = len(mixture.factor) < mixture.num_components
     kinds = [one for one in FAMILIES.values() if one.representation is type(mixture.factor) and not one.isotropic]
     family = next(one for one in kinds if one.shared == shared)

@@ -9,12 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from bayesgmm.diagnostics.leave_one_out import num_draws, pointwise_loo
 from bayesgmm.errors import InputError
+from bayesgmm.numerics.thresholds import pareto_k_limit
 from bayesgmm.numerics.validation import one_of, whole_number
 from bayesgmm.numerics.words import counted
 from bayesgmm.plots import panels
 from bayesgmm.plots.panels import BLUE, FONT_SIZE, INK, PALETTE, VERMILION, AxesLike
 from bayesgmm.plots.view import engines_giving, evenly_spaced
-from bayesgmm.posterior.thresholds import pareto_k_limit
 
 if TYPE_CHECKING:
     from arviz_plots.plot_collection import PlotCollection

@@ -28,7 +28,7 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.mixture import Mixture, as_mixture, densities, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, matching_precision
-from bayesgmm.posterior.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary
+from bayesgmm.numerics.thresholds import MAX_R_HAT, MAX_VALLEY, MIN_ESS_PER_CHAIN, MIN_MODE_DRAWS, MIN_MODE_SHARE, vary
 from bayesgmm.runtime.chains import fewest_draws
 from bayesgmm.runtime.programs import compiled_once
 

@@ -20,7 +20,14 @@ class _Printer(Protocol):
     def text(self, obj: str) -> None: ...
 
 
-class Printable(abc.ABC):
+class Readable:
+    """Shows its text in a terminal of IPython too, where `repr` would be shown."""
+
+    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:
+        printer.text(str(self))
+
+
+class Printable(Readable, abc.ABC):
     """Prints as its title and its lines; `repr` keeps every field."""
 
     @abc.abstractmethod
@@ -34,9 +41,6 @@ class Printable(abc.ABC):
     def _repr_html_(self) -> str:
         found = self.shown()
         return f"<pre>{html.escape(repr(self))}</pre>" if found is None else as_html(*found)
-
-    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:
-        printer.text(str(self))
 
 
 def as_text(title: str, lines: Lines) -> str:

@@ -19,8 +19,8 @@ from bayesgmm.errors import InputError
 from bayesgmm.mixtures.families import get_family
 from bayesgmm.mixtures.presentation import LEVEL, shown_entries, spread
 from bayesgmm.numerics.precision import ArrayLike
+from bayesgmm.numerics.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.numerics.validation import name_features
-from bayesgmm.posterior.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.uncertainties import MOST_PARAMETERS, uncertainty
 

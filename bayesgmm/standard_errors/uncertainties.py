@@ -24,9 +24,9 @@ from bayesgmm.mixtures.families import Family, get_family
 from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.mixtures.quantities import Functions, as_functions, quantities_of
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey, is_traced
+from bayesgmm.numerics.thresholds import MAX_DISTANCE, MIN_INFORMATION
 from bayesgmm.numerics.validation import as_key, one_of, short_repr, whole_number
 from bayesgmm.posterior.matching import relabel
-from bayesgmm.posterior.thresholds import MAX_DISTANCE, MIN_INFORMATION
 from bayesgmm.standard_errors.information import Information, information
 from bayesgmm.standard_errors.intervals import BY_DRAWING, BY_THEORY, METHODS, Uncertainty, UncertaintyCode
 from bayesgmm.standard_errors.replicates import (

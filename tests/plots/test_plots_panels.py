@@ -1,6 +1,7 @@
 """What all pictures share: panels, columns, the caller's axes, arguments that are refused, hard inputs."""
 
 import dataclasses
+import functools
 import inspect
 import re
 
@@ -213,11 +214,12 @@ def test_every_picture_takes_axes_and_says_what_it_returns(name):
 def test_the_report_leaves_no_figure_open(rng):
     case = random_case(FULL, 2, 2, rng)
     pyplot.close("all")
-    drawn = plot_assignments(case.mixture, case.rows(30, rng))
-    assert len(pyplot.get_fignums()) == 1
-    html = report._Figures(None, ())("name", lambda: drawn, "A & B")
+    own = pyplot.figure()
+    draw = functools.partial(plot_assignments, case.mixture, case.rows(30, rng))
+    html = report._Figures(None, ())("name", draw, "A & B")
     assert "A &amp; B" in html
-    assert not pyplot.get_fignums()
+    assert pyplot.get_fignums() == [own.number]  # what the caller has open stays
+    pyplot.close("all")
 
 
 PLANE_PICTURES = (
@@ -264,3 +266,7 @@ def test_a_picture_that_cannot_be_drawn_leaves_a_remark(tmp_path):
     page = figure("forest", draw, "A caption")
     assert 'No picture "forest": ValueError: no &lt;room&gt;.' in page
     assert list((tmp_path / "figures").iterdir()) == []
+    late = pyplot.figure()  # whose fault shows only when it is laid out
+    late.text(0.5, 0.5, r"$\nonsense{$")
+    assert 'No picture "forest": ValueError' in figure("forest", lambda: late, "A caption")
+    pyplot.close(late)
