@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.engines.loop import RUNNING, Loop
 from bayesgmm.likelihood.expectation import Prepared, moments_of_rows, psum
-from bayesgmm.likelihood.moments import Moments, default_ridge_fraction, maximise, moment_kind
+from bayesgmm.likelihood.moments import Moments, default_ridge_fraction, default_ridges, maximise, moment_kind
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.coordinates import from_coordinates, mean_precision_scale, to_coordinates
 from bayesgmm.mixtures.factors import Factor
@@ -166,7 +166,7 @@ class Ascent(Loop):
         resolution = float(jnp.finfo(problem.rows.dtype).eps)
         rounding = 1e3 * resolution
         rounding = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight)
-        slack = rounding + _ridge_penalty(mixture, problem.ridge)
+        slack = rounding + _ridge_penalty(mixture, state.moments, problem.ridge)
         fallen = ~fresh & (change < jnp.where(far, 0.0, -slack))
         # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
         kept = fresh | (usable & ~fallen)
@@ -307,14 +307,13 @@ def _lightest_row(row_weights: Array, axis_name: str | None) -> Array:
     return lightest if axis_name is None else jax.lax.pmin(lightest, axis_name)
 
 
-def _ridge_penalty(mixture: Mixture, ridge: Array) -> Array:
+def _ridge_penalty(mixture: Mixture, moments: Moments, ridge: Array) -> Array:
     r"""$\tfrac12 \sum_j w_j \operatorname{tr}(\Sigma_j^{-1} \operatorname{diag} \rho)$: what the ridge takes, per row.
 
-    With a ridge the M-step maximises a penalised objective, so the log-likelihood itself may fall by this much.
+    With a ridge the M-step maximises a penalised objective, so the log-likelihood itself may fall by this much. The
+    mixture is that of the moments, by a plain step; from them come the variances that its default ridge is a part of.
     """
-    ridges = jnp.where(
-        jnp.isnan(ridge)[None], default_ridge_fraction(ridge.dtype) * mixture.factor.variances(), ridge[None]
-    )
+    ridges = jnp.where(jnp.isnan(ridge)[None], default_ridges(moments, type(mixture.factor)), ridge[None])
     return 0.5 * (jnp.exp(mixture.log_weights)[:, None] * mixture.factor.leverages() * ridges).sum()
 
 

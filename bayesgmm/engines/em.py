@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesgmm.engines.ascent import Ascent, StopRule
+from bayesgmm.engines.best import objective_of
 from bayesgmm.engines.fit import Fit, report_failure
 from bayesgmm.engines.optima import apart, as_spurious, coincident
 from bayesgmm.engines.registry import Count, CountOrZero, Flag, Number, OnFailure, Rule, choice_of, engine
@@ -23,7 +24,6 @@ from bayesgmm.engines.restarts import (
     best_of_samples,
     best_on_host,
     default_num_restarts,
-    objective_of,
     ridge_of_starts,
     ridge_of_steps,
     run_from,
@@ -41,6 +41,7 @@ from bayesgmm.numerics.precision import (
     in_precision,
     is_traced,
     matching_precision,
+    on_device,
 )
 from bayesgmm.numerics.validation import as_key, nonnegative
 from bayesgmm.priors.checks import check_has_mode
@@ -142,7 +143,7 @@ def fit_em(
         start = get_start(start)
         key = as_key(key) if start.random or key is not None else None
     fit = _fit_streamed if streamed else _fit
-    found = fit(rows, settings, start, key, prior, stop, ridge)
+    found = on_device(fit(rows, settings, start, key, prior, stop, ridge), dtype)
     return report_failure(found, on_failure, None if streamed else rows.values)
 
 
@@ -198,7 +199,7 @@ def _fit(
     if traced:
         return fit
     fit = as_spurious(_off_saddle(fit, run, settings), rows, settings.family, prior)
-    return jax.device_put(_cut(fit, settings) if in_steps else fit)
+    return _cut(fit, settings) if in_steps else fit
 
 
 def _off_saddle(fit: Fit, run: Callable[[Mixture], Fit], settings: Settings) -> Fit:

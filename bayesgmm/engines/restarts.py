@@ -11,8 +11,7 @@ shapes are as they are.
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,20 +22,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from bayesgmm.engines.ascent import Ascent, Problem, StopRule, run_em
+from bayesgmm.engines.best import best_end, best_run
 from bayesgmm.engines.fit import Fit, ResultCode
-from bayesgmm.engines.optima import as_spurious
 from bayesgmm.likelihood.moments import default_ridge_fraction
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, with_room
-from bayesgmm.numerics.batches import even_size, map_in_batches
-from bayesgmm.numerics.keys import number_key
-from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
+from bayesgmm.numerics.batches import even_size, map_in_batches, stacked
+from bayesgmm.numerics.keys import in_numpy, number_key
+from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, namespace
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
 from bayesgmm.runtime.programs import ROOM, SMALL, compile_ahead, has_room
-from bayesgmm.starts.named import name_of_restart, start_from
+from bayesgmm.starts.named import name_of_restart, start_from, starts_together
 from bayesgmm.starts.sampling import column_moments, sample_rows, sample_size, sampling_masses
 
 _SHORT_STEPS = 10
@@ -46,7 +45,6 @@ _RUNS_AT_ONCE = 10  # in one program of few rows, however many restarts there ar
 _RESTARTS_OF_FEW_ROWS, _RESTARTS_OF_MANY_ROWS = 40, 10
 _SMALL_ONE_OF, _LARGE_ONE_OF = 2, 5  # short runs for each that is carried on
 _TRACE_ROOM = 1000  # steps, at least
-_IMPROPER = (ResultCode.nonfinite, ResultCode.collapsed, ResultCode.spurious)
 _KEY_OF_SAMPLE = 1  # numbered apart from that of the starts
 
 
@@ -203,18 +201,22 @@ def _run_each(
 
 
 def _make_starts(key: RandomKey, rows: Rows, ridge: AnyArray, *, settings: Settings, start: str) -> Mixture:
-    """A start for every restart, inside a program."""
+    """A start for every restart: by NumPy, or inside a program."""
     names = [name_of_restart(start, number) for number in range(settings.num_restarts)]
+    xp = jnp if is_traced((key, rows, ridge)) else np
+    key = in_numpy(key)
 
-    def some(name: str) -> tuple[list[int], Mixture]:
-        numbers = [number for number, other in enumerate(names) if other == name]
-        size = even_size(len(numbers), _STARTS_AT_ONCE)
+    def some(name: str) -> tuple[np.ndarray, Mixture]:
+        numbers = np.asarray([number for number, other in enumerate(names) if other == name], np.int32)
+        if xp is np:
+            ways = {"start": name, "keys": number_key(key, numbers)}
+            return numbers, starts_together(rows, settings.num_components, settings.family, ridge, **ways)
         make = functools.partial(_make_start, key, rows, ridge, settings, name)
-        return numbers, map_in_batches(make, size, jnp.asarray(numbers, jnp.int32))
+        return numbers, map_in_batches(make, even_size(len(numbers), _STARTS_AT_ONCE), jnp.asarray(numbers))
 
     places, made = zip(*(some(name) for name in dict.fromkeys(names)), strict=True)
     order = np.argsort(np.concatenate(places))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[order], *made)
+    return jax.tree.map(lambda *parts: xp.concatenate(parts)[order], *made)
 
 
 def _make_start(
@@ -254,30 +256,31 @@ def best_on_host(
     """The best of random starts of few rows, by one program that serves many fits; the task has its rows padded."""
     if settings.num_restarts > 1 and task.prior is None:
         _compile_runs_ahead(compiled, task.rows.values.shape, rows.dtype, limits.active is not None)
-    names = [name_of_restart(start, number) for number in range(settings.num_restarts)]
-    made = [_make_start(key, rows, start_ridge, settings, name, number) for number, name in enumerate(names)]
+    made = _make_starts(key, rows, start_ridge, settings=settings, start=start)
     if limits.active is not None:
-        made = [with_room(one, len(limits.active), shared=settings.family.shared) for one in made]
+        made = with_room(made, len(limits.active), shared=settings.family.shared)
     if settings.num_restarts == 1:
-        fit = run_from(made[0], task, limits, settings=compiled)
+        fit = run_from(_part(made, 0), task, limits, settings=compiled)
         return sorted_components(jax.tree.map(np.asarray, fit), limits.active)
     runs = functools.partial(_runs_in_batches, active=limits.active, settings=compiled)
-    room = int(limits.max_steps)
+    room, num_runs = int(limits.max_steps), settings.num_restarts
     short = task._replace(stop=_stop_of_short(task.stop, np))
-    tried = _stacked(runs(made, short, [min(room, _SHORT_STEPS)] * len(made)))
-    tried = best_run(tried, len(made), xp=np)
-    num_carried = _num_carried(len(made), _SMALL_ONE_OF)
+    batches = runs(made, short, np.full(num_runs, min(room, _SHORT_STEPS), np.int32))
+    tried = best_run(jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches), num_runs, xp=np)
+    num_carried = _num_carried(num_runs, _SMALL_ONE_OF)
 
     def ends() -> Iterator[Fit]:
-        for numbers in (range(num_carried), range(num_carried, len(made))):
-            begun = [jax.tree.map(lambda leaf, number=number: leaf[number], tried) for number in numbers]
-            left = [limits._replace(max_steps=np.int32(room - one.num_steps)) for one in begun]
-            first = [int(_first_limit(one, task.stop, compiled)) for one in left]
-            fits = runs([one.mixture for one in begun], task, first)
-            for one, fit, rest in zip(begun, fits, left, strict=True):
-                yield joined(one, carry_on(fit, task, rest, settings=compiled))
+        for part in (slice(num_carried), slice(num_carried, None)):
+            begun = _part(tried, part)
+            left = limits._replace(max_steps=(room - begun.num_steps).astype(np.int32))
+            fits = runs(begun.mixture, task, _first_limit(left, task.stop, compiled))
+            ended = (_part(batch, number) for batch in fits for number in range(len(batch.num_steps)))
+            for number, fit in enumerate(ended):
+                rest = left._replace(max_steps=left.max_steps[number])
+                yield carry_on(fit, task, rest, settings=compiled)
 
-    best = best_end(ends(), num_carried, rows, settings.family, task.prior)
+    number, best = best_end(ends(), num_carried, rows, settings.family, task.prior)
+    best = joined(_part(tried, number), jax.tree.map(np.asarray, best))
     return sorted_components(best, limits.active)
 
 
@@ -289,49 +292,21 @@ def joined(begun: Fit, end: Fit) -> Fit:
     return dataclasses.replace(end, trace=trace, num_steps=(taken + end.num_steps).astype(np.int32))
 
 
+def _part[T](tree: T, which: int | slice | np.ndarray) -> T:
+    return jax.tree.map(lambda leaf: leaf[which], tree)
+
+
 def _runs_in_batches(
-    starts: Sequence[Mixture],
-    task: Task,
-    max_steps: Sequence[int],
-    active: AnyArray | None,
-    *,
-    settings: Settings,
+    starts: Mixture, task: Task, max_steps: np.ndarray, active: AnyArray | None, *, settings: Settings
 ) -> Iterator[Fit]:
-    """The run from each start, as many at once as the program has room for; where they are fewer, it does no more."""
-    for batch in itertools.batched(zip(starts, max_steps, strict=True), settings.num_restarts):
-        left_over = settings.num_restarts - len(batch)
-        batch_starts, batch_steps = zip(*batch, *[(batch[0][0], -1)] * left_over, strict=True)
-        fits = _run_each(_stacked(batch_starts), task, np.asarray(batch_steps, np.int32), active, settings=settings)
-        fits = jax.tree.map(np.asarray, fits)
-        for number in range(len(batch)):
-            yield jax.tree.map(lambda leaf, number=number: leaf[number], fits)
-
-
-def best_end(ends: Iterable[Fit], num_carried: int, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
-    """The best of the first runs, or where none of them is proper, the first of the others that is, if there is one.
-
-    Of a higher maximum that was passed over because chance makes it, the summary has the difference.
-    """
-    made: list[Fit] = []
-    for fit in ends:
-        made.append(as_spurious(fit, rows, family, prior))
-        proper = [int(one.result) not in _IMPROPER for one in made]
-        if len(made) >= num_carried and any(proper):
-            break
-    best = best_run(_stacked(made), xp=np)
-    passed_over = [objective_of(fit) for fit in made if int(fit.result) == ResultCode.spurious]
-    if int(best.result) not in _IMPROPER and passed_over and max(passed_over) > objective_of(best):
-        best = dataclasses.replace(best, summary={"passed_over": max(passed_over) - objective_of(best)})
-    return best
-
-
-def objective_of(fit: Fit) -> float:
-    """What the run has climbed to."""
-    return float(np.asarray(fit.trace)[int(fit.num_steps)])
-
-
-def _stacked[T](trees: Iterable[T]) -> T:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    """The runs from several starts, as many at once as the program has room for; where they are fewer, no more."""
+    at_once = np.arange(settings.num_restarts)
+    for first in range(0, len(max_steps), len(at_once)):
+        numbers = first + at_once
+        counts = numbers < len(max_steps)
+        limits = np.where(counts, np.resize(max_steps[first:], len(at_once)), np.int32(-1))
+        fits = _run_each(_part(starts, np.where(counts, numbers, first)), task, limits, active, settings=settings)
+        yield _part(jax.tree.map(np.asarray, fits), counts)
 
 
 def best_of_samples(
@@ -349,7 +324,7 @@ def best_of_samples(
     What a restart has gained on the rows of its own sample by narrowing on a few of them, it loses on those of the
     sample that judges. The columns have these means and variances.
     """
-    rows, num_restarts = task.rows, settings.num_restarts
+    rows, num_restarts, key = task.rows, settings.num_restarts, in_numpy(key)
     size = sample_size(rows, settings.num_components, settings.family)
     masses = sampling_masses(rows, moments) if len(rows) > size else None
 
@@ -358,7 +333,8 @@ def best_of_samples(
         return sample_rows(rows, masses, size, key=own_key) if masses is not None else rows
 
     def start_of(number: int, seen: Rows) -> Mixture:
-        return _make_start(key, seen, start_ridge, settings, name_of_restart(start, number), number)
+        ways = {"start": name_of_restart(start, number), "keys": number_key(key, np.array([number]))}
+        return _part(starts_together(seen, settings.num_components, settings.family, start_ridge, **ways), 0)
 
     if num_restarts == 1:
         return sorted_components(run(start_of(0, sample(0))))
@@ -375,10 +351,10 @@ def best_of_samples(
             fit = short(fit.mixture, task._replace(rows=judges), np.int32(0))
         return jax.tree.map(np.asarray, fit)
 
-    carried = best_run(_stacked(map(short_run, range(num_restarts))), num_restarts, xp=np).mixture
+    carried = best_run(stacked(map(short_run, range(num_restarts))), num_restarts, xp=np).mixture
     ends = (run(carried[number]) for number in range(num_restarts))
     num_carried = _num_carried(num_restarts, _LARGE_ONE_OF)
-    return sorted_components(best_end(ends, num_carried, rows, settings.family, task.prior))
+    return sorted_components(best_end(ends, num_carried, rows, settings.family, task.prior)[1])
 
 
 def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:
@@ -466,24 +442,3 @@ def sorted_components(fit: Fit, active: np.ndarray | None = None) -> Fit:
     order = xp.lexsort(columns if active is None else (*columns, ~active))
     mixture = jax.tree.map(lambda field: field[order] if len(field) > 1 else field, fit.mixture)
     return dataclasses.replace(fit, mixture=mixture)
-
-
-def best_run(fits: Fit, count: int | None = None, xp: ModuleType = jnp) -> Fit:
-    """The best of the runs, or so many of them."""
-    merit = _merit(fits, xp)
-    which = xp.argmax(merit) if count is None else xp.argsort(-merit, stable=True)[:count]
-    return jax.tree.map(lambda field: field[which], fits)
-
-
-def _merit(fits: Fit, xp: ModuleType) -> Float[AnyArray, " restarts"]:
-    """The objective that each run ended with, by which runs are chosen.
-
-    A run that collapsed climbs a spike of unbounded likelihood, and a spurious one has a component that chance makes:
-    they are eligible only where there is no other.
-    """
-    objective = xp.take_along_axis(fits.trace, fits.num_steps[:, None], axis=1)[:, 0]
-    finite = xp.isfinite(objective) & (fits.result != int(ResultCode.nonfinite))
-    bounded = finite & (fits.result != int(ResultCode.collapsed))
-    proper = bounded & (fits.result != int(ResultCode.spurious))
-    eligible = xp.where(proper.any(), proper, xp.where(bounded.any(), bounded, finite))
-    return xp.where(eligible, objective, -xp.inf)

@@ -119,6 +119,14 @@ def scatter_of(moments: Moments, reg_covar: Float[AnyArray, " d"], representatio
     return scatter + representation.of_diagonal(ridge)
 
 
+def default_ridges(moments: Moments, representation: type[Factor]) -> Float[AnyArray, "e d"]:
+    """The default ridge of every component, a tiny fraction of the variances that the moments imply."""
+    count = positive_count(moments.count)
+    moved = pool(moments.first * moments.first / count[:, None], len(moments.second))
+    squares = representation.diagonal_of(moments.second) - moved
+    return default_ridge_fraction(squares.dtype) * squares / pool(count, len(moments.second))[:, None]
+
+
 def default_ridge_fraction(dtype: DTypeLike) -> float:
     """The default ridge over a variance: large beside what sums are rounded by."""
     return of_precision(dtype, (1e-10, 1e-7))

@@ -308,18 +308,19 @@ def without_absent(mixture: Mixture, active: Bool[AnyArray, " k"]) -> Mixture:
 
 
 def with_room(mixture: Mixture, num_components: int, *, shared: bool = False) -> Mixture:
-    """The mixture with absent components up to so many, in NumPy: programs for them serve fewer.
+    """The mixture, or each of several, with absent components up to so many, in NumPy: programs for them serve fewer.
 
     One covariance that is `shared` stays one, of a single component too.
     """
-    k, factor = mixture.num_components, np.asarray(mixture.precision_factor)
+    k, factor, axis = mixture.num_components, np.asarray(mixture.precision_factor), len(mixture.draw_shape)
 
     def widen(field: AnyArray) -> np.ndarray:
-        return np.concatenate([field, np.repeat(np.asarray(field)[:1], num_components - k, axis=0)])
+        more = np.repeat(np.take(np.asarray(field), [0], axis), num_components - k, axis)
+        return np.concatenate([field, more], axis)
 
     log_weights = widen(mixture.log_weights)
-    log_weights[k:] = ABSENT
-    return Mixture(log_weights, widen(mixture.means), factor if shared or len(factor) < k else widen(factor))
+    log_weights[..., k:] = ABSENT
+    return Mixture(log_weights, widen(mixture.means), factor if shared or factor.shape[axis] < k else widen(factor))
 
 
 def in_room[R](program: Callable[[Mixture, Any], R], mixture: Mixture, x: Shaped[AnyArray, "n d"]) -> R:

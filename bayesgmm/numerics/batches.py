@@ -1,6 +1,6 @@
 """Batches of one size, the last one filled up with entries that came before: one program serves all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,11 @@ def in_batches[T](function: Callable[..., T], size: int, *arrays: np.ndarray | A
         batch = (array[first : first + size] if first + size <= count else array[chosen % count] for array in arrays)
         found.append(jax.tree.map(np.asarray, function(*batch)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis)[(*[slice(None)] * axis, slice(count))], *found)
+
+
+def stacked[T: PyTree](trees: Iterable[T]) -> T:
+    """Trees as one of arrays with a first axis, in NumPy."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def map_in_batches[T](function: Callable[[Array], T], size: int, inputs: PyTree[Array]) -> T:

@@ -23,14 +23,19 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.array([0x1BD11BDA], np.uint32)
 
 Word = UInt32[AnyArray, "..."]
-Keys = Key[Array, "..."] | UInt32[Array, "..."]
+Keys = Key[Array, "..."] | UInt32[AnyArray, "..."]
+"""A key or several; words (..., 2) of NumPy are those of threefry."""
 
 
-def _hash(key: UInt32[AnyArray, "2"], high: Word, low: Word) -> tuple[Word, Word]:
-    """Threefry 2x32 of counters, for NumPy and for JAX. They have an axis: NumPy warns of scalars that wrap."""
-    first, second = key[:1], key[1:]
+def _hash(key: UInt32[AnyArray, "... 2"], high: Word, low: Word) -> tuple[Word, Word]:
+    """Threefry 2x32 of counters, for NumPy and for JAX. They have an axis: NumPy warns of scalars that wrap.
+
+    One key hashes all of them; several, in NumPy, hash each a row of their own.
+    """
+    first, second = key[..., :1], key[..., 1:]
     schedule = (first, second, first ^ second ^ _PARITY)
-    schedule = tuple(part.reshape((1,) * low.ndim) for part in schedule)
+    if key.ndim == 1:
+        schedule = tuple(part.reshape((1,) * low.ndim) for part in schedule)
     high, low = high + schedule[0], low + schedule[1]
     for block in range(5):
         for rotation in _ROTATIONS[block % 2]:
@@ -90,7 +95,7 @@ def _implementation() -> Any:
     )
 
 
-def _is_threefry(key: RandomKey) -> bool:
+def _is_threefry(key: Keys) -> bool:
     if not jax.config.jax_threefry_partitionable:  # pyright: ignore[reportAttributeAccessIssue]
         return False  # another numbering of the counters, of earlier versions of JAX
     return str(jax.random.key_impl(key)) == _THREEFRY
@@ -101,7 +106,7 @@ def written_out(key: Keys) -> Keys:
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_implementation()) if _is_threefry(key) else key
 
 
-def like_key(key: Keys, like: RandomKey) -> Keys:
+def like_key(key: Keys, like: Keys) -> Keys:
     """The key, or keys, as a program hands them back: of the kind that one has which it was given."""
     data = jax.random.key_data(key)
     if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
@@ -109,28 +114,56 @@ def like_key(key: Keys, like: RandomKey) -> Keys:
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
-def uniform_bits(key: RandomKey, width: int, count: int) -> np.ndarray | None:
-    """So many numbers of 32 or 64 random bits, by NumPy; None for a key that JAX has to be asked."""
-    if is_traced(key) or not _is_threefry(key) or count >= 2**32:
+def in_numpy(key: Keys) -> Keys:
+    """The words of a key, in NumPy, to be hashed without JAX; a key that JAX has to be asked as it is."""
+    words = _words(key)
+    return key if words is None else words
+
+
+def _words(key: Keys) -> UInt32[np.ndarray, "... 2"] | None:
+    if isinstance(key, np.ndarray):
+        return key
+    return None if is_traced(key) or not _is_threefry(key) else np.asarray(jax.random.key_data(key))
+
+
+def are_several(keys: Keys) -> bool:
+    """Whether these are several keys."""
+    return keys.ndim > (0 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 1)
+
+
+def uniform_bits(key: Keys, width: int, count: int) -> np.ndarray | None:
+    """So many numbers of 32 or 64 random bits, of each key where they are several, by NumPy.
+
+    None for a key that JAX has to be asked.
+    """
+    words = _words(key)
+    if words is None or count >= 2**32:
         return None
     low = np.arange(count, dtype=np.uint32)
-    high, low = _hash(np.asarray(jax.random.key_data(key)), np.zeros_like(low), low)
+    high, low = _hash(words, np.zeros_like(low), low)
     return high ^ low if width == 32 else (high.astype(np.uint64) << np.uint64(32)) | low
 
 
 def split_key(key: RandomKey, num: int = 2) -> list[RandomKey]:
     """`jax.random.split`, without a program for every number of keys."""
-    if is_traced(key) or not _is_threefry(key):
+    words = _words(key)
+    if words is None:
         return list(jax.random.split(key, num))
-    low = np.arange(num, dtype=np.uint32)
-    pairs = np.stack(_hash(np.asarray(jax.random.key_data(key)), np.zeros_like(low), low), -1)
+    pairs = _hash_pairs(words, np.arange(num, dtype=np.uint32))
     return [like_key(jnp.asarray(pair), key) for pair in pairs]
 
 
-def number_key(key: RandomKey, number: IntLike | Array) -> RandomKey:
-    """`jax.random.fold_in`, without a program."""
-    if is_traced((key, number)) or not _is_threefry(key):
-        return jax.random.fold_in(key, number)
-    low = np.array([number]).astype(np.uint32)
-    pair = _hash(np.asarray(jax.random.key_data(key)), np.zeros_like(low), low)
-    return like_key(jnp.asarray(np.concatenate(pair)), key)
+def number_key(key: Keys, number: IntLike | AnyArray) -> Keys:
+    """`jax.random.fold_in`, without a program; of several numbers (r) several keys."""
+    words = None if is_traced(number) else _words(key)
+    if words is None:
+        return (
+            jax.vmap(jax.random.fold_in, (None, 0))(key, number) if np.ndim(number) else jax.random.fold_in(key, number)
+        )
+    pairs = _hash_pairs(words, np.atleast_1d(number).astype(np.uint32))
+    pairs = pairs if np.ndim(number) else pairs[0]
+    return pairs if words is key else like_key(jnp.asarray(pairs), key)
+
+
+def _hash_pairs(words: UInt32[np.ndarray, "2"], low: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, "n 2"]:
+    return np.stack(_hash(words, np.zeros_like(low), low), -1)

@@ -57,6 +57,11 @@ def compiled[**P, R](function: Callable[P, R], *, static_argnums: int | tuple[in
     return matching_precision(jax.jit(function, static_argnums=static_argnums))
 
 
+def on_device[T](tree: T, dtype: DTypeLike) -> T:
+    """A tree of arrays of this dtype in arrays of JAX, where it can hold them; else as they are, in those of NumPy."""
+    return jax.device_put(tree) if jax.dtypes.canonicalize_dtype(dtype) == dtype else tree
+
+
 def by_value[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     """A function of arrays as one that compiles nothing where their values are known: NumPy computes it.
 

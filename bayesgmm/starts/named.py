@@ -20,6 +20,7 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES, Family
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.draws import draw_rows, uniform_numbers
+from bayesgmm.numerics.keys import Keys
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, RandomKey, is_traced, matching_precision, namespace
 from bayesgmm.numerics.validation import as_key, one_of
 from bayesgmm.starts import kmeans
@@ -29,6 +30,7 @@ from bayesgmm.starts.sampling import centre_and_scale, standardise
 
 MAX_HIERARCHICAL_ROWS = 2000
 _ASSIGNED_AT_ONCE = 65536  # rows
+_NUMBERS_AT_ONCE = 2**17  # rows x features x components of starts that are made together
 _EXCHANGES = 4  # seeds for each one that may be exchanged
 
 
@@ -42,6 +44,7 @@ class Start:
         responsibilities: the responsibilities (n, k) from rows, the number of components and a keyword-only key. A row
             that a start leaves out has zeros; one that it draws counts by its draws, whatever its weight.
         random: whether another key gives another start.
+        together: whether it takes several keys at once, where NumPy runs it, and gives responsibilities (r, n, k).
         turns: the starts that several restarts are made by in turn, where they are not all made by this one: others
             find other optima.
     """
@@ -50,6 +53,7 @@ class Start:
     description: str
     responsibilities: Callable[..., AnyArray]
     random: bool = True
+    together: bool = False
     turns: tuple[str, ...] = ()
 
 
@@ -59,17 +63,17 @@ STARTS: Mapping[str, Start] = MappingProxyType(_ENTERED)
 
 
 def _start(
-    name: str, description: str, turns: tuple[str, ...] = ()
+    name: str, description: str, *, together: bool = True, turns: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., AnyArray]], Callable[..., AnyArray]]:
     """Enter a function of rows, number of components and key as a random start: by NumPy where values are known."""
 
     def enter(function: Callable[..., AnyArray]) -> Callable[..., AnyArray]:
-        def responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+        def responsibilities(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
             rows = jax.tree.map(jnp.asarray if is_traced((rows, key)) else np.asarray, rows)
             return function(rows, num_components, key=key)
 
         run = matching_precision(responsibilities)
-        _ENTERED[name] = Start(name, description, run, turns=turns)
+        _ENTERED[name] = Start(name, description, run, together=together, turns=turns)
         return run
 
     return enter
@@ -82,11 +86,11 @@ def name_of_restart(start: str, number: int) -> str:
 
 
 def one_hot(labels: AnyArray, num_components: int, dtype: np.dtype) -> AnyArray:
-    """Labels (n) as responsibilities (n, k)."""
-    return (labels[:, None] == np.arange(num_components, dtype=labels.dtype)[None]).astype(dtype)
+    """Labels (..., n) as responsibilities (..., n, k)."""
+    return (labels[..., None] == np.arange(num_components, dtype=labels.dtype)[None]).astype(dtype)
 
 
-def _around_seeds(rows: Rows, num_components: int, key: RandomKey, draw: Callable[..., AnyArray]) -> AnyArray:
+def _around_seeds(rows: Rows, num_components: int, key: Keys, draw: Callable[..., AnyArray]) -> AnyArray:
     labels = kmeans.kmeans_plus_plus(standardise(rows), num_components, rows.weights, key=key, draw=draw)
     return one_hot(labels, num_components, rows.dtype)
 
@@ -97,19 +101,19 @@ def _around_seeds(rows: Rows, num_components: int, key: RandomKey, draw: Callabl
     "and distant_rows",
     turns=("k-means++", "drawn_rows", "k-means++", "drawn_rows", "distant_rows"),
 )
-def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+def _from_kmeans_plus_plus(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
     draw = functools.partial(kmeans.draw_seeds, num_exchanges=num_components // _EXCHANGES)
     return _around_seeds(rows, num_components, key, draw)
 
 
 @_start("drawn_rows", "nearest of k rows drawn far apart, as k-means++ draws one row for each")
-def _from_drawn_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+def _from_drawn_rows(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
     draw = functools.partial(kmeans.draw_seeds, num_trials=1)
     return _around_seeds(rows, num_components, key, draw)
 
 
 @_start("distant_rows", "nearest of k rows drawn very far apart, as k-means++ by the eighth power of the distance")
-def _from_distant_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+def _from_distant_rows(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
     def attraction(distances: AnyArray) -> AnyArray:
         return distances**4
 
@@ -117,16 +121,20 @@ def _from_distant_rows(rows: Rows, num_components: int, *, key: RandomKey) -> An
     return _around_seeds(rows, num_components, key, draw)
 
 
-@_start("kmeans", "k-means after k-means++, on whitened rows")
-def _from_kmeans(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+@_start("kmeans", "k-means after k-means++, on whitened rows", together=False)
+def _from_kmeans(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
     white = kmeans.whitened_rows(rows)
     draw = functools.partial(kmeans.draw_seeds, num_exchanges=num_components // _EXCHANGES)
     labels = kmeans.kmeans_plus_plus(white.T, num_components, rows.weights, key=key, draw=draw)
     return one_hot(kmeans.lloyd(white, labels, num_components, rows.weights), num_components, rows.dtype)
 
 
-@_start("random_responsibilities", "2 (d + 1) rows for each component, drawn at random; all others left out")
-def _from_random_responsibilities(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+@_start(
+    "random_responsibilities",
+    "2 (d + 1) rows for each component, drawn at random; all others left out",
+    together=False,
+)
+def _from_random_responsibilities(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
     # Shares of all rows would average out: the more rows, the more alike the components, down to a saddle where EM
     # is stuck. Of a few rows they do not, and twice as many as span the space have a covariance.
     xp, count = namespace(rows.weights), 2 * (rows.num_features + 1) * num_components
@@ -142,7 +150,7 @@ def _from_random_responsibilities(rows: Rows, num_components: int, *, key: Rando
 
 
 @_start("random_rows", "nearest of k different rows drawn at random, on standardised columns")
-def _from_random_rows(rows: Rows, num_components: int, *, key: RandomKey) -> AnyArray:
+def _from_random_rows(rows: Rows, num_components: int, *, key: Keys) -> AnyArray:
     def if_new(distances: AnyArray) -> AnyArray:
         return (distances > 0).astype(rows.dtype)
 
@@ -225,3 +233,22 @@ def start_from(
     rows, key = as_rows(x), as_key(key) if record.random else key
     responsibilities = record.responsibilities(rows, num_components, key=key)
     return kmeans.mixture_of_partition(rows, responsibilities, family, reg_covar)
+
+
+def starts_together(
+    rows: Rows, num_components: int, family: Family, reg_covar: AnyArray, *, start: str, keys: Keys
+) -> Mixture:
+    """`start_from` for each of several keys, by NumPy: mixtures with a first axis, in arrays of NumPy.
+
+    Together they cost little more than one: what a start of few rows takes is calls of NumPy, not arithmetic.
+    """
+    record = get_start(start)
+    at_once = max(1, _NUMBERS_AT_ONCE // (rows.values.size * num_components)) if record.together else 1
+    made = []
+    for first in range(0, len(keys), at_once):
+        if at_once > 1:
+            responsibilities = record.responsibilities(rows, num_components, key=keys[first : first + at_once])
+        else:
+            responsibilities = record.responsibilities(rows, num_components, key=keys[first])[None]
+        made.append(kmeans.mixture_of_partition(rows, responsibilities, family, reg_covar))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)

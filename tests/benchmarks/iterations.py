@@ -7,6 +7,7 @@ log-likelihoods are compared, by the same NumPy function in float64; ours in flo
 """
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ SHAPES = ((131072, 2, 5), (65536, 10, 10), (65536, 32, 16), (16384, 64, 16), (10
 QUICK_SHAPES = ((8192, 2, 5), (4096, 10, 10))
 DTYPES = ("float64", "float32")
 MEAN_SPEEDUP, LEAST_SPEEDUP, SPEEDUP_OVER_GMMX = 25.0, 8.0, 5.0
-MORE_STEPS = 40  # a step of less than a millisecond shows in the time of a fit when there are many
+MORE_WORK = 2**31  # rows x features x components of the steps that a long fit has more: a second, beside which the
+# milliseconds in which threads wake up do not show
 AGREEMENT = 1e-6  # relative difference of log-likelihoods
 
 
@@ -94,7 +96,7 @@ def compare(
     x = problem.x.astype(dtype)
     num_steps = 2 * len(peers.THREADS) * repeats
     placed, start = subjects.place(x, dtype), subjects.mixture_of(problem.start, family, dtype)
-    ours = our_steps(placed, start, family, num_steps, MORE_STEPS)
+    ours = our_steps(placed, start, family, num_steps, MORE_WORK // math.prod(problem.shape))
     compile_seconds, fit = ours.warm_up()
     sklearn = peers.SklearnSteps(x, problem.start, family)
     rival = gmmx_steps(placed, problem, num_steps, num_steps) if with_gmmx else None

@@ -14,13 +14,14 @@ import numpy as np
 
 from tests.benchmarks import bayesian_peers, bayesian_subjects, peers, subjects
 from tests.benchmarks.data import Problem, simulate
-from tests.benchmarks.iterations import MORE_STEPS, PerStep
+from tests.benchmarks.iterations import PerStep
 from tests.benchmarks.rows import Row, Target
 
 SECTION = "variational"
 SHAPES, QUICK_SHAPES = ((65536, 10, 10),), ((4096, 10, 10),)
 LEAST_SPEEDUP = 10.0
 AGREEMENT = 1e-6  # relative difference of the numbers of the two approximations
+MORE_STEPS = 40  # of a long fit
 
 
 def run(quick: bool) -> Iterator[Row]:

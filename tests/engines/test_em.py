@@ -35,7 +35,6 @@ from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.priors.weakly_informative import default_prior
-from bayesgmm.starts.named import start_from
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -449,18 +448,19 @@ def test_the_step_limit_is_reported(rng):
 def test_a_failed_restart_never_wins(monkeypatch):
     """Of six starts one is made NaN and three narrow on a heap of equal rows, where the likelihood has no bound."""
     x = np.concatenate([DATA["faithful"], np.repeat(DATA["faithful"][:1], 30, axis=0)])
-    made = []
+    made, make_starts = [], restarts._make_starts
 
     def spoiled(*args, **options):
-        made.append(start_from(*args, **options))
-        if len(made) == 1:
-            return jax.tree.map(lambda field: np.full_like(field, np.nan), made[0])
+        starts = make_starts(*args, **options)
         narrow = Mixture.from_covariances([0.1, 0.9], [x[0], x.mean(0)], [1e-4 * np.eye(2), np.cov(x.T)])
-        return jax.tree.map(np.asarray, narrow) if len(made) <= 4 else made[-1]
+        for field, narrow_field in zip(jax.tree.leaves(starts), jax.tree.leaves(narrow), strict=True):
+            made.append(len(field))
+            field[0], field[1:4] = np.nan, narrow_field
+        return starts
 
-    monkeypatch.setattr(restarts, "start_from", spoiled)
+    monkeypatch.setattr(restarts, "_make_starts", spoiled)
     fit = fit_em(x, 2, key=jax.random.key(0), num_restarts=6, on_failure="raise")
-    assert len(made) == 6
+    assert made == [6, 6, 6]
     assert fit.mixture.scales.min() > 0.05
     assert fit.log_likelihood == pytest.approx(fit.mixture.log_prob(x).sum(), rel=1e-12)
 

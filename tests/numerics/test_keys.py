@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bayesgmm.numerics.keys import like_key, number_key, split_key, written_out
+from bayesgmm.numerics.draws import draw_rows, uniform_numbers
+from bayesgmm.numerics.keys import in_numpy, like_key, number_key, split_key, written_out
 from bayesgmm.numerics.precision import RandomKey
 
 KEYS = {
@@ -16,7 +17,7 @@ KEYS = {
 }
 
 
-def data(key: RandomKey) -> np.ndarray:
+def data(key: RandomKey | np.ndarray) -> np.ndarray:
     return np.asarray(jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
 
 
@@ -29,6 +30,14 @@ def test_keys_of_keys_are_those_of_jax(kind: str) -> None:
         assert [(own.shape, own.dtype) for own in ours] == [(own.shape, own.dtype) for own in theirs]
     for number in (0, 1, 77, 2**31, np.int64(3), jnp.asarray(4)):
         np.testing.assert_array_equal(data(number_key(key, number)), data(jax.random.fold_in(key, number)))
+    numbers = np.array([0, 5, 2**31])
+    several = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    np.testing.assert_array_equal(data(number_key(key, numbers)), data(several))
+    np.testing.assert_array_equal(data(number_key(in_numpy(key), numbers)), data(several))
+    each = [jax.random.uniform(one, (4, 2), np.float32) for one in several]
+    np.testing.assert_array_equal(
+        uniform_numbers(number_key(in_numpy(key), numbers), (4, 2), np.ones(1, np.float32)), each
+    )
     traced = jax.jit(lambda key: (jnp.stack([*map(_raw, split_key(key, 3))]), _raw(number_key(key, 2))))(key)
     np.testing.assert_array_equal(traced[0], list(map(data, jax.random.split(key, 3))))
     np.testing.assert_array_equal(traced[1], data(jax.random.fold_in(key, 2)))
@@ -80,3 +89,10 @@ def test_written_out_hashes_are_few_kernels() -> None:
     )
     assert " while(" not in ours
     assert ours.count(" fusion(") * 2 < theirs.count(" fusion(") + theirs.count(" while(") * 4
+
+
+def test_rows_drawn_from_several_masses_are_those_drawn_from_each(rng: np.random.Generator) -> None:
+    masses, uniform = rng.random((3, 200)) * (rng.random((3, 200)) < 0.4), rng.random((3, 50, 2))
+    drawn = draw_rows(masses, uniform)
+    np.testing.assert_array_equal(drawn, [draw_rows(*one) for one in zip(masses, uniform, strict=True)])
+    assert (np.take_along_axis(masses, drawn, -1) > 0).all()

@@ -30,6 +30,8 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.draws import draw_rows, uniform_numbers
+from bayesgmm.numerics.keys import in_numpy, number_key
+from bayesgmm.starts import named
 from bayesgmm.starts.given import mixture_from_start
 from bayesgmm.starts.kmeans import (
     draw_seeds,
@@ -39,7 +41,7 @@ from bayesgmm.starts.kmeans import (
     square_distances,
     whitened_rows,
 )
-from bayesgmm.starts.named import STARTS, get_start, start_from
+from bayesgmm.starts.named import STARTS, get_start, start_from, starts_together
 from bayesgmm.starts.sampling import column_moments, sample_rows, sampling_masses, standardise
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -320,6 +322,22 @@ def test_each_start_is_usable_for_each_family(start, family, key):
     assert np.isfinite(mixture.log_prob(x)).all()
     again = start_from(as_rows(x, np.ones(150)), 3, family, np.full(4, 1e-6), start=start, key=key)
     assert_close(again, mixture, 1e-14)
+
+
+@each_compiled_start
+@each_representation
+@pytest.mark.parametrize(
+    ("at_once", "implementation"), [(2**17, "threefry2x32"), (2000, "threefry2x32"), (2**17, "rbg")]
+)
+def test_starts_made_together_are_those_made_one_by_one(start, family, at_once, implementation, rng, monkeypatch):
+    """All at once, three at once with one left over, and by keys that NumPy cannot hash."""
+    monkeypatch.setattr(named, "_NUMBERS_AT_ONCE", 3 * at_once if at_once < 2**17 else at_once)
+    rows, key = Rows(DATA["iris"], rng.choice([0.5, 1.0, 3.0], size=150)), jax.random.key(0, impl=implementation)
+    keys = number_key(in_numpy(key), np.arange(3, 10))
+    made = starts_together(rows, 3, family, np.full(4, 1e-6), start=start, keys=keys)
+    for place, number in enumerate(range(3, 10)):
+        one = start_from(rows, 3, family, np.full(4, 1e-6), start=start, key=jax.random.fold_in(key, number))
+        assert_close(jax.tree.map(lambda leaf, place=place: leaf[place], made), one, 1e-11)
 
 
 @each_start
