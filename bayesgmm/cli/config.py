@@ -108,6 +108,8 @@ class MixtureConfig(_Table):
     """number of components, or a list of numbers to compare; kept sorted"""
     select_by: Literal["bic", "aic", "icl"] = "bic"
     """criterion that picks one of several numbers of components, by the fits of em"""
+    loo_over_k: Annotated[str, _one_of(ENGINES)] | None = None
+    """one of the engines with draws, to fit every number of components, for leave-one-out of each; by default none"""
 
 
 def _numbers(*, positive: bool) -> AfterValidator:

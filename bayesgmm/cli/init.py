@@ -26,6 +26,7 @@ columns = [{names}]
 family = "full"  # full, tied, diag, spherical, ... or R's mclust's codes, such as "VVV"
 num_components = {counts}  # the criterion picks one of them
 select_by = "bic"  # bic, aic or icl
+# loo_over_k = "nuts"  # leave-one-out at every number too, of one of the engines with draws: as many fits
 
 [prior]
 kind = "weakly_informative"  # or "conjugate"; every number of it can be set here

@@ -232,6 +232,7 @@ def _run(settings: "CommonConfig", folder: Path | None, manner: _Manner, began: 
             key=jax.random.key(settings.seed),
             feature_names=data.feature_names,
             select_by=settings.mixture.select_by,
+            loo_over_k=settings.mixture.loo_over_k,
             prior=settings.prior.kind,
             prior_settings=settings.prior.keywords(x.std(0)),
             settings=settings.settings,

@@ -52,7 +52,7 @@ def write_outputs(
     They are `comparison.csv`, `comparison.json`, `parameters.csv`, `summary.txt` and `report.html`, whose figures are
     files in `figures` too; every fit as a file for `load_fit`; and `assignments.csv`: of every row its cluster (counted
     from 0), responsibilities, uncertainty and log-density by the engine to read, its cluster by every engine, and its
-    class.
+    class. Where leave-one-out was asked for at every number of components, `loo_over_k.csv` has it.
 
     Everything is written into a temporary folder next to `folder` and moved into place at the end; an existing folder
     is replaced only then, and left as it was when anything fails.
@@ -76,6 +76,8 @@ def write_outputs(
         _assignments(comparison).to_csv(staging / "assignments.csv", index_label="row")
         for name, fit in comparison.fits.items():
             save_fit(fit, staging / f"{_stem(name)}.npz")
+        if comparison.loo_over_k is not None:
+            comparison.loo_over_k.to_csv(staging / "loo_over_k.csv", index=False)
         (staging / "comparison.json").write_text(f"{json_record(comparison, settings, data)}\n", encoding="utf-8")
         for name, tree in comparison.trees.items():
             save_datatree(lean_datatree(tree), staging / f"{_stem(name)}.nc")
@@ -165,6 +167,7 @@ def _record(comparison: Comparison, settings: CommonConfig, data: Dataset) -> di
         "read": comparison.summary().read,
         "files": {name: f"{_stem(name)}.npz" for name in comparison.fits},
         "candidates": comparison.candidates.to_dict("records"),
+        "loo_over_k": None if comparison.loo_over_k is None else comparison.loo_over_k.to_dict("records"),
         "prior": dataclasses.asdict(comparison.prior),
         "fits": {
             name: {**row, "result_code": _code(comparison, name), "parameters": points.get(name)}

@@ -13,6 +13,7 @@ from bayesgmm.comparison.tables import (
     first_of_cluster,
     flag_legend,
     in_parts,
+    loo_table,
 )
 from bayesgmm.engines.registry import ENGINES
 
@@ -24,6 +25,8 @@ def rich_tables(comparison: Comparison, width: int = 140) -> list[Table]:
     if comparison.selected_by is not None:
         title = f"Number of components by {em}; {comparison.selected_by.upper()} selects k = {count}"
         tables = {title: candidate_table(comparison), **tables}
+    if comparison.loo_over_k is not None:
+        tables["Leave-one-out over the number of components"] = loo_table(comparison)
     if comparison.has_agreement:
         title = "Hard assignments: sum of squares within clusters, agreement (1 is perfect, 0 is chance)"
         tables[title] = agreement_table(comparison)

@@ -14,7 +14,8 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, make_priors, plan_runs
+from bayesgmm.comparison.over_counts import loo_over_counts
+from bayesgmm.comparison.plan import CRITERIA, Counts, Plan, check_counts, check_loo_run, make_priors, plan_runs
 from bayesgmm.comparison.summary import Summary, error_line, summarise
 from bayesgmm.datasets.columns import combined_columns, doubt_about
 from bayesgmm.diagnostics.agreement import agreement_columns, check_labels
@@ -30,13 +31,14 @@ from bayesgmm.engines.optima import split
 from bayesgmm.engines.registry import DEFAULT_ENGINES
 from bayesgmm.likelihood.rows import unweighted_rows
 from bayesgmm.mixtures.families import Family, get_family
+from bayesgmm.mixtures.mixture import Mixture
 from bayesgmm.numerics.keys import number_key
 from bayesgmm.numerics.precision import KeyLike
 from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.files import written_whole
 from bayesgmm.runtime.printing import Readable
-from bayesgmm.runtime.progress import Listener
+from bayesgmm.runtime.progress import Listener, NotebookDisplay, in_notebook
 from bayesgmm.runtime.stopwatch import Seconds, Stopwatch, ahead_for
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.parameters import ParameterTable, errors_of_em, parameter_table
@@ -71,6 +73,8 @@ class Comparison(Readable):
         failures: the error that ended a fit, by its name ("nuts", or "em, k = 5" of a candidate), or that kept standard
             errors or diagnostics of a fit from being computed. `raise comparison.failures["nuts"]` shows where.
         remarks: sentences on columns that look like no measurements, or that are combinations of others.
+        loo_over_k: leave-one-out of one engine's fits over the numbers of components, best first, as `compare_loo` has
+            it, with `max_pareto_k` and `num_bad`; None where it was not asked for.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -87,6 +91,7 @@ class Comparison(Readable):
     errors: Uncertainty | None = None
     failures: dict[str, BaseException] = dataclasses.field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    loo_over_k: pd.DataFrame | None = None
 
     @property
     def base(self) -> Fit:
@@ -186,6 +191,7 @@ def compare(
     key: KeyLike,
     feature_names: Sequence[str] | None = None,
     select_by: str = "bic",
+    loo_over_k: str | None = None,
     prior: str = "weakly_informative",
     prior_settings: Mapping[str, Any] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -206,6 +212,8 @@ def compare(
         key: `jax.random.key(seed)`.
         feature_names: names of the columns.
         select_by: "bic", "aic" or "icl".
+        loo_over_k: an engine with draws that fits every number of components too, not only the one selected, for
+            leave-one-out of each; by default none does, for it takes as many fits.
         prior: "weakly_informative" (`default_prior`) or "conjugate" (`conjugate_prior`): one for all Bayesian engines,
             so that they are ways to the same posterior.
         prior_settings: keyword arguments of that function.
@@ -213,7 +221,7 @@ def compare(
             `{"em": {"tol": 1e-8}, "vi": {"guide": ["normal", "full_rank"]}}`; of several guides each gives a fit.
         labels: known classes of the rows (n), numbers or text, to judge partitions by; missing ones are left out.
         checkpoint: whether long runs are saved in the user's cache folder once a minute, for the same call to resume.
-        on_progress: called with a sentence whenever something starts.
+        on_progress: called with a sentence whenever something starts; a notebook shows them if neither is given.
         on_step: called with a sentence about once a second while a sampler runs.
 
     Ctrl-C ends a sampler with what it has drawn, and no further engine is run; fits that were made before are kept. So
@@ -226,6 +234,8 @@ def compare(
     """
     family, key, rows = get_family(family), as_key(key), unweighted_rows(x)
     counts = check_counts(num_components, rows, family)
+    display = NotebookDisplay() if on_progress is on_step is None and in_notebook() else None
+    on_step = on_step if display is None else display.step
     offered = {"checkpoint": checkpoint, **({} if on_step is None else {"progress": on_step})}
     runs, tree_key = plan_runs(engines, settings or {}, offered, key)
     plan = Plan(
@@ -239,16 +249,22 @@ def compare(
         base=runs[0],
         runs=runs[1:],
         tree_key=tree_key,
+        loo_run=check_loo_run(loo_over_k, runs, counts),
     )
-    tell = on_progress or (lambda _: None)
-    return _assess(plan, _fit(plan, tell), tell)
+    tell = on_progress or (lambda _: None) if display is None else display.stage
+    with display or contextlib.nullcontext():
+        return _assess(plan, _fit(plan, tell), tell)
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Results by name, seconds that each took, candidates among which EM's was selected, its errors, and failures."""
+    """Results by name, seconds that each took, candidates among which EM's was selected, its errors, and failures.
+
+    And the optimum of EM for every number of components.
+    """
 
     fits: dict[str, Fit]
+    optima: dict[int, Mixture]
     partitions: dict[str, KMeansFit]
     seconds: dict[str, Seconds]
     candidates: pd.DataFrame
@@ -304,7 +320,8 @@ def _fit(plan: Plan, tell: Listener) -> _Fitted:
         if found.code is ResultCode.interrupted:
             tell("interrupted: no further engine is run")
             break
-    return _Fitted(fits, partitions, seconds, candidates, errors, failures)
+    at = {number: fit.mixture for number, fit in zip(plan.counts, optima, strict=True) if fit is not None}
+    return _Fitted(fits, at, partitions, seconds, candidates, errors, failures)
 
 
 def _fit_candidates(
@@ -353,7 +370,7 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
     x, fits, seconds, failures = np.asarray(plan.rows.values), fitted.fits, fitted.seconds, fitted.failures
     prior = plan.priors[next(iter(fits.values())).mixture.num_components]
     bayesian = {run.name for run in plan.runs if run.engine.prior != "none"}
-    trees, lines, diagnoses, stopped = {}, [], {}, False
+    trees, lines, diagnoses, over_k, stopped = {}, [], {}, None, False
 
     def attempt[R](make: Callable[[], R], name: str) -> R | None:
         """What is made of a fit, unless that fails or somebody who will not wait for it stops it."""
@@ -374,6 +391,10 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
                 trees[name] = tree
                 leave_one_out = attempt(functools.partial(loo, tree), name)
         lines.append(_line(name, fit, x, seconds[name], leave_one_out))
+    if (run := plan.loo_run) is not None:
+        known = {trees[run.name].attrs["num_components"]: trees[run.name]} if run.name in trees else {}
+        make = functools.partial(loo_over_counts, plan, run, fitted.optima, known, failures, tell)
+        over_k = attempt(make, f"{run.name}, leave-one-out")
     tell("diagnoses")
     for name, fit in fits.items():
         found = attempt(functools.partial(diagnose, fit, x, prior if name in bayesian else None), name)
@@ -403,6 +424,7 @@ def _assess(plan: Plan, fitted: _Fitted, tell: Listener) -> Comparison:
         errors=fitted.errors,
         failures=failures,
         remarks=tuple(_remarks(x, plan)),
+        loo_over_k=over_k,
     )
     agreement = agreement_columns(x, comparison.assignments, fitted.partitions, plan.labels)
     return dataclasses.replace(comparison, table=table.join(pd.DataFrame(agreement)))  # rows of failures have none

@@ -16,6 +16,7 @@ from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.keys import number_key, split_key
 from bayesgmm.numerics.precision import RandomKey
 from bayesgmm.numerics.validation import one_of, whole_number
+from bayesgmm.numerics.words import listed
 from bayesgmm.priors.checks import check_has_mode
 from bayesgmm.priors.conjugate import AnyPrior, conjugate_prior
 from bayesgmm.priors.weakly_informative import default_prior
@@ -72,6 +73,7 @@ class Plan:
         base: the run of EM, made for each number of components; the other engines start at its optima.
         runs: the other runs, in their order; partitions first, for they take no time.
         tree_key: for the draws of predictions.
+        loo_run: the run that fits every number of components, for leave-one-out; None if none does.
     """
 
     rows: Rows
@@ -84,6 +86,7 @@ class Plan:
     base: Run
     runs: list[Run]
     tree_key: RandomKey
+    loo_run: Run | None = None
 
 
 def check_counts(num_components: Counts, rows: Rows, family: Family) -> list[int]:
@@ -142,6 +145,23 @@ def plan_runs(
             own_key = keys[stream] if stream < len(keys) else number_key(key, stream - len(keys))
             runs.append(Run(fit, engine, {**engine.taken_of({"key": own_key}), **arguments}))
     return sorted(runs, key=lambda run: (run.engine.name != BASE_ENGINE, run.engine.gives != "partition")), further_key
+
+
+def check_loo_run(name: str | None, runs: Sequence[Run], counts: Sequence[int]) -> Run | None:
+    """The first run of the engine that is to fit every number of components.
+
+    Raises:
+        InputError: for an engine that is not run, or has no draws, and where there is one number only.
+    """
+    if name is None:
+        return None
+    having = {run.engine.name: run for run in reversed(runs) if run.engine.gives in ("draws", "approximation")}
+    if name not in having:
+        there = f"of those that are run, {listed(having)} can" if having else "of those that are run, none can"
+        raise InputError(f"loo_over_k={name!r} must be an engine with draws; {there}")
+    if len(counts) < 2:
+        raise InputError(f"loo_over_k={name!r} compares numbers of components, and num_components is {counts[0]} only")
+    return having[name]
 
 
 def check_names(what: str, known: Sequence[str], given: Mapping[str, Any]) -> None:

@@ -237,6 +237,14 @@ def _engines(comparison: Comparison, figure: _Figures) -> Iterator[str]:
         draw = functools.partial(plots.plot_criteria, comparison.candidates, selected=comparison.num_components)
         caption = f"Smaller is better; {comparison.selected_by.upper()} selected k = {comparison.num_components}."
         yield figure("criteria", draw, caption)
+    if (over_k := comparison.loo_over_k) is not None:
+        name = over_k["engine"].iloc[0]
+        yield f"<h3>Leave-one-out over the number of components</h3>\n{_html_table(tables.loo_table(comparison))}"
+        draw = functools.partial(plots.plot_loo_over_k, over_k, selected=comparison.num_components)
+        caption = (
+            f"Expected log predictive density by {ENGINES[name].label} at each number of components; larger is better."
+        )
+        yield figure("loo_over_k", draw, caption)
     if comparison.has_agreement:
         yield _agreement(comparison)
 

@@ -8,9 +8,9 @@ import dataclasses
 import html
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,7 @@ _BAYES_FACTORS = ((2.0, "hardly any evidence"), (6.0, "positive evidence"), (10.
 _MOST_EVIDENCE = "very strong evidence"
 _AIC_SUPPORT = ((2.0, "which has substantial support too"), (10.0, "which has considerably less support"))
 _LEAST_SUPPORT = "which has essentially no support"
+_SAME_ELPD = 4.0  # differences of leave-one-out that models cannot be told apart by: Sivula et al. (2025), section 5
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,12 @@ def summarise(comparison: "Comparison") -> Summary:
     responsibilities = np.asarray(mixture.responsibilities(comparison.x), np.float64)
     telling = np.argsort(-column_separations(mixture), axis=1, kind="stable")
     clusters = describe_clusters(responsibilities, telling, table, read, comparison.feature_names)
+    components = [*words_of_count(comparison.candidates, comparison.num_components, comparison.selected_by)]
+    if comparison.loo_over_k is not None:
+        components += words_of_loo(comparison.loo_over_k, comparison.num_components)
     return Summary(
         title=f"{rows} of {columns}; mixtures of family {comparison.base.family}",
-        components=tuple(words_of_count(comparison.candidates, comparison.num_components, comparison.selected_by)),
+        components=tuple(components),
         clusters=tuple(clusters),
         read=read,
         engines=tuple(engines),
@@ -217,6 +221,41 @@ def words_of_count(candidates: pd.DataFrame, chosen: int, select_by: str | None)
     for name, count in preferred.items():
         if count != chosen:
             yield f"{name.upper()} prefers k = {count}: {_why(name, count > chosen, select_by)}"
+
+
+def words_of_loo(table: pd.DataFrame, chosen: int) -> Iterator[str]:
+    """Which number of components predicts best by leave-one-out, and whether that can be told.
+
+    Args:
+        table: of `compare_loo`, best first, with `num_bad`.
+        chosen: the number that was chosen by a criterion.
+    """
+    lines = table.to_dict("records")
+    best, second = lines[:2]
+    name, unreliable = f"leave-one-out by {best['engine']}", {line["num_components"]: _doubt(line) for line in lines}
+    if doubt := unreliable[best["num_components"]]:
+        yield f"{name} is highest at k = {best['num_components']}, which cannot be relied on: {doubt}"
+        return
+    other = second if best["num_components"] == chosen else {line["num_components"]: line for line in lines}.get(chosen)
+    if other is None:
+        yield f"{name} is highest at k = {best['num_components']}, and there is none at k = {chosen}"
+        return
+    ahead, error = abs(other["elpd_diff"]), other["dse"]
+    told = "too little to tell them apart" if ahead < max(_SAME_ELPD, 2 * error) else "more than chance makes"
+    verb = "agrees" if best["num_components"] == chosen else "prefers"
+    yield (
+        f"{name} {verb}{'' if verb == 'agrees' else f' k = {best["num_components"]}'}: it is {ahead:.1f} ± {error:.1f} "
+        f"ahead of k = {other['num_components']}, {told}"
+    )
+    if doubts := [count for count, doubt in sorted(unreliable.items()) if doubt]:
+        yield f"leave-one-out of k = {_ranged(doubts)} cannot be relied on: {unreliable[doubts[0]]}"
+
+
+def _doubt(line: Mapping[Hashable, Any]) -> str:
+    """Why a line of leave-one-out cannot be relied on; empty where it can."""
+    if line["result"] != ResultCode.successful.name:
+        return f"the fit ended {line['result'].replace('_', ' ')}"
+    return f"the Pareto k of {counted(int(line['num_bad']), 'row')} is too large" if line["num_bad"] else ""
 
 
 def _ranged(counts: Sequence[int]) -> str:

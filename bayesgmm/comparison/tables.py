@@ -13,6 +13,7 @@ from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.kmeans import KMeansFit
 from bayesgmm.engines.registry import BASE_ENGINE, ENGINES
 from bayesgmm.numerics.thresholds import MIN_COVERAGE, OVERCONFIDENT, UNDERCONFIDENT
+from bayesgmm.numerics.words import counted
 from bayesgmm.runtime.printing import with_uncertainty
 from bayesgmm.standard_errors.parameters import ParameterTable
 
@@ -94,6 +95,26 @@ def candidate_table(comparison: Comparison) -> pd.DataFrame:
         "log-lik.": _numbers(table["log_likelihood"]),
         "parameters": table["num_parameters"].astype(str),
         **{title: _numbers(table[name]) for title, name in _CRITERIA.items()},
+        "converged": [_ended(row) for row in table.to_dict("records")],
+    }
+    return pd.DataFrame(cells)
+
+
+def loo_table(comparison: Comparison) -> pd.DataFrame:
+    """Leave-one-out over numbers of components."""
+    assert comparison.loo_over_k is not None
+    table = comparison.loo_over_k.sort_values("num_components")
+    pairs = zip(table["elpd_diff"], table["dse"], strict=True)
+    cells = {
+        "k": [f"{count}{' ←' if count == comparison.num_components else ''}" for count in table["num_components"]],
+        "ELPD-LOO": [f"{elpd:.2f} ± {se:.2f}" for elpd, se in zip(table["elpd"], table["se"], strict=True)],
+        "less the best": [f"{-abs(behind):.2f} ± {se:.2f}" if behind else "–" for behind, se in pairs],
+        "weight": [f"{weight:.2f}" for weight in table["weight"]],
+        "effective parameters": [f"{number:.1f}" for number in table["p"]],
+        "largest Pareto k": [
+            f"{k:.2f}{f'; {counted(int(bad), "row")} unreliable' if bad else ''}"
+            for k, bad in zip(table["max_pareto_k"], table["num_bad"], strict=True)
+        ],
         "converged": [_ended(row) for row in table.to_dict("records")],
     }
     return pd.DataFrame(cells)

@@ -80,7 +80,8 @@ def fit_gibbs(
         num_draws: sweeps kept of every chain.
         num_starts: fits by EM that chains start around when no start is given.
         chain_method: as in `fit_nuts`.
-        progress: True for a bar, or a function called with a sentence about once a second.
+        progress: True for a bar, which notebooks have by default after two seconds, False for none, or a function
+            called with a sentence about once a second.
         checkpoint: as in `fit_nuts`.
         on_failure: "warn", "raise" or "ignore" when the chains disagree, or Ctrl-C came.
 

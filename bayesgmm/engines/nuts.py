@@ -110,7 +110,8 @@ def fit_nuts(
         chain_method: "parallel" (side by side on as many devices as divide the chains evenly), "sequential" or
             "vectorized". By default parallel where several devices share the chains evenly, else sequential on a CPU
             and vectorized on an accelerator.
-        progress: True for a bar, or a function called with a sentence about once a second.
+        progress: True for a bar, which notebooks have by default after two seconds, False for none, or a function
+            called with a sentence about once a second.
         checkpoint: the file where a run is saved once a minute, and on Ctrl-C; the same call resumes from there, to
             the same draws. True for one in the user's cache folder. By default nowhere.
         on_failure: "warn", "raise" or "ignore" when there are divergences, the chains disagree, or Ctrl-C came.

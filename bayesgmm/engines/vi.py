@@ -127,7 +127,8 @@ def fit_vi(
         num_particles: draws in the estimate of the ELBO at every step.
         window: length of the windows of the stopping rule, in steps.
         max_steps: limit on steps in all.
-        progress: True for a bar, or a function called with a sentence after every window.
+        progress: True for a bar, which notebooks have by default after two seconds, False for none, or a function
+            called with a sentence after every window.
         checkpoint: the file where a run is saved once a minute, and on Ctrl-C; the same call resumes from there, to
             the same draws. True for one in the user's cache folder, and none for a user-supplied guide, which a file
             cannot tell from another. By default nowhere.

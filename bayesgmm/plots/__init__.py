@@ -9,7 +9,7 @@ What each shows:
   `plot_density_slice`, `plot_density_with_slice`, `plot_posterior_ellipses`;
 * the certainty of assignments: `plot_responsibility_bars`, `plot_responsibility_heatmap`,
   `plot_responsibility_uncertainty`, `plot_assignment_entropy`, `plot_similarity_matrix`;
-* how many components: `plot_criteria`, `plot_num_components`, `plot_occupied_components`;
+* how many components: `plot_criteria`, `plot_loo_over_k`, `plot_num_components`, `plot_occupied_components`;
 * the engines: `plot_restarts`, `plot_traces`, `plot_elbo`, `plot_posterior_parameters`, `plot_parameter_forest`; by
   ArviZ `plot_chain_traces`, `plot_chain_ranks`;
 * the model: `plot_prior_predictive`; by ArviZ `plot_posterior_predictive`, `plot_pareto_k`.

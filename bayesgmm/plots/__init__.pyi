@@ -6,6 +6,7 @@ from .density import plot_density_with_slice as plot_density_with_slice
 from .draws import plot_posterior_ellipses as plot_posterior_ellipses
 from .draws import plot_prior_predictive as plot_prior_predictive
 from .num_components import plot_criteria as plot_criteria
+from .num_components import plot_loo_over_k as plot_loo_over_k
 from .num_components import plot_num_components as plot_num_components
 from .num_components import plot_occupied_components as plot_occupied_components
 from .parameters import plot_parameter_forest as plot_parameter_forest

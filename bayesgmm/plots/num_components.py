@@ -81,6 +81,61 @@ def plot_criteria(
     return axes[0] if len(families) == 1 else axes
 
 
+def plot_loo_over_k(table: pd.DataFrame, *, selected: int | None = None, ax: AxesLike = None) -> Axes:
+    """Draw leave-one-out against the number of clusters, as differences from the best with their standard errors.
+
+    The bar of a difference that reaches the line at 0 is one that the rows do not tell from nothing. Hollow are fits
+    that failed, or whose Pareto k is too large for some rows: their numbers are unreliable.
+
+    Args:
+        table: of `compare_loo`, such as `loo_over_k` of a comparison.
+        selected: the k to highlight.
+        ax: axes to draw on.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        InputError: for missing columns, a k that comes twice, or a k to highlight that is not in the table.
+
+    Source: Vehtari, Gelman & Gabry (2017).
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"table={short_repr(table)} must be a DataFrame of compare_loo")
+    _check_counts(table, [name for name in ("elpd_diff",) if {name, "dse"} <= {*table.columns}], "elpd_diff and dse")
+    table = table.sort_values("num_components", ignore_index=True)
+    picked = None if selected is None else _picked(selected, table.assign(family=""), [""])
+    counts, behind, errors = (table[name].to_numpy(float) for name in ("num_components", "elpd_diff", "dse"))
+    ax = panels.one_axes(ax, (5.4, 3.0))
+    doubtful = np.zeros(len(table), bool)
+    if "num_bad" in table.columns:
+        doubtful |= table["num_bad"].to_numpy(float) > 0
+    if "result" in table.columns:
+        doubtful |= (table["result"] != ResultCode.successful.name).to_numpy()
+    look: dict[str, Any] = {"color": PALETTE[0], "linewidth": 1.4}
+    ax.plot(counts, behind, label="difference ± standard error", **look)
+    ax.errorbar(counts, behind, yerr=errors, fmt="none", ecolor=PALETTE[0], elinewidth=1.2, capsize=3.0)
+    for hollow, words in ((False, "_reliable"), (True, "unreliable")):
+        chosen = doubtful == hollow
+        if chosen.any():
+            face = "white" if hollow else PALETTE[0]
+            dots: dict[str, Any] = {"color": PALETTE[0], "markerfacecolor": face, "marker": "o", "linestyle": "none"}
+            ax.plot(counts[chosen], behind[chosen], markersize=5.0, label=words, zorder=3.0, **dots)
+    ax.axhline(0.0, color=INK, linewidth=0.8, linestyle=(0.0, (4.0, 3.0)), zorder=1.0)
+    if picked is not None:
+        shade: dict[str, Any] = {
+            "color": "#E8E8E8",
+            "zorder": 0,
+            "linewidth": 0.0,
+            "label": f"selected: k = {picked[1]}",
+        }
+        ax.axvspan(picked[1] - 0.25, picked[1] + 0.25, **shade)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels.tidy(ax, xlabel="number of clusters k", ylabel="ELPD-LOO less the best")
+    panels.legend_beside(ax)
+    return ax
+
+
 def _check_counts(table: pd.DataFrame, found: Sequence[str], wanted: str) -> None:
     """Refuse a table without numbers of components, or where one comes twice for a family."""
     if "num_components" not in table.columns or not found:

@@ -14,8 +14,10 @@ import jax
 _COMPILING = {
     f"/jax/core/compile/{name}_duration" for name in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
 }
+_LOWERED, _COMPILED = (f"/jax/core/compile/{name}_duration" for name in ("jaxpr_to_mlir_module", "backend_compile"))
 _OWNER: contextvars.ContextVar[str | None] = contextvars.ContextVar("owner", default=None)
 _running: list["Stopwatch"] = []
+_watching: list[Callable[[str], None]] = []
 _lock = threading.Lock()
 
 
@@ -74,6 +76,19 @@ class Stopwatch:
 
 
 @contextmanager
+def telling_what_compiles(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with the name of each program when its compilation begins, and with "" when it has ended."""
+    _listen_once()
+    with _lock:
+        _watching.append(tell)
+    try:
+        yield
+    finally:
+        with _lock:
+            _watching.remove(tell)
+
+
+@contextmanager
 def ahead_for(name: str) -> Iterator[None]:
     """What is compiled ahead inside the block is for the run of this name."""
     token = _OWNER.set(name)
@@ -94,8 +109,16 @@ def _listen_once() -> None:
     jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
-def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+def _listen(event: str, duration_secs: float, **about: str | int) -> None:
     if event in _COMPILING:
         with _lock:
             for stopwatch in _running:
                 stopwatch.add(duration_secs, _OWNER.get())
+            told = list(_watching) if event in (_LOWERED, _COMPILED) else []
+        for tell in told:
+            tell(_in_words(str(about.get("fun_name", ""))) if event == _LOWERED else "")
+
+
+def _in_words(fun_name: str) -> str:
+    """The name of a program, such as "jit(_run_each)", as a person reads it."""
+    return fun_name.removeprefix("jit(").removesuffix(")").strip("_").replace("_", " ") or "a program"

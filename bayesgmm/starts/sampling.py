@@ -9,7 +9,8 @@ from jaxtyping import Float
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.numerics.draws import draw_rows, uniform_numbers
-from bayesgmm.numerics.precision import AnyArray, RandomKey, namespace
+from bayesgmm.numerics.keys import Keys
+from bayesgmm.numerics.precision import AnyArray, namespace
 
 _SAMPLE_ROWS = 4096  # at least; and so many times the fewest that all components need:
 _TIMES_FEWEST = 6
@@ -67,7 +68,7 @@ def sampling_masses(rows: Rows, moments: tuple[AnyArray, AnyArray] | None = None
     return rows.weights * (0.5 + 0.5 * far * (rows.total_weight / (rows.weights * far).sum()))
 
 
-def sample_rows(rows: Rows, masses: Float[AnyArray, " n"], size: int, *, key: RandomKey) -> Rows:
+def sample_rows(rows: Rows, masses: Float[AnyArray, " n"], size: int, *, key: Keys) -> Rows:
     r"""Rows drawn independently by their masses, with weights that make up for it.
 
     A row drawn with probability $q_i$ has the weight $v_i / (m q_i)$, with which sums over the sample are unbiased.

@@ -65,7 +65,7 @@ def test_defaults(load):
         "dtype": "float64",
         "engines": ["em", "map", "vi", "nuts"],
         "data": {"dataset": "faithful", "path": None, "columns": None, "labels": None},
-        "mixture": {"family": "full", "num_components": [2], "select_by": "bic"},
+        "mixture": {"family": "full", "num_components": [2], "select_by": "bic", "loo_over_k": None},
         "prior": {
             "kind": "weakly_informative",
             "concentration": None,

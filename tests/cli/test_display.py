@@ -6,6 +6,9 @@ import pytest
 from rich.console import Console
 
 from bayesgmm.cli.display import Display
+from bayesgmm.runtime import stopwatch
+
+LOWERED, COMPILED = (f"/jax/core/compile/{name}_duration" for name in ("jaxpr_to_mlir_module", "backend_compile"))
 
 
 @pytest.fixture
@@ -49,3 +52,14 @@ def test_nothing_is_shown_where_that_is_wanted(capsys):
     with Display(time.perf_counter(), quiet=True) as display:
         display.stage("EM, k = 1")
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_being_compiled_is_shown_until_it_is(terminal):
+    with terminal:
+        terminal.stage("nuts, k = 2")
+        stopwatch._listen(LOWERED, 0.1, fun_name="jit(_run_each)")
+        assert "nuts, k = 2, compiling run each" in shown(terminal)
+        stopwatch._listen(COMPILED, 0.1, fun_name="jit(_run_each)")
+        assert "compiling" not in shown(terminal)
+    stopwatch._listen(LOWERED, 0.1, fun_name="jit(f)")  # nobody is told any more
+    assert "compiling" not in shown(terminal)

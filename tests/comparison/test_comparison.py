@@ -7,6 +7,7 @@ import pytest
 from helpers import DATA
 
 import bayesgmm
+from bayesgmm.comparison.plan import Run
 from bayesgmm.diagnostics.findings import Severity
 
 
@@ -340,3 +341,60 @@ def test_further_optima_are_sought_once(key, monkeypatch):
     settings = {"gibbs": few}
     bayesgmm.compare(DATA["galaxies"], 2, engines=engines, key=key, prior="conjugate", settings=settings)
     assert sought == [3]
+
+
+@pytest.fixture(scope="module")
+def over_k():
+    """Leave-one-out of CAVI at three numbers of components, where three are clear."""
+    rng = np.random.default_rng(5)
+    x = np.concatenate([rng.normal(centre, 1.0, size=(60, 2)) for centre in (-6.0, 0.0, 6.0)])
+    told = []
+    options = {"key": jax.random.key(0), "prior": "conjugate", "family": "diag", "on_progress": told.append}
+    found = bayesgmm.compare(x, [2, 3, 4], engines=["em", "cavi"], loo_over_k="cavi", **options)
+    return found, told
+
+
+def test_leave_one_out_of_an_engine_at_every_number_of_components(over_k):
+    found, told = over_k
+    table = found.loo_over_k
+    assert sorted(table["num_components"]) == [2, 3, 4]
+    assert found.num_components == 3
+    chosen = table.set_index("num_components").loc[3]
+    line = found.table.set_index("engine").loc["cavi"]
+    assert chosen["elpd"] == pytest.approx(line["elpd_loo"], rel=1e-12)
+    assert table.set_index("num_components").loc[2, "elpd_diff"] < -50
+    assert [sentence for sentence in told if "leave-one-out" in sentence] == [
+        "cavi, k = 2, for leave-one-out",
+        "cavi, k = 4, for leave-one-out",
+    ]
+    assert any("leave-one-out by cavi" in sentence for sentence in found.summary().components)
+
+
+def test_what_fails_at_another_number_is_named_and_the_others_are_compared(monkeypatch):
+    rng = np.random.default_rng(5)
+    x = np.concatenate([rng.normal(centre, 1.0, size=(60, 2)) for centre in (-6.0, 0.0, 6.0)])
+    run = Run.__call__
+
+    def fails_at_four(self, rows, num_components, **shared):
+        if self.name == "cavi" and num_components == 4:
+            raise FloatingPointError("four is too many")
+        return run(self, rows, num_components, **shared)
+
+    monkeypatch.setattr(Run, "__call__", fails_at_four)
+    options = {"key": jax.random.key(0), "prior": "conjugate", "family": "diag"}
+    found = bayesgmm.compare(x, [2, 3, 4], engines=["em", "cavi"], loo_over_k="cavi", **options)
+    assert sorted(found.loo_over_k["num_components"]) == [2, 3]
+    assert str(found.failures["cavi, k = 4"]) == "four is too many"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loo_over_k": "cavi"}, "loo_over_k='cavi' must be an engine with draws; of those that are run, none can"),
+        ({"loo_over_k": "em", "engines": ["em", "vi"]}, "of those that are run, vi can"),
+        ({"loo_over_k": "vi", "engines": ["em", "vi"], "num_components": 2}, "num_components is 2 only"),
+    ],
+)
+def test_leave_one_out_over_k_is_refused_where_it_cannot_be(arguments, message, key):
+    with pytest.raises(bayesgmm.InputError, match=message):
+        bayesgmm.compare(DATA["faithful"], **{"num_components": [1, 2], "engines": ["em"], "key": key, **arguments})

@@ -20,6 +20,7 @@ from bayesgmm.comparison.summary import (
     words_of_classes,
     words_of_count,
     words_of_difference,
+    words_of_loo,
 )
 from bayesgmm.diagnostics.findings import Diagnosis, Finding, Severity
 from bayesgmm.engines.fit import ResultCode
@@ -228,3 +229,61 @@ def test_what_was_tried_is_not_advised():
         "try draws from the posterior itself by NUTS"
     )
     assert words_of_advice(finding, "draws", "nuts", "draws").startswith("k-hat: try ")
+
+
+def leave_one_out(behind, errors, results=None, bad=None):
+    """A table of `compare_loo` over k = 1, 2, ..., best first."""
+    num = len(behind)
+    table = pd.DataFrame(
+        {
+            "engine": "nuts",
+            "num_components": range(1, num + 1),
+            "elpd_diff": np.negative(behind),
+            "dse": errors,
+            "result": results or ["successful"] * num,
+            "num_bad": bad or [0] * num,
+        }
+    )
+    return table.sort_values("elpd_diff", ascending=False)
+
+
+@pytest.mark.parametrize(
+    ("behind", "errors", "options", "said"),
+    [
+        (
+            [90.0, 0.0, 2.5],
+            [12.0, 0.0, 3.0],
+            {},
+            ["leave-one-out by nuts agrees: it is 2.5 ± 3.0 ahead of k = 3, too little to tell them apart"],
+        ),
+        (
+            [90.0, 0.0, 60.0],
+            [12.0, 0.0, 9.0],
+            {},
+            ["leave-one-out by nuts agrees: it is 60.0 ± 9.0 ahead of k = 3, more than chance makes"],
+        ),
+        (
+            [90.0, 3.9, 0.0],
+            [12.0, 1.0, 0.0],
+            {},
+            ["leave-one-out by nuts prefers k = 3: it is 3.9 ± 1.0 ahead of k = 2, too little to tell them apart"],
+        ),
+        (
+            [90.0, 0.0, 5.0, 6.0],
+            [12.0, 0.0, 2.0, 2.0],
+            {"bad": [0, 0, 0, 3]},
+            [
+                "leave-one-out by nuts agrees: it is 5.0 ± 2.0 ahead of k = 3, more than chance makes",
+                "leave-one-out of k = 4 cannot be relied on: the Pareto k of 3 rows is too large",
+            ],
+        ),
+        (
+            [90.0, 5.0, 0.0],
+            [12.0, 2.0, 0.0],
+            {"results": ["successful", "successful", "not_mixed"]},
+            ["leave-one-out by nuts is highest at k = 3, which cannot be relied on: the fit ended not mixed"],
+        ),
+    ],
+)
+def test_leave_one_out_over_k_in_words(behind, errors, options, said):
+    assert list(words_of_loo(leave_one_out(behind, errors, **options), 2)) == said

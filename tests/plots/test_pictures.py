@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import picture_inputs as inputs
 import pytest
 from matplotlib import pyplot
@@ -127,6 +128,14 @@ def test_criteria():
 def test_criteria_of_families():
     table = inputs.criteria(("full", "tied", "diag", "spherical"))
     return root_figure(plots.plot_criteria(table, selected=("tied", 4)))
+
+
+@picture
+def test_loo_over_k():
+    table = pd.DataFrame(
+        {"num_components": [1, 2, 3, 4], "elpd_diff": [-62.0, 0.0, -1.8, -3.1], "dse": [9.5, 0.0, 2.2, 2.4]}
+    )
+    return root_figure(plots.plot_loo_over_k(table.assign(result="successful", num_bad=[0, 0, 0, 2]), selected=2))
 
 
 @picture

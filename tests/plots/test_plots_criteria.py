@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from plot_helpers import by_gid, check_drawable
 
 from bayesgmm.errors import InputError
-from bayesgmm.plots import plot_criteria
+from bayesgmm.plots import plot_criteria, plot_loo_over_k
 from bayesgmm.plots.panels import root_figure
 
 pytestmark = pytest.mark.usefixtures("pictures_alone")
@@ -82,3 +82,25 @@ def test_wrong_arguments_of_several_families_are_named(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         plot_criteria(table, **arguments)
     assert "\n" not in str(error.value)
+
+
+def test_leave_one_out_over_k_shows_differences_and_what_is_unreliable():
+    table = pd.DataFrame(
+        {
+            "num_components": [2, 3, 1],
+            "elpd_diff": [0.0, -2.5, -80.0],
+            "dse": [0.0, 3.0, 9.0],
+            "result": ["successful", "not_mixed", "successful"],
+            "num_bad": [0, 0, 4],
+        }
+    )
+    ax = plot_loo_over_k(table, selected=2)
+    line, *_ = ax.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[1, -80.0], [2, 0.0], [3, -2.5]])
+    (hollow,) = (line for line in ax.get_lines() if line.get_label() == "unreliable")
+    np.testing.assert_array_equal(hollow.get_xdata(), [1, 3])
+    assert "selected: k = 2" in [text.get_text() for text in ax.get_legend().get_texts()]
+    with pytest.raises(InputError, match="selected=7"):
+        plot_loo_over_k(table, selected=7)
+    with pytest.raises(InputError, match="elpd_diff and dse"):
+        plot_loo_over_k(table.drop(columns="dse"))
