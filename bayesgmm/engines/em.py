@@ -197,7 +197,7 @@ def _fit(
             whole = task._replace(rows=rows)
             fit = best_of_samples(key, moments, start_ridge, whole, run, settings=settings, start=random.name)
     if traced:
-        return fit
+        return fit if random is not None else as_spurious(fit, rows, settings.family, prior)
     fit = as_spurious(_off_saddle(fit, run, settings), rows, settings.family, prior)
     return _cut(fit, settings) if in_steps else fit
 

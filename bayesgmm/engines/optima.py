@@ -20,13 +20,16 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bayesgmm.engines.fit import Fit, ResultCode
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
-from bayesgmm.mixtures.mixture import ABSENT, Mixture, expected_shares, joint_of_rows
+from bayesgmm.mixtures.mixture import ABSENT, Mixture, expected_shares, joint_of_rows, log_normaliser
+from bayesgmm.numerics.precision import AnyArray, is_traced, matmul
+from bayesgmm.numerics.triangular import cholesky
 from bayesgmm.priors.conjugate import ConjugatePrior
 
 _NEAR = (
@@ -35,6 +38,7 @@ _NEAR = (
 _APART = 0.5  # standard deviations to either side
 _NARROW = 0.1
 _LIKELY = math.log(0.05)
+_MOST_LOG_ROWS = 80.0  # of whose exponential float32 has a number
 
 
 def coincident(mixture: Mixture) -> list[Int[np.ndarray, " m"]]:
@@ -91,33 +95,43 @@ def split(mixture: Mixture, num_components: int, family: Family) -> Mixture:
     return found
 
 
-def by_chance(mixture: Mixture, total_weight: float, family: Family) -> Bool[np.ndarray, " k"]:
-    """Which components are of so few rows, or so narrow for them, that chance makes such (k)."""
-    mixture = _in_float64(mixture)
-    k, placed = mixture.num_components, family.min_rows(mixture.num_features)
+def by_chance(mixture: Mixture, total_weight: AnyArray | float, family: Family) -> Bool[AnyArray, " k"]:
+    """Which components are of so few rows, or so narrow for them, that chance makes such (k); also inside jit."""
+    k, d, placed = mixture.num_components, mixture.num_features, family.min_rows(mixture.num_features)
     if k == 1 or family.shared:
         return np.zeros(k, bool)
-    weights, (whitening, covariances) = np.asarray(mixture.weights), _dense(mixture)
-    rows = total_weight * weights
-    found = rows < placed + 0.5
-    places = math.lgamma(total_weight + 1) - math.lgamma(placed + 1) - math.lgamma(max(total_weight - placed, 0) + 1)
-    for index in np.flatnonzero(~found):
-        others = np.delete(np.arange(k), index)
-        pooled = np.average(covariances[others], axis=0, weights=weights[others])
-        if np.linalg.eigvalsh(whitening[index] @ pooled @ whitening[index].T)[-1] < _NARROW**-2:
-            continue
-        without = Mixture(*(field[others] for field in jax.tree.leaves(mixture)))
-        log_expected = math.log(total_weight) + _log_density(without, mixture.means[index])
-        log_expected += _log_volume(covariances[index])
-        beyond, expected = rows[index] - placed, math.exp(min(log_expected, 700.0))
-        bound = 0.0 if beyond <= expected else beyond - expected - beyond * (math.log(beyond) - log_expected)
-        found[index] = places + bound > _LIKELY
-    return found
+    traced = is_traced((mixture, total_weight))
+    xp, mixture = (jnp, mixture) if traced else (np, _in_float64(mixture))
+    weights, own, total = mixture.weights, np.eye(k, dtype=bool), xp.asarray(total_weight)
+    whitening, covariances = _dense(mixture)
+    shares = xp.where(own, 0.0, weights[None])
+    pooled = matmul(shares / shares.sum(1, keepdims=True), covariances.reshape(k, d * d)).reshape(k, d, d)
+    # In no direction is the component less than a tenth as wide as the others, if this is positive definite.
+    whitened = matmul(matmul(whitening, pooled), whitening.swapaxes(1, 2))
+    room = _NARROW**-2 * np.eye(d, dtype=weights.dtype)[None] - whitened
+    with np.errstate(invalid="ignore"):
+        narrow = ~(xp.diagonal(cholesky(room), axis1=1, axis2=2) > 0).all(1)
+    # How many rows the others put into the ellipsoid on which the rows of the component lie.
+    joint = xp.where(own, -np.inf, joint_of_rows(mixture, mixture.means))
+    log_density = expected_shares(joint, xp.ones(k, weights.dtype)).log_prob
+    log_volume = 0.5 * d * math.log(0.5 * (d + 2)) - math.lgamma(0.5 * d + 1) - log_normaliser(mixture)
+    log_expected = xp.log(total) + log_density + log_volume
+    beyond = xp.maximum(total * weights - placed, 0.5)
+    expected = xp.exp(xp.minimum(log_expected, _MOST_LOG_ROWS))
+    bound = beyond - expected - beyond * (xp.log(beyond) - log_expected)
+    bound = xp.where(beyond <= expected, 0.0, bound)
+    places = xp.log(xp.maximum(total - np.arange(placed, dtype=weights.dtype), 1.0)).sum() - math.lgamma(placed + 1)
+    return (total * weights < placed + 0.5) | (narrow & (places + bound > _LIKELY))
 
 
 def as_spurious(fit: Fit, rows: Rows, family: Family, prior: ConjugatePrior | None) -> Fit:
     """The fit, with a code that says so where it converged to a maximum that chance makes."""
-    if prior is not None or not fit.successful:
+    if prior is not None:
+        return fit
+    if is_traced((fit, rows)):
+        found = (fit.result == ResultCode.successful) & by_chance(fit.mixture, effective_rows(rows), family).any()
+        return dataclasses.replace(fit, result=jnp.where(found, jnp.int32(ResultCode.spurious), fit.result))
+    if not fit.successful:
         return fit
     present = jax.tree.map(
         lambda field: np.asarray(field)[np.asarray(fit.mixture.log_weights) > ABSENT] if len(field) > 1 else field,
@@ -127,28 +141,18 @@ def as_spurious(fit: Fit, rows: Rows, family: Family, prior: ConjugatePrior | No
     return dataclasses.replace(fit, result=np.asarray(ResultCode.spurious, np.int32)) if found else fit
 
 
-def effective_rows(rows: Rows) -> float:
+def effective_rows(rows: Rows) -> AnyArray:
     """How many rows there are: the sum of whole weights, else the number of equal ones of their sum and squares."""
-    weights = np.asarray(rows.weights, np.float64)
+    xp, weights = (jnp, rows.weights) if is_traced(rows) else (np, np.asarray(rows.weights, np.float64))
     total = weights.sum()
-    return float(total if (weights == np.round(weights)).all() else total**2 / np.square(weights).sum())
-
-
-def _log_density(mixture: Mixture, point: np.ndarray) -> float:
-    return float(expected_shares(joint_of_rows(mixture, point[None]), np.ones(1)).log_prob[0])
-
-
-def _log_volume(covariance: np.ndarray) -> float:
-    """Of the ellipsoid on which rows spread evenly would have this covariance."""
-    d = len(covariance)
-    return 0.5 * d * math.log(math.pi * (d + 2)) - math.lgamma(0.5 * d + 1) + 0.5 * np.linalg.slogdet(covariance)[1]
+    return xp.where((weights == xp.round(weights)).all(), total, total * (total / (weights * weights).sum()))
 
 
 def _in_float64(mixture: Mixture) -> Mixture:
     return jax.tree.map(lambda field: np.asarray(field, np.float64), mixture)
 
 
-def _dense(mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
+def _dense(mixture: Mixture) -> tuple[AnyArray, AnyArray]:
     """Precision factors and covariances of all components, (k, d, d)."""
     factor = mixture.factor.for_each(mixture.num_components)
     return factor.dense(factor.array), factor.dense(factor.covariances())

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from bayesgmm.engines.ascent import Ascent, Problem, StopRule, run_em
 from bayesgmm.engines.best import best_end, best_run
 from bayesgmm.engines.fit import Fit, ResultCode
+from bayesgmm.engines.optima import as_spurious
 from bayesgmm.likelihood.moments import default_ridge_fraction
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
@@ -413,7 +414,10 @@ def best_of_restarts(
     large = rows.values.size * settings.num_components >= devices.LARGE
 
     def long(start: Mixture) -> Fit:
-        return run_one(start, task, np.int32(settings.max_steps), None, settings=settings)
+        return judged(run_one(start, task, np.int32(settings.max_steps), None, settings=settings))
+
+    def judged(fit: Fit) -> Fit:
+        return as_spurious(fit, rows, settings.family, prior)
 
     if not large:
         starts = _make_starts(key, rows, start_ridge, settings=settings, start=start)
@@ -421,7 +425,7 @@ def best_of_restarts(
             return sorted_components(long(jax.tree.map(lambda leaf: leaf[0], starts)))
         phase = functools.partial(_phase, task=task, settings=settings)
         fits, _ = jax.lax.scan(phase, _unbegun(starts, settings, prior), jnp.asarray([False, True]))
-        return sorted_components(best_run(fits))
+        return sorted_components(best_run(jax.vmap(judged)(fits)))
     size = sample_size(rows, settings.num_components, settings.family)
     seen = rows
     if len(rows) > size:

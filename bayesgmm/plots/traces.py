@@ -17,7 +17,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.numerics.validation import nonnegative
 from bayesgmm.numerics.words import counted
 from bayesgmm.plots import panels, shapes
-from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, PALETTE, AxesLike
+from bayesgmm.plots.panels import DATA_GREY, FONT_SIZE, INK, PALETTE, AxesLike
 from bayesgmm.plots.view import engines_giving
 
 _LONG = 50  # steps from which the first ones may leave the panel, so that the end can be seen
@@ -27,6 +27,7 @@ _NAMED = 4  # optima that have a colour of their own
 _LEGEND_COLUMNS = 2  # under draws: the names of four chains in a line are wider than a panel
 _DASHES: LineStyleType = (0.0, (3.0, 2.0))
 _FAILED = (ResultCode.nonfinite, ResultCode.collapsed)
+_BY_CHANCE = -2  # in place of the number of an optimum
 
 
 def plot_traces(fits: Mapping[str, Fit], *, ax: AxesLike = None) -> np.ndarray:
@@ -168,8 +169,8 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
             fits = jax.vmap(lambda key: fit_em(x, 3, key=key, num_restarts=1, on_failure="ignore"))(keys)
         plot_restarts(fits)
 
-    A dot marks the end of a run. The axis begins a little below the lowest end. Runs that collapsed or became infinite
-    are dashed and belong to no optimum.
+    A dot marks the end of a run. The axis begins a little below the lowest end. Runs that collapsed or became infinite,
+    and those with a component that chance makes, are dashed and belong to no optimum.
 
     Args:
         fits: fits by EM (or MAP) of the same rows: one with a leading axis, as `vmap` makes it, or several.
@@ -186,10 +187,11 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
     tolerance = float(nonnegative("same_within", same_within))
     traces, results, objective = _runs(fits)
     ends = np.array([trace[-1] for trace in traces])
-    failed = np.isin(results, _FAILED) | np.isnan(ends)
+    failed, by_chance = np.isin(results, _FAILED) | np.isnan(ends), results == ResultCode.spurious
     if failed.all():
         raise InputError("none of the fits has a finite end, so there is nothing to draw; look at their codes")
-    optima = group_ends(np.where(failed, np.nan, ends), tolerance)
+    optima = group_ends(np.where(failed | by_chance, np.nan, ends), tolerance)
+    optima[by_chance & ~failed] = _BY_CHANCE
     ax = panels.one_axes(ax, (6.4, 3.6))
     # The best last, on top.
     for run in np.argsort(np.where(failed, -np.inf, ends), kind="stable"):
@@ -198,9 +200,10 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
         if not failed[run]:
             ax.plot(steps[-1], traces[run][-1], gid=f"end {run}", **{**look, "linestyle": "none"})
     named = np.minimum(optima, _NAMED)
-    for optimum in (*range(_NAMED + 1), -1):
+    for optimum in (*range(_NAMED + 1), _BY_CHANCE, -1):
         if len(members := ends[named == optimum]):
-            words = {_NAMED: "lower", -1: "failed"}.get(optimum, f"{members.max():.1f}".replace("-", "−"))
+            words = {_NAMED: "lower", _BY_CHANCE: "made by chance", -1: "failed"}
+            words = words.get(optimum, f"{members.max():.1f}".replace("-", "−"))
             panels.add_label(ax, f"{words}: {counted(len(members), 'start')}", **_look(optimum))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     ax.ticklabel_format(axis="y", useOffset=False)
@@ -215,9 +218,10 @@ def plot_restarts(fits: Fit | Sequence[Fit], *, same_within: float = 0.1, ax: Ax
 
 
 def _look(optimum: int) -> dict[str, Any]:
-    """How runs look that ended at an optimum, or failed (-1)."""
-    colour = PALETTE[optimum] if 0 <= optimum < _NAMED else DATA_GREY
-    style = {"linestyle": "-", "marker": "o", "markersize": 4.0} if optimum >= 0 else {"linestyle": _DASHES}
+    """How runs look that ended at an optimum, failed (-1), or found what chance makes (-2)."""
+    colour = PALETTE[optimum] if 0 <= optimum < _NAMED else INK if optimum == _BY_CHANCE else DATA_GREY
+    dot: dict[str, Any] = {} if optimum == -1 else {"marker": "o", "markersize": 4.0}
+    style = {"linestyle": "-" if optimum >= 0 else _DASHES, **dot}
     return {"color": colour, "linewidth": 1.6 if optimum == 0 else 1.1, **style}
 
 

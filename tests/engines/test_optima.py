@@ -15,6 +15,7 @@ from bayesgmm.engines.fit import ResultCode
 from bayesgmm.engines.optima import by_chance, coincident, split
 from bayesgmm.mixtures.families import FAMILIES
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.precision import in_precision
 
 FULL = FAMILIES["full"]
 
@@ -96,6 +97,23 @@ def test_what_was_passed_over_is_reported():
     assert noted > 0
 
 
+@pytest.mark.usefixtures("x64")
+def test_inside_jit_chance_is_seen_too():
+    """Restarts inside the caller's program never return what chance makes as a success, and a start there says so."""
+    inside = jax.jit(lambda x, key: fit_em(x, 4, key=key))
+    for seed in range(6):
+        x = np.random.default_rng(seed).normal(size=(50, 1))
+        found = inside(x, jax.random.key(seed))
+        assert not (found.code is ResultCode.successful and by_chance(found.mixture, 50.0, FULL).any())
+    x = np.random.default_rng(1).normal(size=(1000, 1))
+    x[:5] = 0.3 + 1e-4 * np.arange(5)[:, None]
+    start = np.zeros(1000, np.int64)
+    start[:5] = 1
+    outside = fit(x, 2, start=start)
+    assert outside.code is ResultCode.spurious
+    assert jax.jit(lambda x: fit_em(x, 2, start=start))(x).code is ResultCode.spurious
+
+
 def mixture_of_two(num_narrow, width, place):
     return Mixture.from_covariances(
         np.array([num_narrow, 1000 - num_narrow]) / 1000,
@@ -119,6 +137,11 @@ def mixture_of_two(num_narrow, width, place):
 def test_chance_makes_narrow_components_of_few_rows(num_narrow, width, place, chance):
     found = by_chance(mixture_of_two(num_narrow, width, place), 1000.0, FULL)
     np.testing.assert_array_equal(found, [chance, False])
+    for dtype in (np.float32, np.float64):
+        mixture = in_precision(mixture_of_two(num_narrow, width, place), dtype)
+        with jax.enable_x64(dtype == np.float64):
+            inside = jax.jit(lambda mixture: by_chance(mixture, mixture.weights.sum() * 1000, FULL))(mixture)
+        np.testing.assert_array_equal(inside, [chance, False])
     assert not by_chance(mixture_of_two(num_narrow, width, place), 1000.0, FAMILIES["tied"]).any()
 
 

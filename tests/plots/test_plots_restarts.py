@@ -60,6 +60,17 @@ def test_runs_are_drawn_in_full_and_coloured_by_their_end(rng):
     check_drawable(ax, laid_out=True)
 
 
+def test_a_maximum_that_chance_makes_is_no_optimum_however_high(rng):
+    case = random_case(FULL, 2, 2, rng)
+    runs = [run_to(case, -90.0, -40.0, end) for end in (-20.0, -20.02)]
+    runs.append(run_to(case, -90.0, -40.0, -11.0, result=ResultCode.spurious))
+    ax = plot_restarts(runs)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["−20.0: 2 starts", "made by chance: 1 start"]
+    assert by_gid(ax, "run 2")[0].get_linestyle() == "--"
+    assert len(by_gid(ax, "end 2")) == 1
+    check_drawable(ax, laid_out=True)
+
+
 def test_starts_of_one_program_are_those_of_single_fits(x64):
     """The example of the docstring: each run of the `vmap` is the fit that the same key gives alone."""
     x = DATA["faithful"]
