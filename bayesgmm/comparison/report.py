@@ -94,7 +94,8 @@ class _Figures:
 
     def _drawn(self, name: str, figure: Figure, text: str) -> str:
         # Laid out once: each file would do it again, which takes longer than the drawing.
-        figure.draw_without_rendering()
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
         figure.set_layout_engine("none")
         box, buffer = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"]), io.BytesIO()
         figure.savefig(buffer, format="png", dpi=144, bbox_inches=box)
