@@ -34,6 +34,8 @@ _LONGEST_FIRST_STRIDE, _STRIDE_GROWTH = 1e4, 4.0
 _ACCELERATED = 10.0  # times tol: extrapolation comes to a point of small steps from elsewhere, often early on the way
 _CONFIRMING = 10  # plain steps that must show that an accelerated run is at its end
 _NOISE = 4.0  # multiples of rounding below which changes say nothing of the rate of convergence
+_COARSE = 1e-10  # rounding from which on steps count for it that the objective cannot show: that of float32
+_MOVES_OF_ROUNDING = 128.0  # multiples of it, in standard deviations, below which a step is no step
 
 
 class StopRule(NamedTuple):
@@ -167,13 +169,17 @@ class Ascent(Loop):
         rounding = 1e3 * resolution
         rounding = rounding * jnp.maximum(1.0, jnp.abs(state.objective) / total_weight)
         slack = rounding + _ridge_penalty(mixture, state.moments, problem.ridge)
-        fallen = ~fresh & (change < jnp.where(far, 0.0, -slack))
+        # A plain step never lowers the objective: where it seems to, by no more than rounding, nothing is left to gain;
+        # nor can the objective show changes smaller than its own. What float32 cannot show, the step itself tells.
+        noise, blind = _NOISE * resolution * jnp.abs(state.objective) / total_weight, resolution > _COARSE
+        fallen = ~fresh & (change < jnp.where(far, -noise if blind else 0.0, -slack))
         # An unusable step is not taken: the last good mixture stays, with its own log-likelihood.
         kept = fresh | (usable & ~fallen)
-        # A plain step never lowers the objective: where it seems to, by no more than rounding, nothing is left to gain;
-        # nor can the objective show changes smaller than its own.
-        noise = _NOISE * resolution * jnp.abs(state.objective) / total_weight
         flat = (change <= noise) & (change >= -rounding) & (stop.tol > 0)
+        if blind:
+            gain = _gain_of_step(state.mixture, mixture)
+            change = jnp.where(flat & ~stop.by_change & ~far, gain, change)
+            flat = flat & (stop.by_change | (gain < (_MOVES_OF_ROUNDING * resolution) ** 2))
         rate = change / state.last_change
         multiple = jnp.where((rate >= 0) & (rate < 1), rate / (1 - rate), jnp.inf)
         left = jnp.abs(change) * jnp.where(stop.by_change, 1.0, jnp.maximum(multiple, 1.0))
@@ -275,6 +281,21 @@ def run_em(
     stop = tol if isinstance(tol, StopRule) else stop_rule(tol)
     problem = Problem(start, rows, ridge, stop, prior, limit, total_weight, active)
     return Ascent(family, max_steps, axis_name, accelerate)(problem)
+
+
+def _gain_of_step(old: Mixture, new: Mixture) -> Array:
+    r"""What a plain step gains per row, to second order and where EM is slow, from the parameters alone.
+
+    The complete data gain $\sum_j w_j \{\log (w_j / w_j') + \mathrm{KL}(\mathcal N_j \,\|\, \mathcal N_j')\}$, and the
+    observed ones nearly twice that: the gain is $r^\top I_c r - \tfrac12 r^\top I_o r$ of a step $r$, with little
+    information observed, $I_o \ll I_c$, along slow directions.
+
+    Source: McLachlan & Krishnan (2008), The EM algorithm and extensions, sections 3.9 and 4.3.
+    """
+    moved = old.factor.whiten((new.means - old.means)[:, :, None])[:, :, 0]
+    changed = new.factor.relative_change(old.precision_factor)
+    each = jnp.square(moved).sum(1) + jnp.square(new.log_weights - old.log_weights)
+    return (jnp.exp(new.log_weights) * (each + 0.5 * jnp.broadcast_to(changed, each.shape))).sum()
 
 
 def _further(state: State, plain: Mixture, family: Family, active: Array | None) -> tuple[Mixture, Array]:

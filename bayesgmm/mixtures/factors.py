@@ -213,6 +213,12 @@ class Triangular(_Factor):
         xp = namespace(self.array, variances)
         return (xp.square(xp.tril(self.array)) * variances[:, None, :]).sum(-1)
 
+    def relative_change(self, old: AnyArray) -> Inexact[AnyArray, " e"]:
+        r"""$\lVert F (\Sigma' - \Sigma) F^\top \rVert^2$, to first order in what differs from these old factors."""
+        moved = matmul(self.array - old, inverse_of_lower(old))
+        moved = moved + moved.swapaxes(-1, -2)
+        return (moved * moved).sum((-1, -2))
+
     def inner(self, matrices: Matrices) -> Float[Array, " e"]:
         r"""$\operatorname{tr} F_j S_j F_j^\top$ of matrices in this shape."""
         factor = jnp.broadcast_to(jnp.tril(self.array), matrices.shape)
@@ -342,6 +348,11 @@ class Diagonal(_Factor):
 
     def whitened_variances(self, variances: Float[AnyArray, "e d"]) -> Float[AnyArray, "e d"]:
         return self.array * self.array * variances
+
+    def relative_change(self, old: AnyArray) -> Inexact[AnyArray, " e"]:
+        r"""$\lVert F (\Sigma' - \Sigma) F^\top \rVert^2$, to first order in what differs from these old factors."""
+        moved = (self.array - old) / old
+        return 4.0 * (moved * moved).sum(-1)
 
     def inner(self, matrices: Matrices) -> Float[Array, " e"]:
         return (jnp.square(self.array) * matrices).sum(1)

@@ -506,15 +506,16 @@ def test_arguments_that_cannot_be_used_are_refused(options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_tolerance_below_rounding_is_met_at_rounding():
-    """Log-densities of about -100 are known to 2e-5 in float32; steps smaller than that are chance."""
+def test_a_tolerance_below_rounding_is_met_by_the_steps_themselves():
+    """Log-densities of about -100 are known to 2e-5 in float32; what is gained beyond that the parameters tell."""
     x = np.random.default_rng(0).normal(size=(5000, 4))
     x[:2500, 0] += 2.5
     x = (1e10 * x).astype(np.float32)
     options = {"start": np.arange(5000) * 3 // 5000, "on_failure": "raise"}
     fits = [fit_em(x, 3, tol=tol, **options) for tol in (1e-12, 1e-6, 2e-5)]
     assert 95 < -fits[0].log_likelihood / len(x) < 105
-    assert fits[0].num_steps == fits[1].num_steps == fits[2].num_steps
+    assert fits[0].num_steps >= fits[1].num_steps >= fits[2].num_steps
+    np.testing.assert_allclose(fits[0].log_likelihood, fits[1].log_likelihood, rtol=1e-5)
 
 
 @each_representation
@@ -601,3 +602,20 @@ def test_every_result_code_is_a_sentence():
     for code in ResultCode:
         assert code.explanation
         assert "\n" not in code.explanation
+
+
+@pytest.mark.parametrize(("num_rows", "seed"), [(2000, 0), (20_000, 1)])
+def test_float32_ends_where_float64_does(num_rows, seed):
+    """Of components that overlap EM gains less in a step than float32 can show, long before it is at its end."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, num_rows, p=[0.5, 0.3, 0.2])
+    x = (rng.normal(size=(num_rows, 2)) + 1.5 * labels[:, None]).astype(np.float32)
+    drawn = x[rng.choice(num_rows, 3, replace=False)].astype(np.float64)
+    start = Mixture.from_covariances(np.full(3, 1 / 3), drawn, np.tile(np.cov(x.T) / 2, (3, 1, 1)))
+    ends = []
+    for dtype in (np.float32, np.float64):
+        given = jax.tree.map(lambda field, dtype=dtype: np.asarray(field, dtype), start)
+        fit = fit_em(x.astype(dtype), 3, start=given, max_steps=5000, on_failure="raise")
+        mixture = jax.tree.map(lambda field: np.asarray(field, np.float64), fit.mixture)
+        ends.append(np.asarray(mixture.log_prob(x.astype(np.float64))).mean())
+    assert ends[1] - ends[0] < 2e-6  # of the mean log-likelihood; 1e-4 if float32's changes of it are believed
