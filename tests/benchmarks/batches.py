@@ -44,7 +44,8 @@ def many_data_sets(num_fits: int) -> np.ndarray:
 
 def compare(rows: np.ndarray, name: str, dtype: str, tol: float, max_steps: int, *, num_timed: int) -> Row:
     ridge = 1e-6
-    options = {"tol": tol, "max_steps": max_steps, "reg_covar": ridge}
+    rule = "change" if "scikit-learn" in name else "gain_left"
+    options = {"tol": tol, "max_steps": max_steps, "reg_covar": ridge, "stop_rule": rule}
     x = subjects.place(rows, dtype)
     mesh = Mesh(jax.devices(), ("fits",))
     times, compile_seconds, fits = {}, 0.0, None
