@@ -1,6 +1,7 @@
 """What a terminal shows while a comparison runs: the stage, a bar where steps can be counted, and the time left."""
 
 import contextlib
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,7 @@ class Display:
     def __init__(self, began: float, *, quiet: bool = False) -> None:
         self._began, self._stage, self._remark = began, "", ""
         self._compiling = contextlib.ExitStack()
+        self._swapping = threading.Lock()  # programs are compiled in a thread too, and its messages come at any time
         self._console = Console(stderr=True, quiet=quiet)
         counted = (BarColumn(24), MofNCompleteColumn(), Remaining())
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), *map(_Counted, counted), Elapsed())
@@ -56,8 +58,9 @@ class Display:
     def stage(self, sentence: str) -> None:
         """Say what begins now; its steps, if it has any, are counted anew."""
         self._stage, self._remark = sentence, ""
-        self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(sentence, total=None)
+        with self._swapping:
+            self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(sentence, total=None)
         if not self._console.is_terminal:
             elapsed = time.perf_counter() - self._began
             self._console.print(f"[{elapsed:5.1f} s] {sentence}", markup=False, highlight=False)
@@ -74,4 +77,5 @@ class Display:
     def _compile(self, program: str) -> None:
         """Say which program is being compiled, for this stage or ahead; "" once it is."""
         compiling = f", compiling {program}" if program else ""
-        self._bars.update(self._task, description=f"{self._stage or 'starting'}{self._remark}{compiling}")
+        with self._swapping:
+            self._bars.update(self._task, description=f"{self._stage or 'starting'}{self._remark}{compiling}")
