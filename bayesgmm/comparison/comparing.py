@@ -38,7 +38,7 @@ from bayesgmm.numerics.validation import as_key, name_features, one_of
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.runtime.files import written_whole
 from bayesgmm.runtime.printing import Readable
-from bayesgmm.runtime.progress import Listener, NotebookDisplay, in_notebook
+from bayesgmm.runtime.progress import Listener, NotebookDisplay, in_notebook, shown_by
 from bayesgmm.runtime.stopwatch import Seconds, Stopwatch, ahead_for
 from bayesgmm.standard_errors.intervals import Uncertainty
 from bayesgmm.standard_errors.parameters import ParameterTable, errors_of_em, parameter_table
@@ -222,7 +222,7 @@ def compare(
         labels: known classes of the rows (n), numbers or text, to judge partitions by; missing ones are left out.
         checkpoint: whether long runs are saved in the user's cache folder once a minute, for the same call to resume.
         on_progress: called with a sentence whenever something starts; a notebook shows them if neither is given.
-        on_step: called with a sentence about once a second while a sampler runs.
+        on_step: called with a sentence whenever a sampler, or EM of many rows, has got further.
 
     Ctrl-C ends a sampler with what it has drawn, and no further engine is run; fits that were made before are kept. So
     they are where an engine fails, which then has a row in the table that says so.
@@ -252,7 +252,7 @@ def compare(
         loo_run=check_loo_run(loo_over_k, runs, counts),
     )
     tell = on_progress or (lambda _: None) if display is None else display.stage
-    with display or contextlib.nullcontext():
+    with display or shown_by(on_step):
         return _assess(plan, _fit(plan, tell), tell)
 
 

@@ -25,6 +25,7 @@ from bayesgmm.priors.checks import check_prior, distinguishes_components
 from bayesgmm.priors.conjugate import AnyPrior
 from bayesgmm.priors.scales import HierarchicalScales
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
+from bayesgmm.runtime.progress import waited_for
 from bayesgmm.target.prior_simulation import compile_prior_draws, draw_scale_rates, log_prior_of_draws, prior_draws
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _LEAN_DRAWS = 1000
 _ROUNDED = ("log_likelihood", "posterior_predictive", "prior")
 
 
+@waited_for("DataTree")
 def to_datatree(
     fit: Fit, x: ArrayLike, *, prior: AnyPrior, key: RandomKey, feature_names: Sequence[str] | None = None
 ) -> "DataTree":

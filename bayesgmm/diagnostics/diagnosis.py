@@ -30,6 +30,7 @@ from bayesgmm.posterior.allocations import are_finite
 from bayesgmm.priors.checks import check_prior, distinguishes_components
 from bayesgmm.priors.conjugate import AnyPrior, ConjugatePrior
 from bayesgmm.priors.weakly_informative import WeaklyInformativePrior
+from bayesgmm.runtime.progress import waited_for
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -45,6 +46,7 @@ _ALSO_REPORTED_BY = {
 }
 
 
+@waited_for("diagnosis")
 def diagnose(fit: Fit, x: ArrayLike, prior: AnyPrior | None = None, *, tree: "DataTree | None" = None) -> Diagnosis:
     """List what is wrong with a fit by any engine, worst first, and what to try; empty for a healthy fit.
 

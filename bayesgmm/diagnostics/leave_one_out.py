@@ -12,6 +12,7 @@ from bayesgmm.errors import InputError
 from bayesgmm.numerics.thresholds import MIN_DRAWS, pareto_k_limit
 from bayesgmm.numerics.words import counted
 from bayesgmm.runtime.printing import Lines, Printable
+from bayesgmm.runtime.progress import waited_for
 
 if TYPE_CHECKING:
     from arviz_stats.utils import ELPDData
@@ -79,6 +80,7 @@ def _check_draws(tree: "DataTree", name: str, *groups: str) -> None:
         )
 
 
+@waited_for("leave-one-out")
 def loo(tree: "DataTree") -> Loo | None:
     """Estimate the PSIS-LOO of a posterior by ArviZ, from its pointwise log-likelihoods.
 
@@ -100,6 +102,7 @@ def loo(tree: "DataTree") -> Loo | None:
     return Loo(float(result.elpd), float(result.se), float(result.p), float(pareto_k.max()), num_bad)
 
 
+@waited_for("leave-one-out")
 def compare_loo(trees: Mapping[str, "DataTree"]) -> "DataFrame":
     """Rank posteriors of the same rows by PSIS-LOO and `arviz.compare`, best first: over k, families, priors, engines.
 
@@ -158,6 +161,7 @@ def pointwise_loo(tree: "DataTree") -> "ELPDData":
         return arviz.loo(tree, pointwise=True, var_name="x")  # pyright: ignore[reportReturnType]
 
 
+@waited_for("sensitivity to the prior")
 def prior_sensitivity(tree: "DataTree", *, var_names: Sequence[str] | None = None, **settings: Any) -> "DataFrame":
     r"""Estimate how much the posterior moves when the prior, or the likelihood, is raised to a power near 1, by ArviZ.
 

@@ -25,7 +25,7 @@ from bayesgmm.mixtures.named import Named
 from bayesgmm.numerics.precision import is_traced
 from bayesgmm.numerics.validation import check_bool, names_of, nonnegative, one_of, short_repr, whole_number
 from bayesgmm.runtime.chains import CHAIN_METHODS, check_checkpoint
-from bayesgmm.runtime.progress import Listener, check_progress
+from bayesgmm.runtime.progress import Listener, check_progress, waiting
 from bayesgmm.target.problem import Problem
 
 BASE_ENGINE = "em"
@@ -256,7 +256,8 @@ def engine[**P, R](name: str, **record: Any) -> Callable[[Callable[P, R]], Calla
         def checked(*args: P.args, **keywords: P.kwargs) -> R:
             bound = signature.bind(*args, **keywords)
             bound.arguments |= made.check(bound.arguments)
-            found = function(*bound.args, **bound.kwargs)
+            with waiting(f"{made.label}, k = {bound.arguments['num_components']}", bound.arguments.get("progress")):
+                found = function(*bound.args, **bound.kwargs)
             return found.named(names_of(bound.arguments["x"])) if isinstance(found, Named) else found
 
         made = _RECORDS[name] = Engine(name, checked, **record)

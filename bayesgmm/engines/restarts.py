@@ -36,6 +36,7 @@ from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
 from bayesgmm.runtime.programs import ROOM, SMALL, compile_ahead, has_room
+from bayesgmm.runtime.progress import Progress
 from bayesgmm.starts.named import name_of_restart, start_from, starts_together
 from bayesgmm.starts.sampling import column_moments, sample_rows, sample_size, sampling_masses
 
@@ -352,10 +353,18 @@ def best_of_samples(
             fit = short(fit.mixture, task._replace(rows=judges), np.int32(0))
         return jax.tree.map(np.asarray, fit)
 
-    carried = best_run(stacked(map(short_run, range(num_restarts))), num_restarts, xp=np).mixture
-    ends = (run(carried[number]) for number in range(num_restarts))
     num_carried = _num_carried(num_restarts, _LARGE_ONE_OF)
-    return sorted_components(best_end(ends, num_carried, rows, settings.family, task.prior)[1])
+    with Progress("EM", None) as display:
+
+        def counted[T](make: Callable[[int], T], done: int, what: str) -> Iterator[T]:
+            for number in range(num_restarts):
+                display.tell(min(done + number, num_restarts + num_carried), num_restarts + num_carried, what)
+                yield make(number)
+
+        tried = stacked(counted(short_run, 0, "short runs"))
+        carried = best_run(tried, num_restarts, xp=np).mixture
+        ends = counted(lambda number: run(carried[number]), num_restarts, "the best carried on")
+        return sorted_components(best_end(ends, num_carried, rows, settings.family, task.prior)[1])
 
 
 def _stop_of_short(stop: StopRule, xp: ModuleType) -> StopRule:

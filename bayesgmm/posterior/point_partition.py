@@ -35,6 +35,7 @@ from bayesgmm.numerics.precision import ArrayLike, RandomKey
 from bayesgmm.numerics.validation import as_key, one_of, refuse_masks
 from bayesgmm.posterior import allocations
 from bayesgmm.posterior.similarity import MAX_ROWS, check_num_rows, similarity_of_shares
+from bayesgmm.runtime.progress import waited_for
 
 LOSSES = ("vi", "binder")
 
@@ -64,6 +65,7 @@ class PointPartition:
     loss: str
 
 
+@waited_for("partition of the rows")
 def partition_rows(
     draws: Mixture, x: ArrayLike, *, loss: str = "vi", key: RandomKey | None = None, max_rows: int = MAX_ROWS
 ) -> PointPartition:

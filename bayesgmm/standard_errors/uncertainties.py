@@ -27,6 +27,7 @@ from bayesgmm.numerics.precision import AnyArray, ArrayLike, KeyLike, RandomKey,
 from bayesgmm.numerics.thresholds import MAX_DISTANCE, MIN_INFORMATION
 from bayesgmm.numerics.validation import as_key, one_of, short_repr, whole_number
 from bayesgmm.posterior.matching import relabel
+from bayesgmm.runtime.progress import waited_for
 from bayesgmm.standard_errors.information import Information, information
 from bayesgmm.standard_errors.intervals import BY_DRAWING, BY_THEORY, METHODS, Uncertainty, UncertaintyCode
 from bayesgmm.standard_errors.replicates import (
@@ -53,6 +54,7 @@ _MOST_AT_ONCE = 32  # replicates whose quantities are computed together
 _WHOSE = "was it made of these rows and row_weights, without a prior or ridge"
 
 
+@waited_for("standard errors")
 def uncertainty(
     fit: Fit,
     x: ArrayLike,

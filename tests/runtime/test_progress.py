@@ -1,11 +1,14 @@
 """Bars of long runs: what is asked for, and what a notebook has by itself."""
 
+import threading
+
 import jax
 import pytest
 from helpers import DATA
 
 import bayesgmm
 from bayesgmm.comparison import comparing
+from bayesgmm.engines.registry import ENGINES
 from bayesgmm.runtime import progress
 from bayesgmm.runtime.progress import NotebookDisplay, Progress, Steps, in_notebook, steps_in
 
@@ -54,8 +57,8 @@ def test_a_notebook_shows_nothing_for_two_seconds_then_a_bar_which_goes(cell):
         assert 'value="4" max="10"' in cell.shown
         assert "4 of 10, 2 divergences, 3 s" in cell.shown
         display.stage("diagnoses")
-        assert "progress" not in cell.shown
-        assert "diagnoses, 3 s" in cell.shown
+        assert "diagnoses <progress style" in cell.shown  # which has no value, and moves
+        assert cell.shown.endswith("3 s</span>")
     assert cell.shown == ""
 
 
@@ -79,3 +82,48 @@ def test_a_comparison_in_a_notebook_shows_its_stages(cell, monkeypatch):
     told = []
     bayesgmm.compare(DATA["galaxies"], 2, engines=["em"], key=jax.random.key(0), on_progress=told.append)
     assert told == seen
+
+
+def test_what_tells_nothing_has_a_bar_that_moves_and_what_it_calls_has_no_other(cell, monkeypatch):
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress, "_EVERY", 0.01)
+    shown = threading.Event()
+    show = NotebookDisplay._show
+    monkeypatch.setattr(NotebookDisplay, "_show", lambda self, content: (show(self, content), shown.set()))
+    with progress.waiting("MAP, k = 3"):
+        cell.now += 4.2
+        assert shown.wait(10.0)
+        assert "MAP, k = 3 <progress style" in cell.shown
+        with progress.waiting("diagnosis"), Progress("nuts, k = 3", None) as inner:
+            inner.tell(2, 5)
+            assert 'MAP, k = 3 <progress value="2" max="5"' in cell.shown
+        assert cell.shown != ""
+    assert cell.shown == ""
+    with progress.waiting("MAP, k = 3", progress=False):
+        assert progress._SHOWN.get() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("em", {}), ("map", {}), ("cavi", {"num_draws": 0}), ("kmeans", {})],
+)
+def test_every_engine_shows_that_it_runs(name, options, cell, monkeypatch):
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    stages = []
+    monkeypatch.setattr(NotebookDisplay, "stage", lambda self, sentence: stages.append(sentence))
+    engine = ENGINES[name]
+    fit = engine.fit(DATA["galaxies"], 2, key=jax.random.key(0), **options)
+    if name == "em":
+        bayesgmm.uncertainty(fit, DATA["galaxies"])
+        bayesgmm.diagnose(fit, DATA["galaxies"])
+    assert stages == [f"{engine.label}, k = 2"] + ["standard errors", "diagnosis"] * (name == "em")
+    assert progress._SHOWN.get() is None
+
+
+def test_em_of_many_rows_counts_its_starts(cell, monkeypatch, rng):
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    told = []
+    monkeypatch.setattr(NotebookDisplay, "step", lambda self, sentence: told.append(steps_in(sentence)))
+    bayesgmm.fit_em(rng.normal(size=(40_000, 2)), 2, key=jax.random.key(0), num_restarts=3)
+    assert [steps.done for steps in told] == [0, 1, 2, 3, 4]
+    assert {steps.total for steps in told} == {5}
