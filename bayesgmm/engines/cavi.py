@@ -11,10 +11,9 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 
-from bayesgmm.engines.coordinate_ascent import State, in_order, run_coordinate_ascent
+from bayesgmm.engines.coordinate_ascent import State, Task, best_ascent, in_order
 from bayesgmm.engines.draws import fit_of_approximation
 from bayesgmm.engines.em import given_start
 from bayesgmm.engines.fit import Fit, ResultCode, report_failure
@@ -26,7 +25,7 @@ from bayesgmm.likelihood.rows import Rows, as_rows
 from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
-from bayesgmm.numerics.keys import split_key, written_out
+from bayesgmm.numerics.keys import in_numpy, number_key, split_key, written_out
 from bayesgmm.numerics.precision import ArrayLike, KeyLike, RandomKey, in_precision, matching_precision
 from bayesgmm.numerics.thresholds import MIN_DRAWS
 from bayesgmm.numerics.validation import as_key, whole_number
@@ -42,7 +41,7 @@ from bayesgmm.priors.normal_inverse_wishart import (
 )
 from bayesgmm.runtime import devices
 from bayesgmm.starts.given import StartLike, responsibilities_from_start
-from bayesgmm.starts.named import Start, check_named_start, get_start, start_from
+from bayesgmm.starts.named import Start, check_named_start, get_start, starts_together
 from bayesgmm.starts.sampling import column_moments
 from bayesgmm.target.problem import Problem, make_problem
 
@@ -129,28 +128,28 @@ def _fit(
     max_steps: int,
     num_draws: int,
 ) -> Fit:
-    problem = problem.placed()
-    rows, tol = problem.rows, jnp.asarray(tol)
+    problem = dataclasses.replace(problem, rows=jax.tree.map(np.asarray, problem.rows))
+    rows, k, family = problem.rows, problem.num_components, problem.family
     start_key, draw_key = split_key(key)
-    mesh = devices.row_mesh(rows.values.size * problem.num_components)
-    placed = problem if mesh is None else dataclasses.replace(problem, rows=rows.split(mesh))
     if isinstance(start, Start) and start.random:
-        starts = _starts(start_key, placed, start.name, num_restarts)
+        keys = number_key(in_numpy(start_key), np.arange(num_restarts, dtype=np.int32))
+        starts = starts_together(rows, k, family, _start_ridge(rows), start=start.name, keys=keys)
     else:
         starts = jax.tree.map(lambda leaf: leaf[None], _given_start(start, problem, start_key))
-
-    def ascend(starts: Mixture) -> State:
-        return devices.off_mesh(_best_ascent(starts, placed, tol, max_steps=max_steps, mesh=mesh))
-
+    mesh = devices.row_mesh(rows.values.size * k)
+    placed = problem.in_steps().placed() if mesh is None else dataclasses.replace(problem, rows=rows.split(mesh))
+    prior = placed.prior
+    assert isinstance(prior, ConjugatePrior)
+    task = Task(placed.rows, jnp.asarray(tol), prior)
+    ascend = functools.partial(best_ascent, task=task, max_steps=max_steps, family=family, mesh=mesh)
     state = ascend(starts)
     if len(starts.means) == 1 and max_steps > 0:  # of several starts hardly all lead to a saddle
         state = _off_saddle(state, ascend, float(rows.total_weight))
     approximation = state.approximation
-    assert isinstance(problem.prior, ConjugatePrior)
-    if not problem.prior.stick_breaking:  # whose components are no longer the same in another order
+    if not prior.stick_breaking:  # whose components are no longer the same in another order
         order = None  # labels of a user-supplied start are kept: steps renumber nothing
         if isinstance(start, Start):
-            order = jnp.lexsort(approximation.mean.T[::-1])
+            order = np.lexsort(np.asarray(approximation.mean).T[::-1])
         elif isinstance(start, Mixture):
             order = match_labels(mean_mixture_of(approximation), start)
         if order is not None:
@@ -160,8 +159,8 @@ def _fit(
         engine="cavi",
         family=problem.family.name,
         mixture=point,
-        log_likelihood=log_likelihood(point, rows),
-        result=jnp.where(state.result < 0, ResultCode.max_steps_reached, state.result).astype(jnp.int32),
+        log_likelihood=log_likelihood(point, rows.in_steps()),
+        result=np.where(state.result < 0, ResultCode.max_steps_reached, state.result).astype(np.int32),
         num_steps=state.num_steps,
         trace=state.trace,
         summary={"elbo": float(state.elbo)},
@@ -201,7 +200,7 @@ def draw_from_approximation(
 
 @matching_precision
 def _with_draws(fit: Fit, problem: Problem, num_draws: int, key: RandomKey) -> Fit:
-    problem = problem.placed()
+    problem = problem.in_steps().placed()
     approximation = jax.tree.map(jnp.asarray, fit.approximation)
     return fit_of_approximation(
         "cavi",
@@ -223,8 +222,9 @@ def _given_start(start: Start | StartLike, problem: Problem, key: RandomKey) -> 
     if isinstance(start, Start | Mixture | Mapping):
         return given_start(start, rows, k, family, _start_ridge(rows), key)
     # Responsibilities are taken as they are: the first numbers of the approximation are theirs.
-    shares = jnp.asarray(responsibilities_from_start(start, rows, k), rows.dtype)
-    return _expected_from_shares(problem, shares)
+    shares, padded = responsibilities_from_start(start, rows, k), problem.in_steps()
+    shares = np.pad(np.asarray(shares, rows.dtype), ((0, len(padded.rows) - len(rows)), (0, 0)))
+    return _expected_from_shares(padded.placed(), shares)
 
 
 def _check_approximation(start: ConjugateDistribution, prior: ConjugateDistribution) -> ConjugateDistribution:
@@ -246,34 +246,8 @@ def _expected_from_shares(problem: Problem, shares: Array) -> Mixture:
     return expected_mixture(update(problem.prior_distribution(), moments, problem.family))
 
 
-def _start_ridge(rows: Rows) -> Array:
-    return _START_RIDGE * column_moments(rows)[1]
-
-
-@functools.partial(jax.jit, static_argnames=("start", "num_restarts"))
-def _starts(key: RandomKey, problem: Problem, start: str, num_restarts: int) -> Mixture:
-    rows = problem.rows
-    ridge = _start_ridge(rows)
-
-    def from_key(key: RandomKey) -> Mixture:
-        return start_from(rows, problem.num_components, problem.family, ridge, start=start, key=key)
-
-    return jax.lax.map(from_key, jax.random.split(written_out(key), num_restarts))
-
-
-@functools.partial(jax.jit, static_argnames=("max_steps", "mesh"))
-def _best_ascent(starts: Mixture, problem: Problem, tol: Array, *, max_steps: int, mesh: Mesh | None) -> State:
-    """The ascent to the highest bound."""
-    run = functools.partial(run_coordinate_ascent, family=problem.family, max_steps=max_steps)
-
-    def ascend(start: Mixture) -> State:
-        return devices.shard(run, mesh, start, problem.rows, tol, problem.prior)
-
-    if len(starts.means) == 1:
-        return ascend(jax.tree.map(lambda leaf: leaf[0], starts))
-    states = jax.vmap(ascend)(starts) if mesh is None else jax.lax.map(ascend, starts)
-    best = jnp.argmax(jnp.where(jnp.isfinite(states.elbo), states.elbo, -jnp.inf))
-    return jax.tree.map(lambda leaf: leaf[best], states)
+def _start_ridge(rows: Rows) -> np.ndarray:
+    return (_START_RIDGE * column_moments(rows)[1]).astype(rows.dtype)
 
 
 def _off_saddle(state: State, ascend: Callable[[Mixture], State], total_weight: float) -> State:

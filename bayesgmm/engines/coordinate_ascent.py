@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from bayesgmm.engines.fit import ResultCode
@@ -23,9 +24,16 @@ from bayesgmm.likelihood.moments import Moments, expected_complete_log_prob, mom
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture
+from bayesgmm.numerics.batches import part_of
+from bayesgmm.numerics.precision import AnyArray
 from bayesgmm.priors.conjugate import ConjugatePrior, distribution_of_prior
 from bayesgmm.priors.mixing_weights import log_constant_of_weights, update_weights
 from bayesgmm.priors.normal_inverse_wishart import ConjugateDistribution, expected_mixture, log_evidence, update
+from bayesgmm.runtime import devices
+from bayesgmm.runtime.lanes import run_all
+from bayesgmm.runtime.programs import SMALL, room_of_steps
+
+_TOGETHER = 10  # ascents of few rows in one program, however many there are
 
 
 class Problem(NamedTuple):
@@ -147,6 +155,7 @@ def run_coordinate_ascent(
     rows: Rows,
     tol: Array,
     prior: ConjugatePrior,
+    step_limit: Int[AnyArray, ""] | None = None,
     *,
     family: Family,
     max_steps: int,
@@ -155,8 +164,61 @@ def run_coordinate_ascent(
     """Coordinate ascent from one start, for use inside other JAX programs; never raises.
 
     Under `vmap`, small fits share lanes that refill as fits end (`lanes.py`); large ones run one after the other. With
-    `axis_name`, rows are those of one device inside `jax.shard_map`.
+    `axis_name`, rows are those of one device inside `jax.shard_map`. Where a `step_limit` is given, `max_steps` is only
+    the room that the trace has.
     """
-    limit = jnp.asarray(max_steps, jnp.int32)
+    limit = jnp.asarray(max_steps if step_limit is None else step_limit, jnp.int32)
     problem = Problem(start, rows, tol, prior, limit, psum(rows.total_weight, axis_name))
     return CoordinateAscent(family, max_steps, axis_name)(problem)
+
+
+class Task(NamedTuple):
+    """What ascents from all starts have in common."""
+
+    rows: Rows
+    tol: Array
+    prior: ConjugatePrior
+
+
+def best_ascent(starts: Mixture, task: Task, max_steps: int, *, family: Family, mesh: Mesh | None = None) -> State:
+    """The ascent to the highest bound, from starts with a first axis; over the devices of a mesh where there is one.
+
+    Of few rows by programs of a fixed number of ascents side by side, else one after the other; programs have room for
+    more steps than these, so that other limits and numbers of starts compile nothing.
+    """
+    num_starts, room = len(starts.means), room_of_steps(max_steps)
+    together = num_starts > 1 and task.rows.values.size * starts.num_components < SMALL
+    ways = {"family": family, "room": room}
+    best = None
+    for first in range(0, num_starts, _TOGETHER if together else 1):
+        if together:
+            numbers = first + np.arange(_TOGETHER)
+            counts = numbers < num_starts
+            some = part_of(starts, np.where(counts, numbers, first))
+            state = _ascend_together(some, task, np.where(counts, np.int32(max_steps), np.int32(-1)), **ways)
+        else:
+            state = _ascend_alone(part_of(starts, first), task, np.int32(max_steps), mesh=mesh, **ways)
+            state = state if mesh is None else devices.off_mesh(state)
+        if best is None or float(state.elbo) > float(best.elbo) or np.isnan(best.elbo):
+            best = state
+    assert best is not None
+    return best._replace(trace=jax.device_put(np.asarray(best.trace)[: max_steps + 1]))
+
+
+@functools.partial(jax.jit, static_argnames=("family", "room", "mesh"))
+def _ascend_alone(
+    start: Mixture, task: Task, step_limit: Array, *, family: Family, room: int, mesh: Mesh | None
+) -> State:
+    run = functools.partial(run_coordinate_ascent, family=family, max_steps=room)
+    return devices.shard(run, mesh, start, *task, step_limit)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "room"))
+def _ascend_together(starts: Mixture, task: Task, step_limits: Array, *, family: Family, room: int) -> State:
+    """The best of several ascents; those of a negative limit take no pass over the rows."""
+    varies = Problem._make(name in ("start", "step_limit") for name in Problem._fields)
+    problems = Problem(starts, *task, step_limits, task.rows.total_weight)
+    wanted = step_limits >= 0
+    states = run_all(CoordinateAscent(family, room), problems, varies, wanted)
+    best = jnp.argmax(jnp.where(wanted & jnp.isfinite(states.elbo), states.elbo, -jnp.inf))
+    return part_of(states, best)

@@ -29,13 +29,13 @@ from bayesgmm.likelihood.moments import default_ridge_fraction
 from bayesgmm.likelihood.rows import Rows
 from bayesgmm.mixtures.families import Family
 from bayesgmm.mixtures.mixture import Mixture, with_room
-from bayesgmm.numerics.batches import even_size, map_in_batches, stacked
+from bayesgmm.numerics.batches import even_size, map_in_batches, part_of, stacked
 from bayesgmm.numerics.keys import in_numpy, number_key
 from bayesgmm.numerics.precision import AnyArray, RandomKey, is_traced, namespace
 from bayesgmm.priors.conjugate import ConjugatePrior
 from bayesgmm.runtime import devices
 from bayesgmm.runtime.lanes import run_all
-from bayesgmm.runtime.programs import ROOM, SMALL, compile_ahead, has_room
+from bayesgmm.runtime.programs import ROOM, SMALL, compile_ahead, has_room, room_of_steps
 from bayesgmm.runtime.progress import Progress
 from bayesgmm.starts.named import name_of_restart, start_from, starts_together
 from bayesgmm.starts.sampling import column_moments, sample_rows, sample_size, sampling_masses
@@ -46,7 +46,6 @@ _STARTS_AT_ONCE = 8  # each holds responsibilities of all rows
 _RUNS_AT_ONCE = 10  # in one program of few rows, however many restarts there are
 _RESTARTS_OF_FEW_ROWS, _RESTARTS_OF_MANY_ROWS = 40, 10
 _SMALL_ONE_OF, _LARGE_ONE_OF = 2, 5  # short runs for each that is carried on
-_TRACE_ROOM = 1000  # steps, at least
 _KEY_OF_SAMPLE = 1  # numbered apart from that of the starts
 
 
@@ -71,7 +70,7 @@ class Settings:
         if prior is None and has_room(k, rows.values.size):  # absent components cost their arithmetic
             limits, k = limits._replace(active=np.arange(ROOM) < k), ROOM
         at_once = _RUNS_AT_ONCE if self.num_restarts > 1 else 1
-        room = _TRACE_ROOM if self.max_steps <= _TRACE_ROOM else 2 ** (self.max_steps - 1).bit_length()
+        room = room_of_steps(self.max_steps)
         return dataclasses.replace(self, num_components=k, num_restarts=at_once, max_steps=room), limits
 
 
@@ -262,7 +261,7 @@ def best_on_host(
     if limits.active is not None:
         made = with_room(made, len(limits.active), shared=settings.family.shared)
     if settings.num_restarts == 1:
-        fit = run_from(_part(made, 0), task, limits, settings=compiled)
+        fit = run_from(part_of(made, 0), task, limits, settings=compiled)
         return sorted_components(jax.tree.map(np.asarray, fit), limits.active)
     runs = functools.partial(_runs_in_batches, active=limits.active, settings=compiled)
     room, num_runs = int(limits.max_steps), settings.num_restarts
@@ -273,16 +272,16 @@ def best_on_host(
 
     def ends() -> Iterator[Fit]:
         for part in (slice(num_carried), slice(num_carried, None)):
-            begun = _part(tried, part)
+            begun = part_of(tried, part)
             left = limits._replace(max_steps=(room - begun.num_steps).astype(np.int32))
             fits = runs(begun.mixture, task, _first_limit(left, task.stop, compiled))
-            ended = (_part(batch, number) for batch in fits for number in range(len(batch.num_steps)))
+            ended = (part_of(batch, number) for batch in fits for number in range(len(batch.num_steps)))
             for number, fit in enumerate(ended):
                 rest = left._replace(max_steps=left.max_steps[number])
                 yield carry_on(fit, task, rest, settings=compiled)
 
     number, best = best_end(ends(), num_carried, rows, settings.family, task.prior)
-    best = joined(_part(tried, number), jax.tree.map(np.asarray, best))
+    best = joined(part_of(tried, number), jax.tree.map(np.asarray, best))
     return sorted_components(best, limits.active)
 
 
@@ -294,10 +293,6 @@ def joined(begun: Fit, end: Fit) -> Fit:
     return dataclasses.replace(end, trace=trace, num_steps=(taken + end.num_steps).astype(np.int32))
 
 
-def _part[T](tree: T, which: int | slice | np.ndarray) -> T:
-    return jax.tree.map(lambda leaf: leaf[which], tree)
-
-
 def _runs_in_batches(
     starts: Mixture, task: Task, max_steps: np.ndarray, active: AnyArray | None, *, settings: Settings
 ) -> Iterator[Fit]:
@@ -307,8 +302,8 @@ def _runs_in_batches(
         numbers = first + at_once
         counts = numbers < len(max_steps)
         limits = np.where(counts, np.resize(max_steps[first:], len(at_once)), np.int32(-1))
-        fits = _run_each(_part(starts, np.where(counts, numbers, first)), task, limits, active, settings=settings)
-        yield _part(jax.tree.map(np.asarray, fits), counts)
+        fits = _run_each(part_of(starts, np.where(counts, numbers, first)), task, limits, active, settings=settings)
+        yield part_of(jax.tree.map(np.asarray, fits), counts)
 
 
 def best_of_samples(
@@ -336,7 +331,7 @@ def best_of_samples(
 
     def start_of(number: int, seen: Rows) -> Mixture:
         ways = {"start": name_of_restart(start, number), "keys": number_key(key, np.array([number]))}
-        return _part(starts_together(seen, settings.num_components, settings.family, start_ridge, **ways), 0)
+        return part_of(starts_together(seen, settings.num_components, settings.family, start_ridge, **ways), 0)
 
     if num_restarts == 1:
         return sorted_components(run(start_of(0, sample(0))))

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from bayesgmm.numerics.precision import AnyArray
+
 
 def even_size(count: int, most: int) -> int:
     """The size of batches of at most `most` entries that hold so many entries with the least to fill up."""
@@ -37,3 +39,8 @@ def map_in_batches[T](function: Callable[[Array], T], size: int, inputs: PyTree[
     chosen = np.arange(-(-count // size) * size).reshape(-1, size) % count
     found = jax.lax.map(jax.vmap(function), jax.tree.map(lambda leaf: leaf[chosen], inputs))
     return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[2:]))[:count], found)
+
+
+def part_of[T](tree: T, which: int | slice | AnyArray) -> T:
+    """Some entries of a tree of arrays with a first axis, or one of them without it."""
+    return jax.tree.map(lambda leaf: leaf[which], tree)

@@ -20,6 +20,7 @@ SMALL = 2**17  # rows x features x components below which shapes are rounded up,
 ROOM = 10  # components that programs of few rows are compiled for, where so many of them
 _ROOMY = 2**14  # times rows times features are no more than this
 _FEW_ROWS, _FEWEST_ROWS = 256, 32  # where their arithmetic does not count beside the rest of a fit
+_TRACE_ROOM = 1000  # steps, at least
 _LITTLE_OPTIMISED = {"xla_backend_optimization_level": 0}
 _KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
 
@@ -29,6 +30,11 @@ def room_of_rows(num_rows: int) -> int:
     bits = (num_rows - 1).bit_length()
     step = 2 ** (bits - 3) if num_rows > _FEW_ROWS else max(2**bits, _FEWEST_ROWS)
     return num_rows + -num_rows % step
+
+
+def room_of_steps(max_steps: int) -> int:
+    """For how many steps the trace of a program has room, at least so many."""
+    return _TRACE_ROOM if max_steps <= _TRACE_ROOM else 2 ** (max_steps - 1).bit_length()
 
 
 def has_room(num_components: int, num_values: int) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import DATA, compilations, each_family
 
+from bayesgmm.engines.cavi import fit_cavi
 from bayesgmm.engines.em import fit_em
 from bayesgmm.estimators import GaussianMixture
 from bayesgmm.mixtures.families import FAMILIES
@@ -56,6 +57,32 @@ def test_so_does_no_other_number_of_components_from_another_start(options):
     assert events == []
 
 
+def test_coordinate_ascent_compiles_once_too():
+    """For another table of the same step, other numbers of restarts and steps, another tolerance, prior and key."""
+
+    def cavi(x=X, key=0, **options):
+        return fit_cavi(x, 2, **{"key": jax.random.key(key), "num_draws": 0, "on_failure": "ignore", **options})
+
+    cavi()
+    with compilations() as events:
+        for num_rows in (257, 285, 320):
+            cavi(np.resize(X, (num_rows, 2)) + 1e-3 * np.arange(num_rows)[:, None])
+        for num_restarts in (2, 9, 11):
+            cavi(num_restarts=num_restarts)
+        for max_steps in (0, 5, 999):
+            assert len(cavi(max_steps=max_steps).trace) == max_steps + 1
+        cavi(tol=1e-3)
+        cavi(prior=conjugate_prior(X, 2, "full", shrinkage=0.1, concentration=1.5))
+        cavi(key=1)
+        cavi(row_weights=np.arange(272) % 3)
+        cavi(start="distant_rows")
+    assert events == []
+    cavi(num_restarts=1)
+    with compilations() as events:
+        cavi(X[:260], num_restarts=1, max_steps=50)
+    assert events == []
+
+
 @pytest.mark.filterwarnings("ignore:Best performing")
 def test_a_search_over_numbers_of_components_and_folds_compiles_for_one_of_them():
     GaussianMixture(2, random_state=0).fit(X[:217])
@@ -82,7 +109,7 @@ def test_another_prior_and_another_start_compile_nothing():
 def test_a_loop_over_tables_of_several_sizes_compiles_for_one_of_them(rng):
     with compilations() as events:
         for num_rows in range(190, 211):
-            fit(rng.normal(size=(num_rows, 3)))
+            fit(rng.normal(size=(num_rows, 3)) + 9 * (np.arange(num_rows)[:, None] % 2))
     assert len(events) <= 2  # the starts, and the runs
 
 
@@ -124,10 +151,10 @@ def test_from_a_given_start(family, num_components):
     """From its own end a fit settles at once: nothing is left to gain, whatever covariance components share."""
     end = fit(X, num_components, family=family, tol=1e-9, max_steps=5000, accelerate=False)
     start = dataclasses.replace(end.mixture, means=1.001 * end.mixture.means)
+    options = {"family": family, "tol": 1e-9, "max_steps": 5000, "accelerate": False}
+    plain = jax.jit(lambda x, start: fit_em(x, num_components, start=start, **options))
     for given in (end.mixture, start):
-        options = {"family": family, "start": given, "tol": 1e-9, "max_steps": 5000, "accelerate": False}
-        ours = fit(X, num_components, **options)
-        theirs = jax.jit(lambda x, options=options: fit_em(x, num_components, **options))(X)
+        ours, theirs = fit(X, num_components, start=given, **options), plain(X, given)
         assert ours.code.name == "successful"
         assert int(theirs.result) == 0
         np.testing.assert_allclose(ours.log_likelihood, theirs.log_likelihood, rtol=1e-12)
