@@ -28,9 +28,11 @@ def checked(function):
     """Annotations checked by beartype, where they can be.
 
     Constructors are left alone, because JAX rebuilds pytrees around placeholders that are no arrays; beartype knows
-    `Self` only in classes that it decorates as a whole.
+    `Self` only in classes that it decorates as a whole. A function inside another would be decorated anew in every call
+    of that, which took a twentieth of all tests.
     """
-    if function.__name__ == "__init__" or Self in function.__annotations__.values():
+    inner = "<locals>" in function.__qualname__
+    if inner or function.__name__ == "__init__" or Self in function.__annotations__.values():
         return function
     return beartype.beartype(function)
 
@@ -48,7 +50,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SEED = int(os.environ.get("BAYESGMM_TEST_SEED", "0"))
 MEMORY_MAPS = Path("/proc/self/maps")
-MOST_MEMORY_MAPS = 40_000  # Linux lets a process have 65,530; ten tests take some thousands
+MOST_MEMORY_MAPS = 50_000  # Linux lets a process have 65,530; ten tests take some thousands
 
 
 def pytest_configure(config):
