@@ -10,12 +10,12 @@ smaller is better, as in scikit-learn; R's mclust reports the negatives of BIC a
 Sources: Schwarz (1978); Akaike (1974); Biernacki, Celeux & Govaert (2000), equation 4, with hard assignments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from bayesgmm.engines.fit import Fit, as_fit
 from bayesgmm.likelihood.rows import Rows, as_rows
@@ -25,45 +25,54 @@ from bayesgmm.mixtures.mixture import Mixture, rows_of_mixture
 from bayesgmm.numerics.precision import AnyArray, ArrayLike, is_traced, matching_precision
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Criteria:
-    """Information criteria of one point; smaller is better."""
+    """Information criteria of one point; smaller is better. A pytree, of scalar arrays inside `jit` and `vmap`."""
 
-    log_likelihood: float
-    num_parameters: int
-    bic: float
-    aic: float
-    icl: float
+    log_likelihood: float | Array
+    num_parameters: int = field(metadata={"static": True})
+    bic: float | Array
+    aic: float | Array
+    icl: float | Array
 
 
 def information_criteria(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> Criteria:
     """Compute BIC, AIC and ICL of a fit's point on rows x (n, d); n is the total weight of the rows.
 
+    Usable inside the caller's `jit` and `vmap`.
+
     Raises:
         InputError: for what is no fit, for rows or weights that cannot be used, and for rows of another number of
             features than the mixture's.
     """
-    fit, rows = as_fit(fit), as_rows(x, row_weights).of_positive_weight()
-    weights = np.asarray(rows.weights, np.float64)
-    log_prob, log_certainty = (np.asarray(part, np.float64) for part in row_summaries(fit.mixture, rows))
-    total = float(weights @ log_prob)
-    num_parameters = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
-    bic = -2 * total + num_parameters * float(np.log(weights.sum()))
-    aic, icl = -2 * total + 2 * num_parameters, bic - 2 * float(weights @ log_certainty)
-    return Criteria(total, num_parameters, bic, aic, icl)
+    fit, rows = as_fit(fit), as_rows(x, row_weights)
+    traced = is_traced((fit, rows))
+    rows = rows if traced else rows.of_positive_weight()
+    xp, dtype = (jnp, rows.dtype) if traced else (np, np.float64)
+    weights = xp.asarray(rows.weights, dtype)
+    # Rows of no weight may be anything, and have any density.
+    log_prob, log_certainty = (
+        xp.where(weights > 0, xp.asarray(part, dtype), 0.0) for part in row_summaries(fit.mixture, rows)
+    )
+    total, certainty, log_n = (weights * log_prob).sum(), (weights * log_certainty).sum(), xp.log(weights.sum())
+    p = get_family(fit.family).num_parameters(fit.mixture.num_components, fit.mixture.num_features)
+    found = (total, -2 * total + p * log_n, -2 * total + 2 * p, -2 * total + p * log_n - 2 * certainty)
+    total, bic, aic, icl = found if traced else map(float, found)
+    return Criteria(total, p, bic, aic, icl)
 
 
-def bic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
+def bic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float | Array:
     """Compute the Bayesian information criterion; smaller is better."""
     return information_criteria(fit, x, row_weights).bic
 
 
-def aic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
+def aic(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float | Array:
     """Compute the Akaike information criterion; smaller is better."""
     return information_criteria(fit, x, row_weights).aic
 
 
-def icl(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float:
+def icl(fit: Fit, x: ArrayLike, row_weights: ArrayLike | None = None) -> float | Array:
     """Compute the integrated completed likelihood; smaller is better."""
     return information_criteria(fit, x, row_weights).icl
 

@@ -61,7 +61,9 @@ def _reg_covar(name: str, value: ArrayLike) -> ArrayLike:
     return value
 
 
-@engine("em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood", streams=(8,))
+@engine(
+    "em", label="EM", method="EM", gives="point", prior="none", trace="log-likelihood", streams=(8,), inside_jit=True
+)
 def fit_em(
     x: ArrayLike | Rows,
     num_components: Count,

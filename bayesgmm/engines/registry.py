@@ -102,6 +102,7 @@ class Engine:
         start_settings: settings that look for a start. A comparison hands it one, so they are no settings there.
         together: checks settings against each other; its arguments are named as they are.
         ahead: compiles in a thread what a fit will need, from its problem and its arguments.
+        inside_jit: whether it runs inside the caller's `jit` and `vmap`.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Engine:
     start_settings: tuple[str, ...] = ()
     together: Callable[..., None] | None = None
     ahead: Callable[[Problem, Mapping[str, Any]], None] | None = None
+    inside_jit: bool = False
 
     def compile_ahead(self, problem: Problem, given: Mapping[str, Any]) -> None:
         """Begin to compile what a fit with these arguments, and defaults for the others, will need."""
@@ -255,6 +257,10 @@ def engine[**P, R](name: str, **record: Any) -> Callable[[Callable[P, R]], Calla
         @functools.wraps(function)
         def checked(*args: P.args, **keywords: P.kwargs) -> R:
             bound = signature.bind(*args, **keywords)
+            if not made.inside_jit and is_traced(bound.arguments):
+                raise InputError(
+                    f"fit_{name} cannot run inside jit, vmap or grad; call it outside, or use fit_em, which can"
+                )
             bound.arguments |= made.check(bound.arguments)
             with waiting(f"{made.label}, k = {bound.arguments['num_components']}", bound.arguments.get("progress")):
                 found = function(*bound.args, **bound.kwargs)

@@ -158,15 +158,15 @@ class GaussianMixture(MixtureEstimator):
 
     def bic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Bayesian information criterion of the mixture on rows X (n, d); smaller is better."""
-        return self._criteria(X, sample_weight).bic
+        return float(self._criteria(X, sample_weight).bic)
 
     def aic(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion of the mixture on rows X (n, d); smaller is better."""
-        return self._criteria(X, sample_weight).aic
+        return float(self._criteria(X, sample_weight).aic)
 
     def icl(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Integrated completed likelihood of the mixture on rows X (n, d), as a criterion; smaller is better."""
-        return self._criteria(X, sample_weight).icl
+        return float(self._criteria(X, sample_weight).icl)
 
     @sklearn_words()
     def _criteria(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Criteria:

@@ -20,6 +20,7 @@ Sources: McLachlan & Peel (2000), sections 2.15 and 2.16; Louis (1982); White (1
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,12 +44,12 @@ _STEP = 1e-30  # imaginary: nothing is subtracted, so that no step is too small
 
 
 class Information(NamedTuple):
-    r"""First-order theory at a mixture, with quantities end to end on one axis q, in the order of `quantities_of`.
+    r"""First-order theory at a mixture, of quantities by name, those of `quantities_of`.
 
     Attributes:
         covariance: of the free coordinates, (p, p).
-        standard_errors: of the quantities, (q).
-        acceleration: of the quantities, Efron's $a = \sum_i v_i l_i^3 / (6 (\sum_i v_i l_i^2)^{3/2})$, (q).
+        standard_errors: of each quantity, of its shape.
+        acceleration: of each quantity, Efron's $a = \sum_i v_i l_i^3 / (6 (\sum_i v_i l_i^2)^{3/2})$, of its shape.
         shares: of the information that known labels would give, the share that the rows alone give, in the p directions
             in which these are independent, smallest first; 1 less the rates at which EM converges along them, (p).
         flattest: the direction of the smallest, in the free coordinates, by how much each moves in units of its
@@ -58,8 +59,8 @@ class Information(NamedTuple):
     """
 
     covariance: Float[AnyArray, "p p"]
-    standard_errors: Float[AnyArray, " q"]
-    acceleration: Float[AnyArray, " q"]
+    standard_errors: dict[str, Float[AnyArray, "..."]]
+    acceleration: dict[str, Float[AnyArray, "..."]]
     shares: Float[AnyArray, " p"]
     flattest: Float[AnyArray, " p"]
     distance: Float[AnyArray, ""]
@@ -129,10 +130,20 @@ def _information(
     squares, cubes = _over_rows(lambda block: _sums_of_influence(scaled, block, places, towards), rows, len(towards))
     covariance = matmul(matmul(inverse, sums.meat), inverse) if sandwich else inverse
     tiny = float(np.finfo(at.dtype).tiny)
+    shapes = {name: value.shape for name, value in parameters_of(mixture).items()}
+    if functions:
+        own = jax.eval_shape(functools.partial(values_of, functions), mixture)
+        shapes |= {name: own[name].shape for name, _ in functions}
+
+    def by_name(values: Float[AnyArray, " q"]) -> dict[str, AnyArray]:
+        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+        parts = xp.split(values, ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
     return Information(
         covariance=covariance,
-        standard_errors=xp.sqrt((matmul(jacobian, covariance) * jacobian).sum(1)),
-        acceleration=xp.where(squares > 0, cubes / (6.0 * xp.maximum(squares, tiny) ** 1.5), 0.0),
+        standard_errors=by_name(xp.sqrt((matmul(jacobian, covariance) * jacobian).sum(1))),
+        acceleration=by_name(xp.where(squares > 0, cubes / (6.0 * xp.maximum(squares, tiny) ** 1.5), 0.0)),
         shares=shares,
         flattest=directions[:, 0],
         distance=xp.sqrt(matmul(root.T, sums.score) ** 2 @ (1.0 / abs(shares))),
@@ -290,6 +301,6 @@ def _jacobian_of_functions(
 ) -> Float[Array, "q p"]:
     def values(vector: Array) -> Array:
         found = values_of(functions, from_vector(vector, unit, family, num_components))
-        return jnp.concatenate([value.ravel() for value in found.values()])
+        return jnp.concatenate([found[name].ravel() for name, _ in functions])
 
     return jax.jacfwd(values)(at)

@@ -124,8 +124,10 @@ def uncertainty(
         estimates = {name: np.asarray(value) for name, value in quantities_of(mixture, known).items()}
         problems = list(_problems(fit, weights, family, theory))
         sound = all(code.sound for code, _ in problems)
-        of_theory = (theory.standard_errors, theory.acceleration)
-        errors, acceleration = (_split(part if sound else np.full_like(part, np.nan), estimates) for part in of_theory)
+        errors, acceleration = (
+            {name: part[name] if sound else np.full_like(part[name], np.nan) for name in estimates}
+            for part in (theory.standard_errors, theory.acceleration)
+        )
         fields: dict[str, Any] = {"estimates": estimates, "standard_errors": errors, "acceleration": acceleration}
         if method not in BY_THEORY:
             mixture, rows = jax.tree.map(jnp.asarray, (mixture, rows))
@@ -223,12 +225,6 @@ def _spread(replicates: np.ndarray, counts: np.ndarray, total: float, method: st
     share = (counts / counts.sum()).reshape(-1, *(1,) * (replicates.ndim - 1))
     mean = (share * replicates).sum(0)
     return np.asarray(np.sqrt((total - 1.0) * (share * np.square(replicates - mean)).sum(0)))
-
-
-def _split(values: AnyArray, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Values end to end as arrays by name."""
-    parts = np.split(np.asarray(values), np.cumsum([value.size for value in like.values()])[:-1])
-    return {name: part.reshape(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
 def _failures(refits: Refits, method: str) -> Iterator[Problem]:

@@ -112,6 +112,28 @@ def test_row_weights_count_as_rows(key):
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.usefixtures("x64")
+def test_criteria_are_mapped_over_tables_and_traced(rng):
+    """With rows of weight 0, which may hold anything."""
+    tables = rng.normal(size=(3, 60, 2)) + 8 * (np.arange(60) % 2)[:, None]
+    weights = np.ones((3, 60))
+    weights[:, :7] = 0.0
+    tables[:, :7] = 1e200
+
+    def criteria(x, row_weights):
+        fit = bayesgmm.fit_em(x, 2, start=jnp.arange(60) % 2, row_weights=row_weights)
+        return fit, bayesgmm.information_criteria(fit, x, row_weights), bayesgmm.icl(fit, x, row_weights)
+
+    fits, found, icl = jax.jit(jax.vmap(criteria))(jnp.asarray(tables), jnp.asarray(weights))
+    assert found.num_parameters == 11
+    for index in range(3):
+        fit = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], fits)
+        alone = bayesgmm.information_criteria(fit, tables[index], weights[index])
+        for name in ("log_likelihood", "bic", "aic", "icl"):
+            np.testing.assert_allclose(getattr(found, name)[index], getattr(alone, name), rtol=1e-12)
+        assert icl[index] == found.icl[index]
+
+
 @each_factor_shape
 def test_pointwise_log_likelihood_of_draws(family, rng):
     draws = random_draws(family, 2, 3, (2, 4), rng)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fits
+import jax
 import numpy as np
 import pytest
 from helpers import DATA
@@ -106,3 +107,16 @@ def test_a_warning_points_to_the_line_that_called_the_package():
         warn_or_raise("something", "raise")
     warn_or_raise("something", "ignore")
     assert "stacklevel" not in inspect.getsource(inspect.unwrap(bayesgmm.uncertainty))
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "em"])
+def test_an_engine_that_cannot_be_traced_says_so_at_once(name):
+    """In one line, before anything is computed."""
+    record = ENGINES[name]
+
+    def fit(x):
+        return record.fit(x, 2, key=jax.random.key(0))
+
+    for transformation in (jax.jit, jax.vmap, jax.grad):
+        with pytest.raises(bayesgmm.InputError, match=rf"fit_{name} cannot run inside jit, vmap or grad; .*fit_em"):
+            transformation(fit)(DATA["galaxies"])

@@ -20,7 +20,7 @@ from bayesgmm.likelihood.rows import Rows
 from bayesgmm.likelihood.scores import log_likelihood
 from bayesgmm.mixtures.coordinates import from_vector, mean_precision_scale, names_of_coordinates, to_vector
 from bayesgmm.mixtures.families import FAMILIES
-from bayesgmm.mixtures.quantities import PARAMETERS, quantities_of
+from bayesgmm.mixtures.quantities import quantities_of
 from bayesgmm.standard_errors.information import information
 from bayesgmm.standard_errors.intervals import LOG, LOGIT, bca_interval, normal_interval, percentile_interval, scale_of
 from bayesgmm.standard_errors.replicates import bootstrap_weights, dirichlet_weights, refit
@@ -275,8 +275,13 @@ def test_information_under_vmap_is_that_of_each(rng, x64):
         return information(mixture, x, jnp.ones(len(x)), family=family).standard_errors
 
     together = jax.vmap(errors)(many, x)
+    shapes = {"weights": (2,), "means": (2, 2), "covariances": (2, 2, 2)}
+    shapes |= {"standard_deviations": (2, 2), "correlations": (2, 2, 2)}
     for index, mixture in enumerate(mixtures):
-        np.testing.assert_allclose(together[index], errors(mixture, x[index]), rtol=1e-9, atol=1e-12)
+        alone = errors(mixture, x[index])
+        assert {name: value.shape for name, value in alone.items()} == shapes
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name][index], value, rtol=1e-9, atol=1e-12)
 
 
 # Derived quantities
@@ -549,14 +554,7 @@ def simulated_fits(truth, num_sets, num_rows, seed, draw=None, num_replicates=0)
         )
     results, estimates, errors, acceleration, refits = jax.tree.map(np.asarray, found)
     assert (results == 0).all()
-    flat = {name: (estimates[name].shape[1:], estimates[name][0].size) for name in PARAMETERS}
-    ends = np.cumsum([size for _, size in flat.values()])[:-1]
-
-    def by_name(values):
-        parts = np.split(values, ends, axis=1)
-        return {name: part.reshape(-1, *flat[name][0]) for name, part in zip(flat, parts, strict=True)}
-
-    return estimates, by_name(errors), by_name(acceleration), refits
+    return estimates, errors, acceleration, refits
 
 
 def coverage(truth, limits):
