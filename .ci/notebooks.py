@@ -50,13 +50,15 @@ def noise(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def strip(notebook: nbformat.NotebookNode) -> None:
-    """Take out what changes from one machine to the next: timings and the version of Python."""
+    """Take out what changes from one machine to the next: timings, the version of Python, and bars that have gone."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if any(output.get("data", {"text": output}).values())]
 
 
 def check(path: Path, target: Path | None, timeout: int) -> bool:
